@@ -1,0 +1,35 @@
+# Every target works on a fresh machine with nothing but Python (3.10 or newer) and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo test lint bench install clean
+
+help:  ## Show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+install: $(VENV)/.installed  ## Make .venv and install the project, with what tests and lint need
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: install  ## Make a small data set, train on it, show the result (under five minutes on two cores)
+	$(BIN)/alexnet-fast demo
+
+test: install  ## Run the tests (two cores, no GPU, under ten minutes)
+	$(BIN)/python -m pytest -n 2
+
+lint: install  ## Check style (ruff) and types (mypy)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: install  ## Measure loader, model and training in one run (synthetic data unless ALEXNET_FAST_DATA is set)
+	$(BIN)/alexnet-fast bench
+
+clean:  ## Remove the environment and the demo's output
+	rm -rf $(VENV) demo build dist *.egg-info

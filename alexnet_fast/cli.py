@@ -1,0 +1,69 @@
+"""`alexnet-fast`: the verbs, each loaded only when it is called, so that `shard` needs neither torch nor DALI."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from alexnet_fast import __version__
+from alexnet_fast.tools.errors import UserError
+
+VERBS = {
+    "shard": "Repack a folder of pictures into 256 px WebDataset shards.",
+    "verify": "Check that every byte of a shards folder is still what its manifest says.",
+    "info": "Describe a shards folder, a run, a checkpoint, or this machine.",
+    "preview": "Draw what is in the shards and what the network will see.",
+    "train": "Train AlexNet on a shards folder.",
+    "eval": "Measure a checkpoint's error, with one view or ten.",
+    "predict": "Name what is in pictures.",
+    "bench": "Measure pictures per second: loader, model, training.",
+    "export": "Write a checkpoint as .safetensors or .onnx.",
+    "recipes": "List the recipes, and where their numbers come from.",
+    "demo": "Make a small data set, train on it, show the result.",
+}
+"""Verb -> its line in `--help`.  The verb's command is `command` in `alexnet_fast.commands.<verb>_command`."""
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are called, not when `--help` lists them."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in VERBS:
+            return None
+        module = importlib.import_module(f"alexnet_fast.commands.{name}_command")
+        command = module.command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="alexnet-fast")
+def group() -> None:
+    """AlexNet as it was in 2012, and an ImageNet pipeline that keeps up with it.
+
+    Two commands to a trained network: `alexnet-fast shard /path/imagenet`, then `alexnet-fast train`.
+    Exit codes: 0 done, 1 failed, 2 wrong use, 3 done but pictures were left out or bytes do not match.
+    """
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run one verb; a `UserError` becomes its message on stderr and its exit code."""
+    try:
+        return group.main(args=arguments, prog_name="alexnet-fast")
+    except UserError as error:
+        click.echo(f"alexnet-fast: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()
