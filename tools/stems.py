@@ -1,0 +1,58 @@
+"""Safe, unique names for the pictures inside the shards.
+
+A space in a member's name breaks DALI's index, a dot splits its components, and equal names join two samples into one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+SAFE = re.compile(rb"[A-Za-z0-9][A-Za-z0-9_-]{0,79}\Z")
+"""What a stem may be as it is: with `.jpg` behind it, well inside ustar's 100 bytes; no leading `-` or `__`,
+which command lines and webdataset give a meaning."""
+
+_UNSAFE = re.compile(rb"[^A-Za-z0-9_-]+")
+
+
+def own_stem(origin: bytes, in_tar: bool) -> bytes:
+    """The file's own name without folders and without its last extension."""
+    name = origin[origin.rfind(b"/") + 1 :]
+    if in_tar:
+        name = name[name.rfind(b"!") + 1 :]
+    dot = name.rfind(b".")
+    return name[:dot] if dot > 0 else name
+
+
+def made_stem(own: bytes, identity: bytes) -> bytes:
+    """A safe stem for an unsafe or repeated name: what is readable of it, and 64 bits of its identity's hash."""
+    readable = _UNSAFE.sub(b"_", own).lstrip(b"_-")[:40] or b"picture"
+    return readable + b"-" + hashlib.blake2b(identity, digest_size=8).hexdigest().encode()
+
+
+def unique_stems(origins: Iterable[bytes], offsets: Sequence[int] | None) -> Iterator[bytes]:
+    """One stem for every origin: the file's own where it is safe and no other picture has it, else a made one.
+
+    The result does not depend on the pictures' order.  `offsets` are given for pictures in tars, where one tar may hold
+    two members of the same name; they tell these apart.
+    """
+    in_tar = offsets is not None
+    digests = bytearray()
+    for origin in origins:
+        digests += hashlib.blake2b(own_stem(origin, in_tar), digest_size=8).digest()
+    keys = np.frombuffer(bytes(digests), dtype=np.uint64)
+    order = np.argsort(keys, kind="stable")
+    equal = keys[order][1:] == keys[order][:-1]
+    repeated = np.zeros(len(keys), dtype=bool)
+    repeated[order[1:][equal]] = True
+    repeated[order[:-1][equal]] = True
+    for number, origin in enumerate(origins):
+        own = own_stem(origin, in_tar)
+        if not repeated[number] and SAFE.match(own):
+            yield own
+        else:
+            identity = origin if offsets is None else origin + b"!%d" % offsets[number]
+            yield made_stem(own, identity)
