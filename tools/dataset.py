@@ -1,0 +1,320 @@
+"""dataset.json, the contract between the rooms: what a shards folder holds, read, written and checked.
+
+A shards folder: `train-000000.tar`, … with `train-000000.idx` beside each, `dataset.json`, `mean_image.npy`,
+`sources.tsv` (sample → source file) and timm's `_info.json`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from alexnet_fast.tools.errors import UsageError, UserError
+
+FORMAT = "alexnet-fast shards"
+FORMAT_VERSION = 1
+MANIFEST = "dataset.json"
+MEAN_IMAGE = "mean_image.npy"
+SOURCES = "sources.tsv"
+TIMM_INFO = "_info.json"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar and its index."""
+
+    name: str
+    """File name, such as train-000000.tar."""
+    samples: int
+    bytes: int
+    """Size of the tar."""
+    sha256: str
+    """Of the tar, in hex."""
+    index_sha256: str
+    """Of the index beside it, in hex."""
+
+    @property
+    def index_name(self) -> str:
+        """File name of the DALI index."""
+        return self.name.removesuffix(".tar") + ".idx"
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split: its shards in order."""
+
+    name: str
+    """train, val or test."""
+    samples: int
+    found: int
+    """Pictures of this split in the source: samples + those left out."""
+    shards: tuple[Shard, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Size of its tars."""
+        return sum(shard.bytes for shard in self.shards)
+
+
+@dataclass(frozen=True)
+class DatasetClass:
+    """One class; its place in the list is its label."""
+
+    name: str
+    """The folder's name, or the wnid."""
+    label: str
+    """For people: ImageNet's name of a wnid, else `name` again."""
+
+
+@dataclass(frozen=True)
+class PictureOptions:
+    """How a picture became a sample; see picture.py."""
+
+    size: int = 256
+    """Pixels on each side of the stored square."""
+    quality: int = 95
+    """JPEG quality, 1..100."""
+    filter: str = "area"
+    """Filter for making smaller: one of picture.FILTERS.  Making larger is always cubic."""
+    exif: str = "apply"
+    """"apply" turns pictures upright as their EXIF says, "ignore" leaves them as they are stored."""
+
+
+@dataclass(frozen=True)
+class Note:
+    """A picture that was repaired or left out, and why."""
+
+    file: str
+    """Its path relative to the source, or tar!member."""
+    reason: str
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Statistics of a split's stored pixels (values 0..255, RGB) as they were before the JPEG encoder."""
+
+    split: str
+    """The split they are of: train, where there is one."""
+    mean_rgb: npt.NDArray[np.float64]
+    """(3,)"""
+    covariance: npt.NDArray[np.float64]
+    """(3, 3), over all pixels."""
+    standard_deviations: npt.NDArray[np.float64]
+    """(3,): square roots of the covariance's eigenvalues, largest first."""
+    directions: npt.NDArray[np.float64]
+    """(3, 3): unit eigenvectors in rows, in the order of `standard_deviations`; the largest entry of each is positive."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What dataset.json says."""
+
+    folder: Path
+    program: str
+    """Name and version of the program that wrote it, and of what encoded the JPEGs: bytes may change with these."""
+    source: str
+    """Kind of the source: one of sources.KINDS."""
+    source_fingerprint: str
+    """Sha256 over the source's list of pictures."""
+    classes: tuple[DatasetClass, ...]
+    """In label order."""
+    splits: dict[str, Split]
+    picture: PictureOptions
+    seed: int
+    """Of the shuffle, and of the drawing of a val split."""
+    shard_size: int
+    """Most samples in a shard."""
+    val_fraction: float | None
+    statistics: Statistics
+    repaired: tuple[Note, ...]
+    left_out: tuple[Note, ...]
+    file_hashes: dict[str, str]
+    """Sha256 of mean_image.npy and sources.tsv."""
+
+    @classmethod
+    def load(cls, path: Path | str) -> Dataset:
+        """Read `path`/dataset.json (or `path`, where it is the file itself).
+
+        Raises UsageError where there is no such folder or manifest, UserError where the manifest cannot be understood.
+        """
+        path = Path(path)
+        folder = path.parent if path.name == MANIFEST else path
+        file = folder / MANIFEST
+        if not folder.is_dir():
+            raise UsageError(f"{folder}: there is no such folder. `alexnet-fast shard SOURCE --out {folder}` makes it.")
+        if not file.is_file():
+            raise UsageError(
+                f"{folder}: no shards folder, it has no {MANIFEST}. Give the folder that `alexnet-fast shard` wrote; "
+                "if sharding was interrupted, run the same command again to finish it."
+            )
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            version = content["version"] if content["format"] == FORMAT else None
+            if version != FORMAT_VERSION:
+                raise UserError(
+                    f"{file}: format {content['format']!r}, version {content['version']!r}; this program reads "
+                    f"{FORMAT!r}, version {FORMAT_VERSION}. Shard again, or use the version that wrote it."
+                )
+            return cls._from_json(folder, content)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{file}: is damaged ({type(error).__name__}: {error}). Bring it back from a copy, or shard again."
+            ) from error
+
+    @classmethod
+    def _from_json(cls, folder: Path, content: dict[str, Any]) -> Dataset:
+        statistics = content["statistics"]
+        return cls(
+            folder=folder,
+            program=content["program"],
+            source=content["source"]["kind"],
+            source_fingerprint=content["source"]["fingerprint"],
+            classes=tuple(DatasetClass(name, label) for name, label in content["classes"]),
+            splits={
+                name: Split(name, split["samples"], split["found"], tuple(Shard(**shard) for shard in split["shards"]))
+                for name, split in content["splits"].items()
+            },
+            picture=PictureOptions(**content["options"]["picture"]),
+            seed=content["options"]["seed"],
+            shard_size=content["options"]["shard_size"],
+            val_fraction=content["options"]["val_fraction"],
+            statistics=Statistics(
+                split=statistics["split"],
+                mean_rgb=np.array(statistics["mean_rgb"], dtype=np.float64).reshape(3),
+                covariance=np.array(statistics["covariance"], dtype=np.float64).reshape(3, 3),
+                standard_deviations=np.array(statistics["standard_deviations"], dtype=np.float64).reshape(3),
+                directions=np.array(statistics["directions"], dtype=np.float64).reshape(3, 3),
+            ),
+            repaired=_notes_from_json(content["repaired"]),
+            left_out=_notes_from_json(content["left_out"]),
+            file_hashes=dict(content["files"]),
+        )
+
+    def to_json(self) -> bytes:
+        """The manifest's bytes; the same for the same data set, wherever its folder is."""
+        content = {
+            "format": FORMAT,
+            "version": FORMAT_VERSION,
+            "program": self.program,
+            "source": {"kind": self.source, "fingerprint": self.source_fingerprint},
+            "options": {
+                "seed": self.seed,
+                "shard_size": self.shard_size,
+                "val_fraction": self.val_fraction,
+                "picture": vars(self.picture),
+            },
+            "accounting": self.accounting(),
+            "classes": [[entry.name, entry.label] for entry in self.classes],
+            "splits": {
+                name: {
+                    "samples": split.samples,
+                    "found": split.found,
+                    "shards": [vars(shard) for shard in split.shards],
+                }
+                for name, split in self.splits.items()
+            },
+            "statistics": {
+                "split": self.statistics.split,
+                "mean_rgb": self.statistics.mean_rgb.tolist(),
+                "covariance": self.statistics.covariance.tolist(),
+                "standard_deviations": self.statistics.standard_deviations.tolist(),
+                "directions": self.statistics.directions.tolist(),
+            },
+            "repaired": _notes_to_json(self.repaired),
+            "left_out": _notes_to_json(self.left_out),
+            "files": self.file_hashes,
+        }
+        return (json.dumps(content, indent=1, ensure_ascii=True) + "\n").encode("ascii")
+
+    def accounting(self) -> dict[str, int]:
+        """Pictures found = written + left out."""
+        return {
+            "found": sum(split.found for split in self.splits.values()),
+            "written": sum(split.samples for split in self.splits.values()),
+            "left_out": len(self.left_out),
+        }
+
+    @cached_property
+    def mean_image(self) -> npt.NDArray[np.float32]:
+        """(size, size, 3), values 0..255, read from mean_image.npy when first asked for."""
+        file = self.folder / MEAN_IMAGE
+        try:
+            mean = np.load(file, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise UserError(f"{file}: cannot be read ({error}). {self._remedy()}") from error
+        if mean.shape != (self.picture.size, self.picture.size, 3) or mean.dtype != np.float32:
+            raise UserError(
+                f"{file}: is {mean.dtype} {mean.shape}, not float32 ({self.picture.size}, {self.picture.size}, 3). "
+                f"{self._remedy()}"
+            )
+        return np.asarray(mean, dtype=np.float32)
+
+    def split(self, name: str) -> Split:
+        """The split of that name; UsageError, with those there are, where there is none."""
+        if name not in self.splits:
+            raise UsageError(f"{self.folder}: has no {name} split, only {', '.join(self.splits)}.")
+        return self.splits[name]
+
+    def tars(self, split: str) -> list[Path]:
+        """The split's tars in order."""
+        return [self.folder / shard.name for shard in self.split(split).shards]
+
+    def indexes(self, split: str) -> list[Path]:
+        """The DALI indexes of `tars`, in the same order."""
+        return [self.folder / shard.index_name for shard in self.split(split).shards]
+
+    def check_sizes(self) -> None:
+        """UserError naming the first shard that is missing or has another size, or whose index is missing.
+
+        A look at the folder only; `alexnet-fast verify` reads every byte.
+        """
+        for split in self.splits.values():
+            for shard in split.shards:
+                file, index = self.folder / shard.name, self.folder / shard.index_name
+                if not file.is_file():
+                    raise UserError(f"{file}: is missing. {self._remedy()}")
+                if file.stat().st_size != shard.bytes:
+                    raise UserError(
+                        f"{file}: has {file.stat().st_size:,} bytes, {MANIFEST} says {shard.bytes:,}. {self._remedy()}"
+                    )
+                if not index.is_file():
+                    raise UserError(f"{index}: is missing. {self._remedy()}")
+
+    def _remedy(self) -> str:
+        return (
+            f"Copy the folder again, or run the same `alexnet-fast shard … --out {self.folder}` again: "
+            "it makes what is missing or has the wrong size anew."
+        )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Sha256 over what defines the samples and their order: shards' hashes, classes, splits, statistics."""
+        digest = hashlib.sha256()
+        for entry in self.classes:
+            digest.update(f"{entry.name}\0".encode("utf-8", "surrogatepass"))
+        for name, split in self.splits.items():
+            digest.update(f"{name}\0".encode())
+            for shard in split.shards:
+                digest.update(f"{shard.name} {shard.samples} {shard.sha256}\0".encode())
+        digest.update(self.file_hashes[MEAN_IMAGE].encode())
+        digest.update(repr(self.statistics.covariance.tolist()).encode())
+        return digest.hexdigest()
+
+
+def _notes_to_json(notes: tuple[Note, ...]) -> dict[str, list[str]]:
+    """Reason -> files: ImageNet has some 19,000 grey pictures, and need not say so 19,000 times."""
+    by_reason: dict[str, list[str]] = {}
+    for note in notes:
+        by_reason.setdefault(note.reason, []).append(note.file)
+    return {reason: sorted(by_reason[reason]) for reason in sorted(by_reason)}
+
+
+def _notes_from_json(by_reason: dict[str, list[str]]) -> tuple[Note, ...]:
+    return tuple(Note(file, reason) for reason, files in by_reason.items() for file in files)
