@@ -1,45 +1,32 @@
-"""Class folders: `train/<class>/…` and `val/<class>/…`, or `<class>/…` alone."""
+"""Class folders: `train/<class>/…` and `val/<class>/…`, or `<class>/…` alone; ILSVRC-2012's flat `val/*.JPEG` too."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from alexnet_fast.tools.errors import UsageError
-from alexnet_fast.tools.imagenet_classes import classes_by_wnid
+from alexnet_fast.tools.imagenet_classes import classes_by_wnid, imagenet_classes, validation_labels
 from alexnet_fast.tools.picture_table import ClassName, Source, TableBuilder
+from alexnet_fast.tools.source_tree import Tree, few, read_tree, text
 
 SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
+    b"train": "train",
+    b"training": "train",
+    b"val": "val",
+    b"valid": "val",
+    b"validation": "val",
+    b"test": "test",
+    b"testing": "test",
 }
 """What folders of a split are called -> the split."""
 
 SPLIT_ORDER = ("train", "val", "test")
 
-PICTURE_EXTENSIONS = frozenset(
-    b".avif .bmp .gif .heic .heif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split()
-)
-"""A file with one of these is a picture of the source, whatever is in it; what cannot be read is left out by name."""
-
-
-def text(name: bytes) -> str:
-    return name.decode("utf-8", "backslashreplace")
-
-
-def is_picture(name: bytes) -> bool:
-    """By the name alone, so that no file is opened; `._x.jpg` and the like are an operating system's side files."""
-    dot = name.rfind(b".")
-    return dot > 0 and name[dot:].lower() in PICTURE_EXTENSIONS and not name.startswith(b".")
+VALIDATION_NAME = re.compile(rb"ILSVRC2012_val_(\d{8})\.JPEG\Z")
 
 
 def class_name(name: str) -> ClassName:
@@ -48,107 +35,42 @@ def class_name(name: str) -> ClassName:
     return ClassName(name, known.name if known else name)
 
 
-@dataclass
-class OtherFiles:
-    """Files that are no pictures by their name: counted, so that nothing of a source goes unmentioned."""
+@dataclass(frozen=True)
+class Group:
+    """Pictures of one folder and one class."""
 
-    extensions: Counter[str] = field(default_factory=Counter)
+    split: str
+    name: bytes
+    """The class."""
+    folder: bytes
+    """Relative to the root."""
+    files: list[bytes]
+    """Sorted names."""
 
-    def add(self, name: bytes) -> None:
-        extension = Path(text(name)).suffix.lower()
-        self.extensions["hidden" if name.startswith(b".") else extension or "no extension"] += 1
-
-    def notes(self) -> list[str]:
-        if not self.extensions:
-            return []
-        common = ", ".join(f"{name} {count:,}" for name, count in self.extensions.most_common(5))
-        return [f"{self.extensions.total():,} other files are no pictures by their name and are not used ({common})."]
+    def origins(self) -> Iterator[bytes]:
+        return (self.folder + b"/" + file for file in self.files)
 
 
-def walk(folder: bytes, relative: bytes = b"", above: tuple[str, ...] = ()) -> Iterator[tuple[bytes, list[bytes]]]:
-    """(path relative to `folder`, file names) of it and of every folder below, both sorted by their bytes.
+def split_folders(root: str, tree: Tree) -> dict[str, bytes]:
+    """Split -> its folder with a slash behind it, in `SPLIT_ORDER`; where there is none, the root itself is `train`.
 
-    Links are followed, but never round a circle.  Hidden folders and what archivers leave (`__MACOSX`) are not entered.
+    A folder is a split by its name, if some folder of such a name has class folders: else "train" may be a class of
+    vehicles beside "car".
     """
-    path = folder + b"/" + relative if relative else folder
-    files, folders = [], []
-    with os.scandir(path) as entries:
-        for entry in entries:
-            if entry.is_dir():
-                if not entry.name.startswith(b".") and entry.name != b"__MACOSX":
-                    folders.append(entry.name)
-            else:
-                files.append(entry.name)
-    yield relative, sorted(files)
-    here = (*above, os.path.realpath(os.fsdecode(path)))
-    for name in sorted(folders):
-        below = relative + b"/" + name if relative else name
-        if os.path.realpath(os.fsdecode(folder + b"/" + below)) not in here:
-            yield from walk(folder, below, here)
-
-
-def subfolders(folder: Path, exclude: Path | None) -> list[str]:
-    """Names of the folders in a folder, sorted, without hidden ones and without the output folder."""
-    excluded = exclude.resolve() if exclude else None
-    return sorted(
-        entry.name
-        for entry in folder.iterdir()
-        if entry.is_dir() and not entry.name.startswith((".", "__MACOSX")) and entry.resolve() != excluded
-    )
-
-
-def split_folders(root: Path, exclude: Path | None) -> dict[str, str]:
-    """Split -> the folder that holds it, in `SPLIT_ORDER`; empty where the root holds no such folder."""
-    found: dict[str, str] = {}
-    for name in subfolders(root, exclude):
+    found: dict[str, bytes] = {}
+    for name in tree.first_level():
         split = SPLIT_NAMES.get(name.lower())
         if split in found:
             raise UsageError(
-                f"{root}: {found[split]!r} and {name!r} are both the {split} split; move one of them away."
+                f"{root}: {text(found[split])} and {text(name)}/ are both the {split} split; move one away."
             )
         if split:
-            found[split] = name
+            found[split] = name + b"/"
+    others = {name + b"/" for name in tree.first_level()} - set(found.values())
+    are_classes = not any(tree.first_level(folder) for folder in found.values()) and any(map(tree.below, others))
+    if not found or are_classes:
+        return {"train": b""}
     return {split: found[split] for split in SPLIT_ORDER if split in found}
-
-
-@dataclass
-class SplitFiles:
-    """What one split's folder (or the root, where there is no split folder) holds."""
-
-    split: str
-    prefix: bytes
-    """The split's folder relative to the root, with a slash; or nothing."""
-    folders: dict[bytes, list[bytes]] = field(default_factory=dict)
-    """Folder relative to the split's -> the sorted names of the pictures directly in it."""
-    empty: set[bytes] = field(default_factory=set)
-    """First-level folders without a picture in them or below."""
-    num_loose: int = 0
-    """Pictures that lie in no class folder."""
-
-
-def list_split(root: Path, split: str, name: str, exclude: Path | None, others: OtherFiles) -> SplitFiles:
-    """List one split; `name` is its folder, or "" for the root itself."""
-    folder = root / name
-    listed = SplitFiles(split, os.fsencode(name) + b"/" if name else b"")
-    for entry in folder.iterdir():
-        if not entry.is_dir():
-            if is_picture(os.fsencode(entry.name)):
-                listed.num_loose += 1
-            else:
-                others.add(os.fsencode(entry.name))
-    for first in subfolders(folder, exclude):
-        has_pictures = False
-        for relative, files in walk(os.fsencode(folder), os.fsencode(first)):
-            pictures = [file for file in files if is_picture(file)]
-            for file in files:
-                if not is_picture(file):
-                    others.add(file)
-            if pictures:
-                listed.folders[relative] = pictures
-                has_pictures = True
-        if not has_pictures:
-            listed.empty.add(os.fsencode(first))
-    return listed
 
 
 def class_of_folder(folders: set[bytes]) -> dict[bytes, bytes]:
@@ -168,109 +90,146 @@ def class_of_folder(folders: set[bytes]) -> dict[bytes, bytes]:
     return {folder: first if len(below[first := top.split(b"/")[0]]) == 1 else top for folder, top in tops.items()}
 
 
-def few(names: list[str]) -> str:
-    """The first three of a list of names, and how many more."""
-    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
-    return ", ".join(repr(name) for name in names[:3]) + more
+def flat_validation(tree: Tree, prefix: bytes, classes: Iterable[bytes]) -> list[Group]:
+    """ILSVRC-2012's validation pictures as they come out of their tar, grouped by the labels built in.
+
+    Only those of `classes` (wnids), where there are any: a part of ImageNet may be trained with the whole val folder.
+    """
+    wnids = [entry.wnid.encode() for entry in imagenet_classes()]
+    wanted = set(classes) or set(wnids)
+    by_class: dict[bytes, list[bytes]] = {}
+    for file in tree.pictures.get(prefix[:-1], []):
+        matched = VALIDATION_NAME.match(file)
+        if matched and 1 <= int(matched[1]) <= len(validation_labels()):
+            wnid = wnids[validation_labels()[int(matched[1]) - 1]]
+            if wnid in wanted:
+                by_class.setdefault(wnid, []).append(file)
+    return [Group("val", wnid, prefix[:-1], files) for wnid, files in by_class.items()]
 
 
-def check_folders(root: Path, splits: list[SplitFiles], others: OtherFiles) -> None:
-    """UsageError where there is nothing to shard or a class folder is empty."""
-    if not any(listed.folders for listed in splits):
-        loose = sum(listed.num_loose for listed in splits)
-        seen = f"{loose:,} pictures in no class folder" if loose else " ".join(others.notes()) or "no files"
+def group_pictures(tree: Tree, splits: dict[str, bytes]) -> list[Group]:
+    """All pictures that have a class, by split, class and folder, sorted."""
+    listed = {split: tree.below(prefix) for split, prefix in splits.items()}
+    class_of = class_of_folder({folder[len(splits[split]) :] for split in listed for folder in listed[split]})
+    groups = [
+        Group(split, class_of[folder[len(splits[split]) :]], folder, files)
+        for split, folders in listed.items()
+        for folder, files in folders.items()
+    ]
+    if "val" in splits and not listed["val"]:
+        groups += flat_validation(tree, splits["val"], (group.name for group in groups))
+    return sorted(groups, key=lambda group: (SPLIT_ORDER.index(group.split), group.name, group.folder))
+
+
+def check_groups(root: str, tree: Tree, splits: dict[str, bytes], groups: list[Group]) -> None:
+    """UsageError: there is nothing to shard, a class folder is empty, or a split has a class that train has not."""
+    if not groups:
+        loose = sum(map(len, tree.pictures.values()))
+        seen = f"{loose:,} pictures in no class folder" if loose else " ".join(tree.notes()) or "no files"
         raise UsageError(
             f"{root}: no pictures in class folders. Looked for train/<class>/…, val/<class>/… and <class>/…; "
             f"found {seen}."
         )
-    empty = sorted({text(listed.prefix + name) for listed in splits for name in listed.empty})
+    filled = {
+        folder[: len(prefix)] + folder[len(prefix) :].split(b"/")[0]
+        for prefix in splits.values()
+        for folder in tree.below(prefix)
+    }
+    empty = [
+        text(prefix + name)
+        for prefix in splits.values()
+        for name in tree.first_level(prefix)
+        if prefix + name not in filled
+    ]
     if empty:
         raise UsageError(
             f"{root}: no picture in the class folder {few(empty)}. Bring its pictures, or remove the folder."
         )
+    in_train = {group.name for group in groups if group.split == "train"}
+    for split in splits:
+        unknown = sorted({text(group.name) for group in groups if group.split == split and group.name not in in_train})
+        if in_train and unknown:
+            raise UsageError(
+                f"{root}: the {split} split has the class {few(unknown)}, which the train split has not. "
+                "The same classes must have the same folder names in every split."
+            )
+
+
+def folder_notes(tree: Tree, splits: dict[str, bytes], groups: list[Group]) -> list[str]:
+    """What lies in the source and is not sharded, so that every picture is accounted for."""
+    notes = []
+    used: dict[bytes, int] = {}
+    for group in groups:
+        used[group.folder] = used.get(group.folder, 0) + len(group.files)
+    for folder in sorted({b"", *(prefix[:-1] for prefix in splits.values())}):
+        loose = len(tree.pictures.get(folder, [])) - used.get(folder, 0)
+        if loose:
+            place = f"{text(folder)}/" if folder else "the source itself"
+            notes.append(f"{loose:,} pictures lie in {place}, in no class folder, and are not used.")
+    for name in tree.first_level() if b"" not in splits.values() else []:
+        count = sum(map(len, [*tree.below(name + b"/").values(), tree.pictures.get(name, [])]))
+        if name + b"/" not in splits.values() and count:
+            notes.append(f"{count:,} pictures lie in {text(name)}/, which is no split, and are not used.")
+    return notes + tree.notes()
 
 
 def find_class_folders(
-    root: Path, *, val_fraction: float | None = None, seed: int = 0, exclude: Path | None = None
+    root: str, *, val_fraction: float | None = None, seed: int = 0, exclude: Path | None = None
 ) -> Source:
-    """Class folders under `root`.
+    """Class folders under `root`, an absolute path or a URL.
 
     Without split folders every picture is in `train`.  `val_fraction` (0..1) draws a `val` split out of `train`,
     seeded and as even over the classes as it goes; it is refused where there is a `val` split already.
     """
-    others = OtherFiles()
-    names = split_folders(root, exclude) or {"train": ""}
-    splits = [list_split(root, split, name, exclude, others) for split, name in names.items()]
-    check_folders(root, splits, others)
-    class_of = class_of_folder({folder for listed in splits for folder in listed.folders})
-    in_train = {class_of[folder] for listed in splits if listed.split == "train" for folder in listed.folders}
-    for listed in splits:
-        unknown = sorted({text(class_of[folder]) for folder in listed.folders} - {text(name) for name in in_train})
-        if in_train and unknown:
-            raise UsageError(
-                f"{root}: the {listed.split} split has the class {few(unknown)}, which the train split has not. "
-                "The same classes must have the same folder names in every split."
-            )
-    class_names = sorted(set(class_of.values()))
-    index_of = {name: index for index, name in enumerate(class_names)}
-
-    def pictures(listed: SplitFiles) -> Iterator[tuple[int, bytes]]:
-        for folder in sorted(listed.folders, key=lambda folder: (class_of[folder], folder)):
-            for file in listed.folders[folder]:
-                yield index_of[class_of[folder]], listed.prefix + folder + b"/" + file
-
-    notes = folder_notes(root, splits, names, exclude) + others.notes()
+    tree = read_tree(root, exclude)
+    splits = split_folders(root, tree)
+    groups = group_pictures(tree, splits)
+    check_groups(root, tree, splits, groups)
+    notes = folder_notes(tree, splits, groups)
+    present = {group.split for group in groups}
     held_out: set[bytes] = set()
     if val_fraction is not None:
-        if "val" in names:
+        if "val" in present:
             raise UsageError(
-                f"{root}: has a val split of its own ({names['val']}/), so a val fraction of {val_fraction} cannot be "
-                "drawn out of train; leave --val-fraction away."
+                f"{root}: has a val split of its own ({text(splits['val'])}), so a val fraction of {val_fraction} "
+                "cannot be drawn out of train; leave --val-fraction away."
             )
-        held_out = draw_fraction(
-            [picture for listed in splits if listed.split == "train" for picture in pictures(listed)],
-            val_fraction,
-            seed,
-        )
+        of_train = ((group.name, origin) for group in groups if group.split == "train" for origin in group.origins())
+        held_out = draw_fraction(of_train, val_fraction, seed)
         notes.append(f"val is {len(held_out):,} pictures drawn out of train (fraction {val_fraction:g}, seed {seed}).")
-    elif "val" not in names:
-        notes.append(
-            f"No validation split: only {' and '.join(names)} is sharded (--val-fraction would draw one out of train)."
-        )
-    present = tuple(split for split in SPLIT_ORDER if split in names or (split == "val" and held_out))
-    builder = TableBuilder(str(root.absolute()))
-    for split in present:
-        for listed in splits:
-            for label, origin in pictures(listed):
-                if split == ("val" if origin in held_out else listed.split):
-                    builder.add(present.index(split), label, origin)
+        present.add("val")
+    elif "val" not in present:
+        names = " and ".join(split for split in SPLIT_ORDER if split in present)
+        notes.append(f"No validation split: only {names} is sharded (--val-fraction would draw one out of train).")
+    return make_source(root, groups, tuple(split for split in SPLIT_ORDER if split in present), held_out, notes)
+
+
+def make_source(
+    root: str, groups: list[Group], splits: tuple[str, ...], held_out: set[bytes], notes: list[str]
+) -> Source:
+    """The table of all groups' pictures; `held_out` are origins that go from train to val."""
+    names = sorted({group.name for group in groups})
+    index_of = {name: index for index, name in enumerate(names)}
+    builder = TableBuilder(root)
+    for number, split in enumerate(splits):
+        for group in groups:
+            for origin in group.origins() if group.split == split or (split == "val" and held_out) else ():
+                if split == ("val" if origin in held_out else group.split):
+                    builder.add(number, index_of[group.name], origin)
     return Source(
         "folders",
-        f"class folders in {root}: {len(class_names):,} classes, {', '.join(present)}",
-        tuple(class_name(text(name)) for name in class_names),
-        present,
+        f"class folders in {root}: {len(names):,} classes, {', '.join(splits)}",
+        tuple(class_name(text(name)) for name in names),
+        splits,
         builder.finish(),
         tuple(notes),
     )
 
 
-def folder_notes(root: Path, splits: list[SplitFiles], names: dict[str, str], exclude: Path | None) -> list[str]:
-    """What lies in the source and is not sharded."""
-    notes = []
-    for listed in splits:
-        if listed.num_loose:
-            place = text(listed.prefix) or "the source itself"
-            notes.append(f"{listed.num_loose:,} pictures lie in {place}, in no class folder, and are not used.")
-    beside = sorted(set(subfolders(root, exclude)) - set(names.values())) if "" not in names.values() else []
-    if beside:
-        notes.append(f"Not a split and not used: {few(beside)}.")
-    return notes
-
-
-def draw_fraction(pictures: list[tuple[int, bytes]], fraction: float, seed: int) -> set[bytes]:
+def draw_fraction(pictures: Iterable[tuple[bytes, bytes]], fraction: float, seed: int) -> set[bytes]:
     """The origins of round(fraction × all) pictures, as even over the classes as whole numbers allow.
 
-    pictures: (label, origin).  Every class gets the whole part of its share; what is left goes to the largest
+    pictures: (class, origin).  Every class gets the whole part of its share; what is left goes to the largest
     remainders, equal ones in an order drawn from the seed.  A class of two or more pictures keeps one.  Drawing is by
     hash of seed and origin, so it depends neither on the order of the list nor on a random generator's version.
     """
@@ -280,18 +239,19 @@ def draw_fraction(pictures: list[tuple[int, bytes]], fraction: float, seed: int)
     def draw(name: bytes) -> bytes:
         return hashlib.blake2b(b"%d/" % seed + name, digest_size=16).digest()
 
-    by_class: dict[int, list[bytes]] = {}
-    for label, origin in pictures:
-        by_class.setdefault(label, []).append(origin)
-    most = {label: max(len(origins) - 1, 1) for label, origins in by_class.items()}
-    count = {label: min(int(len(origins) * fraction), most[label]) for label, origins in by_class.items()}
-    left = round(len(pictures) * fraction) - sum(count.values())
-    missing = {label: len(origins) * fraction - count[label] for label, origins in by_class.items()}
-    for label in sorted(by_class, key=lambda label: (-missing[label], draw(b"%d" % label)))[: max(left, 0)]:
-        count[label] = min(count[label] + 1, most[label])
-    held_out = {origin for label, origins in by_class.items() for origin in sorted(origins, key=draw)[: count[label]]}
+    by_class: dict[bytes, list[bytes]] = {}
+    for name, origin in pictures:
+        by_class.setdefault(name, []).append(origin)
+    total = sum(map(len, by_class.values()))
+    most = {name: max(len(origins) - 1, 1) for name, origins in by_class.items()}
+    count = {name: min(int(len(origins) * fraction), most[name]) for name, origins in by_class.items()}
+    missing = {name: len(origins) * fraction - count[name] for name, origins in by_class.items()}
+    left = round(total * fraction) - sum(count.values())
+    for name in sorted(by_class, key=lambda name: (-missing[name], draw(name)))[: max(left, 0)]:
+        count[name] = min(count[name] + 1, most[name])
+    held_out = {origin for name, origins in by_class.items() for origin in sorted(origins, key=draw)[: count[name]]}
     if not held_out:
         raise UsageError(
-            f"A val fraction of {fraction} of {len(pictures):,} pictures is none; give a larger one, or leave it away."
+            f"A val fraction of {fraction} of {total:,} pictures is none; give a larger one, or leave it away."
         )
     return held_out

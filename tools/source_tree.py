@@ -1,0 +1,125 @@
+"""Everything that lies under a folder, listed once: pictures by folder, and what else there is."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from alexnet_fast.tools.storage import is_url, open_system
+
+PICTURE_EXTENSIONS = frozenset(
+    b".avif .bmp .gif .heic .heif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split()
+)
+"""A file with one of these is a picture of the source, whatever is in it; what cannot be read is left out by name."""
+
+
+def text(name: bytes) -> str:
+    """A name for people and for the manifest; bytes that are no UTF-8 show as `\\xff`."""
+    return name.decode("utf-8", "backslashreplace")
+
+
+def few(names: list[str]) -> str:
+    """The first three of a list of names, and how many more."""
+    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+    return ", ".join(repr(name) for name in names[:3]) + more
+
+
+def is_picture(name: bytes) -> bool:
+    """By the name alone, so that no file is opened; `._x.jpg` and the like are an operating system's side files."""
+    dot = name.rfind(b".")
+    return dot > 0 and name[dot:].lower() in PICTURE_EXTENSIONS and not name.startswith(b".")
+
+
+@dataclass
+class Tree:
+    """What lies under a folder.  All paths are relative to it, in the file system's own bytes, with `/`."""
+
+    pictures: dict[bytes, list[bytes]] = field(default_factory=dict)
+    """Folder -> the sorted names of the pictures directly in it; folders without any are not in it."""
+    folders: set[bytes] = field(default_factory=set)
+    """Every folder below."""
+    others: Counter[str] = field(default_factory=Counter)
+    """Extension -> number of files that are no pictures by their name, so that nothing goes unmentioned."""
+
+    def add(self, folder: bytes, names: list[bytes]) -> None:
+        pictures = sorted(name for name in names if is_picture(name))
+        if pictures:
+            self.pictures[folder] = pictures
+        for name in names:
+            if not is_picture(name):
+                self.others[
+                    "hidden" if name.startswith(b".") else Path(text(name)).suffix.lower() or "no extension"
+                ] += 1
+
+    def first_level(self, prefix: bytes = b"") -> list[bytes]:
+        """Names of the folders directly in `prefix` (empty, or a folder with a slash behind it), sorted."""
+        return sorted(
+            folder[len(prefix) :]
+            for folder in self.folders
+            if folder.startswith(prefix) and b"/" not in folder[len(prefix) :]
+        )
+
+    def below(self, prefix: bytes) -> dict[bytes, list[bytes]]:
+        """`pictures` of the folders under `prefix`, which is a folder with a slash behind it, or empty for all."""
+        return {folder: names for folder, names in self.pictures.items() if folder and folder.startswith(prefix)}
+
+    def notes(self) -> list[str]:
+        if not self.others:
+            return []
+        common = ", ".join(f"{name} {count:,}" for name, count in self.others.most_common(5))
+        return [f"{self.others.total():,} other files are no pictures by their name and are not used ({common})."]
+
+
+def is_hidden(name: bytes) -> bool:
+    """Folders not entered: hidden ones and what archivers leave."""
+    return name.startswith(b".") or name == b"__MACOSX"
+
+
+def read_tree(root: str, exclude: Path | None = None) -> Tree:
+    """List a folder or URL.  `exclude`: a folder that is not entered (the output may lie inside the source)."""
+    tree = Tree()
+    for folder, names in walk_url(root) if is_url(root) else walk(os.fsencode(root), exclude):
+        if folder:
+            tree.folders.add(folder)
+        tree.add(folder, names)
+    return tree
+
+
+def walk(root: bytes, exclude: Path | None) -> Iterator[tuple[bytes, list[bytes]]]:
+    """(folder relative to `root`, names of the files in it).  Links are followed, but never round a circle."""
+    excluded = os.fsencode(exclude.resolve()) if exclude else None
+    waiting: list[tuple[bytes, tuple[bytes, ...]]] = [(b"", ())]
+    while waiting:
+        relative, above = waiting.pop()
+        path = root + b"/" + relative
+        here = (*above, os.path.realpath(path))
+        if here[-1] == excluded or here[-1] in above:
+            continue
+        files = []
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if not entry.is_dir():
+                    files.append(entry.name)
+                elif not is_hidden(entry.name):
+                    waiting.append((relative + b"/" + entry.name if relative else entry.name, here))
+        yield relative, files
+
+
+def walk_url(root: str) -> Iterator[tuple[bytes, list[bytes]]]:
+    """As `walk`, for a URL; object stores know no empty folders."""
+    system, path = open_system(root)
+    start = len(path.rstrip("/")) + 1
+    by_folder: dict[bytes, list[bytes]] = {}
+    for key in system.find(path):
+        folder, _, name = key[start:].encode().rpartition(b"/")
+        if not any(is_hidden(part) for part in folder.split(b"/") if part):
+            by_folder.setdefault(folder, []).append(name)
+    folders = set(by_folder)
+    for folder in by_folder:
+        parts = folder.split(b"/")
+        folders.update(b"/".join(parts[:depth]) for depth in range(1, len(parts)))
+    for folder in sorted(folders):
+        yield folder, by_folder.get(folder, [])
