@@ -15,6 +15,9 @@ import numpy.typing as npt
 from alexnet_fast.tools.errors import UserError
 from alexnet_fast.tools.stems import unique_stems
 
+SPLIT_ORDER = ("train", "val", "test")
+"""All splits there can be, in the order in which they are listed and written."""
+
 
 @dataclass(frozen=True)
 class ClassName:
@@ -86,6 +89,10 @@ class ByteStrings:
             raise IndexError(number)
         return bytes(self.buffer[self.ends[number - 1] if number else 0 : self.ends[number]])
 
+    def take(self, order: npt.NDArray[np.int64]) -> ByteStrings:
+        """The strings of these numbers, in this order."""
+        return ByteStrings(self[number] for number in order.tolist())
+
 
 class PictureTable:
     """Every picture of a source, in an order that does not depend on the file system.
@@ -127,6 +134,20 @@ class PictureTable:
             path = self._join(self.containers[self._container[number]])
             return Location(path, int(self._offset[number]), int(self._size[number]))
         return Location(self._join(os.fsdecode(self._origins[number])))
+
+    def origin_bytes(self, number: int) -> bytes:
+        """As `origin`, in the file system's own bytes."""
+        return self._origins[number]
+
+    def rearranged(self, order: npt.NDArray[np.int64], split: npt.NDArray[np.uint8]) -> PictureTable:
+        """The same pictures in another order; `split` is in the new one."""
+        table = PictureTable(self.root, self.containers)
+        table.split, table.label = split, self.label[order]
+        table._container = None if self._container is None else self._container[order]
+        table._offset = None if self._offset is None else self._offset[order]
+        table._size = None if self._size is None else self._size[order]
+        table._origins, table._stems = self._origins.take(order), self._stems.take(order)
+        return table
 
     def _join(self, relative: str) -> str:
         return f"{self.root.rstrip('/')}/{relative}"
@@ -187,7 +208,7 @@ class Source:
     classes: tuple[ClassName, ...]
     """In index order."""
     splits: tuple[str, ...]
-    """In the order train, val, test, as far as they are there."""
+    """As far as they are there, in `SPLIT_ORDER`."""
     table: PictureTable
     notes: tuple[str, ...] = ()
     """What a user should know: no validation split, files that were no pictures."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from alexnet_fast.tools.errors import UsageError
 from alexnet_fast.tools.imagenet_classes import classes_by_wnid, imagenet_classes, validation_labels
-from alexnet_fast.tools.picture_table import ClassName, Source, TableBuilder
+from alexnet_fast.tools.picture_table import SPLIT_ORDER, ClassName, Source, TableBuilder
 from alexnet_fast.tools.source_tree import Tree, few, read_tree, text
 
 SPLIT_NAMES = {
@@ -23,8 +22,6 @@ SPLIT_NAMES = {
     b"testing": "test",
 }
 """What folders of a split are called -> the split."""
-
-SPLIT_ORDER = ("train", "val", "test")
 
 VALIDATION_NAME = re.compile(rb"ILSVRC2012_val_(\d{8})\.JPEG\Z")
 
@@ -47,9 +44,6 @@ class Group:
     files: list[bytes]
     """Sorted names."""
 
-    def origins(self) -> Iterator[bytes]:
-        return (self.folder + b"/" + file for file in self.files)
-
 
 def split_folders(root: str, tree: Tree) -> dict[str, bytes]:
     """Split -> its folder with a slash behind it, in `SPLIT_ORDER`; where there is none, the root itself is `train`.
@@ -66,8 +60,10 @@ def split_folders(root: str, tree: Tree) -> dict[str, bytes]:
             )
         if split:
             found[split] = name + b"/"
-    others = {name + b"/" for name in tree.first_level()} - set(found.values())
-    are_classes = not any(tree.first_level(folder) for folder in found.values()) and any(map(tree.below, others))
+    others = [name for name in tree.first_level() if name + b"/" not in found.values()]
+    are_classes = not any(map(tree.first_level, found.values())) and any(
+        name in tree.pictures or tree.below(name + b"/") for name in others
+    )
     if not found or are_classes:
         return {"train": b""}
     return {split: found[split] for split in SPLIT_ORDER if split in found}
@@ -173,85 +169,25 @@ def folder_notes(tree: Tree, splits: dict[str, bytes], groups: list[Group]) -> l
     return notes + tree.notes()
 
 
-def find_class_folders(
-    root: str, *, val_fraction: float | None = None, seed: int = 0, exclude: Path | None = None
-) -> Source:
-    """Class folders under `root`, an absolute path or a URL.
-
-    Without split folders every picture is in `train`.  `val_fraction` (0..1) draws a `val` split out of `train`,
-    seeded and as even over the classes as it goes; it is refused where there is a `val` split already.
-    """
+def find_class_folders(root: str, exclude: Path | None = None) -> Source:
+    """Class folders under `root`, an absolute path or a URL.  Without split folders every picture is in `train`."""
     tree = read_tree(root, exclude)
-    splits = split_folders(root, tree)
-    groups = group_pictures(tree, splits)
-    check_groups(root, tree, splits, groups)
-    notes = folder_notes(tree, splits, groups)
+    folders = split_folders(root, tree)
+    groups = group_pictures(tree, folders)
+    check_groups(root, tree, folders, groups)
     present = {group.split for group in groups}
-    held_out: set[bytes] = set()
-    if val_fraction is not None:
-        if "val" in present:
-            raise UsageError(
-                f"{root}: has a val split of its own ({text(splits['val'])}), so a val fraction of {val_fraction} "
-                "cannot be drawn out of train; leave --val-fraction away."
-            )
-        of_train = ((group.name, origin) for group in groups if group.split == "train" for origin in group.origins())
-        held_out = draw_fraction(of_train, val_fraction, seed)
-        notes.append(f"val is {len(held_out):,} pictures drawn out of train (fraction {val_fraction:g}, seed {seed}).")
-        present.add("val")
-    elif "val" not in present:
-        names = " and ".join(split for split in SPLIT_ORDER if split in present)
-        notes.append(f"No validation split: only {names} is sharded (--val-fraction would draw one out of train).")
-    return make_source(root, groups, tuple(split for split in SPLIT_ORDER if split in present), held_out, notes)
-
-
-def make_source(
-    root: str, groups: list[Group], splits: tuple[str, ...], held_out: set[bytes], notes: list[str]
-) -> Source:
-    """The table of all groups' pictures; `held_out` are origins that go from train to val."""
+    splits = tuple(split for split in SPLIT_ORDER if split in present)
     names = sorted({group.name for group in groups})
     index_of = {name: index for index, name in enumerate(names)}
     builder = TableBuilder(root)
-    for number, split in enumerate(splits):
-        for group in groups:
-            for origin in group.origins() if group.split == split or (split == "val" and held_out) else ():
-                if split == ("val" if origin in held_out else group.split):
-                    builder.add(number, index_of[group.name], origin)
+    for group in groups:
+        for file in group.files:
+            builder.add(splits.index(group.split), index_of[group.name], group.folder + b"/" + file)
     return Source(
         "folders",
-        f"class folders in {root}: {len(names):,} classes, {', '.join(splits)}",
+        f"class folders in {root}",
         tuple(class_name(text(name)) for name in names),
         splits,
         builder.finish(),
-        tuple(notes),
+        tuple(folder_notes(tree, folders, groups)),
     )
-
-
-def draw_fraction(pictures: Iterable[tuple[bytes, bytes]], fraction: float, seed: int) -> set[bytes]:
-    """The origins of round(fraction × all) pictures, as even over the classes as whole numbers allow.
-
-    pictures: (class, origin).  Every class gets the whole part of its share; what is left goes to the largest
-    remainders, equal ones in an order drawn from the seed.  A class of two or more pictures keeps one.  Drawing is by
-    hash of seed and origin, so it depends neither on the order of the list nor on a random generator's version.
-    """
-    if not 0 < fraction < 1:
-        raise UsageError(f"The val fraction must lie between 0 and 1, but is {fraction}.")
-
-    def draw(name: bytes) -> bytes:
-        return hashlib.blake2b(b"%d/" % seed + name, digest_size=16).digest()
-
-    by_class: dict[bytes, list[bytes]] = {}
-    for name, origin in pictures:
-        by_class.setdefault(name, []).append(origin)
-    total = sum(map(len, by_class.values()))
-    most = {name: max(len(origins) - 1, 1) for name, origins in by_class.items()}
-    count = {name: min(int(len(origins) * fraction), most[name]) for name, origins in by_class.items()}
-    missing = {name: len(origins) * fraction - count[name] for name, origins in by_class.items()}
-    left = round(total * fraction) - sum(count.values())
-    for name in sorted(by_class, key=lambda name: (-missing[name], draw(name)))[: max(left, 0)]:
-        count[name] = min(count[name] + 1, most[name])
-    held_out = {origin for name, origins in by_class.items() for origin in sorted(origins, key=draw)[: count[name]]}
-    if not held_out:
-        raise UsageError(
-            f"A val fraction of {fraction} of {total:,} pictures is none; give a larger one, or leave it away."
-        )
-    return held_out

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from alexnet_fast.tools.errors import UsageError
 from alexnet_fast.tools.picture_table import ClassName, Location, PictureTable, Source, read_bytes
 from alexnet_fast.tools.source_folders import find_class_folders
+from alexnet_fast.tools.source_ilsvrc import find_ilsvrc2010, find_ilsvrc2012, is_ilsvrc2010, is_ilsvrc2012
 from alexnet_fast.tools.storage import absolute, is_folder, join, list_folder
+from alexnet_fast.tools.validation_split import draw_validation
 
 __all__ = ["KINDS", "ClassName", "Location", "PictureTable", "Source", "find_source", "read_bytes"]
 
-KINDS = ("folders",)
+KINDS = ("folders", "ilsvrc2010", "ilsvrc2012")
 """What `--source` may be."""
 
 KAGGLE_FOLDERS = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC")
@@ -27,17 +30,46 @@ def find_source(
     exclude: Path | None = None,
     cache: Path | None = None,
 ) -> Source:
-    """Find out what `path` (a folder or a URL) holds and list its pictures.
+    """Find out what `path` (a folder, a tar, or a URL) holds and list its pictures.
 
-    kind: one of `KINDS` overrules the looking.  exclude: the output folder, which may lie inside the source.
+    kind: one of `KINDS` overrules the looking.  val_fraction: draw a `val` split out of train, seeded.
+    exclude: the output folder, which may lie inside the source.
     cache: a folder to keep the scan of large tars in, so that a second run need not repeat it.
     Raises UsageError, with what was looked for and what was seen, where nothing fits.
     """
-    root = absolute(path)
     if kind is not None and kind not in KINDS:
         raise UsageError(f"--source {kind}: there is no such kind of source; the kinds are {', '.join(KINDS)}.")
-    list_folder(root)
+    root = absolute(path)
+    if root.endswith(".tar") and not is_folder(root):
+        root, _, name = root.rpartition("/")
+        names = {name: False} if name in list_folder(root) else {}
+    else:
+        names = list_folder(root)
+    source = find_kind(root, names, kind or detect(root, names), exclude, cache)
+    if val_fraction is not None:
+        return draw_validation(source, val_fraction, seed)
+    if "val" not in source.splits:
+        there = " and ".join(source.splits)
+        note = f"No validation split: only {there} is sharded (--val-fraction draws one out of train)."
+        return replace(source, notes=(*source.notes, note))
+    return source
+
+
+def detect(root: str, names: dict[str, bool]) -> str:
+    """The kind of source, by the names in its folder."""
+    if is_ilsvrc2012(root, names):
+        return "ilsvrc2012"
+    if is_ilsvrc2010(root, names):
+        return "ilsvrc2010"
+    return "folders"
+
+
+def find_kind(root: str, names: dict[str, bool], kind: str, exclude: Path | None, cache: Path | None) -> Source:
+    if kind == "ilsvrc2012":
+        return find_ilsvrc2012(root, names, cache)
+    if kind == "ilsvrc2010":
+        return find_ilsvrc2010(root, names, cache)
     for below in KAGGLE_FOLDERS:
         if is_folder(join(root, below)):
-            root = join(root, below)
-    return find_class_folders(root, val_fraction=val_fraction, seed=seed, exclude=exclude)
+            return find_class_folders(join(root, below), exclude)
+    return find_class_folders(root, exclude)
