@@ -9,12 +9,13 @@ from alexnet_fast.tools.errors import UsageError
 from alexnet_fast.tools.picture_table import ClassName, Location, PictureTable, Source, read_bytes
 from alexnet_fast.tools.source_folders import find_class_folders
 from alexnet_fast.tools.source_ilsvrc import find_ilsvrc2010, find_ilsvrc2012, is_ilsvrc2010, is_ilsvrc2012
+from alexnet_fast.tools.source_webdataset import find_webdataset, is_webdataset
 from alexnet_fast.tools.storage import absolute, is_folder, join, list_folder
 from alexnet_fast.tools.validation_split import draw_validation
 
 __all__ = ["KINDS", "ClassName", "Location", "PictureTable", "Source", "find_source", "read_bytes"]
 
-KINDS = ("folders", "ilsvrc2010", "ilsvrc2012")
+KINDS = ("folders", "ilsvrc2010", "ilsvrc2012", "webdataset")
 """What `--source` may be."""
 
 KAGGLE_FOLDERS = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC")
@@ -61,6 +62,8 @@ def detect(root: str, names: dict[str, bool]) -> str:
         return "ilsvrc2012"
     if is_ilsvrc2010(root, names):
         return "ilsvrc2010"
+    if is_webdataset(root, names):
+        return "webdataset"
     return "folders"
 
 
@@ -69,6 +72,8 @@ def find_kind(root: str, names: dict[str, bool], kind: str, exclude: Path | None
         return find_ilsvrc2012(root, names, cache)
     if kind == "ilsvrc2010":
         return find_ilsvrc2010(root, names, cache)
+    if kind == "webdataset":
+        return find_webdataset(root, names)
     for below in KAGGLE_FOLDERS:
         if is_folder(join(root, below)):
             return find_class_folders(join(root, below), exclude)

@@ -1,0 +1,106 @@
+"""Other people's WebDataset tars."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from alexnet_fast.tools.errors import UsageError, UserError
+from alexnet_fast.tools.imagenet_classes import classes_by_wnid, validation_labels
+from alexnet_fast.tools.sources import Source, find_source, read_bytes
+from tests.tools.fake_sources import WNIDS, jpeg, tar_bytes, write_files
+
+
+def found(source: Source) -> list[tuple[str, int, str, bytes]]:
+    """(split, label, stem, content)"""
+    table = source.table
+    return [
+        (source.splits[table.split[i]], int(table.label[i]), table.stem(i), read_bytes(table.location(i)))
+        for i in range(len(table))
+    ]
+
+
+def test_as_timm_publishes_imagenet(tmp_path: Path) -> None:
+    """Unpadded cls and json beside the jpg; names of the original files; splits in the tars' names."""
+    index = classes_by_wnid()[WNIDS[1]].index
+    train = {f"{WNIDS[1]}_5.jpg": jpeg(1), f"{WNIDS[1]}_5.cls": str(index).encode(), f"{WNIDS[1]}_5.json": b"{}"}
+    label = int(validation_labels()[2])
+    val = {"ILSVRC2012_val_00000003.jpg": jpeg(2), "ILSVRC2012_val_00000003.cls": str(label).encode()}
+    write_files(
+        tmp_path,
+        {
+            "imagenet1k-train-0000.tar": tar_bytes(train),
+            "imagenet1k-validation-00.tar": tar_bytes(val),
+            "_info.json": b"{}",
+        },
+    )
+    source = find_source(tmp_path)
+    assert source.kind == "webdataset"
+    assert found(source) == [
+        ("train", index, f"{WNIDS[1]}_5", jpeg(1)),
+        ("val", label, "ILSVRC2012_val_00000003", jpeg(2)),
+    ]
+    assert source.classes[index].words == "crane"
+    assert len(source.classes) == 1000
+    assert source.table.origin(0) == f"imagenet1k-train-0000.tar!{WNIDS[1]}_5.jpg"
+
+
+@pytest.mark.parametrize("extension", ["jpg", "png", "jpeg", "webp", "JPG", "image.jpg"])
+def test_labels_in_json(tmp_path: Path, extension: str) -> None:
+    long = {"caption": "x" * 2000, "label": 3}
+    tar = tar_bytes({"d/a b.json": json.dumps(long).encode(), f"d/a b.{extension}": b"picture"})
+    source = find_source(write_files(tmp_path, {"0.tar": tar}))
+    assert [(row[1], row[3]) for row in found(source)] == [(3, b"picture")]
+    assert [entry.name for entry in source.classes] == ["0", "1", "2", "3"]
+    assert any("called by their numbers" in note for note in source.notes)
+
+
+def test_labels_that_are_names(tmp_path: Path) -> None:
+    tar = tar_bytes({"1.jpg": b"1", "1.cls": b"zebra\n", "2.jpg": b"2", "2.cls": b"n01440764"})
+    source = find_source(write_files(tmp_path, {"train/0.tar": tar, "val/0.tar": tar}))
+    assert [(entry.name, entry.words) for entry in source.classes] == [("n01440764", "tench"), ("zebra", "zebra")]
+    assert [row[:2] for row in found(source)] == [("train", 1), ("train", 0), ("val", 1), ("val", 0)]
+    assert len({row[2] for row in found(source)}) == 4
+
+
+def test_what_is_not_used_is_mentioned(tmp_path: Path) -> None:
+    tar = tar_bytes(
+        {
+            "1.jpg": b"1",
+            "1.cls": b"0",
+            "2.jpg": b"2",
+            "2.txt": b"a caption",
+            "3.jpg": b"3",
+            "3.png": b"4",
+            "3.cls": b"1",
+            "__meta__.json": b"{}",
+            "5.cls": b"1",
+        }
+    )
+    source = find_source(write_files(tmp_path, {"0.tar": tar}))
+    assert len(source.table) == 2
+    assert "1 pictures have no label and are not used: '0.tar!2'." in source.notes
+    assert "1 pictures stand second in their samples and are not used." in source.notes
+
+
+def test_wrong_input(tmp_path: Path) -> None:
+    write_files(tmp_path, {"train-0.tar": tar_bytes({"1.jpg": b"1", "1.cls": b"0"}), "other.tar": tar_bytes({})})
+    with pytest.raises(UsageError, match=r"the tar 'other\.tar' names no split, but 'train-0\.tar' does"):
+        find_source(tmp_path)
+    with pytest.raises(UsageError, match="no sample with a picture"):
+        find_source(write_files(tmp_path / "a", {"0.tar": tar_bytes({"1.jpg": b"1"})}), "webdataset")
+    with pytest.raises(UsageError, match="labels may go up to 99,999"):
+        find_source(write_files(tmp_path / "b", {"0.tar": tar_bytes({"1.jpg": b"1", "1.cls": b"100000"})}))
+    with pytest.raises(UserError, match=r"1\.json is no JSON"):
+        find_source(write_files(tmp_path / "c", {"0.tar": tar_bytes({"1.jpg": b"1", "1.json": b"{"})}))
+    cut = tar_bytes({"1.jpg": b"1", "1.cls": b"0"})[:2048]
+    with pytest.raises(UserError, match="without a tar's end mark"):
+        find_source(write_files(tmp_path / "d", {"0.tar": cut}))
+
+
+def test_tars_beside_class_folders(tmp_path: Path) -> None:
+    """A tar that is no WebDataset does not hide the class folders beside it."""
+    write_files(tmp_path, {"backup.tar": tar_bytes({"readme.txt": b""}), "cat/1.jpg": b"1", "dog/1.jpg": b"2"})
+    assert find_source(tmp_path).kind == "folders"
