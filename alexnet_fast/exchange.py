@@ -1,0 +1,82 @@
+"""What the two towers say to each other: nothing at all in one process, halves over `torch.distributed` in two.
+
+A process holds both towers or one (`Exchange.towers`).  The peer is the process that holds the other tower of the
+same replica.  Every exchange is symmetric: each side sends its own and receives the other's, in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+
+Wait = Callable[[], torch.Tensor]
+"""Waits until the peer's tensor is here (on a GPU: until the stream may use it), and gives it."""
+
+
+class Exchange(Protocol):
+    """Where the other tower is."""
+
+    @property
+    def towers(self) -> tuple[int, ...]:
+        """The towers this process holds: (0, 1), (0,) or (1,)."""
+        ...
+
+    def start(self, own: torch.Tensor, peer_shape: torch.Size, *, exact: bool = False) -> Wait:
+        """Send `own` to the peer and begin to receive a tensor of `peer_shape`; compute while it travels.
+
+        `exact`: nothing is rounded on the way, whatever travels otherwise.
+        """
+        ...
+
+
+class LocalExchange:
+    """All towers are in this process: there is nobody to talk to."""
+
+    def __init__(self, num_towers: int = 2) -> None:
+        self.towers = tuple(range(num_towers))
+
+    def start(self, own: torch.Tensor, peer_shape: torch.Size, *, exact: bool = False) -> Wait:
+        raise AssertionError("a process that holds every tower has no peer")
+
+
+class TowerExchange:
+    """This process holds one tower; the other one's process is `peer` (a rank of the whole world)."""
+
+    def __init__(self, tower: int, peer: int, group: dist.ProcessGroup, dtype: torch.dtype | None = None) -> None:
+        """`dtype`: what travels, say float16 while the network computes in float32; None: whatever is sent."""
+        self.towers = (tower,)
+        self.peer = peer
+        self.group = group
+        self.dtype = dtype
+
+    def start(self, own: torch.Tensor, peer_shape: torch.Size, *, exact: bool = False) -> Wait:
+        rounded = self.dtype is not None and not exact and own.dtype.is_floating_point
+        travels = dense(own.to(self.dtype) if rounded else own)
+        received = torch.empty(peer_shape, dtype=travels.dtype, device=own.device, memory_format=layout(own))
+        works = dist.batch_isend_irecv(
+            [
+                dist.P2POp(dist.isend, travels, self.peer, group=self.group),
+                dist.P2POp(dist.irecv, received, self.peer, group=self.group),
+            ]
+        )
+
+        def wait() -> torch.Tensor:
+            for work in works:
+                work.wait()
+            # `travels` lives until here: it must not be freed while it is being sent.
+            return received.to(own.dtype) if travels.dtype != own.dtype else received
+
+        return wait
+
+
+def layout(tensor: torch.Tensor) -> torch.memory_format:
+    """Maps (N, C, H, W) keep their channels innermost; everything else is plain rows."""
+    return torch.channels_last if tensor.dim() == 4 else torch.contiguous_format
+
+
+def dense(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor in its `layout`, without holes; no copy where it is so already, as in the network."""
+    return tensor.contiguous(memory_format=layout(tensor))

@@ -1,0 +1,247 @@
+"""One training step: batch in, weights changed, loss out; the host never waits for the device in between."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from alexnet_fast.cpu_memory import keep_freed_memory
+from alexnet_fast.dropout import DropoutKey, step_key
+from alexnet_fast.mesh import Mesh
+from alexnet_fast.model import AlexNet, loss_and_errors
+from alexnet_fast.optimizer import SGD
+from alexnet_fast.pipelines.batch import Batch
+from alexnet_fast.precision import Precision
+from alexnet_fast.tools.errors import UserError
+
+LAG = 2
+"""Steps that the host may be ahead before it looks whether a loss was finite; the device always has work queued."""
+FIRST_SCALE = 2.0**16
+SCALE_GROWS_EVERY = 2000
+"""Steps in a row without overflow, after which float16's loss scale doubles; an overflow halves it."""
+
+
+class DivergedError(UserError):
+    """The loss became NaN or infinite."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Of this replica's pictures; both towers' processes have the same.  Tensors on the device, nobody waited."""
+
+    loss: torch.Tensor
+    """0-dim: mean cross-entropy with dropout, before the update."""
+    errors: torch.Tensor
+    """0-dim int64: pictures whose first guess was wrong."""
+    num_pictures: int
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A step whose loss the host has not looked at yet."""
+
+    step: int
+    batch: Batch
+    dropout: DropoutKey
+    alive: torch.Tensor
+    arrived: torch.cuda.Event | None
+
+
+class TrainingStep:
+    """Forward, backward, averaging over replicas, update.
+
+    The network computes with working copies of the weights in the precision's dtype; the update writes them anew, so
+    nothing is converted in between.
+    """
+
+    def __init__(self, model: AlexNet, optimizer: SGD, *, precision: Precision, mesh: Mesh | None = None) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.mesh = mesh if mesh is not None else Mesh()
+        self.parameters = dict(model.named_parameters())
+        first = next(iter(self.parameters.values()))
+        self.device = first.device
+        self.dtype = first.dtype if precision.name == "fp32" else precision.dtype
+        self.scaled = precision.scaled
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        self.working: dict[str, torch.Tensor] = {}
+        self.reductions: list[dist.Work] = []
+        self.alive = torch.ones((), dtype=torch.bool, device=self.device)
+        self.scale = torch.full((), FIRST_SCALE if self.scaled else 1.0, device=self.device)
+        self.good_steps = torch.zeros((), dtype=torch.int32, device=self.device)
+        self.pending: deque[Pending] = deque()
+        for name, parameter in self.parameters.items():
+            self.working[name] = parameter if parameter.dtype == self.dtype else working_copy(parameter, self.dtype)
+            if self.mesh.replica_group is not None and name.endswith("weight"):
+                self.working[name].register_post_accumulate_grad_hook(self.average_soon)  # type: ignore[no-untyped-call]
+
+    def weights_changed(self) -> None:
+        """Say so after the model's parameters were written by anything but this step (a checkpoint was loaded)."""
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                if self.working[name] is not parameter:
+                    self.working[name].copy_(parameter)
+
+    def __call__(self, batch: Batch, *, step: int, seed: int) -> StepResult:
+        """Train on this process's pictures; `step`, counted from the run's beginning, and `seed` fix the dropout."""
+        batch = self.whole_batch(batch)
+        first_row = self.mesh.replica * len(batch.labels)
+        key = torch.full((), step_key(seed, step), dtype=torch.int64, device=self.device)
+        dropout = DropoutKey(key, first_row)
+        loss, errors = self.compute(batch, dropout)
+        self.pending.append(Pending(step, batch, dropout, *self.fetch_alive()))
+        if len(self.pending) > (LAG if self.device.type == "cuda" else 0):
+            self.look_at(self.pending.popleft())
+        return StepResult(loss, errors, len(batch.labels))
+
+    def whole_batch(self, batch: Batch) -> Batch:
+        """The replica's pictures, out of the two halves that its two processes loaded; in the network's dtype."""
+        images, labels = batch.images.to(self.dtype), batch.labels
+        if self.mesh.split:
+            exchange = self.model.exchange
+            waits = exchange.start(images, images.shape, exact=True), exchange.start(labels, labels.shape, exact=True)
+            theirs = [wait() for wait in waits]
+            pairs = [(images, theirs[0]), (labels, theirs[1])]
+            if self.mesh.tower == 1:
+                pairs = [(second, first) for first, second in pairs]
+            images, labels = (torch.cat(pair) for pair in pairs)
+        return Batch(images, labels)
+
+    def compute(self, batch: Batch, dropout: DropoutKey) -> tuple[torch.Tensor, torch.Tensor]:
+        """Everything that is done on the device."""
+        logits = self.model(batch.images, dropout, weights=self.working)
+        loss, errors = loss_and_errors(logits, batch.labels)
+        finite = self.alive & loss.detach().isfinite()
+        agreement = self.agree(finite)
+        (loss * self.scale if self.scaled else loss).backward()  # type: ignore[no-untyped-call]
+        self.finish_averaging()
+        self.alive.copy_(settle(agreement, finite))
+        alive = self.alive & self.gradients_are_finite() if self.scaled else self.alive
+        self.optimizer.step(
+            {name: tensor.grad for name, tensor in self.working.items() if tensor.grad is not None},
+            gradient_scale=1.0 / (self.scale * self.mesh.num_replicas),
+            alive=alive,
+            working={name: tensor for name, tensor in self.working.items() if tensor is not self.parameters[name]},
+        )
+        if self.scaled:
+            self.adapt_scale(alive)
+        for tensor in self.working.values():
+            tensor.grad = None
+        return loss.detach(), errors
+
+    def average_soon(self, working: torch.Tensor) -> None:
+        """Sum a weight's gradient over the replicas while those of earlier layers are still being computed."""
+        assert working.grad is not None
+        work = dist.all_reduce(working.grad, group=self.mesh.replica_group, async_op=True)
+        assert work is not None
+        self.reductions.append(work)
+
+    def finish_averaging(self) -> None:
+        """Sum the biases' gradients, all in one; wait for the weights'.  The update divides by the replicas."""
+        if self.mesh.replica_group is None:
+            return
+        gradients = [t.grad for name, t in self.working.items() if name.endswith("bias") and t.grad is not None]
+        together = torch.cat(gradients)
+        dist.all_reduce(together, group=self.mesh.replica_group)
+        totals = torch.split(together, [len(gradient) for gradient in gradients])
+        for gradient, total in zip(gradients, totals, strict=True):
+            gradient.copy_(total)
+        for work in self.reductions:
+            work.wait()
+        self.reductions.clear()
+
+    def agree(self, flag: torch.Tensor) -> tuple[torch.Tensor, dist.Work] | None:
+        """Begin to ask whether every process's flag is True; `settle` finishes.  Nobody to ask: None."""
+        if self.mesh.world_size == 1:
+            return None
+        votes = flag.to(torch.int32)
+        work = dist.all_reduce(votes, op=dist.ReduceOp.MIN, async_op=True)
+        assert work is not None
+        return votes, work
+
+    def gradients_are_finite(self) -> torch.Tensor:
+        """0-dim bool, the same in every process: no float16 gradient has overflowed."""
+        gradients = [tensor.grad for tensor in self.working.values() if tensor.grad is not None]
+        largest = torch.stack(torch._foreach_norm(gradients, float("inf")))
+        finite = largest.isfinite().all()
+        return settle(self.agree(finite), finite)
+
+    def adapt_scale(self, alive: torch.Tensor) -> None:
+        """Halve float16's loss scale after an overflow, double it after a long time without."""
+        self.good_steps.copy_(torch.where(alive, self.good_steps + 1, 0))
+        grows = self.good_steps >= SCALE_GROWS_EVERY
+        self.scale.mul_(torch.where(alive, torch.where(grows, 2.0, 1.0), 0.5))
+        self.good_steps.mul_(~grows)
+
+    def fetch_alive(self) -> tuple[torch.Tensor, torch.cuda.Event | None]:
+        """Begin to bring `alive` to the host."""
+        if self.device.type != "cuda":
+            return self.alive.clone(), None
+        host = torch.empty((), dtype=torch.bool, pin_memory=True)
+        host.copy_(self.alive, non_blocking=True)
+        arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        arrived.record()
+        return host, arrived
+
+    def drain(self) -> None:
+        """Look at the steps that nobody has looked at yet; at the end of an epoch, and before a checkpoint."""
+        while self.pending:
+            self.look_at(self.pending.popleft())
+
+    def look_at(self, pending: Pending) -> None:
+        """Raise `DivergedError` if that step's loss was not finite: since then nothing was changed any more."""
+        if pending.arrived is not None:
+            pending.arrived.synchronize()
+        if not bool(pending.alive):
+            where = self.first_bad_layer(pending)
+            raise DivergedError(
+                f"step {pending.step}: the loss is NaN or infinite; {where}. "
+                "The weights are those of the step before. Lower the learning rate, or train in fp32"
+            )
+
+    def first_bad_layer(self, pending: Pending) -> str:
+        """Where the first number that is not finite comes from; runs the forward pass again, in every process."""
+        bad_weights = [name for name, tensor in self.parameters.items() if not bool(tensor.isfinite().all())]
+        bad_outputs: list[str] = [] if bool(pending.batch.images.isfinite().all()) else ["the pictures"]
+
+        def observe(layer: str, output: torch.Tensor) -> None:
+            if not bool(output.isfinite().all()):
+                bad_outputs.append(f"the output of {layer}")
+
+        with torch.no_grad():
+            self.model(pending.batch.images, pending.dropout, weights=self.working, observe=observe)
+        if bad_weights:
+            return f"{bad_weights[0]} itself is not finite: the gradient of an earlier step overflowed"
+        return (
+            f"the first to blame is {bad_outputs[0]}"
+            if bad_outputs
+            else "every layer's output is finite, the labels are not classes"
+        )
+
+    def state_dict(self) -> dict[str, float]:
+        """float16's loss scale and the steps it has lasted; constant otherwise."""
+        return {"scale": float(self.scale), "good_steps": int(self.good_steps)}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Continue with a saved loss scale; one saved in another precision is of no use and is left."""
+        if self.scaled and state["scale"] != 1.0:
+            self.scale.fill_(state["scale"])
+            self.good_steps.fill_(int(state["good_steps"]))
+
+
+def settle(agreement: tuple[torch.Tensor, dist.Work] | None, own: torch.Tensor) -> torch.Tensor:
+    """What everybody agrees on, 0-dim bool."""
+    if agreement is None:
+        return own
+    votes, work = agreement
+    work.wait()
+    return votes.to(torch.bool)
+
+
+def working_copy(parameter: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A leaf of its own, in another dtype and the same strides."""
+    return parameter.detach().to(dtype, memory_format=torch.preserve_format).requires_grad_()
