@@ -109,7 +109,7 @@ class Statistics:
     standard_deviations: npt.NDArray[np.float64]
     """(3,): square roots of the covariance's eigenvalues, largest first."""
     directions: npt.NDArray[np.float64]
-    """(3, 3): unit eigenvectors in rows, in the order of `standard_deviations`; the largest entry of each is positive."""
+    """(3, 3): unit eigenvectors in rows, ordered as `standard_deviations`; the largest entry of each is positive."""
 
 
 @dataclass(frozen=True)

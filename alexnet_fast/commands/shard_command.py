@@ -1,0 +1,152 @@
+"""`alexnet-fast shard`: any ImageNet on disk → shards."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
+from types import FrameType
+
+import click
+
+from alexnet_fast.tools.dataset import Dataset, PictureOptions
+from alexnet_fast.tools.describe import counts_table
+from alexnet_fast.tools.errors import UserError
+from alexnet_fast.tools.output import WORK, open_output
+from alexnet_fast.tools.picture import FILTERS
+from alexnet_fast.tools.plan import Plan, ShardOptions
+from alexnet_fast.tools.progress import ProgressBar
+from alexnet_fast.tools.shard import Outcome, refuse_foreign, shard
+from alexnet_fast.tools.sources import KINDS, find_source
+from alexnet_fast.tools.storage import is_url
+from alexnet_fast.tools.workers import Pool, local_pool, num_cores
+
+SHOWN_PICTURES = 10
+"""Left-out pictures named at the end; dataset.json has them all."""
+
+
+@click.command()
+@click.argument("source", type=str)
+@click.option("--out", default="shards", show_default=True, help="Folder (or URL) for the shards.")
+@click.option(
+    "--workers", type=click.IntRange(1), default=None, help="Worker processes.  [default: one for every core]"
+)
+@click.option("--size", type=click.IntRange(8, 4096), default=256, show_default=True, help="Side of the stored square.")
+@click.option("--quality", type=click.IntRange(1, 100), default=95, show_default=True, help="JPEG quality.")
+@click.option(
+    "--filter",
+    "filter_name",
+    type=click.Choice(list(FILTERS)),
+    default="area",
+    show_default=True,
+    help="Filter for making pictures smaller.",
+)
+@click.option(
+    "--exif",
+    type=click.Choice(["apply", "ignore"]),
+    default="apply",
+    show_default=True,
+    help="Turn pictures upright, or leave them as older pipelines do.",
+)
+@click.option("--shard-size", type=click.IntRange(1), default=1000, show_default=True, help="Most pictures in a shard.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the shuffle.")
+@click.option("--val-fraction", type=float, default=None, help="Draw this part of train as a validation split.")
+@click.option("--source", "kind", type=click.Choice(KINDS), default=None, help="Overrule what was found by looking.")
+@click.option("--strict", is_flag=True, help="Stop at the first picture that cannot be used.")
+@click.option("--cluster", metavar="ADDRESS", default=None, help="Work on a Dask cluster, such as tcp://host:8786.")
+def command(
+    source: str,
+    out: str,
+    workers: int | None,
+    size: int,
+    quality: int,
+    filter_name: str,
+    exif: str,
+    shard_size: int,
+    seed: int,
+    val_fraction: float | None,
+    kind: str | None,
+    strict: bool,
+    cluster: str | None,
+) -> None:
+    """Repack the pictures of SOURCE into 256 px WebDataset shards.
+
+    SOURCE is found out by looking: ImageNet's tars or folders, any class folders, WebDataset tars.  Stop it whenever
+    you like: the same command goes on where it stopped.  Exit code 3: done, but pictures were left out.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    picture = PictureOptions(size=size, quality=quality, filter=filter_name, exif=exif)
+    options = ShardOptions(picture, shard_size, seed, val_fraction)
+    pool = partial(_cluster_pool, cluster) if cluster else partial(local_pool, workers or num_cores())
+    bar = ProgressBar()
+    try:
+        outcome, seconds = _run(source, kind, out, options, pool, strict, bar)
+    except KeyboardInterrupt as error:
+        raise UserError(
+            f"Stopped: {bar.shards_done}. Nothing that is done is lost; run the same command again to go on."
+        ) from error
+    finally:
+        bar.close()
+    _report(outcome, seconds, out)
+    if outcome.dataset.left_out:
+        sys.exit(3)
+
+
+def _run(
+    source: str,
+    kind: str | None,
+    out: str,
+    options: ShardOptions,
+    pool: Callable[[], AbstractContextManager[Pool]],
+    strict: bool,
+    bar: ProgressBar,
+) -> tuple[Outcome, float]:
+    output = open_output(out)
+    refuse_foreign(output)
+    folder = None if is_url(out) else Path(out)
+    found = find_source(
+        source,
+        kind,
+        val_fraction=options.val_fraction,
+        seed=options.seed,
+        exclude=folder,
+        cache=folder / WORK if folder else None,
+    )
+    click.echo(f"{found.description}: {len(found.table):,} pictures")
+    for note in found.notes:
+        click.echo(f"  {note}")
+    begun = time.monotonic()
+    outcome = shard(Plan(found, options), output, pool, strict=strict, watch=bar.show)
+    return outcome, time.monotonic() - begun
+
+
+def _interrupt(signal_number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _cluster_pool(address: str) -> AbstractContextManager[Pool]:
+    from alexnet_fast.tools.cluster import cluster_pool
+
+    return cluster_pool(address)
+
+
+def _report(outcome: Outcome, seconds: float, out: str) -> None:
+    dataset: Dataset = outcome.dataset
+    click.echo(counts_table(dataset))
+    if outcome.made_shards:
+        click.echo(f"{outcome.made_shards:,} shards made in {seconds:,.1f} s.")
+    else:
+        click.echo("All was done already.")
+    if dataset.repaired:
+        click.echo(f"{len(dataset.repaired):,} pictures were converted or repaired.")
+    for note in dataset.left_out[:SHOWN_PICTURES]:
+        click.echo(f"  left out: {note.file}: {note.reason}")
+    if len(dataset.left_out) > SHOWN_PICTURES:
+        click.echo(f"  … and {len(dataset.left_out) - SHOWN_PICTURES:,} more")
+    click.echo(
+        f"Every one is listed in {out}/dataset.json. Next: `alexnet-fast info {out}`, `alexnet-fast train {out}`."
+    )

@@ -1,0 +1,86 @@
+"""A data set in words and tables, for people."""
+
+from __future__ import annotations
+
+from alexnet_fast.tools.dataset import Dataset
+
+PROGRAM_2012 = {
+    "mean R G B": (127.30, 119.72, 104.91),
+    "deviations": (121.78, 37.09, 19.72),
+    "direction 1": (0.5635, 0.5762, 0.5920),
+    "direction 2": (-0.7126, -0.0235, 0.7012),
+    "direction 3": (0.4180, -0.8170, 0.3973),
+}
+"""The 2012 program's values for ImageNet, its first direction turned round (directions have no sign)."""
+
+
+def counts_table(dataset: Dataset) -> str:
+    """Split, pictures found, written and left out, shards, bytes: one line a split, and their sum."""
+    rows = {
+        split.name: (split.found, split.samples, split.found - split.samples, len(split.shards), split.bytes)
+        for split in dataset.splits.values()
+    }
+    if len(rows) > 1:
+        found, written, left_out, shards, size = (sum(column) for column in zip(*rows.values(), strict=True))
+        rows["total"] = (found, written, left_out, shards, size)
+    lines = [f"{'':8} {'found':>11} {'written':>11} {'left out':>9} {'shards':>7} {'size':>9}"]
+    for name, (found, written, left_out, shards, size) in rows.items():
+        lines.append(f"{name:8} {found:11,} {written:11,} {left_out:9,} {shards:7,} {human_bytes(size):>9}")
+    return "\n".join(lines)
+
+
+def human_bytes(size: int) -> str:
+    """Bytes in decimal units, three digits or so: 45.2 GB."""
+    value = float(size)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.2f} TB"
+
+
+def describe(dataset: Dataset) -> str:
+    """What a data set is: splits, classes, sizes, how it was made, statistics beside those of 2012."""
+    picture = dataset.picture
+    shown = ", ".join(entry.label for entry in dataset.classes[:6])
+    more = ", …" if len(dataset.classes) > 6 else ""
+    repairs: dict[str, int] = {}
+    for note in dataset.repaired:
+        repairs[note.reason] = repairs.get(note.reason, 0) + 1
+    lines = [
+        f"{dataset.folder}: {len(dataset.classes):,} classes ({shown}{more})",
+        "",
+        counts_table(dataset),
+        "",
+        f"pictures    {picture.size}×{picture.size}, JPEG quality {picture.quality}, filter {picture.filter}, "
+        f"EXIF orientation {'applied' if picture.exif == 'apply' else 'ignored'}",
+        f"made by     {dataset.program}; source {dataset.source}, seed {dataset.seed}"
+        + (f", {dataset.val_fraction:g} of train drawn as val" if dataset.val_fraction is not None else ""),
+        f"fingerprint {dataset.fingerprint[:16]}",
+    ]
+    if repairs:
+        common = sorted(repairs.items(), key=lambda item: (-item[1], item[0]))
+        lines.append("repaired    " + ", ".join(f"{reason} {count:,}" for reason, count in common[:6]))
+    lines += [f"left out    {note.file}: {note.reason}" for note in dataset.left_out[:5]]
+    if len(dataset.left_out) > 5:
+        lines.append(f"            … and {len(dataset.left_out) - 5:,} more, all in dataset.json")
+    return "\n".join([*lines, "", statistics_table(dataset)])
+
+
+def statistics_table(dataset: Dataset) -> str:
+    """The statistics beside those of the 2012 program on ImageNet."""
+    statistics = dataset.statistics
+    rows = [
+        ("mean R G B", statistics.mean_rgb),
+        ("deviations", statistics.standard_deviations),
+        *((f"direction {number + 1}", row) for number, row in enumerate(statistics.directions)),
+    ]
+    lines = [f"{f'statistics of {statistics.split}':22} {'here':>26}   {'2012 program, ImageNet':>26}"]
+    for name, values in rows:
+        digits = 4 if name.startswith("direction") else 2
+        theirs = PROGRAM_2012[name]
+        # A direction and its opposite are the same; show ours turned the way of theirs.
+        turn = -1.0 if digits == 4 and sum(a * b for a, b in zip(values, theirs, strict=True)) < 0 else 1.0
+        here = " ".join(f"{turn * value:8.{digits}f}" for value in values)
+        lines.append(f"{name:22} {here:>26}   {' '.join(f'{value:8.{digits}f}' for value in theirs):>26}")
+    return "\n".join(lines)

@@ -1,0 +1,50 @@
+"""The progress bar of a sharding run."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+from tqdm import tqdm
+
+from alexnet_fast.tools.shard import Progress
+
+
+class ProgressBar:
+    """Pictures done, pictures/s, MB/s read, time left, repaired and left out; on stderr, where it is a terminal."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm[NoReturn] | None = None
+        self._last = Progress(0, 0)
+
+    def show(self, progress: Progress) -> None:
+        """Draw what has come since the last call."""
+        if self._bar is None:
+            # `initial` keeps resumed pictures out of the rate.
+            self._bar = tqdm(
+                total=progress.num_pictures,
+                initial=progress.resumed_pictures,
+                unit="pic",
+                unit_scale=False,
+                dynamic_ncols=True,
+                smoothing=0.05,
+                bar_format="{percentage:3.0f}% |{bar}| {n:,}/{total:,} [{elapsed} < {remaining}, {rate_fmt}{postfix}]",
+                disable=None,
+            )
+        self._last = progress
+        elapsed = max(self._bar.format_dict["elapsed"] or 0.0, 1e-3)
+        self._bar.set_postfix_str(
+            f"{progress.source_bytes / 1e6 / elapsed:.1f} MB/s, {progress.repaired:,} repaired, "
+            f"{progress.left_out:,} left out",
+            refresh=False,
+        )
+        self._bar.update(progress.pictures - self._bar.n)
+
+    @property
+    def shards_done(self) -> str:
+        """How far it came, for people."""
+        return f"{self._last.shards:,} of {self._last.num_shards:,} shards are done"
+
+    def close(self) -> None:
+        """Leave the bar as it is and go to the next line."""
+        if self._bar is not None:
+            self._bar.close()

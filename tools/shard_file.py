@@ -1,0 +1,132 @@
+"""One shard: a plain ustar tar with its DALI index, as webdataset's `TarWriter(mtime=0)` writes it.
+
+Written out here because importing webdataset imports torch, and sharding must do without.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO
+
+from alexnet_fast.tools.errors import UserError
+
+BLOCK = tarfile.BLOCKSIZE
+"""Bytes; members begin at multiples of it."""
+
+
+def label_text(label: int) -> bytes:
+    """The `.cls` member: five ASCII digits, which DALI turns into a number with arithmetic alone."""
+    return b"%05d" % label
+
+
+class ShardWriter:
+    """Writes samples into a tar and keeps its index and hash."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = _HashingFile(file)
+        self._tar = tarfile.TarFile(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)
+        self._lines: list[str] = []
+
+    def add(self, stem: str, jpeg: bytes, label: int) -> None:
+        """Append one sample: `<stem>.cls`, then `<stem>.jpg`."""
+        entries = []
+        for extension, content in (("cls", label_text(label)), ("jpg", jpeg)):
+            member = tarfile.TarInfo(f"{stem}.{extension}")
+            member.size = len(content)
+            member.mode = 0o444
+            member.uname = member.gname = "bigdata"  # webdataset's defaults
+            entries.append(f"{extension} {self._tar.offset + BLOCK} {len(content)} {member.name}")
+            self._tar.addfile(member, io.BytesIO(content))
+        self._lines.append(" ".join(entries))
+
+    def close(self) -> None:
+        """Write the end of the tar; the file itself stays open."""
+        self._tar.close()
+
+    @property
+    def samples(self) -> int:
+        return len(self._lines)
+
+    @property
+    def num_bytes(self) -> int:
+        """Written so far."""
+        return self._file.written
+
+    @property
+    def sha256(self) -> str:
+        """Of the bytes written so far, in hex."""
+        return self._file.digest.hexdigest()
+
+    def index(self) -> bytes:
+        """DALI's index, version 1.2."""
+        return index_bytes(self._lines)
+
+
+def index_bytes(lines: list[str]) -> bytes:
+    """DALI's index, version 1.2: one line a sample, of extension, offset, size, name of each of its members."""
+    return "".join(f"{line}\n" for line in [f"v1.2 {len(lines)}", *lines]).encode("ascii")
+
+
+class _HashingFile(io.RawIOBase):
+    """Passes writes on and hashes them."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._target = file
+        self.digest = hashlib.sha256()
+        self.written = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, content: bytes) -> int:  # type: ignore[override]
+        self.digest.update(content)
+        self.written += len(content)
+        return self._target.write(content)
+
+    def tell(self) -> int:
+        return self.written
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample as it lies in a tar."""
+
+    stem: str
+    label: int
+    jpeg: bytes
+    index_line: str
+
+
+class BrokenShardError(UserError):
+    """A tar is not as `ShardWriter` leaves it; the message says where."""
+
+
+def read_samples(file: IO[bytes]) -> Iterator[Sample]:
+    """The samples of a tar in order; BrokenShardError where it is not built as ours are."""
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            held: tuple[str, bytes, str] | None = None
+            for member in tar:
+                stem, _, extension = member.name.rpartition(".")
+                reader = tar.extractfile(member)
+                content = reader.read() if reader else b""
+                if not member.isreg() or len(content) != member.size:
+                    raise BrokenShardError(f"member {member.name!r} is cut short or no file")
+                entry = f"{extension} {member.offset_data} {member.size} {member.name}"
+                if held is None and extension == "cls":
+                    held = (stem, content, entry)
+                elif held is not None and extension == "jpg" and held[0] == stem:
+                    if len(held[1]) != 5 or not held[1].isdigit():
+                        raise BrokenShardError(f"member {stem}.cls holds {held[1][:20]!r}, not five digits")
+                    yield Sample(stem, int(held[1]), content, f"{held[2]} {entry}")
+                    held = None
+                else:
+                    raise BrokenShardError(f"member {member.name!r} is out of place")
+            if held is not None:
+                raise BrokenShardError(f"{held[0]}.cls has no .jpg")
+    except tarfile.TarError as error:
+        raise BrokenShardError(f"is no tar, or is cut short ({error})") from error

@@ -1,0 +1,116 @@
+"""Worker processes behind the interface of concurrent.futures, so that a cluster's workers can stand in for them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing.connection import wait
+from multiprocessing.sharedctypes import Synchronized
+from typing import Protocol
+
+from alexnet_fast.tools.plan import ShardTask
+from alexnet_fast.tools.shard_worker import ShardRecord, make_shard
+
+
+class Pool(Protocol):
+    """Makes shards."""
+
+    num_workers: int
+
+    def submit(self, task: ShardTask) -> Future[ShardRecord]:
+        """Begin a shard."""
+
+    def counts(self) -> tuple[int, int] | None:
+        """(pictures, source bytes) done so far, shards in the making included; None: only finished shards tell."""
+
+    def stop(self) -> None:
+        """Stop everything at once; nothing half-written gets a final name."""
+
+
+class LostWorkerError(Exception):
+    """A worker is gone without a word."""
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class ProcessPool:
+    """Worker processes of this machine.  They are spawned: a fork would inherit locks and threads in any state."""
+
+    def __init__(self, num_workers: int) -> None:
+        self.num_workers = num_workers
+        context = multiprocessing.get_context("spawn")
+        self._pictures = context.Value("q", 0)
+        self._bytes = context.Value("q", 0)
+        self._others = set(multiprocessing.active_children())
+        self._executor = ProcessPoolExecutor(num_workers, context, _begin_worker, (self._pictures, self._bytes))
+
+    def submit(self, task: ShardTask) -> Future[ShardRecord]:
+        # Workers inherit the blocked signal: Ctrl-C goes to every process of a terminal, but only this one handles it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return self._executor.submit(_work, task)
+        except BrokenProcessPool as error:
+            raise LostWorkerError from error
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+    def counts(self) -> tuple[int, int] | None:
+        # Without the locks, which a killed worker may hold for ever.
+        return self._pictures.get_obj().value, self._bytes.get_obj().value
+
+    def stop(self) -> None:
+        for process in set(multiprocessing.active_children()) - self._others:
+            process.kill()
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+    def close(self) -> None:
+        self._executor.shutdown(wait=True)
+
+
+@contextmanager
+def local_pool(num_workers: int) -> Iterator[Pool]:
+    """Workers of this machine while the block lasts; they are stopped when it ends by an exception."""
+    pool = ProcessPool(num_workers)
+    try:
+        yield pool
+    except BaseException:
+        pool.stop()
+        raise
+    pool.close()
+
+
+_counters: tuple[Synchronized[int], Synchronized[int]] | None = None
+
+
+def _begin_worker(pictures: Synchronized[int], num_bytes: Synchronized[int]) -> None:
+    global _counters
+    _counters = (pictures, num_bytes)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this worker when its parent is gone, even by SIGKILL."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def _work(task: ShardTask) -> ShardRecord:
+    return make_shard(task, _count)
+
+
+def _count(pictures: int, num_bytes: int) -> None:
+    assert _counters is not None
+    for counter, done in zip(_counters, (pictures, num_bytes), strict=True):
+        with counter.get_lock():
+            counter.value += done
