@@ -231,6 +231,7 @@ class Dataset:
             "left_out": _notes_to_json(self.left_out),
             "files": self.file_hashes,
         }
+        content["checksum"] = manifest_checksum(content)
         return (json.dumps(content, indent=1, ensure_ascii=True) + "\n").encode("ascii")
 
     def accounting(self) -> dict[str, int]:
@@ -306,6 +307,12 @@ class Dataset:
         digest.update(self.file_hashes[MEAN_IMAGE].encode())
         digest.update(repr(self.statistics.covariance.tolist()).encode())
         return digest.hexdigest()
+
+
+def manifest_checksum(content: dict[str, Any]) -> str:
+    """Sha256 in hex of a manifest's content, its own entry `checksum` excepted; `verify` compares, loading does not."""
+    rest = {name: value for name, value in content.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(rest).encode("ascii")).hexdigest()
 
 
 def _notes_to_json(notes: tuple[Note, ...]) -> dict[str, list[str]]:

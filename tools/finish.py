@@ -67,7 +67,7 @@ def finish(plan: Plan, output: Output) -> Dataset:
     )
     counts = dataset.accounting()
     assert counts["found"] == counts["written"] + counts["left_out"] == len(source.table), counts
-    _write(output, TIMM_INFO, [_timm_info(dataset)])
+    _write(output, TIMM_INFO, [timm_info(dataset)])
     _write(output, MANIFEST, [dataset.to_json()])
     return dataset
 
@@ -118,7 +118,7 @@ def escaped(origin: str) -> str:
     return origin
 
 
-def _timm_info(dataset: Dataset) -> bytes:
+def timm_info(dataset: Dataset) -> bytes:
     """What timm's WebDataset reader looks for (timm/data/readers/reader_wds.py)."""
     splits = {
         name: {

@@ -6,16 +6,18 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import wait
 from multiprocessing.sharedctypes import Synchronized
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from alexnet_fast.tools.plan import ShardTask
 from alexnet_fast.tools.shard_worker import ShardRecord, make_shard
+
+Result = TypeVar("Result")
 
 
 class Pool(Protocol):
@@ -54,10 +56,14 @@ class ProcessPool:
         self._executor = ProcessPoolExecutor(num_workers, context, _begin_worker, (self._pictures, self._bytes))
 
     def submit(self, task: ShardTask) -> Future[ShardRecord]:
+        return self.call(_work, task)
+
+    def call(self, function: Callable[..., Result], *arguments: Any) -> Future[Result]:
+        """Begin any call; function and arguments must be picklable."""
         # Workers inherit the blocked signal: Ctrl-C goes to every process of a terminal, but only this one handles it.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            return self._executor.submit(_work, task)
+            return self._executor.submit(function, *arguments)
         except BrokenProcessPool as error:
             raise LostWorkerError from error
         finally:
@@ -77,7 +83,7 @@ class ProcessPool:
 
 
 @contextmanager
-def local_pool(num_workers: int) -> Iterator[Pool]:
+def local_pool(num_workers: int) -> Iterator[ProcessPool]:
     """Workers of this machine while the block lasts; they are stopped when it ends by an exception."""
     pool = ProcessPool(num_workers)
     try:

@@ -1,0 +1,60 @@
+"""`alexnet-fast verify`: is every byte of a shards folder still what the manifest says."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+import click
+from tqdm import tqdm
+
+from alexnet_fast.tools.dataset import Dataset
+from alexnet_fast.tools.describe import human_bytes
+from alexnet_fast.tools.errors import UserError
+from alexnet_fast.tools.verify import ShardCheck, verify
+from alexnet_fast.tools.workers import num_cores
+
+
+@click.command()
+@click.argument("data", required=False)
+@click.option("--decode", is_flag=True, help="Decode every picture as well.")
+@click.option(
+    "--workers", type=click.IntRange(1), default=None, help="Worker processes.  [default: one for every core]"
+)
+def command(data: str | None, decode: bool, workers: int | None) -> None:
+    """Check the shards folder DATA ($ALEXNET_FAST_DATA, else ./shards) against its manifest.
+
+    Reads every byte: sizes, hashes, indexes, labels, samples that come twice.  Exit code 3: something does not match.
+    """
+    dataset = Dataset.load(data or os.environ.get("ALEXNET_FAST_DATA") or "shards")
+    total = sum(split.bytes for split in dataset.splits.values())
+    num_shards = sum(len(split.shards) for split in dataset.splits.values())
+    begun = time.monotonic()
+    with tqdm(total=total, unit="B", unit_scale=True, dynamic_ncols=True, disable=None) as bar:
+
+        def watch(check: ShardCheck) -> None:
+            bar.update(check.num_bytes)
+            for problem in check.problems:
+                bar.write(f"{problem.file}: {problem.what}", file=sys.stderr)
+
+        try:
+            problems = verify(
+                dataset, decode=decode, num_workers=min(workers or num_cores(), max(num_shards, 1)), watch=watch
+            )
+        except KeyboardInterrupt as error:
+            raise UserError("Stopped; nothing was changed.") from error
+    seconds = time.monotonic() - begun
+    how = "decoded too" if decode else "bytes only; --decode looks at the pictures"
+    click.echo(f"{num_shards:,} shards, {human_bytes(total)}, {how}: {seconds:.1f} s")
+    if not problems:
+        click.echo("All is as the manifest says.")
+        return
+    for problem in problems:
+        click.echo(f"  {problem.file}: {problem.what}")
+    click.echo(
+        f"{len(problems):,} problem{'s' if len(problems) > 1 else ''}. Remove a damaged shard (its .tar) and run the "
+        f"same `alexnet-fast shard … --out {dataset.folder}` again: it makes lost shards anew. Other files come back "
+        "from a copy, or by sharding into a new folder."
+    )
+    sys.exit(3)

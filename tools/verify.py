@@ -1,0 +1,236 @@
+"""Is every byte of a shards folder still what the manifest says, and does the manifest agree with itself?"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from alexnet_fast.tools.dataset import MANIFEST, TIMM_INFO, Dataset, Shard, manifest_checksum
+from alexnet_fast.tools.errors import UserError
+from alexnet_fast.tools.finish import timm_info
+from alexnet_fast.tools.shard_file import BrokenShardError, index_bytes, read_samples
+from alexnet_fast.tools.workers import LostWorkerError, local_pool
+
+MOST_PROBLEMS = 5
+"""Problems of one kind that a shard tells of."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is not as it should be."""
+
+    file: str
+    """Name in the shards folder."""
+    what: str
+
+
+@dataclass
+class ShardCheck:
+    """What was found in one shard."""
+
+    shard: Shard
+    problems: list[Problem] = field(default_factory=list)
+    stems: npt.NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
+    """Hashes of its samples' stems, in order, to find doubled samples between shards."""
+    num_bytes: int = 0
+    """Read."""
+
+
+Watch = Callable[[ShardCheck], None]
+
+
+def verify(dataset: Dataset, *, decode: bool, num_workers: int, watch: Watch) -> list[Problem]:
+    """Check every file of a shards folder; `decode`: every picture too.  Returns what is wrong, in the files' order.
+
+    watch: called after each shard.
+    """
+    problems = [*_check_manifest(dataset), *_check_files(dataset)]
+    shards = [shard for split in dataset.splits.values() for shard in split.shards]
+    checks: dict[str, ShardCheck] = {}
+    size = dataset.picture.size if decode else None
+    try:
+        with local_pool(num_workers) as pool:
+            running: set[Future[ShardCheck]] = {
+                pool.call(check_shard, dataset.folder, shard, len(dataset.classes), size) for shard in shards
+            }
+            while running:
+                done, running = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+                for future in done:
+                    check = future.result()
+                    checks[check.shard.name] = check
+                    watch(check)
+    except (LostWorkerError, BrokenProcessPool) as error:
+        raise UserError(
+            "A worker process was killed, perhaps by the system for want of memory. Run the same command again."
+        ) from error
+    ordered = [checks[shard.name] for shard in shards]
+    for check in ordered:
+        problems += check.problems
+    return problems + _doubled_between_shards(dataset.folder, ordered)
+
+
+def _check_manifest(dataset: Dataset) -> Iterator[Problem]:
+    content = json.loads((dataset.folder / MANIFEST).read_text(encoding="utf-8"))
+    if content.get("checksum") != manifest_checksum(content):
+        yield Problem(MANIFEST, "was changed since it was written")
+    counts = dataset.accounting()
+    if counts["found"] != counts["written"] + counts["left_out"]:
+        yield Problem(
+            MANIFEST, f"{counts['found']:,} pictures found are not {counts['written']:,} + {counts['left_out']:,}"
+        )
+    for split in dataset.splits.values():
+        samples = sum(shard.samples for shard in split.shards)
+        if split.samples != samples:
+            yield Problem(MANIFEST, f"{split.name} is said to have {split.samples:,} samples, its shards {samples:,}")
+
+
+def _check_files(dataset: Dataset) -> Iterator[Problem]:
+    """The files that are no shards, and files that should not be there."""
+    expected = dict(dataset.file_hashes)
+    expected[TIMM_INFO] = hashlib.sha256(timm_info(dataset)).hexdigest()
+    for name, sha256 in expected.items():
+        file = dataset.folder / name
+        if not file.is_file():
+            yield Problem(name, "is missing")
+        elif _file_sha256(file) != sha256:
+            yield Problem(name, "is not what was written (sha256 differs)")
+    known = {shard.name for split in dataset.splits.values() for shard in split.shards}
+    for path in sorted(dataset.folder.glob("*.tar")):
+        if path.name not in known:
+            yield Problem(path.name, f"is not in {MANIFEST}, but programs that read *.tar would read it")
+
+
+def check_shard(folder: Path, shard: Shard, num_classes: int, size: int | None) -> ShardCheck:
+    """Check a tar and its index; size: decode every picture and look that it is RGB of that many pixels a side."""
+    check = ShardCheck(shard)
+    tar, index = folder / shard.name, folder / shard.index_name
+    try:
+        if not tar.is_file():
+            check.problems.append(Problem(shard.name, "is missing"))
+            return check
+        check.num_bytes = tar.stat().st_size
+        if check.num_bytes != shard.bytes:
+            check.problems.append(Problem(shard.name, f"has {check.num_bytes:,} bytes, not {shard.bytes:,}"))
+        elif _file_sha256(tar) != shard.sha256:
+            check.problems.append(Problem(shard.name, "is not what was written (sha256 differs)"))
+        lines = _check_samples(check, tar, num_classes, size)
+        _check_index(check, index, lines)
+    except OSError as error:
+        check.problems.append(Problem(shard.name, f"cannot be read ({error.strerror})"))
+    return check
+
+
+def _check_samples(check: ShardCheck, tar: Path, num_classes: int, size: int | None) -> list[str] | None:
+    """Walk the tar; returns what its index should say, None where the walk did not come to the end."""
+    lines: list[str] = []
+    hashes: list[int] = []
+    seen: set[str] = set()
+    name = check.shard.name
+    found: list[Problem] = []
+    broken = False
+    with tar.open("rb") as file:
+        try:
+            for sample in read_samples(file):
+                lines.append(sample.index_line)
+                if sample.stem in seen:
+                    found.append(Problem(name, f"sample {sample.stem} comes twice"))
+                seen.add(sample.stem)
+                hashes.append(_stem_hash(sample.stem))
+                if sample.label >= num_classes:
+                    found.append(
+                        Problem(name, f"sample {sample.stem} has label {sample.label}, of {num_classes} classes")
+                    )
+                if size is not None and (reason := _undecodable(sample.jpeg, size)):
+                    found.append(Problem(name, f"picture {sample.stem}.jpg {reason}"))
+        except BrokenShardError as error:
+            found.append(Problem(name, str(error)))
+            broken = True
+    check.problems += found[:MOST_PROBLEMS]
+    if len(found) > MOST_PROBLEMS:
+        check.problems.append(Problem(name, f"… and {len(found) - MOST_PROBLEMS:,} more"))
+    check.stems = np.array(hashes, dtype=np.uint64)
+    if broken:
+        return None
+    if len(lines) != check.shard.samples:
+        check.problems.append(Problem(name, f"has {len(lines):,} samples, not {check.shard.samples:,}"))
+    return lines
+
+
+def _undecodable(jpeg: bytes, size: int) -> str | None:
+    """Why a stored picture is not as it should be; None where it is."""
+    try:
+        with Image.open(io.BytesIO(jpeg), formats=("JPEG",)) as image:
+            image.load()
+            if image.mode != "RGB" or image.size != (size, size) or image.info.get("progressive"):
+                return f"is {image.mode} {image.width}×{image.height}, not a baseline RGB {size}×{size}"
+    except Exception as error:  # whatever Pillow's decoder raises on damaged bytes
+        return f"cannot be decoded ({error})"
+    return None
+
+
+def _check_index(check: ShardCheck, index: Path, lines: list[str] | None) -> None:
+    name = check.shard.index_name
+    if not index.is_file():
+        check.problems.append(Problem(name, "is missing"))
+        return
+    stored = index.read_bytes()
+    if hashlib.sha256(stored).hexdigest() == check.shard.index_sha256 and lines is None:
+        return
+    if lines is not None and stored != index_bytes(lines):
+        right = index_bytes(lines).splitlines()
+        given = stored.splitlines()
+        place = next((n for n, (a, b) in enumerate(zip(right, given, strict=False), 1) if a != b), None)
+        where = f"line {place}" if place else f"{len(given):,} lines instead of {len(right):,}"
+        check.problems.append(Problem(name, f"does not fit its tar ({where}), so that wrong bytes would be read"))
+    elif hashlib.sha256(stored).hexdigest() != check.shard.index_sha256:
+        check.problems.append(Problem(name, "is not what was written (sha256 differs)"))
+
+
+def _doubled_between_shards(folder: Path, checks: list[ShardCheck]) -> list[Problem]:
+    """Samples that two shards hold; the hashes only say where to look, the names decide."""
+    if not checks:
+        return []
+    hashes = np.concatenate([check.stems for check in checks])
+    owners = np.repeat(np.arange(len(checks)), [len(check.stems) for check in checks])
+    order = np.argsort(hashes, kind="stable")
+    ordered = hashes[order]
+    repeated = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
+    if not repeated:
+        return []
+    first: dict[str, str] = {}
+    problems = []
+    for number in sorted({int(owner) for owner, value in zip(owners, hashes, strict=True) if int(value) in repeated}):
+        name = checks[number].shard.name
+        with (folder / name).open("rb") as file:
+            try:
+                stems = [sample.stem for sample in read_samples(file) if _stem_hash(sample.stem) in repeated]
+            except BrokenShardError:
+                continue  # told already
+        problems += [
+            Problem(name, f"sample {stem} is in {first[stem]} too")
+            for stem in stems
+            if first.setdefault(stem, name) != name
+        ]
+    return problems
+
+
+def _stem_hash(stem: str) -> int:
+    return int.from_bytes(hashlib.blake2b(stem.encode(), digest_size=8).digest(), "little")
+
+
+def _file_sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb", buffering=0) as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
