@@ -1,0 +1,59 @@
+"""What a benchmark returns: one row for each thing measured; printed as a table and written as JSON."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One row of a benchmark."""
+
+    name: str
+    rate: float
+    """Pictures per second: the median of the repetitions."""
+    spread: float = 0.0
+    """Half the range of the repetitions' rates, as a fraction of `rate`; 0 where there was only one."""
+    details: Mapping[str, str | float | int] = field(default_factory=dict)
+    """More columns, such as "batch size", "ms", "GB", "of the limit"."""
+
+
+def measure_rate(pictures: int, work: Callable[[], object], *, repetitions: int = 3) -> tuple[float, float]:
+    """(median pictures/s, half range as a fraction of it) of `work`, which handles `pictures` pictures a call.
+
+    `work` must have finished when it returns (on a GPU: synchronize in it), and is to be warm already.
+    """
+    rates = []
+    for _ in range(repetitions):
+        start = time.perf_counter()
+        work()
+        rates.append(pictures / (time.perf_counter() - start))
+    median = statistics.median(rates)
+    return median, (max(rates) - min(rates)) / 2 / median
+
+
+def table(rows: Sequence[Measurement]) -> str:
+    """The rows as text: name, pictures/s, spread, then the details, a column for each key that occurs."""
+    keys = list(dict.fromkeys(key for row in rows for key in row.details))
+    lines = [["", "pictures/s", "±", *keys]]
+    for row in rows:
+        spread = f"{row.spread:.0%}" if row.spread else ""
+        lines.append([row.name, f"{row.rate:,.0f}", spread, *(show(row.details.get(key, "")) for key in keys)])
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def show(value: str | float | int) -> str:
+    """A detail as people read it: three significant digits, no exponents below a million."""
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) else value
