@@ -1,0 +1,40 @@
+"""Which device a command works on."""
+
+from __future__ import annotations
+
+import torch
+
+from alexnet_fast.tools.errors import UsageError, UserError
+
+
+def choose_device(asked: str | None = None) -> torch.device:
+    """`asked`: "cpu", "cuda" or "cuda:N"; None: the first GPU where there is one, else the CPU.
+
+    A GPU always comes back with its number.  Raises UsageError for another word, UserError for a GPU that is not there.
+    """
+    if asked is None:
+        asked = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(asked)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"device is {asked!r}: choose cpu, cuda, or cuda:N for the GPU with number N")
+    if device.type == "cpu":
+        return torch.device("cpu")
+    return torch.device("cuda", check_gpu(asked, device.index or 0))
+
+
+def check_gpu(asked: str, index: int) -> int:
+    """`index`, if this machine has that GPU."""
+    if not torch.cuda.is_available():
+        why = (
+            "this torch is built without CUDA"
+            if torch.version.cuda is None
+            else "torch finds no working NVIDIA driver (nvidia-smi should list the GPU)"
+        )
+        raise UserError(f"device {asked}: no GPU can be used, {why}. Use --device cpu.")
+    count = torch.cuda.device_count()
+    if index >= count:
+        raise UserError(f"device {asked}: this machine has {count} GPU{'s'[: count != 1]}, numbered from 0.")
+    return index
