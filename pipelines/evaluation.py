@@ -1,0 +1,107 @@
+"""Evaluation: whole pictures from DALI, views cut in torch when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from alexnet_fast.pipelines.batch import EvaluationBatch
+from alexnet_fast.pipelines.decoding import Decoding, decode
+from alexnet_fast.pipelines.randomness import part_of_rank
+from alexnet_fast.pipelines.reader import Reading, read_samples
+from alexnet_fast.pipelines.run import Execution, PipelineRun, to_torch
+from alexnet_fast.pipelines.settings import check_batch, default_settings
+from alexnet_fast.pipelines.training import CROP
+from alexnet_fast.tools.dataset import Dataset
+from alexnet_fast.tools.errors import UsageError
+
+
+def view_corners(size: int) -> list[tuple[int, int]]:
+    """Top left corner (y, x) of the five crops of a picture of `size` pixels: centre, then the four corners."""
+    margin = size - CROP
+    return [(margin // 2, margin // 2), (0, 0), (0, margin), (margin, 0), (margin, margin)]
+
+
+class EvaluationLoader:
+    """Every sample of a split exactly once over the ranks, in the order of the shards."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        *,
+        split: str = "val",
+        batch_size: int,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        mean: Literal["image", "rgb"] = "image",
+        rank: int = 0,
+        num_ranks: int = 1,
+        num_threads: int | None = None,
+        hw_decoder_load: float | None = None,
+        prefetch: int | None = None,
+    ) -> None:
+        """batch_size: this rank's; the last batch holds what is left.  The rest as in TrainingLoader."""
+        self.num_samples = dataset.split(split).samples
+        """On all ranks together."""
+        if num_ranks > self.num_samples:
+            raise UsageError(
+                f"{dataset.folder}: its {split} split has {self.num_samples} samples for {num_ranks} ranks. Use fewer."
+            )
+        self._places = part_of_rank(self.num_samples, rank, num_ranks)
+        self._batch_size = min(batch_size, len(self._places))
+        check_batch(
+            dataset, split, batch_size=self._batch_size, rank=rank, num_ranks=num_ranks, num_threads=num_threads
+        )
+        dataset.check_sizes()
+        self.num_batches = -(-len(self._places) // self._batch_size)
+        """Of this rank."""
+        settings = default_settings(device, num_threads, prefetch, hw_decoder_load)
+        self._execution = Execution(self._batch_size, device, settings.num_threads, settings.prefetch)
+        size = dataset.picture.size
+        self._decoding = Decoding("cpu" if device.type == "cpu" else "mixed", size, settings.hw_decoder_load)
+        self._reading = Reading.of(
+            dataset.tars(split), dataset.indexes(split), rank=rank, num_ranks=num_ranks, shuffle_buffer=None, seed=0
+        )
+        self._corners = view_corners(size)
+        self._mean = torch.from_numpy(evaluation_mean(dataset, mean)).to(device)
+        self._dtype = dtype
+
+    def __iter__(self) -> Iterator[EvaluationBatch]:
+        run = PipelineRun(self._graph, self._execution, self.num_batches)
+        start = self._places.start
+        for _ in range(self.num_batches):
+            count = min(self._batch_size, self._places.stop - start)
+            pixels, labels = (to_torch(output)[:count] for output in run.next())
+            places = torch.arange(start, start + count, device=labels.device)
+            start += count
+            yield EvaluationBatch(self._cutter(pixels), labels, places)
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def _graph(self) -> tuple[Any, ...]:
+        jpeg, label = read_samples(self._reading)
+        return decode(jpeg, self._decoding), label if self._decoding.backend == "cpu" else label.gpu()
+
+    def _cutter(self, pixels_NHWC: torch.Tensor) -> Any:
+        def cut_view(number: int) -> torch.Tensor:
+            """View 0 is the centre; 1..4 the corners; 5..9 the mirrors of 0..4."""
+            y, x = self._corners[number % 5]
+            view = pixels_NHWC[:, y : y + CROP, x : x + CROP]
+            if number >= 5:
+                view = view.flip(2)
+            # The mean has float32: the difference has too, and is rounded once.
+            return (view - self._mean).to(self._dtype).permute(0, 3, 1, 2)
+
+        return cut_view
+
+
+def evaluation_mean(dataset: Dataset, mean: Literal["image", "rgb"]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """(224, 224, 3): the mean image's centre crop; or (3,): the mean colour.  Subtracted from every view alike."""
+    if mean == "rgb":
+        return dataset.statistics.mean_rgb.astype(np.float32)
+    start = (dataset.picture.size - CROP) // 2
+    return np.ascontiguousarray(dataset.mean_image[start : start + CROP, start : start + CROP])

@@ -1,0 +1,284 @@
+"""Shards to training batches, epoch by epoch: exact, reproducible, resumable to the batch."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from alexnet_fast.pipelines.batch import Batch
+from alexnet_fast.pipelines.dali import VERSION, types
+from alexnet_fast.pipelines.decoding import Cache, Decoding
+from alexnet_fast.pipelines.evaluation import EvaluationLoader
+from alexnet_fast.pipelines.randomness import derive_seed, shard_order
+from alexnet_fast.pipelines.reader import Reading
+from alexnet_fast.pipelines.run import Execution, PipelineRun, to_torch
+from alexnet_fast.pipelines.settings import check_batch, default_settings
+from alexnet_fast.pipelines.training import CROP, Augmentation, training_graph
+from alexnet_fast.tools.dataset import Dataset
+from alexnet_fast.tools.errors import UserError
+
+__all__ = ["EvaluationLoader", "TrainingLoader"]
+
+STATE_VERSION = 1
+
+
+@dataclass
+class _Progress:
+    """Where a loader stands: so many batches of an epoch have been handed out."""
+
+    epoch: int
+    noise: bool
+    batches: int
+    checkpoint: bytes | None
+    """DALI's state after those batches, while no run is there to ask for it."""
+
+
+class TrainingLoader:
+    """Training batches of one split, for one rank.
+
+    An epoch's pictures, crops, mirrors and colours follow from `seed`, the epoch's number and the rank alone; thread
+    counts, prefetch and decoder settings do not change them.  Each epoch reads the shards in another order, through a
+    buffer that is shuffled, and gives every sample at most once: what does not fill a batch on all ranks is left out.
+
+    images (N, 3, 224, 224), channels-last, (x − mean + noise·Σ gᵢ·sᵢ·pᵢ) / (1 + noise) for pixels x in 0..255.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        *,
+        batch_size: int,
+        device: torch.device,
+        seed: int,
+        split: str = "train",
+        rank: int = 0,
+        num_ranks: int = 1,
+        dtype: torch.dtype = torch.float32,
+        mean: Literal["image", "rgb"] = "image",
+        noise: float = 0.1,
+        noise_divisor: bool = True,
+        num_threads: int | None = None,
+        shuffle_buffer: int = 8192,
+        hw_decoder_load: float | None = None,
+        prefetch: int | None = None,
+        cache: Cache | None = None,
+    ) -> None:
+        """See DALI.md's terms in `reader`, `decoding`; None takes what was found best for this machine, else a default.
+
+        dtype: float32, or float16 (made by DALI on a GPU, where it is free).
+        mean: "image" subtracts the mean image's centre 224 crop, whichever crop the picture got, as in 2012; "rgb" one
+            colour.
+        noise_divisor: divide by 1 + noise while there is noise, as in 2012, so that pixels keep their scale.
+        shuffle_buffer: samples in the reader's buffer of compressed pictures (about 0.2 GB at 8192).
+        cache: keep decoded pictures in GPU memory; ranks then read the same samples in every epoch.
+        """
+        split_info = dataset.split(split)
+        check_batch(dataset, split, batch_size=batch_size, rank=rank, num_ranks=num_ranks, num_threads=num_threads)
+        dataset.check_sizes()
+        settings = default_settings(device, num_threads, prefetch, hw_decoder_load)
+        self.batch_size = batch_size
+        self.num_batches = split_info.samples // (batch_size * num_ranks)
+        """Of one epoch, on every rank."""
+        self._dataset = dataset
+        self._split = split
+        self._seed = seed
+        self._rank, self._num_ranks = rank, num_ranks
+        self._dtype = dtype
+        self._noise, self._noise_divisor, self._mean = noise, noise_divisor, mean
+        self._shuffle_buffer = max(1, min(shuffle_buffer, split_info.samples // num_ranks))
+        self._execution = Execution(batch_size, device, settings.num_threads, settings.prefetch)
+        self._decoding = Decoding(
+            "cpu" if device.type == "cpu" else "mixed", dataset.picture.size, settings.hw_decoder_load, cache
+        )
+        self._residual = mean_residual(dataset, mean)
+        self._run: PipelineRun | None = None
+        self._progress: _Progress | None = None
+        self._resuming = False
+        self._generation = 0
+
+    # ------------------------------------------------------------------ epochs
+
+    def epoch(self, number: int, *, noise: bool = True) -> Iterator[Batch]:
+        """The batches of epoch `number` (0, 1, …); after `load_state_dict`, those that are left of it.
+
+        noise: False leaves out the colour noise, and its divisor with it.
+        """
+        resuming = self._resuming and self._progress is not None and self._progress.epoch == number
+        if not resuming:
+            self._progress = _Progress(number, noise, 0, None)
+        elif self._progress is not None and self._progress.noise != noise:
+            raise UserError(
+                f"epoch {number} was begun with colour noise {'on' if self._progress.noise else 'off'} and cannot go "
+                "on with the other. Resume with the recipe that began it, or from the epoch's start."
+            )
+        self._resuming = False
+        self.close()
+        self._generation += 1
+        return self._batches(self._generation)
+
+    def _batches(self, generation: int) -> Iterator[Batch]:
+        progress = self._progress
+        assert progress is not None
+        if progress.batches == self.num_batches:
+            return
+        self._run = self._start(progress)
+        progress.checkpoint = None
+        residual = self._residual_for(progress.noise)
+        for _ in range(progress.batches, self.num_batches):
+            if generation != self._generation or self._run is None:
+                raise RuntimeError("this epoch was ended: the loader was closed, or another epoch begun")
+            images, labels, *_ = self._run.next()
+            progress.batches += 1
+            yield self._batch(images, labels, residual)
+        self._run = None  # frees its threads and buffers
+
+    def _batch(self, images: Any, labels: Any, residual: torch.Tensor | None) -> Batch:
+        images_NHWC = to_torch(images)
+        if residual is not None:
+            images_NHWC.sub_(residual)
+        if images_NHWC.dtype != self._dtype:
+            images_NHWC = images_NHWC.to(self._dtype)
+        return Batch(images_NHWC.permute(0, 3, 1, 2), to_torch(labels))
+
+    def _start(self, progress: _Progress) -> PipelineRun:
+        # On a CPU DALI makes float16 slowly, and rounds ties away from zero: torch does it better.
+        half = self._dtype == torch.float16 and self._decoding.backend == "mixed"
+        dtype = types.FLOAT16 if half else types.FLOAT
+        reading, augmentation = self._reading(progress.epoch), self._augmentation(progress.epoch, progress.noise)
+        return PipelineRun(
+            lambda: training_graph(reading, self._decoding, augmentation, dtype),
+            self._execution,
+            self.num_batches - progress.batches,
+            checkpointing=True,
+            checkpoint=progress.checkpoint,
+        )
+
+    def _reading(self, epoch: int) -> Reading:
+        tars, indexes = self._dataset.tars(self._split), self._dataset.indexes(self._split)
+        cached = self._decoding.cache is not None
+        order = range(len(tars)) if cached else shard_order(len(tars), self._seed, epoch)
+        return Reading.of(
+            [tars[place] for place in order],
+            [indexes[place] for place in order],
+            rank=self._rank,
+            num_ranks=self._num_ranks,
+            shuffle_buffer=self._shuffle_buffer,
+            seed=derive_seed(self._seed, epoch, self._rank, "shuffle"),
+            skip_cached=cached,
+        )
+
+    def _divisor(self, noise: bool) -> float:
+        return 1.0 + self._noise if noise and self._noise_divisor else 1.0
+
+    def _augmentation(self, epoch: int, noise: bool) -> Augmentation:
+        statistics = self._dataset.statistics
+        return Augmentation(
+            mean=statistics.mean_rgb.astype(np.float32),
+            directions=(statistics.standard_deviations[:, None] * statistics.directions).T.astype(np.float32),
+            strength=self._noise if noise else 0.0,
+            divisor=self._divisor(noise),
+            seed=self._seed,
+            epoch=epoch,
+            rank=self._rank,
+        )
+
+    def _residual_for(self, noise: bool) -> torch.Tensor | None:
+        if self._residual is None:
+            return None
+        scaled = self._residual * np.float32(1.0 / self._divisor(noise))
+        half = self._dtype == torch.float16 and self._decoding.backend == "mixed"
+        return torch.from_numpy(scaled).to(self._execution.device, torch.float16 if half else torch.float32)
+
+    # ------------------------------------------------------------------- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream stands, after the last batch handed out: plain numbers and strings."""
+        progress = self._progress
+        if progress is None:
+            return {"version": STATE_VERSION, "stream": self.stream(), "epoch": None}
+        checkpoint = progress.checkpoint
+        if self._run is not None and 0 < progress.batches < self.num_batches:
+            checkpoint = self._run.checkpoint()
+        return {
+            "version": STATE_VERSION,
+            "stream": self.stream(),
+            "epoch": progress.epoch,
+            "noise": progress.noise,
+            "batches": progress.batches,
+            "dali": None if checkpoint is None else base64.b64encode(checkpoint).decode("ascii"),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken, in this process or another.
+
+        Raises UserError, naming the differences, where this loader would not give the stream that the state is of.
+        """
+        if state.get("version") != STATE_VERSION:
+            raise UserError(
+                f"the loader's state has version {state.get('version')!r}; this program reads {STATE_VERSION}."
+            )
+        theirs, ours = state["stream"], self.stream()
+        differences = [
+            f"{name} was {theirs.get(name)}, is {ours.get(name)}"
+            for name in sorted(theirs.keys() | ours.keys())
+            if theirs.get(name) != ours.get(name)
+        ]
+        if differences:
+            raise UserError(
+                f"the stream of pictures is not the one that was interrupted: {'; '.join(differences)}. "
+                "Go back to what it was, or resume from an epoch's start."
+            )
+        self.close()
+        self._resuming = state["epoch"] is not None
+        self._progress = None
+        if self._resuming:
+            checkpoint = None if state["dali"] is None else base64.b64decode(state["dali"])
+            self._progress = _Progress(state["epoch"], state["noise"], state["batches"], checkpoint)
+
+    def stream(self) -> dict[str, str]:
+        """All that decides which pictures come, name -> value; two loaders that agree give the same batches."""
+        return {
+            "data set": self._dataset.fingerprint,
+            "split": self._split,
+            "seed": str(self._seed),
+            "batch size": str(self.batch_size),
+            "rank": f"{self._rank} of {self._num_ranks}",
+            "shuffle buffer": str(self._shuffle_buffer),
+            "crop": f"{CROP} of {self._dataset.picture.size}",
+            "mean": self._mean,
+            "noise": f"{self._noise}{'' if self._noise_divisor else ', undivided'}",
+            "dtype": str(self._dtype).removeprefix("torch."),
+            "decoder": self._decoding.backend + (", cached" if self._decoding.cache else ""),
+            "DALI": VERSION,
+        }
+
+    # --------------------------------------------------------------------- end
+
+    def close(self) -> None:
+        """Stop reading and free threads and buffers; `state_dict` and `epoch` still work."""
+        if self._run is not None and self._progress is not None and 0 < self._progress.batches < self.num_batches:
+            self._progress.checkpoint = self._run.checkpoint()
+        self._run = None
+
+    def __enter__(self) -> TrainingLoader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def mean_residual(dataset: Dataset, mean: Literal["image", "rgb"]) -> np.ndarray[Any, np.dtype[np.float32]] | None:
+    """What is to be subtracted after the mean colour: the mean image's centre crop minus it, (224, 224, 3)."""
+    if mean == "rgb":
+        return None
+    start = (dataset.picture.size - CROP) // 2
+    centre = dataset.mean_image[start : start + CROP, start : start + CROP]
+    return np.ascontiguousarray(centre - dataset.statistics.mean_rgb.astype(np.float32))

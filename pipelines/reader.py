@@ -1,0 +1,62 @@
+"""Shards to JPEGs and labels: the reader, shared by all graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alexnet_fast.pipelines.dali import fn, types
+
+READER = "reader"
+"""Name of the reader in every pipeline."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What to read, and in which order."""
+
+    tars: tuple[str, ...]
+    indexes: tuple[str, ...]
+    """The DALI index of each tar.  Without one DALI takes a tar that was cut short for a shorter one."""
+    rank: int
+    num_ranks: int
+    shuffle_buffer: int | None
+    """Samples in the buffer out of which samples are drawn at random; None reads them in order."""
+    seed: int
+    """Of the buffer's draws."""
+    skip_cached: bool = False
+    """Do not read what the decoder's cache in GPU memory holds."""
+
+    @classmethod
+    def of(cls, tars: Sequence[Path], indexes: Sequence[Path], **choices: Any) -> Reading:
+        """From paths."""
+        return cls(tuple(map(str, tars)), tuple(map(str, indexes)), **choices)
+
+
+def read_samples(reading: Reading) -> tuple[Any, Any]:
+    """JPEG bytes, (size,) uint8, and label, () int64, of each sample, both in host memory."""
+    jpeg, digits = fn.readers.webdataset(
+        name=READER,
+        paths=list(reading.tars),
+        index_paths=list(reading.indexes),
+        ext=["jpg", "cls"],
+        missing_component_behavior="error",
+        shard_id=reading.rank,
+        num_shards=reading.num_ranks,
+        random_shuffle=reading.shuffle_buffer is not None,
+        initial_fill=reading.shuffle_buffer or 1,
+        seed=reading.seed,
+        # Tars hold thousands of small members: let the kernel read ahead.
+        read_ahead=True,
+        skip_cached_images=reading.skip_cached,
+    )
+    values = fn.cast(digits, dtype=types.INT32) - ord("0")  # five ASCII digits, always five
+    label = fn.reductions.sum(values * types.Constant([10000, 1000, 100, 10, 1], dtype=types.INT32))
+    return jpeg, fn.cast(label, dtype=types.INT64)
+
+
+def source_of(jpeg: Any) -> Any:
+    """Where each sample came from, `tar:offset:member`, as (length,) uint8 text."""
+    return fn.get_property(jpeg, key="source_info")

@@ -1,0 +1,111 @@
+"""One run of a DALI pipeline: so many batches, handed to torch without a copy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.utils.dlpack
+
+from alexnet_fast.pipelines.dali import Pipeline
+from alexnet_fast.tools.errors import UserError
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a pipeline runs; none of it changes what comes out."""
+
+    batch_size: int
+    device: torch.device
+    num_threads: int
+    prefetch: int
+    """Batches that are ready or in the making ahead of the one in use."""
+
+
+class PipelineRun:
+    """A pipeline that makes `num_batches` batches and no more: none is decoded in vain at the end of an epoch."""
+
+    def __init__(
+        self,
+        graph: Callable[[], tuple[Any, ...]],
+        execution: Execution,
+        num_batches: int,
+        *,
+        checkpointing: bool = False,
+        checkpoint: bytes | None = None,
+    ) -> None:
+        self._device = execution.device
+        self._remaining = num_batches
+        depth = max(1, min(execution.prefetch, num_batches))
+        self._to_schedule = num_batches - depth
+        self._pipeline = Pipeline(
+            batch_size=execution.batch_size,
+            num_threads=execution.num_threads,
+            device_id=device_id(execution.device),
+            # Every operator that draws has a seed of its own; this one is never used.
+            seed=0,
+            prefetch_queue_depth=depth,
+            enable_checkpointing=checkpointing,
+            checkpoint=checkpoint,
+        )
+        try:
+            with self._pipeline:
+                self._pipeline.set_outputs(*graph())
+            self._pipeline.build()
+            if num_batches:
+                self._pipeline.schedule_run()  # the first call schedules `depth` batches
+        except RuntimeError as error:
+            raise explained(error, execution) from error
+
+    @property
+    def device(self) -> torch.device:
+        return self._device
+
+    def next(self) -> tuple[Any, ...]:
+        """The next batch's outputs, DALI tensor lists.  On a GPU ordered on torch's current stream: no wait."""
+        assert self._remaining > 0, "asked for more batches than the run has"
+        stream = torch.cuda.current_stream(self._device) if self._device.type == "cuda" else None
+        outputs = self._pipeline.share_outputs(stream)
+        self._remaining -= 1
+        self._pipeline.release_outputs()
+        if self._to_schedule > 0:
+            self._pipeline.schedule_run()
+            self._to_schedule -= 1
+        return tuple(outputs)
+
+    def checkpoint(self) -> bytes:
+        """The state after the batch that `next` returned last."""
+        return bytes(self._pipeline.checkpoint())
+
+
+def device_id(device: torch.device) -> int | None:
+    """DALI's word for a device: None is the CPU."""
+    if device.type == "cpu":
+        return None
+    return device.index if device.index is not None else torch.cuda.current_device()
+
+
+def to_torch(output: Any) -> torch.Tensor:
+    """A tensor that shares DALI's memory: (N, …), where all samples of the batch have one shape."""
+    return torch.utils.dlpack.from_dlpack(output.as_tensor())
+
+
+def explained(error: RuntimeError, execution: Execution) -> UserError:
+    """DALI's complaint as a sentence with a remedy."""
+    text = str(error)
+    reason = text.partition("encountered:")[2] or text
+    first = next((line.strip() for line in reason.splitlines() if line.strip()), text)
+    lowered = text.lower()
+    if "cuda is not available" in lowered or "cuda driver" in lowered or "no cuda" in lowered:
+        return UserError(
+            f"DALI finds no usable GPU for {execution.device} ({first}). Use `--device cpu`, or bring the NVIDIA "
+            "driver up to date (nvidia-smi shows its version)."
+        )
+    if "memory" in lowered and ("alloc" in lowered or "out of" in lowered):
+        return UserError(
+            f"out of memory on {execution.device} at {execution.batch_size} pictures a batch and a prefetch of "
+            f"{execution.prefetch} ({first}). Make the batch, the prefetch or the decoder's cache smaller."
+        )
+    return UserError(f"DALI stopped: {first}")

@@ -1,0 +1,66 @@
+"""Batches without data: the same `Batch`, made once, so that what remains is the network's own speed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from alexnet_fast.pipelines.batch import Batch
+
+CROP = 224
+"""Pixels on each side."""
+NUM_DISTINCT = 2
+"""Batches that are made; they come in turn.  Two, so that nothing can be kept from one step to the next."""
+
+
+class SyntheticLoader:
+    """`num_batches` batches an epoch of noise with random labels; a `TrainingLoader` to whoever uses it."""
+
+    def __init__(
+        self,
+        batch_size: int,
+        num_batches: int,
+        num_classes: int,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        seed: int = 0,
+    ) -> None:
+        self.batch_size = batch_size
+        self.num_batches = num_batches
+        self._next = (0, 0)
+        generator = torch.Generator().manual_seed(seed)
+        self._batches = []
+        for _ in range(min(NUM_DISTINCT, num_batches)):
+            # The standard deviation of photographs' pixels, about 64 of 255.
+            images_NHWC = 64 * torch.randn(batch_size, CROP, CROP, 3, generator=generator)
+            labels = torch.randint(num_classes, (batch_size,), generator=generator)
+            images = images_NHWC.to(device, dtype).permute(0, 3, 1, 2)
+            self._batches.append(Batch(images, labels.to(device)))
+
+    def epoch(self, number: int, *, noise: bool = True) -> Iterator[Batch]:
+        """The same batches in every epoch; `noise` changes nothing."""
+        start = self._next[1] if self._next[0] == number else 0
+        for place in range(start, self.num_batches):
+            self._next = (number, place + 1)
+            yield self._batches[place % len(self._batches)]
+        self._next = (number + 1, 0)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epoch": self._next[0], "batches": self._next[1]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._next = (state["epoch"], state["batches"])
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+    def __enter__(self) -> SyntheticLoader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
