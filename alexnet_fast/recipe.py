@@ -1,0 +1,281 @@
+"""Every choice of a training run, in one frozen dataclass; recipes are TOML files that say what differs from it."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import inspect
+import json
+import sys
+import textwrap
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from alexnet_fast.model import NETS, Architecture, small
+from alexnet_fast.precision import DTYPES
+from alexnet_fast.tools.errors import UsageError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+FOLDER = Path(__file__).parent / "recipes"
+"""The recipes that come with the program."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A run.  The defaults are those of net 167, trained without a human hand (the authors' program and notebook)."""
+
+    name: str = "2013"
+    """What it is called; a recipe file's own name."""
+    description: str = ""
+    """One line: what it is."""
+    source: str = ""
+    """Where its numbers come from."""
+    expected: str = ""
+    """Error to expect on ImageNet, and from where that is known."""
+    network: str = "167"
+    """Number of the authors' net: 145, 167, 145-half, 147, 148, 150; or paper, tanh."""
+    width_divisor: int = 1
+    """Every layer's width is divided by it; 1 is the real network, more is for trying."""
+    epochs: float = 90.0
+    """Length of the run, in epochs."""
+    full_epochs: float = 90.0
+    """The length in which all epochs below are counted: a run of other length has them in proportion."""
+    batch_size: int = 128
+    """Pictures in a step, all processes together."""
+    seed: int = 0
+    """Of start values, order, crops, mirrors, colours and dropout."""
+    weight_rates: tuple[float, ...] = (0.01, 0.001, 0.0001, 0.00001)
+    """Learning rates ε of the weights, one after the other, for `rates_for_batch` pictures in a step."""
+    weight_rate_epochs: tuple[float, ...] = (0.0, 22.5, 45.0, 67.5)
+    """Epoch from which each of them holds."""
+    bias_rates: tuple[float, ...] = (0.02, 0.002)
+    """Learning rates of the biases, which have no decay."""
+    bias_rate_epochs: tuple[float, ...] = (0.0, 45.0)
+    """Epoch from which each of them holds."""
+    rates_for_batch: int = 128
+    """Batch for which the rates are meant: they are multiplied by batch_size / rates_for_batch."""
+    warmup_epochs: float = 5.0
+    """Epochs in which rates that are multiplied by more than 1 rise from what they are to that."""
+    conv1_rate: float = 0.00001
+    """Learning rate of conv1's weights from `conv1_slow_epoch` on."""
+    conv1_slow_epoch: float | None = None
+    """Epoch from which conv1's weights learn at their own rate; "none": never."""
+    conv1_frozen_epoch: float | None = 73.0
+    """Epoch from which conv1's weights stay as they are; "none": never."""
+    momentum: float = 0.9
+    """Share of the last change that is kept."""
+    weight_decay: float = 0.0005
+    """ε times this times the weight is taken from it in each step; biases have none."""
+    mean: Literal["image", "rgb"] = "image"
+    """What is subtracted from the pixels: the mean image's centre, or the mean colour."""
+    noise: float = 0.1
+    """Strength of the colour noise, in standard deviations along the eigenvectors of the RGB covariance."""
+    noise_divisor: bool = True
+    """Whether pixels are divided by 1 + noise while there is noise."""
+    noise_off_epoch: float | None = 63.0
+    """Epoch from which there is no colour noise; "none": to the end."""
+    shuffle_buffer: int = 8192
+    """Samples out of which each process draws the next, beside the shuffle of the shards."""
+    precision: str = "auto"
+    """bf16, fp16, fp32, or auto: what the device multiplies fastest."""
+    final_views: Literal[1, 10] = 10
+    """Views of each picture in the evaluation at the end; after each epoch it is the centre view."""
+    checkpoint_minutes: float = 15.0
+    """Minutes between checkpoints, beside the one after each epoch."""
+    keep_checkpoints: int = 3
+    """Newest checkpoints that are kept, beside the best."""
+
+    def __post_init__(self) -> None:
+        check_recipe(self)
+
+    def architecture(self, num_classes: int) -> Architecture:
+        """The network, for so many classes."""
+        whole = replace(NETS[self.network], num_classes=num_classes)
+        if self.width_divisor == 1:
+            return whole
+        return small(whole, self.width_divisor, whole.image_size, num_classes)
+
+    def to_toml(self) -> str:
+        """All keys, each under its explanation; reads back as the same recipe."""
+        docs = key_docs()
+        lines: list[str] = []
+        for key, value in asdict(self).items():
+            if key == "name":
+                continue
+            lines += [f"# {line}" for line in textwrap.wrap(docs[key], 110)]
+            lines.append(f"{key} = {toml_value('none' if value is None else value)}")
+            lines.append("")
+        return "\n".join(lines)
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Raise UsageError for a combination that cannot be trained, with the key and the value."""
+    if recipe.network not in NETS:
+        raise UsageError(f"network is {recipe.network!r}: {did_you_mean(recipe.network, NETS)}")
+    if recipe.precision not in ("auto", *DTYPES):
+        raise UsageError(f"precision is {recipe.precision!r}: choose auto, {', '.join(DTYPES)}")
+    for key in ("epochs", "full_epochs", "checkpoint_minutes"):
+        require(recipe, key, getattr(recipe, key) > 0, "more than 0")
+    for key in ("batch_size", "rates_for_batch", "keep_checkpoints", "shuffle_buffer", "width_divisor"):
+        require(recipe, key, getattr(recipe, key) >= 1, "1 or more")
+    for key in ("seed", "noise", "weight_decay", "warmup_epochs", "conv1_rate"):
+        require(recipe, key, getattr(recipe, key) >= 0, "0 or more")
+    require(recipe, "momentum", 0 <= recipe.momentum < 1, "from 0 to below 1")
+    require(recipe, "mean", recipe.mean in ("image", "rgb"), "image or rgb")
+    require(recipe, "final_views", recipe.final_views in (1, 10), "1 or 10")
+    require(recipe, "width_divisor", 48 % recipe.width_divisor == 0, "a divisor of 48, such as 1, 2, 4 or 8")
+    check_steps(recipe, "weight_rates", "weight_rate_epochs")
+    check_steps(recipe, "bias_rates", "bias_rate_epochs")
+
+
+def check_steps(recipe: Recipe, rates_key: str, epochs_key: str) -> None:
+    """Rates and the epochs from which they hold must go together."""
+    rates, epochs = getattr(recipe, rates_key), getattr(recipe, epochs_key)
+    if len(rates) != len(epochs) or not rates:
+        raise UsageError(f"{rates_key} has {len(rates)} rates and {epochs_key} {len(epochs)} epochs: give one for each")
+    require(recipe, rates_key, all(rate >= 0 for rate in rates), "rates of 0 or more")
+    if epochs[0] != 0 or list(epochs) != sorted(set(epochs)):
+        raise UsageError(f"{epochs_key} is {list(epochs)}: begin with 0 and let them rise")
+
+
+def require(recipe: Recipe, key: str, condition: bool, words: str) -> None:
+    """Raise UsageError unless the condition holds."""
+    value = getattr(recipe, key)
+    if not condition:
+        raise UsageError(f"{key} is {list(value) if isinstance(value, tuple) else value!r}: it must be {words}")
+
+
+def recipe_names() -> list[str]:
+    """Of the recipes that come with the program."""
+    return sorted(file.stem for file in FOLDER.glob("*.toml"))
+
+
+def load_recipe(name_or_file: str, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe of the program's by name, or a TOML file of the user's; `overrides` are "key=value".
+
+    What a file leaves out is as in `Recipe`.  Raises UsageError with the nearest valid name.
+    """
+    file = Path(name_or_file)
+    if file.suffix != ".toml":
+        file = FOLDER / f"{name_or_file}.toml"
+        if not file.is_file():
+            raise UsageError(
+                f"recipe {name_or_file!r}: {did_you_mean(name_or_file, recipe_names())}, or give a .toml file"
+            )
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"recipe {file}: cannot be read ({error.strerror})") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"recipe {file} is no TOML: {error}") from error
+    recipe = recipe_from(content | {"name": file.stem}, f"recipe {file.name}")
+    return override(recipe, overrides)
+
+
+def recipe_from(content: dict[str, Any], where: str) -> Recipe:
+    """A recipe out of keys and values, as a TOML file or a checkpoint holds them."""
+    values = {key: checked_value(key, value, where) for key, value in content.items()}
+    try:
+        return Recipe(**values)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from error
+
+
+def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
+    """The recipe with "key=value" settings laid over it; values as TOML writes them, strings without quotes too."""
+    values: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        key = key.strip()
+        if not equals:
+            raise UsageError(f"--set {setting}: write it as key=value, such as --set batch_size=64")
+        if key == "name":
+            raise UsageError("--set name: a recipe's name is that of its file")
+        values[key] = checked_value(key, parse_value(key, text.strip()), f"--set {setting}")
+    return replace(recipe, **values)
+
+
+def parse_value(key: str, text: str) -> Any:
+    """TOML's value of the text; the text itself where it is none, or where the key takes words."""
+    kinds = key_types().get(key, ())
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+    return text if str in kinds and not isinstance(value, str) else value
+
+
+def checked_value(key: str, value: Any, where: str) -> Any:
+    """The value in the key's type, "none" being None where there may be none.
+
+    UsageError if there is no such key or the value is of another type.
+    """
+    known = key_types()
+    if key not in known:
+        raise UsageError(f"{where}: there is no key {key!r}; {did_you_mean(key, known)}")
+    kinds = known[key]
+    if value == "none" and types.NoneType in kinds:
+        return None
+    if tuple in kinds and isinstance(value, list | tuple) and all(is_number(item) for item in value):
+        return tuple(float(item) for item in value)
+    if float in kinds and is_number(value):
+        return float(value)
+    if type(value) in kinds:
+        return value
+    names = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
+    wanted = " or ".join(names.get(kind, "a list of numbers") for kind in kinds if kind is not types.NoneType)
+    raise UsageError(f"{where}: {key} is {value!r}; it must be {wanted}")
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def key_types() -> dict[str, tuple[type, ...]]:
+    """Key -> the types that its values may have."""
+    hints = typing.get_type_hints(Recipe)
+    result: dict[str, tuple[type, ...]] = {}
+    for field in fields(Recipe):
+        hint = hints[field.name]
+        origin = typing.get_origin(hint)
+        if origin is Literal:
+            result[field.name] = (type(typing.get_args(hint)[0]),)
+        elif origin is types.UnionType or origin is typing.Union:
+            result[field.name] = typing.get_args(hint)
+        else:
+            result[field.name] = (origin or hint,)
+    return result
+
+
+def key_docs() -> dict[str, str]:
+    """Key -> what stands under it in `Recipe`."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(Recipe))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    docs: dict[str, str] = {}
+    for statement, following in zip(body.body, body.body[1:], strict=False):
+        if isinstance(statement, ast.AnnAssign) and isinstance(following, ast.Expr):
+            assert isinstance(statement.target, ast.Name) and isinstance(following.value, ast.Constant)
+            docs[statement.target.id] = str(following.value.value)
+    return docs
+
+
+def toml_value(value: Any) -> str:
+    """As TOML writes it."""
+    if isinstance(value, tuple):
+        return "[" + ", ".join(toml_value(item) for item in value) + "]"
+    return repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
+
+
+def did_you_mean(word: str, known: typing.Iterable[str]) -> str:
+    """Half a sentence: the nearest valid name, or all of them."""
+    names = list(known)
+    near = difflib.get_close_matches(word, names, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(names)}"
