@@ -54,12 +54,13 @@ class TowerExchange:
 
     def start(self, own: torch.Tensor, peer_shape: torch.Size, *, exact: bool = False) -> Wait:
         rounded = self.dtype is not None and not exact and own.dtype.is_floating_point
-        travels = dense(own.to(self.dtype) if rounded else own)
+        travels = as_rows(own.to(self.dtype) if rounded else own)
         received = torch.empty(peer_shape, dtype=travels.dtype, device=own.device, memory_format=layout(own))
+        arrives = as_rows(received)
         works = dist.batch_isend_irecv(
             [
                 dist.P2POp(dist.isend, travels, self.peer, group=self.group),
-                dist.P2POp(dist.irecv, received, self.peer, group=self.group),
+                dist.P2POp(dist.irecv, arrives, self.peer, group=self.group),
             ]
         )
 
@@ -77,6 +78,6 @@ def layout(tensor: torch.Tensor) -> torch.memory_format:
     return torch.channels_last if tensor.dim() == 4 else torch.contiguous_format
 
 
-def dense(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor in its `layout`, without holes; no copy where it is so already, as in the network."""
-    return tensor.contiguous(memory_format=layout(tensor))
+def as_rows(tensor: torch.Tensor) -> torch.Tensor:
+    """A contiguous view of maps in their `layout`, as `torch.distributed` wants it; a copy where they lie otherwise."""
+    return (tensor.permute(0, 2, 3, 1) if tensor.dim() == 4 else tensor).contiguous()

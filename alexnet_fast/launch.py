@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 import time
@@ -113,12 +114,14 @@ def start_workers(layout: Layout, work: Callable[..., Any], arguments: Sequence[
     # The meeting point stands in this process, so that no port has to be guessed free.
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
     context = multiprocessing.get_context("spawn")
+    # Plain pickle: multiprocessing's own would let the processes share the memory of tensors.
+    task = pickle.dumps((work, arguments))
     workers: list[Worker] = []
     try:
         for rank in range(layout.num_processes):
             reading, writing = context.Pipe(duplex=False)
             process = context.Process(
-                target=run_worker, args=(rank, store.port, layout, work, arguments, writing), name=f"rank {rank}"
+                target=run_worker, args=(rank, store.port, layout, task, writing), name=f"rank {rank}"
             )
             process.start()
             writing.close()
@@ -129,9 +132,7 @@ def start_workers(layout: Layout, work: Callable[..., Any], arguments: Sequence[
         end_all(workers)
 
 
-def run_worker(
-    rank: int, port: int, layout: Layout, work: Callable[..., Any], arguments: Sequence[Any], reports: Connection
-) -> None:
+def run_worker(rank: int, port: int, layout: Layout, task: bytes, reports: Connection) -> None:
     """A started process: take the place `rank`, work, report."""
     os.setpgrp()  # a terminal's Ctrl-C reaches the parent alone, which passes it on once
     end_with_parent()
@@ -149,6 +150,7 @@ def run_worker(
     }
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # one machine: no need to know its name in the network
     try:
+        work, arguments = pickle.loads(task)
         report = Report(result=take_part(layout, work, arguments))
     except UserError as error:
         report = Report(error=error)
@@ -158,7 +160,7 @@ def run_worker(
         report = Report(failure=traceback.format_exc())
     if report.result is not None and rank != 0:
         report = Report()
-    reports.send(report)
+    reports.send_bytes(pickle.dumps(report))
     reports.close()
     if report.failed:
         # Not `sys.exit`: leaving torch.distributed in good order would wait for those that are gone.
@@ -229,7 +231,7 @@ def collect(workers: Sequence[Worker], timeout: float | None) -> None:
     for worker in workers:
         with contextlib.suppress(EOFError, OSError):
             if worker.report is None and worker.reports.poll():
-                worker.report = worker.reports.recv()
+                worker.report = pickle.loads(worker.reports.recv_bytes())
 
 
 def is_running(worker: Worker) -> bool:

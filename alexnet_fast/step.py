@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from alexnet_fast.cpu_memory import keep_freed_memory
 from alexnet_fast.dropout import DropoutKey, step_key
+from alexnet_fast.exchange import as_rows
 from alexnet_fast.mesh import Mesh
 from alexnet_fast.model import AlexNet, loss_and_errors
 from alexnet_fast.optimizer import SGD
@@ -136,7 +137,9 @@ class TrainingStep:
     def average_soon(self, working: torch.Tensor) -> None:
         """Sum a weight's gradient over the replicas while those of earlier layers are still being computed."""
         assert working.grad is not None
-        work = dist.all_reduce(working.grad, group=self.mesh.replica_group, async_op=True)
+        gradient = as_rows(working.grad)
+        assert gradient.data_ptr() == working.grad.data_ptr(), "a gradient lies otherwise than its weight"
+        work = dist.all_reduce(gradient, group=self.mesh.replica_group, async_op=True)
         assert work is not None
         self.reductions.append(work)
 

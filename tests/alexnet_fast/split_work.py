@@ -1,0 +1,119 @@
+"""What the processes of test_split.py do: train a small float64 network on their share of the same pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.distributed as dist
+
+from alexnet_fast.exchange import TowerExchange
+from alexnet_fast.mesh import Mesh
+from alexnet_fast.model import NETS, AlexNet, load_whole_state, small, whole_state
+from alexnet_fast.optimizer import SGD
+from alexnet_fast.pipelines.batch import Batch
+from alexnet_fast.precision import Precision
+from alexnet_fast.step import TrainingStep
+
+PICTURES = 8
+SEED = 5
+DECAY = 5e-3  # ten times the authors', so that forgetting it would be seen
+State = dict[str, torch.Tensor]
+
+
+@dataclass
+class Run:
+    """What came out."""
+
+    start: State
+    gradients: State
+    """Of the first step's loss."""
+    losses: list[float]
+    errors: list[int]
+    weights: State
+    momentum: State
+
+
+def pictures(step: int) -> Batch:
+    """The whole batch of a step, the same in every process."""
+    generator = torch.Generator().manual_seed(step)
+    images = torch.randn(PICTURES, 3, 67, 67, dtype=torch.float64, generator=generator) * 60
+    labels = torch.randint(0, 11, (PICTURES,), generator=generator)
+    return Batch(images.contiguous(memory_format=torch.channels_last), labels)
+
+
+def share(batch: Batch, mesh: Mesh) -> Batch:
+    """This process's pictures."""
+    own = slice(
+        mesh.data_rank * PICTURES // mesh.num_data_ranks, (mesh.data_rank + 1) * PICTURES // mesh.num_data_ranks
+    )
+    return Batch(batch.images[own], batch.labels[own])
+
+
+def train(mesh: Mesh, net: str, steps: range, state: tuple[State, State] | None = None) -> Run:
+    """Train with dropout, momentum, decay and a schedule.  11 classes: the towers' shares of fc8 differ."""
+    architecture = small(NETS[net], num_classes=11)
+    model = AlexNet(architecture, exchange=mesh.make_exchange()).double()
+    model.initialize(SEED)
+    optimizer = SGD(model, weight_decay=DECAY)
+    if state is not None:
+        load_whole_state(model, state[0])
+        optimizer.load_whole_state(state[1])
+    start = whole_state(model)
+    step = TrainingStep(model, optimizer, precision=Precision("fp32", torch.float32, ""), mesh=mesh)
+    run = Run(start, {}, [], [], {}, {})
+    for number in steps:
+        weights = 0.01 if number < 8 else 0.002
+        biases = 2 * weights if number < 12 else 0.001
+        optimizer.set_rates(weights=weights, biases=biases, conv1=None if number < 15 else 0.0)
+        result = step(share(pictures(number), mesh), step=number, seed=SEED)
+        run.losses.append(float(mesh.sum_over_replicas(result.loss)) / mesh.num_replicas)
+        run.errors.append(int(mesh.sum_over_replicas(result.errors)))
+        if not run.gradients and state is None:
+            run.gradients = {
+                name: -velocity / (biases if name.endswith("bias") else weights)
+                - (0.0 if name.endswith("bias") else DECAY) * start[name]
+                for name, velocity in optimizer.whole_state().items()
+            }
+    step.drain()
+    run.weights, run.momentum = whole_state(model), optimizer.whole_state()
+    return run
+
+
+def train_all(
+    mesh: Mesh, device: torch.device, halfway: tuple[State, State] | None
+) -> tuple[Run, Run | None, Run, tuple[State, State]]:
+    """Net 145, 20 steps; the last 10 of them from another topology's state; net 150, 3 steps; our state after 10."""
+    whole = train(mesh, "145", range(20))
+    first_half = train(mesh, "145", range(10))
+    second_half = None if halfway is None else train(mesh, "145", range(10, 20), halfway)
+    return whole, second_half, train(mesh, "150", range(3)), (first_half.weights, first_half.momentum)
+
+
+def diverge(mesh: Mesh, device: torch.device) -> None:
+    """A picture that is not finite, in the last process's share."""
+    model = AlexNet(small(NETS["167"], num_classes=11), exchange=mesh.make_exchange())
+    model.initialize(SEED)
+    optimizer = SGD(model)
+    optimizer.set_rates(weights=0.01, biases=0.02)
+    step = TrainingStep(model, optimizer, precision=Precision("fp32", torch.float32, ""), mesh=mesh)
+    batch = share(pictures(0), mesh)
+    images = batch.images.float()
+    if mesh.rank == mesh.world_size - 1:
+        images[0, 0, 0, 0] = float("nan")
+    step(replace(batch, images=images), step=41, seed=SEED)
+    step.drain()
+
+
+def exchange_rounded(mesh: Mesh, device: torch.device) -> tuple[float, float]:
+    """Largest error of what arrives: as float16, and exact."""
+    assert mesh.tower_group is not None
+    exchange = TowerExchange(mesh.tower, mesh.rank ^ 1, mesh.tower_group, torch.float16)
+    own = torch.randn(2, 3, 5, 5, generator=torch.Generator().manual_seed(mesh.tower))
+    peer = torch.randn(2, 3, 5, 5, generator=torch.Generator().manual_seed(1 - mesh.tower))
+    rounded = exchange.start(own, own.shape)()
+    exact = exchange.start(own, own.shape, exact=True)()
+    assert rounded.dtype == own.dtype
+    worst = torch.stack([(rounded - peer).abs().max(), (exact - peer).abs().max()])
+    dist.all_reduce(worst, op=dist.ReduceOp.MAX)
+    return float(worst[0]), float(worst[1])
