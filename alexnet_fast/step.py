@@ -200,13 +200,20 @@ class TrainingStep:
         if pending.arrived is not None:
             pending.arrived.synchronize()
         if not bool(pending.alive):
-            where = self.first_bad_layer(pending)
+            where = self.first_of_all(self.first_bad_layer(pending))
             raise DivergedError(
                 f"step {pending.step}: the loss is NaN or infinite; {where}. "
                 "The weights are those of the step before. Lower the learning rate, or train in fp32"
             )
 
-    def first_bad_layer(self, pending: Pending) -> str:
+    def first_of_all(self, own: str | None) -> str:
+        """What the first process has found that has found something; every process comes here at the same step."""
+        found: list[str | None] = [own] * self.mesh.world_size
+        if self.mesh.world_size > 1:
+            dist.all_gather_object(found, own)
+        return next(filter(None, found), "every layer's output is finite, the labels are not classes")
+
+    def first_bad_layer(self, pending: Pending) -> str | None:
         """Where the first number that is not finite comes from; runs the forward pass again, in every process."""
         bad_weights = [name for name, tensor in self.parameters.items() if not bool(tensor.isfinite().all())]
         bad_outputs: list[str] = [] if bool(pending.batch.images.isfinite().all()) else ["the pictures"]
@@ -219,11 +226,7 @@ class TrainingStep:
             self.model(pending.batch.images, pending.dropout, weights=self.working, observe=observe)
         if bad_weights:
             return f"{bad_weights[0]} itself is not finite: the gradient of an earlier step overflowed"
-        return (
-            f"the first to blame is {bad_outputs[0]}"
-            if bad_outputs
-            else "every layer's output is finite, the labels are not classes"
-        )
+        return f"the first to blame is {bad_outputs[0]}" if bad_outputs else None
 
     def state_dict(self) -> dict[str, float]:
         """float16's loss scale and the steps it has lasted; constant otherwise."""
