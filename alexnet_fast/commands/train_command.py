@@ -1,0 +1,91 @@
+"""`alexnet-fast train`: shards → a trained network."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from alexnet_fast.tools.errors import UserError
+
+DATA_VARIABLE = "ALEXNET_FAST_DATA"
+
+
+@click.command()
+@click.argument("data", type=click.Path(path_type=Path), default="shards", envvar=DATA_VARIABLE)
+@click.option("--recipe", "recipe_name", default="2013", show_default=True, help="A recipe's name, or a .toml file.")
+@click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Change a key of the recipe; repeatable.")
+@click.option("--out", type=click.Path(path_type=Path), default=None, help="The run's folder.  [default: runs/RECIPE]")
+@click.option("--resume", is_flag=True, help="Go on with the run in that folder.")
+@click.option("--device", default=None, help="cpu, cuda or cuda:1.  [default: all GPUs, else the CPU]")
+@click.option("--gpus", type=int, default=None, help="How many GPUs; two are one tower each.")
+@click.option("--processes", type=int, default=None, help="On the CPU: how many processes, to try what GPUs would do.")
+@click.option(
+    "--parallel",
+    type=click.Choice(["auto", "towers", "data"]),
+    default="auto",
+    show_default=True,
+    help="Split the towers, the batch, or whatever sends fewer bytes.",
+)
+@click.option("--deterministic", is_flag=True, help="Bit-equal runs on a GPU too; slower.")
+@click.option("--quiet", is_flag=True, help="Say nothing but errors.")
+def command(
+    data: Path,
+    recipe_name: str,
+    settings: tuple[str, ...],
+    out: Path | None,
+    resume: bool,
+    device: str | None,
+    gpus: int | None,
+    processes: int | None,
+    parallel: str,
+    deterministic: bool,
+    quiet: bool,
+) -> None:
+    """Train AlexNet on DATA, a shards folder ($ALEXNET_FAST_DATA, else ./shards).
+
+    Everything goes into the run's folder: recipe.toml, metrics.jsonl, checkpoints, figures, result.json.  Ctrl-C or
+    SIGTERM finish the step and save; --resume goes on where the run stood, to the picture.
+    """
+    from alexnet_fast.recipe import load_recipe
+    from alexnet_fast.tools.dataset import Dataset
+    from alexnet_fast.trainer import train
+
+    recipe = load_recipe(recipe_name, settings)
+    run = out if out is not None else Path("runs") / recipe.name
+    dataset = Dataset.load(data)
+    try:
+        result = train(
+            dataset,
+            recipe,
+            run,
+            resume=resume,
+            device=device,
+            gpus=gpus,
+            processes=processes,
+            parallel=parallel,
+            quiet=quiet,
+            deterministic=deterministic,
+        )
+    except KeyboardInterrupt as error:
+        raise UserError(f"stopped at once; --resume goes on from the last checkpoint in {run}/checkpoints.") from error
+    if not quiet and os.environ.get("RANK", "0") == "0":
+        click.echo(summary(result, run))
+
+
+def summary(result: dict[str, Any], run: Path) -> str:
+    """What is left to say at the end."""
+    lines = [f"{result['steps']:,} steps, {result['epochs']:g} epochs."]
+    if result["pictures_per_s"] is not None:
+        lines.append(
+            f"{result['pictures_per_s']:,.0f} pictures/s, {result['data_wait']:.1%} of the time waiting for data."
+        )
+    for views, key in (("Centre view", "centre_view"), ("Ten views", "10_views")):
+        if result.get(key):
+            lines.append(
+                f"{views}: {result[key]['top1_error']:.2%} top-1, {result[key]['top5_error']:.2%} top-5 error."
+            )
+    lines.append(f"Everything is in {run}; `alexnet-fast predict {run} PICTURE` tries it.")
+    return "\n".join(lines)

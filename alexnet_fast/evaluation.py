@@ -1,0 +1,83 @@
+"""Errors of one network, or of several averaged, over a split: centre view or the paper's ten (section 4.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+
+from alexnet_fast.mesh import Mesh
+from alexnet_fast.model import AlexNet
+from alexnet_fast.pipelines.batch import EvaluationBatch
+
+TOP = 5
+"""Guesses of which one must be right for the second error."""
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """Over all pictures of all replicas, each counted once."""
+
+    num_samples: int
+    loss: float
+    """Mean cross-entropy of the averaged probabilities."""
+    top1_error: float
+    """Share of pictures (0..1) whose first guess was wrong."""
+    top5_error: float
+    """Share whose right class was not among the first five (or all, where there are fewer classes)."""
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A network with the weights it computes with."""
+
+    model: AlexNet
+    weights: Mapping[str, torch.Tensor]
+    """In the dtype of the pictures, as `model.working_weights(dtype)` gives them."""
+
+
+def average_probabilities(
+    predictors: Sequence[Predictor], batch: EvaluationBatch, num_views: Literal[1, 10]
+) -> torch.Tensor:
+    """(N, classes) float32: softmax of each view and each network, averaged."""
+    total: torch.Tensor | None = None
+    for view in batch.views(num_views):
+        images = view()
+        for predictor in predictors:
+            logits = predictor.model(images, weights=predictor.weights)
+            probabilities = F.softmax(logits.float(), dim=1)
+            total = probabilities if total is None else total + probabilities
+    assert total is not None, "nobody to ask"
+    return total / (num_views * len(predictors))
+
+
+def evaluate(
+    predictors: Sequence[Predictor],
+    batches: Iterable[EvaluationBatch],
+    *,
+    num_views: Literal[1, 10],
+    mesh: Mesh | None = None,
+) -> EvaluationResult:
+    """Count errors; every process calls it with its replica's share of the pictures, and gets the same result.
+
+    Nothing is brought to the host before the last batch.
+    """
+    mesh = mesh if mesh is not None else Mesh()
+    device = next(predictors[0].model.parameters()).device
+    counts = torch.zeros(3, dtype=torch.int64, device=device)
+    loss = torch.zeros((), dtype=torch.float64, device=device)
+    with torch.inference_mode():
+        for batch in batches:
+            probabilities = average_probabilities(predictors, batch, num_views)
+            of_label = probabilities.gather(1, batch.labels[:, None])
+            # Its place among the classes, from 1; equal ones count against it, and so does NaN.
+            rank = (~(probabilities < of_label)).sum(1)
+            top = min(TOP, probabilities.shape[1])
+            counts += torch.stack([torch.ones_like(rank).sum(), (rank > 1).sum(), (rank > top).sum()])
+            loss -= of_label.double().clamp_min(1e-30).log().sum()
+    counts, loss = mesh.sum_over_replicas(counts), mesh.sum_over_replicas(loss)
+    samples, top1, top5 = counts.tolist()
+    return EvaluationResult(samples, float(loss) / samples, top1 / samples, top5 / samples)

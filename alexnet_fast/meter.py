@@ -1,0 +1,84 @@
+"""Loss, error, speed and waiting for data; nothing waits for the device until somebody reads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from alexnet_fast.mesh import Mesh
+from alexnet_fast.step import StepResult
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the steps since the reading before were like, over all replicas."""
+
+    loss: float
+    error: float
+    """Share of wrong first guesses, 0..1, with dropout."""
+    pictures_per_s: float
+    data_wait: float
+    """Share of the time in which no batch was there, 0..1; of this process."""
+
+
+class Meter:
+    """Counts while it runs; `start` it when steps begin, so that evaluations between them do not count."""
+
+    def __init__(self, mesh: Mesh, device: torch.device) -> None:
+        self.mesh = mesh
+        self.loss = torch.zeros((), dtype=torch.float64, device=device)
+        self.errors = torch.zeros((), dtype=torch.int64, device=device)
+        self.pictures, self.waited, self.since = 0, 0.0, time.monotonic()
+        self.all_pictures, self.all_waited, self.all_seconds = 0, 0.0, 0.0
+
+    def start(self) -> None:
+        """Forget the time since the last reading."""
+        self.waited, self.since = 0.0, time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Since the last reading, or `start`."""
+        return time.monotonic() - self.since
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """The time in this block is waiting for data."""
+        begun = time.monotonic()
+        yield
+        self.waited += time.monotonic() - begun
+
+    def add(self, result: StepResult) -> None:
+        """One step's result."""
+        self.loss += result.loss * result.num_pictures
+        self.errors += result.errors
+        self.pictures += result.num_pictures
+
+    def read(self) -> Reading:
+        """Since the reading before; waits for the device.  All replicas read together."""
+        pictures = self.pictures * self.mesh.num_replicas
+        loss = float(self.mesh.sum_over_replicas(self.loss)) / pictures
+        error = int(self.mesh.sum_over_replicas(self.errors)) / pictures
+        seconds = self.seconds
+        reading = Reading(loss, error, pictures / seconds, self.waited / seconds)
+        self.all_pictures += pictures
+        self.all_waited += self.waited
+        self.all_seconds += seconds
+        self.loss.zero_()
+        self.errors.zero_()
+        self.pictures = 0
+        self.start()
+        return reading
+
+    @property
+    def overall_rate(self) -> float | None:
+        """Pictures/s of all that was read; None: nothing was."""
+        return self.all_pictures / self.all_seconds if self.all_pictures else None
+
+    @property
+    def overall_wait(self) -> float | None:
+        """Share of the time that was waiting for data; None: nothing was read."""
+        return self.all_waited / self.all_seconds if self.all_pictures else None

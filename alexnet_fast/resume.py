@@ -1,0 +1,92 @@
+"""What of a saved run can be gone on with: weights on any number of processes, the data's place where it fits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from alexnet_fast.checkpoint import Checkpoint, classes_of, newest_checkpoint
+from alexnet_fast.recipe import Recipe
+from alexnet_fast.run_folder import RunFolder
+from alexnet_fast.schedule import Schedule
+from alexnet_fast.tools.dataset import Dataset
+from alexnet_fast.tools.errors import UsageError, UserError
+
+DEFINES_NETWORK = ("network", "width_divisor")
+"""Keys of a recipe that cannot change in the middle of a run."""
+ONLY_WORDS = ("name", "description", "source", "expected")
+
+
+def find_start(folder: RunFolder, dataset: Dataset, recipe: Recipe) -> tuple[Checkpoint | None, list[str]]:
+    """The checkpoint to go on from, and what people should know about it; None: the run is to begin anew.
+
+    Raises UsageError where the run in the folder is of another network or of other classes.
+    """
+    found = newest_checkpoint(folder.checkpoints)
+    if found is None:
+        return None, ["No checkpoint was saved yet: the run begins anew."]
+    start, notes = found
+    notes = [f"Going on from an older checkpoint: {note}" for note in notes]
+    check_classes(start, dataset)
+    before, now = asdict(start.recipe), asdict(recipe)
+    changed = [key for key in now if before[key] != now[key] and key not in ONLY_WORDS]
+    for key in DEFINES_NETWORK:
+        if key in changed:
+            raise UsageError(
+                f"{folder.path} is a run with {key} {before[key]!r}, the recipe says {now[key]!r}: "
+                "another network cannot go on with its weights. Choose another --out."
+            )
+    if changed:
+        notes.append("The recipe has changed: " + ", ".join(f"{key} {before[key]!r} → {now[key]!r}" for key in changed))
+    if start.dataset_fingerprint != dataset.fingerprint:
+        notes.append(f"The data set is another than the run's so far (its classes are the same): {dataset.folder}")
+    return start, notes
+
+
+def check_classes(checkpoint: Checkpoint, dataset: Dataset) -> None:
+    """UsageError unless the data set's classes are the checkpoint's."""
+    theirs, ours = [name for name, _ in checkpoint.classes], [name for name, _ in classes_of(dataset)]
+    if len(theirs) != len(ours):
+        raise UsageError(f"{dataset.folder} has {len(ours)} classes, the checkpoint's network knows {len(theirs)}")
+    for index, (their_name, our_name) in enumerate(zip(theirs, ours, strict=True)):
+        if their_name != our_name:
+            raise UsageError(
+                f"{dataset.folder}: class {index} is {our_name!r}, the checkpoint's network knows it as {their_name!r}"
+            )
+
+
+def restore_place(
+    load: Callable[[dict[str, Any]], None],
+    start: Checkpoint,
+    schedule: Schedule,
+    *,
+    rank: int,
+    num_ranks: int,
+    all_agree: Callable[[bool], bool],
+) -> tuple[int, str | None]:
+    """(step to go on with, what people should know): the exact place where that can be, else the epoch's start.
+
+    `load`: the loader's load_state_dict.  `all_agree`: whether every process says True.
+    """
+    same_length = start.steps_per_epoch == schedule.steps_per_epoch
+    if start.step % start.steps_per_epoch == 0 and same_length:
+        return start.step, None
+    reason = None
+    if not same_length:
+        reason = f"an epoch has {schedule.steps_per_epoch:,} steps and had {start.steps_per_epoch:,}"
+    elif len(start.loaders) != num_ranks:
+        reason = f"there are {num_ranks} processes and there were {len(start.loaders)}"
+    else:
+        try:
+            load(start.loaders[rank])
+        except UserError as error:
+            reason = str(error)
+    if all_agree(reason is None):
+        return start.step, None
+    step = start.epoch * schedule.steps_per_epoch
+    why = reason or "another process cannot find its place"
+    return (
+        step,
+        f"The place among the pictures cannot be kept; going on from the start of epoch {start.epoch + 1}: {why}",
+    )

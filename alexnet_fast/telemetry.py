@@ -1,0 +1,139 @@
+"""What a run tells: metrics.jsonl, TensorBoard files, a progress bar; plain lines where the output is no terminal.
+
+metrics.jsonl, one JSON object a line, shares and errors as fractions 0..1:
+  kind "train": step (done so far), epoch (as a fraction), loss and error (means since the line before, with dropout),
+      pictures_per_s, data_wait (share of the time), weight_rate, bias_rate, noise, seconds (since the program started),
+      gpu_memory_gb (peak, on a GPU)
+  kind "val": step, epoch, views, samples, loss, top1_error, top5_error, seconds
+  kind "event": step, epoch, event
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from alexnet_fast.evaluation import EvaluationResult
+from alexnet_fast.meter import Reading
+from alexnet_fast.run_folder import RunFolder
+from alexnet_fast.schedule import Rates, Schedule
+
+PLAIN_SECONDS = 30.0
+"""Between two lines of progress where nobody watches a terminal."""
+
+
+class Telemetry:
+    """Everything that the speaking process says; `Silent` is what the others have."""
+
+    def __init__(self, folder: RunFolder, schedule: Schedule, *, first_step: int, quiet: bool = False) -> None:
+        from torch.utils.tensorboard.writer import SummaryWriter
+
+        self.schedule = schedule
+        self.quiet = quiet
+        self.began = time.monotonic()
+        self.first_step = first_step
+        self.last_plain = self.began
+        self.metrics = folder.metrics.open("a", encoding="utf-8")
+        self.board = SummaryWriter(str(folder.path / "tensorboard"), purge_step=first_step or None)
+        self.bar: Any = None
+        if not quiet and sys.stderr.isatty():
+            self.bar = tqdm(total=schedule.num_steps, initial=first_step, unit="step", dynamic_ncols=True, leave=False)
+
+    def say(self, text: str) -> None:
+        """A line for people."""
+        if not self.quiet:
+            tqdm.write(text, file=sys.stderr)
+
+    def training(self, step: int, reading: Reading, rates: Rates, noise: bool) -> None:
+        """What the steps since the last call were like."""
+        values: dict[str, Any] = {
+            "loss": reading.loss,
+            "error": reading.error,
+            "pictures_per_s": round(reading.pictures_per_s, 1),
+            "data_wait": round(reading.data_wait, 4),
+            "weight_rate": rates.weights,
+            "bias_rate": rates.biases,
+            "noise": noise,
+        }
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            values["gpu_memory_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
+        self.write("train", step, values)
+        line = (
+            f"loss {reading.loss:.3f}, error {reading.error:.1%}, {reading.pictures_per_s:,.0f} pictures/s, "
+            f"{reading.data_wait:.0%} waiting for data"
+        )
+        if self.bar is not None:
+            self.bar.set_description_str(f"epoch {self.epoch(step):.1f}/{self.schedule.recipe.epochs:g}: {line}")
+            self.bar.update(step - self.bar.n)
+        elif not self.quiet and time.monotonic() - self.last_plain >= PLAIN_SECONDS:
+            self.last_plain = time.monotonic()
+            self.say(f"epoch {self.epoch(step):.2f}: {line}, {self.time_left(step)} left")
+
+    def evaluation(self, step: int, views: int, result: EvaluationResult) -> None:
+        """An evaluation's errors."""
+        self.write(
+            "val",
+            step,
+            {
+                "views": views,
+                "samples": result.num_samples,
+                "loss": result.loss,
+                "top1_error": result.top1_error,
+                "top5_error": result.top5_error,
+            },
+        )
+        self.say(
+            f"epoch {self.epoch(step):g}: validation error {result.top1_error:.2%} top-1, {result.top5_error:.2%} "
+            f"top-5 ({'centre view' if views == 1 else f'{views} views'}, {result.num_samples:,} pictures)"
+        )
+
+    def event(self, step: int, text: str) -> None:
+        """Something that happened once."""
+        self.write("event", step, {"event": text})
+        self.say(text)
+
+    def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        """To metrics.jsonl and TensorBoard."""
+        seconds = round(time.monotonic() - self.began, 2)
+        line = {"kind": kind, "step": step, "epoch": round(self.epoch(step), 4), **values, "seconds": seconds}
+        self.metrics.write(json.dumps(line) + "\n")
+        self.metrics.flush()
+        for name, value in values.items():
+            if isinstance(value, int | float):
+                name = f"{name}_{values['views']}_views" if kind == "val" else name
+                self.board.add_scalar(f"{kind}/{name}", value, step)
+
+    def epoch(self, step: int) -> float:
+        return step / self.schedule.steps_per_epoch
+
+    def time_left(self, step: int) -> str:
+        """Of the run, as 1:23:45."""
+        done = step - self.first_step
+        seconds = (time.monotonic() - self.began) / done * (self.schedule.num_steps - step) if done else 0.0
+        return f"{int(seconds // 3600)}:{int(seconds // 60 % 60):02d}:{int(seconds % 60):02d}"
+
+    def close(self) -> None:
+        """Write out what is kept back."""
+        if self.bar is not None:
+            self.bar.close()
+        self.metrics.close()
+        self.board.close()
+
+
+class Silent:
+    """The telemetry of a process that says nothing."""
+
+    def say(self, text: str) -> None: ...
+
+    def training(self, step: int, reading: Reading, rates: Rates, noise: bool) -> None: ...
+
+    def evaluation(self, step: int, views: int, result: EvaluationResult) -> None: ...
+
+    def event(self, step: int, text: str) -> None: ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,386 @@
+"""The training loop: batches in, steps, evaluations, checkpoints; and its beginning and end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+import torch.distributed as dist
+
+from alexnet_fast import checkpoint as checkpoints
+from alexnet_fast.checkpoint import Checkpoint
+from alexnet_fast.evaluation import EvaluationResult, Predictor, evaluate
+from alexnet_fast.interruption import Interruption
+from alexnet_fast.launch import launch
+from alexnet_fast.layout import Layout, choose_layout
+from alexnet_fast.machine import describe_machine
+from alexnet_fast.mesh import Mesh
+from alexnet_fast.meter import Meter
+from alexnet_fast.model import AlexNet, load_whole_state, whole_state
+from alexnet_fast.optimizer import SGD
+from alexnet_fast.pipelines.batch import Batch
+from alexnet_fast.pipelines.loader import EvaluationLoader, TrainingLoader
+from alexnet_fast.precision import Precision, choose_precision
+from alexnet_fast.recipe import Recipe
+from alexnet_fast.resume import find_start, restore_place
+from alexnet_fast.run_folder import RunFolder, write_whole
+from alexnet_fast.schedule import Schedule
+from alexnet_fast.step import DivergedError, TrainingStep
+from alexnet_fast.telemetry import Silent, Telemetry
+from alexnet_fast.tools.dataset import Dataset
+from alexnet_fast.tools.errors import UserError
+
+AGREE_EVERY = 8
+"""Steps after which several processes ask one another whether anybody was told to stop."""
+TELL_SECONDS = 5.0
+"""Between two lines of metrics.jsonl; the device is waited for then, and only then."""
+EVALUATION_BATCH = 128
+"""Pictures of each process."""
+
+
+class StoppedError(UserError):
+    """A signal asked for the end; everything is saved."""
+
+
+class Loader(Protocol):
+    """What training needs of a loader: `TrainingLoader` and `SyntheticLoader` have it."""
+
+    num_batches: int
+
+    def epoch(self, number: int, *, noise: bool = True) -> Iterator[Batch]: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every process of a run is told."""
+
+    dataset: Dataset
+    recipe: Recipe
+    run: Path
+    resume: bool
+    quiet: bool
+    deterministic: bool
+
+
+def train(
+    dataset: Dataset,
+    recipe: Recipe,
+    run: Path,
+    *,
+    resume: bool = False,
+    device: str | None = None,
+    gpus: int | None = None,
+    processes: int | None = None,
+    parallel: str = "auto",
+    quiet: bool = False,
+    deterministic: bool = False,
+) -> dict[str, Any]:
+    """Train, or go on; what result.json holds.
+
+    The other arguments are those of `layout.choose_layout`.  Raises UserError, also when the run was stopped by a
+    signal: then everything is saved.
+    """
+    layout = choose_layout(
+        recipe.architecture(len(dataset.classes)),
+        recipe.batch_size,
+        precision=recipe.precision,
+        device=device,
+        gpus=gpus,
+        processes=processes,
+        parallel=parallel,
+    )
+    dataset.check_sizes()
+    job = Job(dataset, recipe, run, resume, quiet, deterministic)
+    if layout.started:
+        return launch(layout, work_of_a_process, layout, job)
+    folder = RunFolder(run)
+    folder.prepare(resume=resume)
+    with folder.lock():
+        return launch(layout, work_of_a_process, layout, job)
+
+
+def work_of_a_process(mesh: Mesh, device: torch.device, layout: Layout, job: Job) -> dict[str, Any]:
+    """One process's part in the run."""
+    if job.deterministic:
+        torch.use_deterministic_algorithms(True)
+    folder = RunFolder(job.run)
+    with contextlib.ExitStack() as stack:
+        if layout.started and mesh.is_speaker:  # torchrun's processes have no parent that did it
+            folder.prepare(resume=job.resume or folder.holds_a_run())
+            stack.enter_context(folder.lock())
+        mesh.barrier()
+        trainer = Trainer(mesh, device, job)
+        interruption = stack.enter_context(Interruption())
+        trainer.telemetry.say(f"{layout.reason}; {trainer.precision.name}: {trainer.precision.reason}")
+        try:
+            return trainer.run(interruption)
+        finally:
+            trainer.close()
+
+
+def make_loader(mesh: Mesh, device: torch.device, job: Job, precision: Precision) -> Loader:
+    """This process's share of the training pictures."""
+    recipe = job.recipe
+    # float16 holds pixels less their mean to a sixteenth of a step or finer, and DALI makes it for nothing on a GPU.
+    half = device.type == "cuda" and precision.name != "fp32"
+    return TrainingLoader(
+        job.dataset,
+        batch_size=mesh.share_batch(recipe.batch_size),
+        device=device,
+        seed=recipe.seed,
+        rank=mesh.data_rank,
+        num_ranks=mesh.num_data_ranks,
+        dtype=torch.float16 if half else torch.float32,
+        mean=recipe.mean,
+        noise=recipe.noise,
+        noise_divisor=recipe.noise_divisor,
+        shuffle_buffer=recipe.shuffle_buffer,
+    )
+
+
+class Trainer:
+    """One process's network, data and place in the run."""
+
+    def __init__(self, mesh: Mesh, device: torch.device, job: Job, loader: Loader | None = None) -> None:
+        """`loader`: instead of the data set's own, for measuring."""
+        self.mesh, self.device, self.job, self.recipe = mesh, device, job, job.recipe
+        self.folder = RunFolder(job.run)
+        self.precision = choose_precision(device, self.recipe.precision)
+        self.loader = loader if loader is not None else make_loader(mesh, device, job, self.precision)
+        self.schedule = Schedule(self.recipe, self.loader.num_batches)
+        start, notes = self.find_start()
+        architecture = self.recipe.architecture(len(job.dataset.classes))
+        self.model = AlexNet(architecture, exchange=mesh.make_exchange(architecture.num_towers)).to(device)
+        self.optimizer = SGD(self.model, momentum=self.recipe.momentum, weight_decay=self.recipe.weight_decay)
+        if start is None:
+            self.model.initialize(self.recipe.seed)
+        else:
+            load_whole_state(self.model, start.model)
+            if start.optimizer is not None:
+                self.optimizer.load_whole_state(start.optimizer)
+        self.train_step = TrainingStep(self.model, self.optimizer, precision=self.precision, mesh=mesh)
+        self.step = self.restore(start, notes)
+        self.saved_step = start.step if start else None
+        self.saved_at = time.monotonic()
+        self.best_error = start.best_error if start else None
+        self.centre: EvaluationResult | None = None
+        self.meter = Meter(mesh, device)
+        self.telemetry: Telemetry | Silent = Silent()
+        if mesh.is_speaker:
+            self.folder.forget_after(self.step)
+            write_whole(self.folder.recipe, self.recipe.to_toml())
+            self.telemetry = Telemetry(self.folder, self.schedule, first_step=self.step, quiet=job.quiet)
+        for note in notes:
+            self.telemetry.event(self.step, note)
+
+    def find_start(self) -> tuple[Checkpoint | None, list[str]]:
+        """The checkpoint to go on from, if asked to, or if torchrun started this process anew after a failure."""
+        if self.job.resume or checkpoints.saved_checkpoints(self.folder.checkpoints):
+            return find_start(self.folder, self.job.dataset, self.recipe)
+        return None, []
+
+    def restore(self, start: Checkpoint | None, notes: list[str]) -> int:
+        """Put loader and loss scale where the checkpoint left them; the step to go on with."""
+        if start is None:
+            return 0
+        self.train_step.load_state_dict(start.scaler)
+        step, note = restore_place(
+            self.loader.load_state_dict,
+            start,
+            self.schedule,
+            rank=self.mesh.data_rank,
+            num_ranks=self.mesh.num_data_ranks,
+            all_agree=lambda fine: not self.any_process(not fine)[0],
+        )
+        if note is not None:
+            notes.append(note)
+        return step
+
+    # ------------------------------------------------------------------- the run
+
+    def run(self, interruption: Interruption) -> dict[str, Any]:
+        """All epochs that are left, then the last evaluation and the report."""
+        begun = time.monotonic()
+        try:
+            while self.step < self.schedule.num_steps:
+                self.run_epoch(interruption)
+                self.centre = self.evaluate(1)
+                if self.centre is not None:
+                    self.telemetry.evaluation(self.step, 1, self.centre)
+                self.save(self.centre)
+        except DivergedError as error:
+            raise self.explained(error) from error
+        seconds = time.monotonic() - begun
+        return self.finish(seconds)
+
+    def run_epoch(self, interruption: Interruption) -> None:
+        """From where the run stands to the end of the epoch, or of the run."""
+        epoch = self.step // self.schedule.steps_per_epoch
+        last = min((epoch + 1) * self.schedule.steps_per_epoch, self.schedule.num_steps)
+        noise = self.schedule.noise(epoch)
+        rates = None
+        batches = self.loader.epoch(epoch, noise=noise)
+        self.meter.start()
+        while self.step < last:
+            with self.meter.waiting():
+                batch = next(batches)
+            if rates != (rates := self.schedule.rates(self.step)):
+                self.optimizer.set_rates(weights=rates.weights, biases=rates.biases, conv1=rates.conv1)
+            self.meter.add(self.train_step(batch, step=self.step, seed=self.recipe.seed))
+            self.step += 1
+            if self.mesh.world_size == 1 or self.step % AGREE_EVERY == 0 or self.step == last:
+                self.look_up(interruption, noise, end_of_epoch=self.step == last)
+        self.train_step.drain()
+
+    def look_up(self, interruption: Interruption, noise: bool, *, end_of_epoch: bool) -> None:
+        """Between two steps: tell, save, stop, if it is time to."""
+        minutes = (time.monotonic() - self.saved_at) / 60
+        stop, save, tell = self.any_process(
+            interruption.asked, minutes >= self.recipe.checkpoint_minutes, self.meter.seconds >= TELL_SECONDS
+        )
+        if tell or end_of_epoch or stop:
+            self.telemetry.training(self.step, self.meter.read(), self.schedule.rates(self.step - 1), noise)
+        if stop or (save and not end_of_epoch):
+            self.train_step.drain()
+            self.save(None)
+            self.meter.start()
+        if stop:
+            raise StoppedError(
+                f"stopped after step {self.step:,} of {self.schedule.num_steps:,}; everything is saved. "
+                f"Go on with the same command and --resume (the run is in {self.folder.path})."
+            )
+
+    def any_process(self, *flags: bool) -> list[bool]:
+        """Each flag: whether any process has it; the same answer everywhere."""
+        if self.mesh.world_size == 1:
+            return list(flags)
+        votes = torch.tensor(flags, dtype=torch.int32, device=self.device)
+        dist.all_reduce(votes, op=dist.ReduceOp.MAX)
+        return [bool(vote) for vote in votes.tolist()]
+
+    def evaluate(self, num_views: Literal[1, 10]) -> EvaluationResult | None:
+        """Over the validation split; None where the data set has none."""
+        if "val" not in self.job.dataset.splits:
+            return None
+        loader = EvaluationLoader(
+            self.job.dataset,
+            batch_size=EVALUATION_BATCH,
+            device=self.device,
+            dtype=self.train_step.dtype,
+            mean=self.recipe.mean,
+            rank=self.mesh.replica,
+            num_ranks=self.mesh.num_replicas,
+        )
+        predictor = Predictor(self.model, self.train_step.working)
+        return evaluate([predictor], loader, num_views=num_views, mesh=self.mesh)
+
+    # ---------------------------------------------------------------- checkpoints
+
+    def save(self, result: EvaluationResult | None) -> None:
+        """Write a checkpoint; where the disk is full, say so and go on with the one before."""
+        best = result is not None and (self.best_error is None or result.top1_error < self.best_error)
+        if best and result is not None:
+            self.best_error = result.top1_error
+        state = self.state()
+        if state is not None and self.mesh.is_speaker:
+            file = checkpoints.checkpoint_path(self.folder.checkpoints, self.step)
+            try:
+                checkpoints.save_checkpoint(file, state)
+                if best:
+                    checkpoints.mark_best(file)
+                checkpoints.keep_newest(self.folder.checkpoints, self.recipe.keep_checkpoints)
+                self.saved_step = self.step
+            except OSError as error:
+                self.telemetry.event(
+                    self.step,
+                    f"The checkpoint after step {self.step:,} could not be written ({error}). The one before is kept; "
+                    f"training goes on. Make room in {self.folder.checkpoints}.",
+                )
+        self.saved_at = time.monotonic()
+        self.mesh.barrier()
+
+    def state(self) -> Checkpoint | None:
+        """The run as it stands; None in processes that need not write it.  All processes call it together."""
+        inside = self.step % self.schedule.steps_per_epoch != 0
+        own: list[Any] = [self.loader.state_dict() if inside else None]
+        states = own
+        if self.mesh.world_size > 1:
+            states = [None] * self.mesh.world_size
+            dist.all_gather_object(states, own[0])
+        if not self.mesh.writes_state:
+            return None
+        return Checkpoint(
+            recipe=self.recipe,
+            classes=checkpoints.classes_of(self.job.dataset),
+            dataset_fingerprint=self.job.dataset.fingerprint,
+            mean=checkpoints.mean_of(self.job.dataset, self.recipe.mean),
+            model=whole_state(self.model),
+            optimizer=self.optimizer.whole_state(),
+            step=self.step,
+            steps_per_epoch=self.schedule.steps_per_epoch,
+            loaders=tuple(states) if inside else (),
+            scaler=self.train_step.state_dict(),
+            best_error=self.best_error,
+        )
+
+    # ------------------------------------------------------------------------ end
+
+    def explained(self, error: DivergedError) -> DivergedError:
+        """With the rates, the last good checkpoint, and what to try."""
+        rates = self.schedule.rates(max(0, self.step - 1))
+        last = "none was saved yet" if self.saved_step is None else f"the one after step {self.saved_step:,}"
+        return DivergedError(
+            f"{error}. The rates were {rates.weights:g} (weights) and {rates.biases:g} (biases); the last good "
+            f"checkpoint: {last}. To try: --set weight_rates=[…] and bias_rates=[…] with smaller values in a new run."
+        )
+
+    def finish(self, seconds: float) -> dict[str, Any]:
+        """The last evaluation, result.json and the figures."""
+        centre = self.centre or self.evaluate(1)
+        final = centre if self.recipe.final_views == 1 else self.evaluate(self.recipe.final_views)
+        if centre is None or final is None:
+            self.telemetry.say("The data set has no validation split: nothing was evaluated.")
+        elif final is not centre:
+            self.telemetry.evaluation(self.step, self.recipe.final_views, final)
+        result = {
+            "recipe": asdict(self.recipe),
+            "dataset": {
+                "folder": str(self.job.dataset.folder),
+                "fingerprint": self.job.dataset.fingerprint,
+                "classes": len(self.job.dataset.classes),
+                "samples": {name: split.samples for name, split in self.job.dataset.splits.items()},
+            },
+            "machine": describe_machine(),
+            "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
+            "processes": self.mesh.world_size,
+            "towers_split": self.mesh.split,
+            "precision": self.precision.name,
+            "steps": self.step,
+            "epochs": self.step / self.schedule.steps_per_epoch,
+            "seconds": round(seconds, 2),
+            "pictures_per_s": self.meter.overall_rate,
+            "data_wait": self.meter.overall_wait,
+            "best_top1_error": self.best_error,
+            "centre_view": None if centre is None else asdict(centre),
+            f"{self.recipe.final_views}_views": None if final is None else asdict(final),
+        }
+        if self.mesh.is_speaker:
+            write_whole(self.folder.result, json.dumps(result, indent=2) + "\n")
+        return result
+
+    def close(self) -> None:
+        """Free the loader's threads, write out the metrics."""
+        self.loader.close()
+        self.telemetry.close()
