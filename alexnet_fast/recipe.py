@@ -124,14 +124,14 @@ def check_recipe(recipe: Recipe) -> None:
         raise UsageError(f"precision is {recipe.precision!r}: choose auto, {', '.join(DTYPES)}")
     for key in ("epochs", "full_epochs", "checkpoint_minutes"):
         require(recipe, key, getattr(recipe, key) > 0, "more than 0")
-    for key in ("batch_size", "rates_for_batch", "keep_checkpoints", "shuffle_buffer", "width_divisor"):
+    for key in ("batch_size", "rates_for_batch", "keep_checkpoints", "shuffle_buffer"):
         require(recipe, key, getattr(recipe, key) >= 1, "1 or more")
     for key in ("seed", "noise", "weight_decay", "warmup_epochs", "conv1_rate"):
         require(recipe, key, getattr(recipe, key) >= 0, "0 or more")
     require(recipe, "momentum", 0 <= recipe.momentum < 1, "from 0 to below 1")
     require(recipe, "mean", recipe.mean in ("image", "rgb"), "image or rgb")
     require(recipe, "final_views", recipe.final_views in (1, 10), "1 or 10")
-    require(recipe, "width_divisor", 48 % recipe.width_divisor == 0, "a divisor of 48, such as 1, 2, 4 or 8")
+    require(recipe, "width_divisor", recipe.width_divisor in (1, 2, 4, 8, 16), "1, 2, 4, 8 or 16")
     check_steps(recipe, "weight_rates", "weight_rate_epochs")
     check_steps(recipe, "bias_rates", "bias_rate_epochs")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -36,14 +36,17 @@ class EvaluationLoader:
         batch_size: int,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
-        mean: Literal["image", "rgb"] = "image",
+        mean: Literal["image", "rgb"] | torch.Tensor = "image",
         rank: int = 0,
         num_ranks: int = 1,
         num_threads: int | None = None,
         hw_decoder_load: float | None = None,
         prefetch: int | None = None,
     ) -> None:
-        """batch_size: this rank's; the last batch holds what is left.  The rest as in TrainingLoader."""
+        """batch_size: this rank's; the last batch holds what is left.  The rest as in TrainingLoader.
+
+        mean: also the mean that a network was trained with, (224, 224, 3) or (3,) float32.
+        """
         self.num_samples = dataset.split(split).samples
         """On all ranks together."""
         if num_ranks > self.num_samples:
@@ -65,8 +68,8 @@ class EvaluationLoader:
         self._reading = Reading.of(
             dataset.tars(split), dataset.indexes(split), rank=rank, num_ranks=num_ranks, shuffle_buffer=None, seed=0
         )
-        self._corners = view_corners(size)
-        self._mean = torch.from_numpy(evaluation_mean(dataset, mean)).to(device)
+        own_mean = mean if isinstance(mean, torch.Tensor) else torch.from_numpy(evaluation_mean(dataset, mean))
+        self._mean = own_mean.to(device)
         self._dtype = dtype
 
     def __iter__(self) -> Iterator[EvaluationBatch]:
@@ -77,7 +80,7 @@ class EvaluationLoader:
             pixels, labels = (to_torch(output)[:count] for output in run.next())
             places = torch.arange(start, start + count, device=labels.device)
             start += count
-            yield EvaluationBatch(self._cutter(pixels), labels, places)
+            yield EvaluationBatch(view_cutter(pixels, self._mean, self._dtype), labels, places)
 
     def __len__(self) -> int:
         return self.num_batches
@@ -86,17 +89,23 @@ class EvaluationLoader:
         jpeg, label = read_samples(self._reading)
         return decode(jpeg, self._decoding), label if self._decoding.backend == "cpu" else label.gpu()
 
-    def _cutter(self, pixels_NHWC: torch.Tensor) -> Any:
-        def cut_view(number: int) -> torch.Tensor:
-            """View 0 is the centre; 1..4 the corners; 5..9 the mirrors of 0..4."""
-            y, x = self._corners[number % 5]
-            view = pixels_NHWC[:, y : y + CROP, x : x + CROP]
-            if number >= 5:
-                view = view.flip(2)
-            # The mean has float32: the difference has too, and is rounded once.
-            return (view - self._mean).to(self._dtype).permute(0, 3, 1, 2)
 
-        return cut_view
+def view_cutter(pixels_NHWC: torch.Tensor, mean: torch.Tensor, dtype: torch.dtype) -> Callable[[int], torch.Tensor]:
+    """View 0..9 of (N, S, S, 3) uint8 pixels -> (N, 3, 224, 224): 0 the centre, 1..4 the corners, 5..9 their mirrors.
+
+    mean: (224, 224, 3) or (3,) float32, subtracted from every view alike, on the device of the pixels.
+    """
+    corners = view_corners(pixels_NHWC.shape[1])
+
+    def cut_view(number: int) -> torch.Tensor:
+        y, x = corners[number % 5]
+        view = pixels_NHWC[:, y : y + CROP, x : x + CROP]
+        if number >= 5:
+            view = view.flip(2)
+        # The mean has float32: the difference has too, and is rounded once.
+        return (view - mean).to(dtype).permute(0, 3, 1, 2)
+
+    return cut_view
 
 
 def evaluation_mean(dataset: Dataset, mean: Literal["image", "rgb"]) -> np.ndarray[Any, np.dtype[np.float32]]:

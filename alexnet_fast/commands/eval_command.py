@@ -1,0 +1,82 @@
+"""`alexnet-fast eval`: errors of a trained network, or of several averaged."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from alexnet_fast.commands.train_command import DATA_VARIABLE
+from alexnet_fast.tools.dataset import MANIFEST
+
+
+@click.command()
+@click.argument("paths", metavar="CHECKPOINT… [DATA]", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.option("--split", default="val", show_default=True, help="Which split.")
+@click.option("--views", type=click.Choice(["1", "10"]), default="10", show_default=True, help="Views of each picture.")
+@click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True)
+@click.option("--device", default=None, help="cpu, cuda or cuda:1.  [default: the GPU where there is one]")
+@click.option("--precision", type=click.Choice(["auto", "bf16", "fp16", "fp32"]), default="auto", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(
+    paths: tuple[Path, ...],
+    split: str,
+    views: str,
+    batch_size: int,
+    device: str | None,
+    precision: str,
+    as_json: bool,
+) -> None:
+    """Measure the error of a CHECKPOINT (a .pt file, a run's folder, .safetensors); several are averaged.
+
+    DATA is a shards folder with the checkpoint's classes ($ALEXNET_FAST_DATA, else ./shards).
+    Views: 1 is the centre; 10 are the paper's (corners and centre, each with its mirror), probabilities averaged.
+    """
+    from alexnet_fast.devices import choose_device
+    from alexnet_fast.evaluation import evaluate
+    from alexnet_fast.pipelines.loader import EvaluationLoader
+    from alexnet_fast.precision import choose_precision
+    from alexnet_fast.resume import check_classes
+    from alexnet_fast.tools.dataset import Dataset
+    from alexnet_fast.tools.errors import UsageError
+    from alexnet_fast.trained import load_trained, mean_to_subtract
+
+    checkpoints, data = checkpoints_and_data(paths)
+    place = choose_device(device)
+    chosen = choose_precision(place, precision)
+    dataset = Dataset.load(data)
+    nets = [load_trained(path, place, chosen) for path in checkpoints]
+    for net in nets:
+        check_classes(net.checkpoint, dataset)
+    means = [mean_to_subtract(net.checkpoint.mean) for net in nets]
+    for net, mean in zip(nets, means, strict=True):
+        if mean.shape != means[0].shape or not bool((mean == means[0]).all()):
+            raise UsageError(
+                f"{net.file} subtracts another mean than {nets[0].file}: networks of different data sets or "
+                "mean settings cannot be averaged here; evaluate them one by one"
+            )
+    num_views: Literal[1, 10] = 10 if views == "10" else 1
+    loader = EvaluationLoader(
+        dataset, split=split, batch_size=batch_size, device=place, dtype=chosen.dtype, mean=means[0]
+    )
+    result = evaluate([net.predictor for net in nets], loader, num_views=num_views)
+    if as_json:
+        click.echo(json.dumps({"views": num_views, "split": split, **asdict(result)}))
+        return
+    what = f"{len(nets)} networks averaged" if len(nets) > 1 else str(nets[0].file)
+    click.echo(f"{what}, {split} split of {data}, {'ten views' if num_views == 10 else 'centre view'}:")
+    click.echo(
+        f"{result.top1_error:.2%} top-1 error, {result.top5_error:.2%} top-5 error, loss {result.loss:.4f}, "
+        f"{result.num_samples:,} pictures"
+    )
+
+
+def checkpoints_and_data(paths: tuple[Path, ...]) -> tuple[tuple[Path, ...], Path]:
+    """The last path is the data if a data set is there."""
+    if len(paths) > 1 and ((paths[-1] / MANIFEST).exists() or paths[-1].name == MANIFEST):
+        return paths[:-1], paths[-1]
+    return paths, Path(os.environ.get(DATA_VARIABLE, "shards"))

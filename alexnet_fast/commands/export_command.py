@@ -1,0 +1,28 @@
+"""`alexnet-fast export`: a network for other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="A name that ends in .safetensors or .onnx."
+)
+def command(checkpoint: Path, out: Path) -> None:
+    """Write the network of CHECKPOINT (a .pt file, a run's folder, .safetensors) for other programs.
+
+    .safetensors holds everything to use it again with `eval` and `predict`; .onnx comes with its preprocessing in a
+    .json beside it.
+    """
+    from alexnet_fast.checkpoint import load_checkpoint, resolve_checkpoint
+    from alexnet_fast.export import export
+    from alexnet_fast.trained import load_safetensors
+
+    file = resolve_checkpoint(checkpoint)
+    loaded = load_safetensors(file) if file.suffix == ".safetensors" else load_checkpoint(file)
+    for written in export(loaded, out):
+        click.echo(f"{written}  {written.stat().st_size / 1e6:,.1f} MB")

@@ -1,0 +1,53 @@
+"""`alexnet-fast predict`: names for pictures."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Literal
+
+import click
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("pictures", nargs=-1, required=True)
+@click.option("--views", type=click.Choice(["1", "10"]), default="10", show_default=True, help="Views of each picture.")
+@click.option("--device", default=None, help="cpu, cuda or cuda:1.  [default: the GPU where there is one]")
+@click.option("--precision", type=click.Choice(["auto", "bf16", "fp16", "fp32"]), default="fp32", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def command(
+    checkpoint: Path, pictures: tuple[str, ...], views: str, device: str | None, precision: str, as_json: bool
+) -> None:
+    """Print five names, with probabilities, for each of PICTURES: files, folders, or - for a picture on stdin.
+
+    CHECKPOINT is a .pt file, a run's folder, or exported .safetensors.  Exit code 3: some pictures could not be used.
+    """
+    from alexnet_fast.devices import choose_device
+    from alexnet_fast.precision import choose_precision
+    from alexnet_fast.predict import Answer, predict
+    from alexnet_fast.trained import load_trained
+
+    place = choose_device(device)
+    chosen = choose_precision(place, precision)
+    trained = load_trained(checkpoint, place, chosen)
+    num_views: Literal[1, 10] = 10 if views == "10" else 1
+    bad = 0
+
+    def show(answer: Answer) -> None:
+        if as_json:
+            names = [{"class": name, "label": label, "probability": p} for name, label, p in answer.names]
+            click.echo(json.dumps({"picture": answer.picture, "names": names, "problem": answer.problem or None}))
+        elif answer.problem:
+            click.echo(f"{answer.picture}: {answer.problem}", err=True)
+        else:
+            click.echo(answer.picture)
+            for _, label, probability in answer.names:
+                click.echo(f"  {probability:6.1%}  {label}")
+
+    for answer in predict(trained, pictures, device=place, precision=chosen, num_views=num_views):
+        show(answer)
+        bad += bool(answer.problem)
+    if bad:
+        sys.exit(3)

@@ -1,0 +1,112 @@
+"""Names for pictures: any picture, made ready as the sharder would, seen in ten views."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from alexnet_fast.evaluation import average_probabilities
+from alexnet_fast.pipelines.batch import EvaluationBatch
+from alexnet_fast.pipelines.evaluation import view_cutter
+from alexnet_fast.precision import Precision
+from alexnet_fast.tools.dataset import PictureOptions
+from alexnet_fast.tools.errors import UsageError, UserError
+from alexnet_fast.tools.picture import BadPictureError, encode
+from alexnet_fast.trained import Trained, mean_to_subtract
+
+TOP = 5
+BATCH = 32
+STDIN = "-"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """About one picture."""
+
+    picture: str
+    names: tuple[tuple[str, str, float], ...] = ()
+    """(class name, label, probability), the most probable first."""
+    problem: str = ""
+    """Why there are no names."""
+
+
+def predict(
+    trained: Trained,
+    sources: Sequence[str],
+    *,
+    device: torch.device,
+    precision: Precision,
+    num_views: Literal[1, 10] = 10,
+) -> Iterator[Answer]:
+    """Five names for each picture, in order.  `sources`: files, folders, "-" for one picture's bytes on stdin."""
+    mean = mean_to_subtract(trained.checkpoint.mean).to(device)
+    pictures = pictures_of(sources)
+    while batch := list(islice(pictures, BATCH)):
+        made = [(name, content, *prepare(name, content)) for name, content in batch]
+        good = [pixels for *_, pixels, _ in made if pixels is not None]
+        probabilities: Iterator[torch.Tensor] = iter(())
+        if good:
+            stacked = torch.from_numpy(np.stack(good)).to(device)
+            cutter = view_cutter(stacked, mean, precision.dtype)
+            indices = torch.arange(len(good))
+            with torch.inference_mode():
+                probabilities = iter(
+                    average_probabilities([trained.predictor], EvaluationBatch(cutter, indices, indices), num_views)
+                    .cpu()
+                    .unbind()
+                )
+        for name, _, pixels, problem in made:
+            yield Answer(name, problem=problem) if pixels is None else answer(name, next(probabilities), trained)
+
+
+def answer(name: str, probabilities: torch.Tensor, trained: Trained) -> Answer:
+    """The most probable classes of one picture."""
+    best = probabilities.topk(min(TOP, len(probabilities)))
+    classes = trained.checkpoint.classes
+    pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return Answer(name, tuple((*classes[index], probability) for index, probability in pairs))
+
+
+def prepare(
+    name: str, content: bytes | UserError
+) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.uint8]] | None, str]:
+    """(pixels (256, 256, 3) or None, the problem)."""
+    if isinstance(content, UserError):
+        return None, str(content)
+    try:
+        return encode(content, name, PictureOptions()).pixels, ""
+    except BadPictureError as error:
+        return None, str(error)
+
+
+def pictures_of(sources: Sequence[str]) -> Iterator[tuple[str, bytes | UserError]]:
+    """(name, bytes) of each picture; in folders of every file, by name, hidden ones left out."""
+    for source in sources:
+        path = Path(source)
+        if source == STDIN:
+            yield "stdin", sys.stdin.buffer.read()
+        elif path.is_dir():
+            files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+            if not files:
+                raise UsageError(f"{source}: there is no file in this folder")
+            for file in files:
+                yield str(file), read(file)
+        else:
+            yield source, read(path)
+
+
+def read(file: Path) -> bytes | UserError:
+    """The file's bytes, or why there are none."""
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        return UserError("there is no such file")
+    except OSError as error:
+        return UserError(f"cannot be read ({error.strerror})")

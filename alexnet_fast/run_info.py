@@ -1,0 +1,93 @@
+"""What a run, a checkpoint or this machine is, for people; a run also while it runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alexnet_fast.checkpoint import Checkpoint, saved_checkpoints
+from alexnet_fast.devices import choose_device
+from alexnet_fast.layout import choose_layout
+from alexnet_fast.machine import describe_machine
+from alexnet_fast.precision import choose_precision
+from alexnet_fast.recipe import Recipe, load_recipe
+from alexnet_fast.run_folder import RunFolder
+
+SHOWN_EPOCHS = 12
+
+
+def describe_run(folder: RunFolder) -> str:
+    """State, speed, errors by epoch, checkpoints."""
+    recipe = load_recipe(str(folder.recipe))
+    metrics = folder.read_metrics()
+    trains = [line for line in metrics if line["kind"] == "train"]
+    lines = [f"{folder.path}: network {recipe.network}, {recipe.epochs:g} epochs, batch {recipe.batch_size}", ""]
+    lines.append(f"state        {state_of(folder, recipe, trains)}")
+    if trains:
+        last = trains[-1]
+        lines.append(
+            f"last         loss {last['loss']:.3f}, error {last['error']:.1%}, "
+            f"{last['pictures_per_s']:,.0f} pictures/s, {last['data_wait']:.0%} waiting for data"
+        )
+    saved = saved_checkpoints(folder.checkpoints)
+    lines.append(f"checkpoints  {len(saved)}" + (f", the newest {saved[-1].name}" if saved else ""))
+    validations = [line for line in metrics if line["kind"] == "val"]
+    if validations:
+        lines += ["", f"{'epoch':>8} {'views':>6} {'top-1 error':>12} {'top-5 error':>12} {'loss':>8}"]
+    for line in validations[-SHOWN_EPOCHS:]:
+        lines.append(
+            f"{line['epoch']:8g} {line['views']:6} {line['top1_error']:12.2%} {line['top5_error']:12.2%} "
+            f"{line['loss']:8.3f}"
+        )
+    return "\n".join(lines)
+
+
+def state_of(folder: RunFolder, recipe: Recipe, trains: list[dict[str, Any]]) -> str:
+    """Running, done or stopped, and where."""
+    epoch = trains[-1]["epoch"] if trains else 0.0
+    place = f"epoch {epoch:.2f} of {recipe.epochs:g}"
+    if folder.is_running():
+        left = ""
+        if epoch:
+            rate = trains[-1]["pictures_per_s"]
+            pictures = trains[-1]["step"] / epoch * (recipe.epochs - epoch) * recipe.batch_size
+            left = f", about {pictures / rate / 3600:.1f} hours of training left"
+        return f"running, {place}{left}"
+    if folder.result.exists():
+        seconds = json.loads(folder.result.read_text(encoding="utf-8"))["seconds"]
+        return f"done after {epoch:g} epochs ({seconds / 60:,.1f} minutes since it was last begun)"
+    return f"stopped at {place}; `alexnet-fast train … --resume` goes on"
+
+
+def describe_checkpoint(file: Path, checkpoint: Checkpoint) -> str:
+    """What is in a checkpoint."""
+    numbers = sum(tensor.numel() for tensor in checkpoint.model.values())
+    labels = ", ".join(label for _, label in checkpoint.classes[:6])
+    best = "" if checkpoint.best_error is None else f", best top-1 error {checkpoint.best_error:.2%}"
+    return "\n".join(
+        [
+            f"{file}: network {checkpoint.recipe.network}, {numbers / 1e6:,.2f} million parameters",
+            f"trained      {checkpoint.step:,} steps, {checkpoint.step / checkpoint.steps_per_epoch:g} epochs of "
+            f"recipe {checkpoint.recipe.name}{best}",
+            f"classes      {len(checkpoint.classes):,}: {labels}{', …' if len(checkpoint.classes) > 6 else ''}",
+            f"mean         {checkpoint.mean.kind}, R G B {' '.join(f'{value:.2f}' for value in checkpoint.mean.rgb)}",
+            f"data set     {checkpoint.dataset_fingerprint[:16]}",
+            f"holds        weights{'' if checkpoint.optimizer is None else ' and momentum: training can go on'}",
+        ]
+    )
+
+
+def describe_here() -> str:
+    """This machine, and what `train` would choose on it."""
+    recipe = load_recipe("2013")
+    lines = [f"{name:20} {value}" for name, value in describe_machine().items()]
+    device = choose_device(None)
+    layout = choose_layout(recipe.architecture(1000), recipe.batch_size)
+    precision = choose_precision(device)
+    lines += ["", "train would take", f"  {layout.reason}", f"  {precision.name}: {precision.reason}"]
+    if device.type == "cpu":
+        lines.append(f"  {torch.get_num_threads()} threads")
+    return "\n".join(lines)

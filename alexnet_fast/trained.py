@@ -1,0 +1,93 @@
+"""A trained network, ready to be asked: out of a checkpoint, a run's folder, or exported .safetensors."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from alexnet_fast.checkpoint import Checkpoint, Mean, load_checkpoint, resolve_checkpoint
+from alexnet_fast.evaluation import Predictor
+from alexnet_fast.model import AlexNet, load_whole_state
+from alexnet_fast.precision import Precision
+from alexnet_fast.recipe import recipe_from
+from alexnet_fast.tools.errors import UsageError, UserError
+
+CROP = 224
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network and what it was trained on."""
+
+    file: Path
+    checkpoint: Checkpoint
+    predictor: Predictor
+
+    @property
+    def labels(self) -> list[str]:
+        """Of the classes, for people."""
+        return [label for _, label in self.checkpoint.classes]
+
+
+def load_trained(path: Path, device: torch.device, precision: Precision) -> Trained:
+    """From a .pt checkpoint, a run's folder (its newest), or a .safetensors file of `export`."""
+    file = resolve_checkpoint(path)
+    checkpoint = load_safetensors(file) if file.suffix == ".safetensors" else load_checkpoint(file)
+    model = AlexNet(checkpoint.architecture())
+    try:
+        load_whole_state(model, checkpoint.model)
+    except KeyError as error:
+        raise UserError(f"{file}: the tensor {error} is missing. Take another checkpoint.") from error
+    except UsageError as error:
+        raise UserError(f"{file}: {error}") from error
+    model.to(device)
+    return Trained(file, checkpoint, Predictor(model, model.working_weights(precision.dtype)))
+
+
+def load_safetensors(file: Path) -> Checkpoint:
+    """What `export` wrote as .safetensors, as a checkpoint without momentum."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
+    except FileNotFoundError as error:
+        raise UsageError(f"{file}: there is no such file") from error
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file} is no .safetensors file, or it was cut short or altered ({error}).") from error
+    if "alexnet_fast" not in metadata:
+        raise UserError(f"{file} was not written by `alexnet-fast export`: nothing says what its network is.")
+    try:
+        facts = json.loads(metadata["alexnet_fast"])
+        mean = Mean(facts["mean"], tensors.pop("mean.image", None), tensors.pop("mean.rgb"))
+        recipe = recipe_from(facts["recipe"], str(file))
+        classes = tuple((str(name), str(label)) for name, label in facts["classes"])
+        return Checkpoint(
+            recipe=recipe,
+            classes=classes,
+            dataset_fingerprint=facts["dataset_fingerprint"],
+            mean=mean,
+            model=tensors,
+            optimizer=None,
+            step=facts["step"],
+            steps_per_epoch=facts["steps_per_epoch"],
+            loaders=(),
+            scaler={},
+            best_error=None,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{file}: a part of its metadata is missing or of another kind ({error}).") from error
+
+
+def mean_to_subtract(mean: Mean) -> torch.Tensor:
+    """(224, 224, 3): the mean image's centre; or (3,): the mean colour."""
+    if mean.image is None:
+        return mean.rgb
+    start = (mean.image.shape[0] - CROP) // 2
+    return mean.image[start : start + CROP, start : start + CROP].contiguous()

@@ -1,0 +1,112 @@
+"""Exported networks compute what ours computes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from alexnet_fast.checkpoint import Checkpoint, Mean, load_checkpoint, save_checkpoint
+from alexnet_fast.export import TOLERANCE, export
+from alexnet_fast.model import AlexNet, load_whole_state, whole_state
+from alexnet_fast.recipe import Recipe, load_recipe, recipe_names
+from alexnet_fast.tools.errors import UsageError, UserError
+from alexnet_fast.trained import load_safetensors
+
+CLASSES = tuple((f"n{number:08d}", f"thing {number}") for number in range(7))
+
+
+def checkpoint_of(recipe: Recipe) -> Checkpoint:
+    """A network with lively values: the start values alone would make every logit tiny."""
+    model = AlexNet(recipe.architecture(len(CLASSES)))
+    model.initialize(3)
+    tensors = {name: tensor * (5 if "weight" in name else 1) for name, tensor in whole_state(model).items()}
+    mean = Mean("image", torch.rand(256, 256, 3) * 255, torch.tensor([120.0, 110.0, 100.0]))
+    return Checkpoint(
+        recipe=recipe,
+        classes=CLASSES,
+        dataset_fingerprint="f",
+        mean=mean,
+        model=tensors,
+        optimizer=None,
+        step=12,
+        steps_per_epoch=4,
+        loaders=(),
+        scaler={},
+        best_error=None,
+    )
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    return 60 * torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if name != "demo"])
+def test_onnxruntime_computes_the_same_logits(name: str, images: torch.Tensor, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    checkpoint = checkpoint_of(replace(load_recipe(name), width_divisor=8))
+    written = export(checkpoint, tmp_path / "net.onnx")
+    model = AlexNet(checkpoint.architecture())
+    load_whole_state(model, checkpoint.model)
+    with torch.inference_mode():
+        ours = model(images)
+    session = onnxruntime.InferenceSession(str(written[0]))
+    (theirs,) = session.run(None, {"images": images.numpy()})
+    assert ours.std() > 1e-3
+    assert (torch.from_numpy(theirs) - ours).abs().max() <= TOLERANCE * ours.abs().max()
+    beside = json.loads(written[1].read_text())
+    assert [entry["label"] for entry in beside["classes"]] == [label for _, label in CLASSES]
+    assert torch.tensor(beside["mean_image_HWC"]).shape == (224, 224, 3)
+
+
+def test_safetensors_come_back_whole(tmp_path: Path) -> None:
+    checkpoint = checkpoint_of(replace(load_recipe("2012"), width_divisor=8))
+    (file,) = export(checkpoint, tmp_path / "net.safetensors")
+    back = load_safetensors(file)
+    assert back.recipe == checkpoint.recipe
+    assert back.classes == checkpoint.classes
+    assert back.mean.image is not None and checkpoint.mean.image is not None
+    assert torch.equal(back.mean.image, checkpoint.mean.image)
+    assert back.model.keys() == checkpoint.model.keys()
+    assert all(torch.equal(back.model[name], tensor) for name, tensor in checkpoint.model.items())
+
+
+def test_checkpoints_come_back_whole(tmp_path: Path) -> None:
+    checkpoint = checkpoint_of(replace(load_recipe("2013"), width_divisor=8))
+    save_checkpoint(tmp_path / "a.pt", checkpoint)
+    back = load_checkpoint(tmp_path / "a.pt")
+    assert back.recipe == checkpoint.recipe and back.classes == checkpoint.classes and back.step == 12
+    assert all(torch.equal(back.model[name], tensor) for name, tensor in checkpoint.model.items())
+    assert [file.name for file in tmp_path.iterdir()] == ["a.pt"]
+
+
+@pytest.mark.parametrize("damage", ["short", "flipped", "text", "other tensors", "missing", "folder"])
+def test_bad_checkpoints_are_refused(damage: str, tmp_path: Path) -> None:
+    file = tmp_path / "a.pt"
+    save_checkpoint(file, checkpoint_of(replace(load_recipe("2013"), width_divisor=16)))
+    content = bytearray(file.read_bytes())
+    if damage == "short":
+        file.write_bytes(content[: len(content) // 2])
+    elif damage == "flipped":
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    elif damage == "text":
+        file.write_text("not a checkpoint")
+    elif damage == "other tensors":
+        torch.save({"weight": torch.zeros(3)}, file)
+    elif damage == "missing":
+        file.unlink()
+    elif damage == "folder":
+        file = tmp_path
+    with pytest.raises(UserError, match=str(file)):
+        load_checkpoint(file)
+
+
+@pytest.mark.parametrize("name", ["net.pb", "net", "nowhere/net.onnx"])
+def test_where_it_cannot_go(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--out"):
+        export(checkpoint_of(replace(load_recipe("2013"), width_divisor=16)), tmp_path / name)
