@@ -6,6 +6,7 @@ import ast
 import difflib
 import inspect
 import json
+import math
 import sys
 import textwrap
 import types
@@ -122,6 +123,9 @@ def check_recipe(recipe: Recipe) -> None:
         raise UsageError(f"network is {recipe.network!r}: {did_you_mean(recipe.network, NETS)}")
     if recipe.precision not in ("auto", *DTYPES):
         raise UsageError(f"precision is {recipe.precision!r}: choose auto, {', '.join(DTYPES)}")
+    for key, kinds in key_types().items():
+        if float in kinds and getattr(recipe, key) is not None:
+            require(recipe, key, math.isfinite(getattr(recipe, key)), "a finite number")
     for key in ("epochs", "full_epochs", "checkpoint_minutes"):
         require(recipe, key, getattr(recipe, key) > 0, "more than 0")
     for key in ("batch_size", "rates_for_batch", "keep_checkpoints", "shuffle_buffer"):

@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -17,24 +16,24 @@ from alexnet_fast import checkpoint as checkpoints
 from alexnet_fast.checkpoint import Checkpoint
 from alexnet_fast.evaluation import EvaluationResult, Predictor, evaluate
 from alexnet_fast.interruption import Interruption
+from alexnet_fast.job import Job, Loader, StoppedError, make_loader
 from alexnet_fast.launch import launch
 from alexnet_fast.layout import Layout, choose_layout
 from alexnet_fast.machine import describe_machine
 from alexnet_fast.mesh import Mesh
 from alexnet_fast.meter import Meter
-from alexnet_fast.model import AlexNet, load_whole_state, whole_state
+from alexnet_fast.model import AlexNet, load_whole_state, whole_state, whole_tensor
 from alexnet_fast.optimizer import SGD
-from alexnet_fast.pipelines.batch import Batch
-from alexnet_fast.pipelines.loader import EvaluationLoader, TrainingLoader
-from alexnet_fast.precision import Precision, choose_precision
+from alexnet_fast.pipelines.loader import EvaluationLoader
+from alexnet_fast.precision import choose_precision
 from alexnet_fast.recipe import Recipe
+from alexnet_fast.report import draw_report
 from alexnet_fast.resume import find_start, restore_place
 from alexnet_fast.run_folder import RunFolder, write_whole
 from alexnet_fast.schedule import Schedule
 from alexnet_fast.step import DivergedError, TrainingStep
 from alexnet_fast.telemetry import Silent, Telemetry
 from alexnet_fast.tools.dataset import Dataset
-from alexnet_fast.tools.errors import UserError
 
 AGREE_EVERY = 8
 """Steps after which several processes ask one another whether anybody was told to stop."""
@@ -42,36 +41,6 @@ TELL_SECONDS = 5.0
 """Between two lines of metrics.jsonl; the device is waited for then, and only then."""
 EVALUATION_BATCH = 128
 """Pictures of each process."""
-
-
-class StoppedError(UserError):
-    """A signal asked for the end; everything is saved."""
-
-
-class Loader(Protocol):
-    """What training needs of a loader: `TrainingLoader` and `SyntheticLoader` have it."""
-
-    num_batches: int
-
-    def epoch(self, number: int, *, noise: bool = True) -> Iterator[Batch]: ...
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
-    def close(self) -> None: ...
-
-
-@dataclass(frozen=True)
-class Job:
-    """What every process of a run is told."""
-
-    dataset: Dataset
-    recipe: Recipe
-    run: Path
-    resume: bool
-    quiet: bool
-    deterministic: bool
 
 
 def train(
@@ -128,26 +97,6 @@ def work_of_a_process(mesh: Mesh, device: torch.device, layout: Layout, job: Job
             return trainer.run(interruption)
         finally:
             trainer.close()
-
-
-def make_loader(mesh: Mesh, device: torch.device, job: Job, precision: Precision) -> Loader:
-    """This process's share of the training pictures."""
-    recipe = job.recipe
-    # float16 holds pixels less their mean to a sixteenth of a step or finer, and DALI makes it for nothing on a GPU.
-    half = device.type == "cuda" and precision.name != "fp32"
-    return TrainingLoader(
-        job.dataset,
-        batch_size=mesh.share_batch(recipe.batch_size),
-        device=device,
-        seed=recipe.seed,
-        rank=mesh.data_rank,
-        num_ranks=mesh.num_data_ranks,
-        dtype=torch.float16 if half else torch.float32,
-        mean=recipe.mean,
-        noise=recipe.noise,
-        noise_divisor=recipe.noise_divisor,
-        shuffle_buffer=recipe.shuffle_buffer,
-    )
 
 
 class Trainer:
@@ -376,9 +325,17 @@ class Trainer:
             "centre_view": None if centre is None else asdict(centre),
             f"{self.recipe.final_views}_views": None if final is None else asdict(final),
         }
-        if self.mesh.is_speaker:
+        conv1 = self.conv1()
+        if self.mesh.is_speaker and conv1 is not None:
             write_whole(self.folder.result, json.dumps(result, indent=2) + "\n")
+            draw_report(self.folder.path, conv1.float().numpy(), self.model.architecture.num_towers)
         return result
+
+    def conv1(self) -> torch.Tensor | None:
+        """conv1's whole weights, for the report; None in processes that need not gather them."""
+        if not self.mesh.writes_state:
+            return None
+        return whole_tensor(self.model, "conv1.weight", self.optimizer.parameters["conv1.weight"].detach())
 
     def close(self) -> None:
         """Free the loader's threads, write out the metrics."""

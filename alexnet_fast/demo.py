@@ -1,0 +1,111 @@
+"""The whole way, once: draw a data set, shard it, train on it, test with ten views, show the result."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from alexnet_fast.demo_data import DemoData, draw_dataset
+from alexnet_fast.recipe import load_recipe
+from alexnet_fast.run_folder import RunFolder
+from alexnet_fast.tools.dataset import Dataset
+from alexnet_fast.tools.errors import UsageError, UserError
+from alexnet_fast.tools.output import open_output
+from alexnet_fast.tools.plan import Plan, ShardOptions
+from alexnet_fast.tools.shard import shard
+from alexnet_fast.tools.sources import find_source
+from alexnet_fast.tools.workers import local_pool, num_cores
+
+PICTURES, SHARDS, RUN = "pictures", "shards", "run"
+SHARD_SIZE = 300
+"""Small, so that the small data set has several shards."""
+BENCH_DATA = DemoData(num_train=100, num_val=2)
+
+
+@dataclass
+class DemoResult:
+    """What the demo has to show."""
+
+    dataset: Dataset
+    result: dict[str, Any]
+    """As in result.json."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Stage -> seconds."""
+
+
+def draw_shards(folder: Path, data: DemoData = BENCH_DATA) -> Path:
+    """Draw pictures below `folder` and shard them there, as the command would; the shards folder."""
+    pictures, shards = folder / PICTURES, folder / SHARDS
+    if not pictures.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        draw_dataset(pictures, data)
+    source = find_source(str(pictures), None, val_fraction=None, seed=0, exclude=None, cache=None)
+    plan = Plan(source, ShardOptions(shard_size=SHARD_SIZE))
+    shard(plan, open_output(str(shards)), partial(local_pool, num_cores()), strict=False, watch=lambda progress: None)
+    return shards
+
+
+def run_demo(folder: Path, say: Callable[[str], None], *, device: str | None = None) -> DemoResult:
+    """Everything, below `folder`; a demo that is there already is trained anew on the pictures it has."""
+    from alexnet_fast.trainer import train
+
+    if folder.exists() and (not folder.is_dir() or any(not is_ours(entry) for entry in folder.iterdir())):
+        raise UsageError(f"{folder}: holds something else than a demo. Give --out another folder.")
+    seconds: dict[str, float] = {}
+    try:
+        with timed(seconds, "draw and shard"):
+            say("Drawing ten classes of shapes and textures, and sharding them …")
+            dataset = Dataset.load(draw_shards(folder, DemoData()))
+        shutil.rmtree(folder / RUN, ignore_errors=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}). Give --out another folder.") from error
+    with timed(seconds, "train and test"):
+        say("Training the two-tower network …")
+        result = train(dataset, load_recipe("demo"), folder / RUN, device=device)
+    return DemoResult(dataset, result, seconds)
+
+
+def is_ours(entry: Path) -> bool:
+    """Whether the demo made this."""
+    return entry.name.lstrip(".").removesuffix(".part") in (PICTURES, SHARDS, RUN)
+
+
+@contextmanager
+def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Note how long the block takes."""
+    begun = time.monotonic()
+    yield
+    seconds[stage] = time.monotonic() - begun
+
+
+def summary(demo: DemoResult, folder: Path) -> str:
+    """A short table, and the paths of the pictures."""
+    dataset, result = demo.dataset, demo.result
+    centre, ten = result["centre_view"], result["10_views"]
+    counts = dataset.accounting()
+    rows = [
+        ("pictures drawn", f"{counts['found']:,}, {counts['written']:,} in shards"),
+        ("repaired", f"{len(dataset.repaired):,}"),
+        ("left out", "; ".join(f"{note.file} ({note.reason})" for note in dataset.left_out)),
+        ("network", f"net {result['recipe']['network']}, two towers, {result['precision']} on {result['device']}"),
+        ("training", f"{result['epochs']:g} epochs, {result['pictures_per_s']:,.0f} pictures/s"),
+        ("error, centre view", f"{centre['top1_error']:.1%} of {centre['num_samples']} held-out pictures"),
+        ("error, ten views", f"{ten['top1_error']:.1%} (guessing: 90 %)"),
+        *((stage, f"{seconds:,.0f} s") for stage, seconds in demo.seconds.items()),
+    ]
+    figures = RunFolder(folder / RUN).figures
+    lines = ["", *(f"{name:20} {value}" for name, value in rows), "", "Look at"]
+    lines += [f"  {file}" for file in sorted(figures.glob("*.png"))]
+    picture = next(iter(sorted((folder / PICTURES / "val").rglob("*.JPEG"))))
+    lines += [
+        "and try",
+        f"  alexnet-fast predict {folder / RUN} {picture}",
+        f"  alexnet-fast preview {folder / SHARDS}",
+    ]
+    return "\n".join(lines)

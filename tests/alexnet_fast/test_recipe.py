@@ -1,0 +1,135 @@
+"""Recipes: complete, checked, and the schedules of the authors' notebook."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+
+from alexnet_fast.model import NETS
+from alexnet_fast.recipe import Recipe, key_docs, load_recipe, recipe_from, recipe_names
+from alexnet_fast.schedule import Rates, Schedule
+from alexnet_fast.tools.errors import UsageError
+
+
+def test_every_net_has_a_recipe() -> None:
+    assert {load_recipe(name).network for name in recipe_names()} == set(NETS)
+
+
+def test_every_key_is_explained() -> None:
+    assert list(key_docs()) == [field.name for field in fields(Recipe)]
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_written_recipes_read_back_the_same(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name, ["seed=7", "conv1_slow_epoch=none"])
+    file = tmp_path / f"{name}.toml"
+    file.write_text(recipe.to_toml(), encoding="utf-8")
+    assert load_recipe(str(file)) == recipe
+    assert recipe.description and recipe.source and recipe.expected
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("batchsize=64", "did you mean 'batch_size'"),
+        ("nonsense_key=1", "choose from name"),
+        ("batch_size=64.5", "a whole number"),
+        ("batch_size=true", "a whole number"),
+        ("batch_size=0", "1 or more"),
+        ("epochs=soon", "a number"),
+        ("epochs=0", "more than 0"),
+        ("epochs=nan", "finite"),
+        ("epochs=inf", "finite"),
+        ("seed=-1", "0 or more"),
+        ("noise_divisor=1", "true or false"),
+        ("network=alex", "network is 'alex'"),
+        ("network=15", "did you mean '150'"),
+        ("mean=median", "image or rgb"),
+        ("final_views=5", "1 or 10"),
+        ("momentum=1", "below 1"),
+        ("precision=fp8", "choose auto"),
+        ("weight_rates=[0.1]", "weight_rates has 1 rates and weight_rate_epochs 4"),
+        ("weight_rates=[0.1, -1, 0, 0]", "0 or more"),
+        ("weight_rates=0.1", "a list of numbers"),
+        ("weight_rate_epochs=[1, 2, 3, 4]", "begin with 0"),
+        ("bias_rate_epochs=[0, 0]", "let them rise"),
+        ("width_divisor=5", "1, 2, 4, 8 or 16"),
+        ("name=mine", "name is that of its file"),
+        ("batch_size", "key=value"),
+    ],
+)
+def test_what_cannot_be_is_refused(setting: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words.replace("[", r"\[")):
+        load_recipe("2013", [setting])
+
+
+def test_words_need_no_quotes() -> None:
+    recipe = load_recipe("2013", ["network=145", "mean=rgb", "precision='fp32'", "epochs=3", "noise_off_epoch=none"])
+    assert recipe == replace(
+        load_recipe("2013"), network="145", mean="rgb", precision="fp32", epochs=3.0, noise_off_epoch=None
+    )
+
+
+def test_unknown_recipes_and_files() -> None:
+    with pytest.raises(UsageError, match="did you mean '2013'"):
+        load_recipe("2031")
+    with pytest.raises(UsageError, match="cannot be read"):
+        load_recipe("nowhere/mine.toml")
+    with pytest.raises(UsageError, match="there is no key 'lr'"):
+        recipe_from({"lr": 1}, "recipe mine.toml")
+
+
+def test_a_file_that_is_no_toml(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("epochs: 3")
+    with pytest.raises(UsageError, match="is no TOML"):
+        load_recipe(str(file))
+
+
+def rates_at(recipe: Recipe, epoch: float) -> Rates:
+    return Schedule(recipe, 1000).rates(round(epoch * 1000))
+
+
+def test_net_145s_schedule_is_the_notebooks() -> None:
+    recipe = load_recipe("2012")
+    expected = {0: 0.01, 24.999: 0.01, 25: 0.001, 50.999: 0.001, 51: 1e-4, 78.999: 1e-4, 79: 1e-5, 90.999: 1e-5}
+    assert {epoch: rates_at(recipe, epoch).weights for epoch in expected} == pytest.approx(expected)
+    assert rates_at(recipe, 45).biases == 0.02
+    assert rates_at(recipe, 46).biases == pytest.approx(0.002)
+    assert rates_at(recipe, 66.9).conv1 == pytest.approx(1e-4)
+    assert rates_at(recipe, 67).conv1 == pytest.approx(1e-5)
+    assert rates_at(recipe, 72).conv1 == 0
+    schedule = Schedule(recipe, 1000)
+    assert [schedule.noise(epoch) for epoch in (0, 66, 67, 90)] == [True, True, False, False]
+    assert (schedule.num_epochs, schedule.num_steps) == (91, 91_000)
+
+
+def test_net_167s_schedule_is_four_equal_parts() -> None:
+    recipe = load_recipe("2013")
+    rates = [rates_at(recipe, epoch).weights for epoch in (0, 22.4, 22.5, 44.9, 45, 67.4, 67.5, 89.9)]
+    assert rates == pytest.approx([0.01, 0.01, 0.001, 0.001, 1e-4, 1e-4, 1e-5, 1e-5])
+    assert rates_at(recipe, 72.9).conv1 > 0
+    assert rates_at(recipe, 73).conv1 == 0
+
+
+def test_shorter_runs_have_everything_in_proportion() -> None:
+    short = load_recipe("2013", ["epochs=9"])
+    long = load_recipe("2013")
+    for epoch in (0.0, 2.2, 2.3, 4.4, 4.6, 7.2, 7.4, 8.9):
+        assert rates_at(short, epoch) == rates_at(long, 10 * epoch)
+
+
+def test_rates_scale_with_the_batch_after_a_warm_up() -> None:
+    recipe = load_recipe("2013", ["batch_size=512"])
+    assert rates_at(recipe, 0).weights == pytest.approx(0.01)
+    assert rates_at(recipe, 2.5).weights == pytest.approx(0.025)
+    assert rates_at(recipe, 5).weights == pytest.approx(0.04)
+    assert rates_at(recipe, 5).biases == pytest.approx(0.08)
+    assert rates_at(load_recipe("2013", ["batch_size=64"]), 0).weights == pytest.approx(0.005)
+
+
+def test_a_part_of_an_epoch_is_a_run() -> None:
+    schedule = Schedule(load_recipe("2013", ["epochs=1.5"]), 10)
+    assert (schedule.num_steps, schedule.num_epochs) == (15, 2)

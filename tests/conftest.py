@@ -1,0 +1,34 @@
+"""What several tests need: a data set small enough for two cores."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from alexnet_fast.tools.dataset import Dataset
+
+
+@pytest.fixture(scope="session")
+def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of drawn pictures: 10 classes, 60 training pictures less one that is broken, 30 for validation."""
+    from alexnet_fast.demo_data import DemoData, draw_dataset
+    from alexnet_fast.tools.output import open_output
+    from alexnet_fast.tools.plan import Plan, ShardOptions
+    from alexnet_fast.tools.shard import shard
+    from alexnet_fast.tools.sources import find_source
+    from alexnet_fast.tools.workers import local_pool
+
+    folder = tmp_path_factory.mktemp("tiny")
+    draw_dataset(folder / "pictures", DemoData(num_train=6, num_val=3))
+    source = find_source(str(folder / "pictures"), None, val_fraction=None, seed=0, exclude=None, cache=None)
+    plan = Plan(source, ShardOptions(shard_size=25))
+    output = open_output(str(folder / "shards"))
+    shard(plan, output, partial(local_pool, 1), strict=False, watch=lambda progress: None)
+    return folder / "shards"
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tiny_shards: Path) -> Dataset:
+    return Dataset.load(tiny_shards)
