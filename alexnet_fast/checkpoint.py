@@ -59,6 +59,8 @@ class Checkpoint:
     """Each process's place in its stream of pictures; empty at the end of an epoch."""
     scaler: dict[str, float]
     """float16's loss scale."""
+    evaluated: bool
+    """Whether the run has measured the error of these weights: not if it was stopped at the end of an epoch."""
     best_error: float | None
     """Lowest top-1 error (0..1) of the run's evaluations so far."""
 

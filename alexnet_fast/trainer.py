@@ -124,6 +124,7 @@ class Trainer:
         self.saved_step = start.step if start else None
         self.saved_at = time.monotonic()
         self.best_error = start.best_error if start else None
+        self.evaluated = start is not None and start.evaluated
         self.centre: EvaluationResult | None = None
         self.meter = Meter(mesh, device)
         self.telemetry: Telemetry | Silent = Silent()
@@ -163,16 +164,23 @@ class Trainer:
         """All epochs that are left, then the last evaluation and the report."""
         begun = time.monotonic()
         try:
+            if self.step > 0 and self.step % self.schedule.steps_per_epoch == 0 and not self.evaluated:
+                self.end_epoch()
             while self.step < self.schedule.num_steps:
                 self.run_epoch(interruption)
-                self.centre = self.evaluate(1)
-                if self.centre is not None:
-                    self.telemetry.evaluation(self.step, 1, self.centre)
-                self.save(self.centre)
+                self.end_epoch()
         except DivergedError as error:
             raise self.explained(error) from error
         seconds = time.monotonic() - begun
         return self.finish(seconds)
+
+    def end_epoch(self) -> None:
+        """Centre view over the validation split, and a checkpoint."""
+        self.centre = self.evaluate(1)
+        self.evaluated = True
+        if self.centre is not None:
+            self.telemetry.evaluation(self.step, 1, self.centre)
+        self.save(self.centre)
 
     def run_epoch(self, interruption: Interruption) -> None:
         """From where the run stands to the end of the epoch, or of the run."""
@@ -189,6 +197,7 @@ class Trainer:
                 self.optimizer.set_rates(weights=rates.weights, biases=rates.biases, conv1=rates.conv1)
             self.meter.add(self.train_step(batch, step=self.step, seed=self.recipe.seed))
             self.step += 1
+            self.evaluated = False
             if self.mesh.world_size == 1 or self.step % AGREE_EVERY == 0 or self.step == last:
                 self.look_up(interruption, noise, end_of_epoch=self.step == last)
         self.train_step.drain()
@@ -281,6 +290,7 @@ class Trainer:
             steps_per_epoch=self.schedule.steps_per_epoch,
             loaders=tuple(states) if inside else (),
             scaler=self.train_step.state_dict(),
+            evaluated=self.evaluated,
             best_error=self.best_error,
         )
 

@@ -36,6 +36,7 @@ def checkpoint_of(recipe: Recipe) -> Checkpoint:
         steps_per_epoch=4,
         loaders=(),
         scaler={},
+        evaluated=False,
         best_error=None,
     )
 
