@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -167,7 +168,8 @@ class Trainer:
             if self.step > 0 and self.step % self.schedule.steps_per_epoch == 0 and not self.evaluated:
                 self.end_epoch()
             while self.step < self.schedule.num_steps:
-                self.run_epoch(interruption)
+                for _ in self.steps_of_epoch(interruption):
+                    pass
                 self.end_epoch()
         except DivergedError as error:
             raise self.explained(error) from error
@@ -182,8 +184,8 @@ class Trainer:
             self.telemetry.evaluation(self.step, 1, self.centre)
         self.save(self.centre)
 
-    def run_epoch(self, interruption: Interruption) -> None:
-        """From where the run stands to the end of the epoch, or of the run."""
+    def steps_of_epoch(self, interruption: Interruption) -> Iterator[int]:
+        """Do the steps from where the run stands to the end of the epoch, or of the run; their numbers."""
         epoch = self.step // self.schedule.steps_per_epoch
         last = min((epoch + 1) * self.schedule.steps_per_epoch, self.schedule.num_steps)
         noise = self.schedule.noise(epoch)
@@ -200,6 +202,7 @@ class Trainer:
             self.evaluated = False
             if self.mesh.world_size == 1 or self.step % AGREE_EVERY == 0 or self.step == last:
                 self.look_up(interruption, noise, end_of_epoch=self.step == last)
+            yield self.step
         self.train_step.drain()
 
     def look_up(self, interruption: Interruption, noise: bool, *, end_of_epoch: bool) -> None:

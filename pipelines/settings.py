@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
-from dataclasses import dataclass
+import platform
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 
 from alexnet_fast.tools.dataset import Dataset
-from alexnet_fast.tools.errors import UsageError
+from alexnet_fast.tools.errors import UsageError, UserError
 
 
 @dataclass(frozen=True)
@@ -24,18 +27,64 @@ class LoaderSettings:
 def default_settings(
     device: torch.device, num_threads: int | None, prefetch: int | None, hw_decoder_load: float | None
 ) -> LoaderSettings:
-    """What was asked for, filled up with defaults."""
+    """What was asked for, filled up with what `remember` kept for this machine, else with defaults."""
+    known = remembered(device) or LoaderSettings(len(os.sched_getaffinity(0)), 2, 0.65)
     return LoaderSettings(
-        num_threads=num_threads if num_threads is not None else num_cores(),
-        prefetch=prefetch if prefetch is not None else 2,
-        hw_decoder_load=hw_decoder_load if hw_decoder_load is not None else 0.65,
+        num_threads=num_threads if num_threads is not None else max(1, known.num_threads // local_processes()),
+        prefetch=prefetch if prefetch is not None else known.prefetch,
+        hw_decoder_load=hw_decoder_load if hw_decoder_load is not None else known.hw_decoder_load,
     )
+
+
+def settings_file() -> Path:
+    """Where the best settings of this user's machines are kept."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "alexnet-fast" / "loader.json"
+
+
+def machine_key(device: torch.device) -> str:
+    """What the settings were found for: host, cores, kind of device."""
+    what = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return f"{platform.node()}, {len(os.sched_getaffinity(0))} cores, {what}"
+
+
+def remembered(device: torch.device) -> LoaderSettings | None:
+    """What `remember` kept for this machine and device; None: nothing, or nothing that can be read."""
+    try:
+        kept = json.loads(settings_file().read_text(encoding="utf-8"))[machine_key(device)]
+        return LoaderSettings(int(kept["num_threads"]), int(kept["prefetch"]), float(kept["hw_decoder_load"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # a cache: without it there are defaults
+
+
+def remember(device: torch.device, settings: LoaderSettings) -> Path:
+    """Keep the best settings for this machine and device; the file."""
+    file = settings_file()
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        content = {}
+    content[machine_key(device)] = asdict(settings)
+    aside = file.with_name(f".{file.name}.partial")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        aside.replace(file)
+    except OSError as error:
+        raise UserError(
+            f"{file}: cannot be written ({error.strerror}). Set XDG_CACHE_HOME to another folder."
+        ) from error
+    return file
 
 
 def num_cores() -> int:
     """Cores that this process may use, shared evenly among the processes of this machine."""
-    local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, len(os.sched_getaffinity(0)) // local_processes)
+    return max(1, len(os.sched_getaffinity(0)) // local_processes())
+
+
+def local_processes() -> int:
+    """Processes of this run on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def check_batch(

@@ -1,0 +1,207 @@
+"""`alexnet-fast bench`: pictures per second of the loader, the model and both together; which one is the wall."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from alexnet_fast.tools.dataset import Dataset
+from alexnet_fast.tools.errors import UsageError
+from alexnet_fast.tools.measurement import Measurement, table
+
+PARTS = ("all", "loader", "model", "train")
+FULL_SWEEP = (128, 256, 512, 1024, 2048)
+"""Batch sizes that `bench model` goes through on a GPU."""
+CPU_SWEEP = (64,)
+
+
+@click.command()
+@click.argument("part", type=click.Choice(PARTS), default="all")
+@click.argument("data", type=click.Path(path_type=Path), required=False)
+@click.option("--device", default=None, help="cpu, cuda or cuda:1.  [default: the GPU where there is one]")
+@click.option("--batch-size", type=click.IntRange(1), default=None, help="[default: 64 on a CPU, 1024 on a GPU]")
+@click.option("--recipe", "recipe_name", default="2013", show_default=True, help="Whose network is trained.")
+@click.option("--precision", type=click.Choice(["auto", "bf16", "fp16", "fp32"]), default="auto", show_default=True)
+@click.option("--threads", type=click.IntRange(1), default=None, help="DALI's threads.  [default: as `train`]")
+@click.option("--peers", is_flag=True, help="Also what people use instead: other loaders, other AlexNets.")
+@click.option("--tune", is_flag=True, help="Find the loader's best settings for this machine and keep them.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), default=None, help="Also write the rows there.")
+def command(
+    part: str,
+    data: Path | None,
+    device: str | None,
+    batch_size: int | None,
+    recipe_name: str,
+    precision: str,
+    threads: int | None,
+    peers: bool,
+    tune: bool,
+    json_file: Path | None,
+) -> None:
+    """Measure pictures per second of PART: the loader, the model, training, or all three and which is the wall.
+
+    DATA is a shards folder.  Without it, a small data set is drawn and sharded for the time of the measurement.
+    """
+    if tune and part not in ("loader", "all"):
+        raise UsageError(f"--tune is about the loader: `alexnet-fast bench loader --tune`, not `bench {part}`.")
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        raise UsageError(f"--json {json_file}: there is no folder {json_file.absolute().parent}; make it first.")
+    bench = Bench(device, batch_size, recipe_name, precision, threads)
+    rows: list[Measurement] = []
+    if part == "model":
+        rows += bench.model(peers)
+    else:
+        with shards_to_read(data) as folder:
+            rows += bench.with_data(part, folder, peers=peers, tune=tune)
+    if json_file is not None:
+        write_json(json_file, part, rows)
+
+
+class Bench:
+    """The measurements with what they share."""
+
+    def __init__(
+        self, device: str | None, batch_size: int | None, recipe_name: str, precision: str, threads: int | None
+    ) -> None:
+        from alexnet_fast.devices import choose_device
+        from alexnet_fast.precision import choose_precision
+        from alexnet_fast.recipe import load_recipe
+
+        self.device = choose_device(device)
+        self.on_gpu = self.device.type == "cuda"
+        self.asked_batch_size = batch_size
+        self.batch_size = batch_size or (1024 if self.on_gpu else 64)
+        self.precision = choose_precision(self.device, precision)
+        self.threads = threads
+        settings = [f"batch_size={self.batch_size}"]
+        if precision != "auto":
+            settings.append(f"precision={precision}")
+        self.recipe = load_recipe(recipe_name, settings)
+
+    def model(self, peers: bool) -> list[Measurement]:
+        """Forward, training step, the same without norms, layers against the device's limits; the peers' step."""
+        from alexnet_fast.benchmark_model import measure_layers, measure_model
+
+        batch_sizes = (
+            (FULL_SWEEP if self.on_gpu else CPU_SWEEP) if self.asked_batch_size is None else (self.batch_size,)
+        )
+        rows = measure_model(device=self.device, batch_sizes=batch_sizes, precision=self.precision, peers=peers)
+        show_table("Model, synthetic input", rows)
+        layers = measure_layers(
+            self.recipe.architecture(1000), device=self.device, batch_size=self.batch_size, precision=self.precision
+        )
+        show_table("Layers against this device's limits", layers)
+        return [*rows, *layers]
+
+    def with_data(self, part: str, folder: Path, *, peers: bool, tune: bool) -> list[Measurement]:
+        """Everything that reads shards."""
+        dataset = Dataset.load(folder)
+        dataset.check_sizes()
+        if tune:
+            self.tune(dataset)
+        rows = {"loader": self.loader, "train": self.training, "all": self.everything}[part](dataset)
+        show_table("Pictures per second", rows)
+        if part == "all":
+            click.echo(wall(rows[0].rate, rows[1].rate, rows[2].rate, shared=not self.on_gpu))
+        if peers:
+            rows += self.peers(part, dataset)
+        return rows
+
+    def tune(self, dataset: Dataset) -> None:
+        """Print the sweep; the best is kept for `train`."""
+        from alexnet_fast.pipelines.benchmark import tune
+
+        show_table("Loader settings", tune(dataset, device=self.device, batch_size=self.batch_size, say=click.echo))
+
+    def loader(self, dataset: Dataset) -> list[Measurement]:
+        """From the shards to torch tensors."""
+        from alexnet_fast.pipelines.benchmark import measure_loader
+
+        row = measure_loader(dataset, device=self.device, batch_size=self.batch_size, num_threads=self.threads)
+        return [row]
+
+    def training(self, dataset: Dataset) -> list[Measurement]:
+        """The trainer: what it costs over the bare step, and end to end."""
+        from alexnet_fast.benchmark_train import measure_trainer_overhead
+
+        return [*measure_trainer_overhead(self.recipe, dataset, device=self.device), self.end_to_end(dataset)]
+
+    def everything(self, dataset: Dataset) -> list[Measurement]:
+        """Loader alone, model alone, end to end: in this order."""
+        from alexnet_fast.benchmark_model import measure_step
+
+        step = measure_step(
+            self.recipe.architecture(1000), device=self.device, batch_size=self.batch_size, precision=self.precision
+        )
+        return [*self.loader(dataset), step, self.end_to_end(dataset)]
+
+    def end_to_end(self, dataset: Dataset) -> Measurement:
+        """`train`, without its validation."""
+        from alexnet_fast.benchmark_train import measure_training
+
+        return measure_training(dataset, self.recipe, device=self.device)
+
+    def peers(self, part: str, dataset: Dataset) -> list[Measurement]:
+        """What people use instead, for the parts that were measured."""
+        rows: list[Measurement] = []
+        if part in ("loader", "all"):
+            from alexnet_fast.pipelines.benchmark import measure_peers
+
+            rows += measure_peers(dataset, device=self.device, batch_size=self.batch_size, num_threads=self.threads)
+            show_table("Loaders on the same pictures", rows)
+        if part == "all":
+            rows += self.model(peers=True)
+        return rows
+
+
+@contextmanager
+def shards_to_read(data: Path | None) -> Iterator[Path]:
+    """The user's shards folder, or one of drawn pictures that lasts as long as the measurement."""
+    if data is not None:
+        yield data
+        return
+    from alexnet_fast.demo import draw_shards
+
+    with tempfile.TemporaryDirectory(prefix="alexnet-fast-bench-") as folder:
+        click.echo("No DATA: drawing a small data set.  Give a shards folder to measure on your own pictures.")
+        yield draw_shards(Path(folder))
+
+
+def wall(loader: float, model: float, training: float, *, shared: bool) -> str:
+    """One paragraph: which part limits training.  `shared`: loader and model compete for the same cores."""
+    slower, name = min((loader, "loader"), (model, "model"))
+    faster = "model" if name == "loader" else "loader"
+    lines = [f"The {name} is the wall: the {faster} alone is {max(loader, model) / slower:.1f} times as fast."]
+    if shared:
+        together = 1 / (1 / loader + 1 / model)
+        lines.append(
+            f"Loader and model share these cores, so the most they can reach together is {together:,.0f} pictures/s; "
+            f"training reaches {training / together:.0%} of that."
+        )
+    else:
+        lines.append(f"Training reaches {training / slower:.0%} of the {name} alone.")
+    return "\n".join(lines)
+
+
+def show_table(title: str, rows: Sequence[Measurement]) -> None:
+    """Print the rows under a title."""
+    click.echo(f"\n{title}\n{table(rows)}")
+
+
+def write_json(file: Path, part: str, rows: Sequence[Measurement]) -> None:
+    """The rows with what they were measured on."""
+    from alexnet_fast.machine import describe_machine
+
+    text = json.dumps(
+        {"part": part, "machine": describe_machine(), "rows": [asdict(row) for row in rows]}, indent=2, default=str
+    )
+    aside = file.with_name(f".{file.name}.partial")
+    aside.write_text(text + "\n", encoding="utf-8")
+    aside.replace(file)
+    click.echo(f"Written to {file}")
