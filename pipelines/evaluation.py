@@ -59,6 +59,7 @@ class EvaluationLoader:
             dataset, split, batch_size=self._batch_size, rank=rank, num_ranks=num_ranks, num_threads=num_threads
         )
         dataset.check_sizes()
+        self._tars = dataset.tars(split)
         self.num_batches = -(-len(self._places) // self._batch_size)
         """Of this rank."""
         settings = default_settings(device, num_threads, prefetch, hw_decoder_load)
@@ -73,7 +74,7 @@ class EvaluationLoader:
         self._dtype = dtype
 
     def __iter__(self) -> Iterator[EvaluationBatch]:
-        run = PipelineRun(self._graph, self._execution, self.num_batches)
+        run = PipelineRun(self._graph, self._execution, self.num_batches, tars=self._tars)
         start = self._places.start
         for _ in range(self.num_batches):
             count = min(self._batch_size, self._places.stop - start)

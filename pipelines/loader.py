@@ -157,6 +157,7 @@ class TrainingLoader:
             self.num_batches - progress.batches,
             checkpointing=True,
             checkpoint=progress.checkpoint,
+            tars=self._dataset.tars(self._split),
         )
 
     def _reading(self, epoch: int) -> Reading:

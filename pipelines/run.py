@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.utils.dlpack
 
 from alexnet_fast.pipelines.dali import Pipeline
+from alexnet_fast.pipelines.diagnosis import find_undecodable
 from alexnet_fast.tools.errors import UserError
 
 
@@ -35,7 +37,11 @@ class PipelineRun:
         *,
         checkpointing: bool = False,
         checkpoint: bytes | None = None,
+        tars: Sequence[Path] = (),
     ) -> None:
+        """tars: where to look for the picture when one cannot be decoded."""
+        self._execution = execution
+        self._tars = list(tars)
         self._device = execution.device
         self._remaining = num_batches
         depth = max(1, min(execution.prefetch, num_batches))
@@ -57,7 +63,7 @@ class PipelineRun:
             if num_batches:
                 self._pipeline.schedule_run()  # the first call schedules `depth` batches
         except RuntimeError as error:
-            raise explained(error, execution) from error
+            raise explained(error, execution, self._tars) from error
 
     @property
     def device(self) -> torch.device:
@@ -67,7 +73,10 @@ class PipelineRun:
         """The next batch's outputs, DALI tensor lists.  On a GPU ordered on torch's current stream: no wait."""
         assert self._remaining > 0, "asked for more batches than the run has"
         stream = torch.cuda.current_stream(self._device) if self._device.type == "cuda" else None
-        outputs = self._pipeline.share_outputs(stream)
+        try:
+            outputs = self._pipeline.share_outputs(stream)
+        except RuntimeError as error:
+            raise explained(error, self._execution, self._tars) from error
         self._remaining -= 1
         self._pipeline.release_outputs()
         if self._to_schedule > 0:
@@ -92,7 +101,7 @@ def to_torch(output: Any) -> torch.Tensor:
     return torch.utils.dlpack.from_dlpack(output.as_tensor())
 
 
-def explained(error: RuntimeError, execution: Execution) -> UserError:
+def explained(error: RuntimeError, execution: Execution, tars: list[Path]) -> UserError:
     """DALI's complaint as a sentence with a remedy."""
     text = str(error)
     reason = text.partition("encountered:")[2] or text
@@ -108,4 +117,11 @@ def explained(error: RuntimeError, execution: Execution) -> UserError:
             f"out of memory on {execution.device} at {execution.batch_size} pictures a batch and a prefetch of "
             f"{execution.prefetch} ({first}). Make the batch, the prefetch or the decoder's cache smaller."
         )
+    if "decoders.image" in text or "readers.webdataset" in text:
+        found = find_undecodable(tars)
+        if found is not None:
+            return UserError(
+                f"{found}. The shards were altered after they were made: `alexnet-fast verify` tells what else; "
+                "remove that tar, and the same `alexnet-fast shard` command makes it anew."
+            )
     return UserError(f"DALI stopped: {first}")

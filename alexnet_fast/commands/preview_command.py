@@ -1,0 +1,29 @@
+"""`alexnet-fast preview`: a shards folder as a picture."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from alexnet_fast.tools.dataset import Dataset
+from alexnet_fast.tools.errors import UsageError
+
+
+@click.command()
+@click.argument("data", type=str, required=False)
+@click.option("--out", default="preview.png", show_default=True, help="The picture to write, a .png.")
+def command(data: str | None, out: str) -> None:
+    """Draw what is in the shards folder DATA ($ALEXNET_FAST_DATA, else ./shards) and what the network will see.
+
+    A contact sheet with class names; for a few pictures the crops, mirrors and colours that the training pipeline
+    makes of them; the mean image; the colour noise beside its theory.
+    """
+    if not out.lower().endswith(".png"):
+        raise UsageError(f"--out {out}: preview writes a PNG; give a name that ends in .png.")
+    dataset = Dataset.load(data or os.environ.get("ALEXNET_FAST_DATA") or "shards")
+    from alexnet_fast.pipelines.preview import draw_preview
+
+    draw_preview(dataset, Path(out))
+    click.echo(f"{out}: look at it.")

@@ -1,0 +1,51 @@
+"""Which picture it was: DALI says that one cannot be decoded, not which."""
+
+from __future__ import annotations
+
+import io
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+from PIL import Image
+
+from alexnet_fast.pipelines.settings import num_cores
+from alexnet_fast.tools.errors import UserError
+from alexnet_fast.tools.shard_file import Sample, read_samples
+
+CHUNK = 1024
+"""Samples that are decoded together."""
+
+
+def find_undecodable(tars: list[Path]) -> str | None:
+    """ "tar: stem (reason)" of the first picture that cannot be decoded, or of the first place that cannot be read.
+
+    Decodes on all cores until it is found; None where all is well.
+    """
+    with ThreadPoolExecutor(num_cores()) as pool:
+        for tar in tars:
+            try:
+                with tar.open("rb") as file:
+                    samples = read_samples(file)
+                    for problem in problems(samples, pool):
+                        return f"{tar}: {problem}"
+            except UserError as error:
+                return f"{tar}: {error}"
+            except OSError as error:
+                return f"{tar}: cannot be read ({error.strerror})"
+    return None
+
+
+def problems(samples: Iterator[Sample], pool: ThreadPoolExecutor) -> Iterator[str]:
+    """ "stem (reason)" of each picture that cannot be decoded."""
+    while chunk := list(islice(samples, CHUNK)):
+        yield from (problem for problem in pool.map(problem_of, chunk) if problem)
+
+
+def problem_of(sample: Sample) -> str:
+    """Empty where the picture is fine."""
+    try:
+        Image.open(io.BytesIO(sample.jpeg)).load()
+    except Exception as error:  # whatever Pillow's decoder raises on damaged bytes
+        return f"{sample.stem} ({error})"
+    return ""

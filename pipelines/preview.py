@@ -1,0 +1,262 @@
+"""What is in the shards and what the network will see, as a picture for people.
+
+P pictures, V views of each, H × W pixels, C colours.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from alexnet_fast.pipelines.dali import types
+from alexnet_fast.pipelines.decoding import Decoding
+from alexnet_fast.pipelines.loader import TrainingLoader
+from alexnet_fast.pipelines.reader import Reading
+from alexnet_fast.pipelines.run import Execution, PipelineRun, to_torch
+from alexnet_fast.pipelines.training import CROP, draw, training_graph
+from alexnet_fast.tools.dataset import Dataset
+from alexnet_fast.tools.errors import UserError
+from alexnet_fast.tools.shard_file import Sample, read_samples
+
+Pixels = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+
+SHEET_COLUMNS, SHEET_ROWS = 12, 6
+MOST_READ = 20_000
+"""Samples looked at to fill the contact sheet."""
+NUM_PICTURES, NUM_VIEWS = 4, 8
+NUM_SHIFTS = 20_000
+"""Colour draws behind the histograms."""
+GAP = 6
+"""Pixels between the pictures of a mosaic."""
+NAME_LENGTH = 17
+"""Letters of a class name that fit below its picture."""
+INK = "#333333"
+COLOURS = ("#4c4c4c", "#c0504d", "#3f7fbf")
+"""Of the three principal directions: light, then what is left."""
+
+
+@dataclass(frozen=True)
+class Views:
+    """What the training graph made of a few pictures."""
+
+    originals: Pixels
+    """(P, H, W, C) as stored."""
+    labels: npt.NDArray[np.int64]
+    """(P,)"""
+    images: Floats
+    """(P, V, 224, 224, C): the network's input, mean subtracted."""
+    corners: npt.NDArray[np.int64]
+    """(P, V, 2): y, x of the crop's top left corner, in pixels of the original."""
+    mirrored: npt.NDArray[np.bool_]
+    """(P, V)"""
+    shifts: Floats
+    """(P, V, C): colour added to every pixel, before the division."""
+
+
+def contact_samples(dataset: Dataset, split: str, count: int) -> list[Sample]:
+    """At most `count` samples, the same number of each class where there are enough; by label, then by place."""
+    num_classes = len(dataset.classes)
+    wanted = {int(label) for label in np.linspace(0, num_classes - 1, min(num_classes, count)).round()}
+    room = dict.fromkeys(wanted, count // len(wanted))
+    found: list[Sample] = []
+    num_read = 0
+    for tar in dataset.tars(split):
+        with tar.open("rb") as file:
+            for sample in read_samples(file):
+                num_read += 1
+                if room.get(sample.label, 0):
+                    room[sample.label] -= 1
+                    found.append(sample)
+        if num_read >= MOST_READ or not any(room.values()):
+            break
+    return sorted(found, key=lambda sample: sample.label)
+
+
+def network_views(dataset: Dataset, split: str, *, num_pictures: int, num_views: int, seed: int = 0) -> Views:
+    """Run the training graph on the split's first pictures, once for each view, in epochs 0, 1, … of `seed`."""
+    num_pictures = min(num_pictures, dataset.split(split).shards[0].samples)
+    cpu = torch.device("cpu")
+    loader = TrainingLoader(dataset, split=split, batch_size=num_pictures, device=cpu, seed=seed)
+    reading = Reading.of(
+        dataset.tars(split)[:1], dataset.indexes(split)[:1], rank=0, num_ranks=1, shuffle_buffer=None, seed=0
+    )
+    size = dataset.picture.size
+    images, corners, mirrored, shifts = [], [], [], []
+    for epoch in range(num_views):
+        augmentation = loader._augmentation(epoch, noise=True)
+        run = PipelineRun(
+            lambda augmentation=augmentation: training_graph(  # type: ignore[misc]
+                reading, Decoding("cpu", size), augmentation, types.FLOAT, with_draws=True
+            ),
+            Execution(num_pictures, cpu, num_threads=1, prefetch=1),
+            num_batches=1,
+        )
+        pixels, labels, x, y, mirror, shift, _, originals = run.next()
+        batch = loader._batch(pixels, labels, loader._residual_for(noise=True))
+        images.append(batch.images.permute(0, 2, 3, 1).numpy())
+        corners.append(np.rint(np.stack([as_array(y), as_array(x)], axis=1) * (size - CROP)).astype(np.int64))
+        mirrored.append(as_array(mirror).astype(bool))
+        shifts.append(as_array(shift))
+    return Views(
+        originals=as_array(originals),
+        labels=as_array(labels),
+        images=np.stack(images, axis=1),
+        corners=np.stack(corners, axis=1),
+        mirrored=np.stack(mirrored, axis=1),
+        shifts=np.stack(shifts, axis=1),
+    )
+
+
+def colour_shifts(dataset: Dataset, split: str, count: int, *, seed: int = 0) -> Floats:
+    """(count, 3): colour shifts as the training graph draws them, without reading a picture."""
+    cpu = torch.device("cpu")
+    loader = TrainingLoader(dataset, split=split, batch_size=1, device=cpu, seed=seed)
+    augmentation = loader._augmentation(0, noise=True)
+    run = PipelineRun(
+        lambda: (draw(augmentation, dataset.picture.size).shift,), Execution(count, cpu, num_threads=1, prefetch=1), 1
+    )
+    shifts: Floats = as_array(run.next()[0])
+    return shifts
+
+
+def as_array(output: Any) -> Any:
+    """A copy of a DALI output on the CPU: (N, …)."""
+    return to_torch(output).numpy().copy()
+
+
+def mosaic(pictures: list[Pixels], columns: int, side: int) -> Pixels:
+    """(H, W, 3): the pictures, `side` pixels wide and high each, row by row on white."""
+    step = side + GAP
+    rows = -(-len(pictures) // columns)
+    sheet = np.full((rows * step - GAP, columns * step - GAP, 3), 255, dtype=np.uint8)
+    for place, picture in enumerate(pictures):
+        y, x = place // columns * step, place % columns * step
+        sheet[y : y + side, x : x + side] = np.asarray(Image.fromarray(picture).resize((side, side)))
+    return sheet
+
+
+def short(name: str, length: int) -> str:
+    """A class name's first word or words: ImageNet lists synonyms, of which one is enough."""
+    first = name.split(",")[0]
+    return first if len(first) <= length else first[: length - 1] + "…"
+
+
+def draw_preview(dataset: Dataset, out: Path, *, split: str | None = None) -> None:
+    """Draw contact sheet, network's views and colour statistics of a data set; `out` ends in .png.
+
+    Raises UserError where `out` cannot be written, or where the shards are not what the manifest says.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    split = split or ("train" if "train" in dataset.splits else next(iter(dataset.splits)))
+    dataset.check_sizes()
+    samples = contact_samples(dataset, split, SHEET_COLUMNS * SHEET_ROWS)
+    views = network_views(dataset, split, num_pictures=NUM_PICTURES, num_views=NUM_VIEWS)
+    shifts = colour_shifts(dataset, split, NUM_SHIFTS)
+    num_rows = -(-len(samples) // SHEET_COLUMNS)
+    heights = [1.18 * num_rows, 1.5 * len(views.originals), 2.6]
+    figure = plt.figure(figsize=(14, sum(heights) + 1.9), dpi=100, layout="constrained")
+    parts: Any = figure.subfigures(3, 1, height_ratios=heights)
+    draw_contact_sheet(parts[0], dataset, split, samples)
+    draw_views(parts[1], dataset, views)
+    draw_colours(parts[2], dataset, shifts)
+    save(figure, out)
+    plt.close(figure)
+
+
+def draw_contact_sheet(part: Any, dataset: Dataset, split: str, samples: list[Sample]) -> None:
+    """Pictures with their class names."""
+    side = 108
+    info = dataset.split(split)
+    part.suptitle(f"{dataset.folder.name}: {info.samples:,} pictures in {split}, {len(dataset.classes):,} classes")
+    axes = part.subplots()
+    pictures = [np.asarray(Image.open(io.BytesIO(sample.jpeg))) for sample in samples]
+    step = side + GAP + 16  # room for the name
+    rows = -(-len(pictures) // SHEET_COLUMNS)
+    sheet = np.full((rows * step, SHEET_COLUMNS * (side + GAP) - GAP, 3), 255, dtype=np.uint8)
+    for place, (sample, picture) in enumerate(zip(samples, pictures, strict=True)):
+        y, x = place // SHEET_COLUMNS * step, place % SHEET_COLUMNS * (side + GAP)
+        sheet[y : y + side, x : x + side] = np.asarray(Image.fromarray(picture).resize((side, side)))
+        name = short(dataset.classes[sample.label].label, NAME_LENGTH)
+        axes.text(x + side / 2, y + side + 9, name, ha="center", va="center", fontsize=7.5, color=INK)
+    axes.imshow(sheet)
+    axes.set_axis_off()
+
+
+def draw_views(part: Any, dataset: Dataset, views: Views) -> None:
+    """Each picture with its crops framed, then what the network got of it, the mean added back."""
+    part.suptitle("what the network sees: random 224 crop, mirror, colour (mean added back for the eye)")
+    mean = centre_mean(dataset)
+    num_pictures, num_views = views.mirrored.shape
+    all_axes = part.subplots(num_pictures, 1 + num_views, squeeze=False)
+    for picture, row in enumerate(all_axes):
+        row[0].imshow(views.originals[picture])
+        row[0].set_title(short(dataset.classes[int(views.labels[picture])].label, NAME_LENGTH), fontsize=8, color=INK)
+        for y, x in views.corners[picture]:
+            frame = np.array([[x, y], [x + CROP, y], [x + CROP, y + CROP], [x, y + CROP], [x, y]]) - 0.5
+            row[0].plot(*frame.T, color="white", linewidth=0.5)
+        for view, axes in enumerate(row[1:]):
+            seen = views.images[picture, view] + mean
+            axes.imshow(np.clip(seen, 0, 255).astype(np.uint8))
+            y, x = views.corners[picture, view]
+            mirror = ", mirrored" if views.mirrored[picture, view] else ""
+            axes.set_title(f"({x}, {y}){mirror}", fontsize=7.5, color=INK)
+            shift = " ".join(f"{value:+.0f}" for value in views.shifts[picture, view])
+            axes.text(0.5, -0.04, shift, transform=axes.transAxes, ha="center", va="top", fontsize=7, color=INK)
+        for axes in row:
+            axes.set_xticks([])
+            axes.set_yticks([])
+
+
+def centre_mean(dataset: Dataset) -> Floats:
+    """(224, 224, 3): the centre of the mean image."""
+    start = (dataset.picture.size - CROP) // 2
+    return dataset.mean_image[start : start + CROP, start : start + CROP]
+
+
+def draw_colours(part: Any, dataset: Dataset, shifts: Floats) -> None:
+    """The mean image; the colour shifts along each principal direction, beside their theory."""
+    statistics = dataset.statistics
+    part.suptitle(f"colour: mean image, and {len(shifts):,} drawn shifts against N(0, (0.1·s)²)")
+    all_axes = part.subplots(1, 4, width_ratios=[0.7, 1, 1, 1])
+    all_axes[0].imshow(dataset.mean_image.astype(np.uint8))
+    all_axes[0].set_axis_off()
+    mean = ", ".join(f"{value:.1f}" for value in statistics.mean_rgb)
+    all_axes[0].set_title(f"mean colour ({mean})", fontsize=9, color=INK)
+    along = shifts @ statistics.directions.T
+    for place, axes in enumerate(all_axes[1:]):
+        theory = 0.1 * statistics.standard_deviations[place]
+        values = along[:, place]
+        axes.hist(values, bins=60, density=True, color=COLOURS[place], alpha=0.55)
+        if theory > 0:
+            x = np.linspace(-4 * theory, 4 * theory, 200)
+            density = np.exp(-((x / theory) ** 2) / 2) / (theory * np.sqrt(2 * np.pi))
+            axes.plot(x, density, color="black", linewidth=1)
+        direction = ", ".join(f"{value:+.2f}" for value in statistics.directions[place])
+        axes.set_title(f"along ({direction})\ndrawn {values.std():.2f}, theory {theory:.2f}", fontsize=9, color=INK)
+        axes.set_yticks([])
+        for side in ("top", "left", "right"):
+            axes.spines[side].set_visible(False)
+
+
+def save(figure: Any, out: Path) -> None:
+    """Write a figure as PNG, aside first."""
+    aside = out.with_name(f".{out.name}.part")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(aside, format="png")
+        aside.replace(out)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise UserError(f"{out}: cannot be written ({error.strerror}). Give --out another place.") from error

@@ -1,0 +1,324 @@
+"""Streams of pictures: exact, reproducible, resumable; and what they refuse."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import threading
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from alexnet_fast.pipelines.dali import types
+from alexnet_fast.pipelines.loader import EvaluationLoader, TrainingLoader
+from alexnet_fast.pipelines.run import Execution, PipelineRun, to_torch
+from alexnet_fast.pipelines.synthetic import SyntheticLoader
+from alexnet_fast.pipelines.training import Augmentation, draw, training_graph
+from alexnet_fast.tools.dataset import Dataset
+from alexnet_fast.tools.errors import UsageError, UserError
+
+CPU = torch.device("cpu")
+
+
+def loader_of(dataset: Dataset, **choices: Any) -> TrainingLoader:
+    defaults: dict[str, Any] = {"batch_size": 4, "device": CPU, "seed": 0, "num_threads": 1}
+    return TrainingLoader(dataset, **(defaults | choices))
+
+
+def evaluation_of(dataset: Dataset, split: str = "val") -> EvaluationLoader:
+    return EvaluationLoader(dataset, split=split, batch_size=10, device=CPU, num_threads=1)
+
+
+def prints(loader: TrainingLoader, epoch: int = 0) -> list[tuple[float, tuple[int, ...]]]:
+    """One epoch's batches in short: sum of pixels and labels."""
+    return [(float(batch.images.double().sum()), tuple(batch.labels.tolist())) for batch in loader.epoch(epoch)]
+
+
+def contents(dataset: Dataset, ranks: int, epoch: int, batch_size: int) -> list[tuple[float, ...]]:
+    """A short print of every sample that an epoch gave over all ranks, independent of crop, mirror and colour."""
+    found = []
+    for rank in range(ranks):
+        with loader_of(dataset, batch_size=batch_size, rank=rank, num_ranks=ranks, mean="rgb", noise=0.0) as loader:
+            for batch in loader.epoch(epoch):
+                # The middle that every crop has; its sums over each colour do not know mirrors.
+                middle = batch.images[:, :, 96:128, :].double()
+                found += [(*(label,), *row) for label, row in zip(
+                    batch.labels.tolist(), middle.mean((2, 3)).tolist(), strict=True
+                )]  # fmt: skip
+    return found
+
+
+@pytest.mark.parametrize(("ranks", "batch_size"), [(1, 8), (2, 5), (3, 4), (4, 7)])
+def test_training_drops_only_the_remainder(tiny_dataset: Dataset, ranks: int, batch_size: int) -> None:
+    counts = []
+    for rank in range(ranks):
+        with loader_of(tiny_dataset, batch_size=batch_size, rank=rank, num_ranks=ranks) as loader:
+            assert loader.num_batches == 59 // (batch_size * ranks)
+            counts.append(sum(len(batch.labels) for batch in loader.epoch(0)))
+    assert counts == [59 // (batch_size * ranks) * batch_size] * ranks
+
+
+def stems_seen(dataset: Dataset, rank: int, ranks: int, batch_size: int, epoch: int) -> list[str]:
+    """Where each sample of a rank's epoch came from, by running the loader's own graph with its sources."""
+    with loader_of(dataset, batch_size=batch_size, rank=rank, num_ranks=ranks) as loader:
+        reading, augmentation = loader._reading(epoch), loader._augmentation(epoch, True)
+        run = PipelineRun(
+            lambda: training_graph(reading, loader._decoding, augmentation, types.FLOAT, with_draws=True),
+            loader._execution,
+            loader.num_batches,
+        )
+        seen = []
+        for _ in range(loader.num_batches):
+            sources = run.next()[6]
+            seen += [bytes(np.array(sources.at(place))).decode() for place in range(batch_size)]
+    return seen
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+def test_an_epoch_has_every_sample_at_most_once(tiny_dataset: Dataset, ranks: int) -> None:
+    for epoch in (0, 1):
+        seen = [stem for rank in range(ranks) for stem in stems_seen(tiny_dataset, rank, ranks, 3, epoch)]
+        assert len(seen) == len(set(seen)) == 59 // (3 * ranks) * 3 * ranks
+
+
+@pytest.mark.parametrize(("ranks", "batch_size"), [(1, 30), (1, 7), (2, 4), (3, 7), (4, 4)])
+def test_evaluation_has_every_sample_exactly_once(tiny_dataset: Dataset, ranks: int, batch_size: int) -> None:
+    places: list[int] = []
+    labels: dict[int, int] = {}
+    for rank in range(ranks):
+        loader = EvaluationLoader(tiny_dataset, batch_size=batch_size, device=CPU, rank=rank, num_ranks=ranks)
+        for batch in loader:
+            places += batch.indices.tolist()
+            labels |= dict(zip(batch.indices.tolist(), batch.labels.tolist(), strict=True))
+            assert batch.cut_view(0).shape == (len(batch.labels), 3, 224, 224)
+    assert sorted(places) == list(range(30))
+    assert sorted(labels.values()) == sorted(list(range(10)) * 3)
+
+
+def test_ten_views_are_corners_centre_and_mirrors(tiny_dataset: Dataset) -> None:
+    batch = next(iter(EvaluationLoader(tiny_dataset, batch_size=5, device=CPU, mean="rgb")))
+    views = [view() for view in batch.views(10)]
+    for number in range(5):
+        assert torch.equal(views[number].flip(3), views[number + 5])
+    centre, top_left, top_right, bottom_left, bottom_right = views[:5]
+    assert torch.equal(centre[:, :, :208, :208], top_left[:, :, 16:, 16:])
+    assert torch.equal(top_left[:, :, :, 32:], top_right[:, :, :, :-32])
+    assert torch.equal(top_left[:, :, 32:, :], bottom_left[:, :, :-32, :])
+    assert torch.equal(top_right[:, :, 32:, :], bottom_right[:, :, :-32, :])
+
+
+def test_the_same_seed_gives_the_same_batches(tiny_dataset: Dataset) -> None:
+    with loader_of(tiny_dataset) as first, loader_of(tiny_dataset, num_threads=2, prefetch=4) as second:
+        epoch0, epoch1 = prints(first, 0), prints(first, 1)
+        assert prints(second, 1) == epoch1  # an epoch needs only its number
+        assert prints(second, 0) == epoch0
+    assert epoch0 != epoch1
+    with loader_of(tiny_dataset, seed=1) as other:
+        assert prints(other, 0) not in (epoch0, epoch1)
+
+
+def shift_of(augmentation: Augmentation) -> tuple[Any, ...]:
+    return (draw(augmentation, 256).shift,)
+
+
+def test_ranks_share_no_draws(tiny_dataset: Dataset) -> None:
+    drawn = []
+    for rank in range(3):
+        with loader_of(tiny_dataset, rank=rank, num_ranks=3) as loader:
+            augmentation = loader._augmentation(0, True)
+        run = PipelineRun(partial(shift_of, augmentation), Execution(500, CPU, 1, 1), 1)
+        drawn.append(to_torch(run.next()[0])[:, 0].double().clone())
+    for one, two in ((0, 1), (0, 2), (1, 2)):
+        assert abs(float(torch.corrcoef(torch.stack([drawn[one], drawn[two]]))[0, 1])) < 0.2
+
+
+RESUME = """
+import json, sys, torch
+from alexnet_fast.pipelines.loader import TrainingLoader
+from alexnet_fast.tools.dataset import Dataset
+loader = TrainingLoader(Dataset.load(sys.argv[1]), batch_size=4, device=torch.device("cpu"), seed=0, num_threads=2)
+state = json.load(sys.stdin)
+loader.load_state_dict(state)
+out = [(float(b.images.double().sum()), b.labels.tolist()) for b in loader.epoch(state["epoch"])]
+out += [(float(b.images.double().sum()), b.labels.tolist()) for b in loader.epoch(state["epoch"] + 1)]
+print(json.dumps(out))
+"""
+
+
+@pytest.mark.parametrize("batches", [1, 6, 13])
+def test_another_process_goes_on_with_the_next_batch(tiny_dataset: Dataset, batches: int) -> None:
+    with loader_of(tiny_dataset) as loader:
+        wanted = prints(loader, 3) + prints(loader, 4)
+        stream = loader.epoch(3)
+        for _ in range(batches):
+            next(stream)
+        state = json.dumps(loader.state_dict())
+    finished = subprocess.run(
+        [sys.executable, "-c", RESUME, str(tiny_dataset.folder)], input=state, capture_output=True, text=True
+    )
+    assert finished.returncode == 0, finished.stderr
+    resumed = [(total, tuple(labels)) for total, labels in json.loads(finished.stdout)]
+    assert resumed == wanted[batches:]
+
+
+@pytest.mark.parametrize(
+    ("choices", "words"),
+    [
+        ({"batch_size": 5}, "batch size was 4, is 5"),
+        ({"seed": 1}, "seed was 0, is 1"),
+        ({"rank": 1, "num_ranks": 2}, "rank was 0 of 1, is 1 of 2"),
+        ({"mean": "rgb"}, "mean was image, is rgb"),
+        ({"noise": 0.2}, "noise was 0.1, is 0.2"),
+        ({"shuffle_buffer": 3}, "shuffle buffer was"),
+    ],
+)
+def test_another_stream_is_refused(tiny_dataset: Dataset, choices: dict[str, Any], words: str) -> None:
+    with loader_of(tiny_dataset) as loader:
+        next(loader.epoch(0))
+        state = loader.state_dict()
+    with loader_of(tiny_dataset, **choices) as other, pytest.raises(UserError, match=words):
+        other.load_state_dict(state)
+
+
+def test_the_shuffle_is_good(tiny_dataset: Dataset) -> None:
+    with loader_of(tiny_dataset, batch_size=1, shuffle_buffer=59) as loader:
+        epochs = [[int(batch.labels[0]) for batch in loader.epoch(number)] for number in range(6)]
+    places = [np.argsort(np.argsort(np.array(stems_seen(tiny_dataset, 0, 1, 1, number)))) for number in range(6)]
+    runs = [sum(a == b for a, b in pairwise(epoch)) for epoch in epochs]
+    assert np.mean(runs) < 12  # 5.8 neighbours with the same label are expected of 59 samples in ten classes
+    correlations = [abs(np.corrcoef(places[0], other)[0, 1]) for other in places[1:]]
+    assert np.mean(correlations) < 0.35
+
+
+# ------------------------------------------------------------------ what is refused
+
+
+@pytest.mark.parametrize(
+    ("choices", "words"),
+    [
+        ({"batch_size": 60}, "59 samples, less than one batch of 60. Use a batch of at most 59"),
+        ({"batch_size": 30, "num_ranks": 2}, "30 on each of 2 ranks"),
+        ({"batch_size": 1, "num_ranks": 60}, "59 samples for 60 ranks"),
+        ({"batch_size": 0}, "batch size 0"),
+        ({"num_threads": 0}, "0 loader threads"),
+        ({"rank": 2, "num_ranks": 2}, "ranks count from 0 to 1"),
+        ({"split": "test"}, "no test split, only train, val"),
+    ],
+)
+def test_what_cannot_be_read_so(tiny_dataset: Dataset, choices: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        loader_of(tiny_dataset, **choices)
+
+
+@pytest.mark.parametrize("damage", ["missing", "short", "long", "no index"])
+def test_a_damaged_folder_is_refused_before_the_first_batch(tiny_shards: Path, tmp_path: Path, damage: str) -> None:
+    folder = tmp_path / "shards"
+    shutil.copytree(tiny_shards, folder)
+    tar = folder / "train-000001.tar"
+    if damage == "missing":
+        tar.unlink()
+    elif damage == "short":
+        os.truncate(tar, tar.stat().st_size - 512)
+    elif damage == "long":
+        with tar.open("ab") as file:
+            file.write(bytes(512))
+    else:
+        tar = folder / "train-000001.idx"
+        tar.unlink()
+    with pytest.raises(UserError, match=tar.name):
+        loader_of(Dataset.load(folder))
+
+
+def test_a_picture_that_cannot_be_decoded_is_named(tiny_shards: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "shards"
+    shutil.copytree(tiny_shards, folder)
+    tar = folder / "train-000000.tar"
+    content = bytearray(tar.read_bytes())
+    start = content.index(b"\xff\xd8\xff")
+    content[start : start + 600] = bytes(600)
+    tar.write_bytes(content)
+    with tarfile.open(tar) as opened:
+        stem = Path(opened.getnames()[1]).stem
+    for stream in (loader_of(Dataset.load(folder)).epoch(0), iter(evaluation_of(Dataset.load(folder), "train"))):
+        with pytest.raises(UserError, match=rf"train-000000\.tar: {stem} .*verify"):
+            for _ in stream:
+                pass
+
+
+def test_without_dali_there_is_a_sentence() -> None:
+    code = (
+        "import sys; sys.modules['nvidia.dali'] = None\n"
+        "from alexnet_fast.tools.errors import UserError\n"
+        "try:\n    import alexnet_fast.pipelines.loader\n"
+        "except UserError as error:\n    print(error)\n"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "pip install nvidia-dali-cuda120" in finished.stdout, finished.stderr
+
+
+# ---------------------------------------------------------------------- leftovers
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_many_epochs_leave_nothing_behind(tiny_dataset: Dataset) -> None:
+    def epochs(count: int) -> None:
+        for _ in range(count):
+            for _ in zip(loader.epoch(0), range(2), strict=False):
+                pass
+            for _ in evaluation:
+                pass
+
+    def memory() -> int:
+        gc.collect()
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    evaluation = EvaluationLoader(tiny_dataset, batch_size=10, device=CPU, num_threads=1)
+    with loader_of(tiny_dataset) as loader:
+        epochs(6)
+        threads, files, before = threading.active_count(), open_files(), memory()
+        tasks = len(list(Path("/proc/self/task").iterdir()))
+        epochs(25)
+        assert threading.active_count() == threads
+        assert open_files() <= files + 2
+        assert len(list(Path("/proc/self/task").iterdir())) <= tasks + 2
+        assert memory() - before < 60e6
+
+
+def test_a_process_ends_cleanly_in_the_middle_of_an_epoch(tiny_dataset: Dataset) -> None:
+    code = (
+        "import sys, torch\n"
+        "from alexnet_fast.pipelines.loader import TrainingLoader\n"
+        "from alexnet_fast.tools.dataset import Dataset\n"
+        "loader = TrainingLoader(Dataset.load(sys.argv[1]), batch_size=4, device=torch.device('cpu'), seed=0)\n"
+        "next(loader.epoch(0))\n"
+    )
+    command = [sys.executable, "-c", code, str(tiny_dataset.folder)]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (finished.returncode, finished.stderr) == (0, "")
+
+
+def test_the_synthetic_loader_has_the_same_batches_interface() -> None:
+    loader = SyntheticLoader(4, 5, 10, CPU)
+    batches = list(loader.epoch(0))
+    assert len(batches) == loader.num_batches == 5
+    assert batches[0].images.is_contiguous(memory_format=torch.channels_last)
+    assert batches[0].images.shape == (4, 3, 224, 224) and int(batches[0].labels.max()) < 10
+    stream = loader.epoch(1)
+    next(stream)
+    state = loader.state_dict()
+    other = SyntheticLoader(4, 5, 10, CPU)
+    other.load_state_dict(state)
+    assert len(list(other.epoch(1))) == 4
