@@ -133,7 +133,12 @@ def measure_dali(
         jpeg, label = read_samples(reading)
         pixels = decode(jpeg, decoding)
         if crop:
-            pixels = fn.crop(pixels, crop=(CROP, CROP), crop_pos_x=fn.random.uniform(), crop_pos_y=fn.random.uniform())
+            pixels = fn.crop(
+                pixels,
+                crop=(CROP, CROP),
+                crop_pos_x=fn.random.uniform(range=[0, 1]),
+                crop_pos_y=fn.random.uniform(range=[0, 1]),
+            )
             pixels = fn.flip(pixels, horizontal=fn.random.coin_flip())
         return pixels, label
 

@@ -24,22 +24,26 @@ def find_undecodable(tars: list[Path]) -> str | None:
     """
     with ThreadPoolExecutor(num_cores()) as pool:
         for tar in tars:
-            try:
-                with tar.open("rb") as file:
-                    samples = read_samples(file)
-                    for problem in problems(samples, pool):
-                        return f"{tar}: {problem}"
-            except UserError as error:
-                return f"{tar}: {error}"
-            except OSError as error:
-                return f"{tar}: cannot be read ({error.strerror})"
+            problem = first_problem(tar, pool)
+            if problem:
+                return f"{tar}: {problem}"
     return None
 
 
-def problems(samples: Iterator[Sample], pool: ThreadPoolExecutor) -> Iterator[str]:
-    """ "stem (reason)" of each picture that cannot be decoded."""
-    while chunk := list(islice(samples, CHUNK)):
-        yield from (problem for problem in pool.map(problem_of, chunk) if problem)
+def first_problem(tar: Path, pool: ThreadPoolExecutor) -> str | None:
+    """Stem and reason of the tar's first picture that cannot be decoded, or why it cannot be read; None: it is fine."""
+    try:
+        with tar.open("rb") as file:
+            samples = read_samples(file)
+            while chunk := list(islice(samples, CHUNK)):
+                for problem in pool.map(problem_of, chunk):
+                    if problem:
+                        return problem
+    except UserError as error:
+        return str(error)
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    return None
 
 
 def problem_of(sample: Sample) -> str:
