@@ -1,0 +1,257 @@
+"""Pictures per second of the network on synthetic input, beside its limits and beside what people use instead."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+
+from alexnet_fast.cpu_memory import keep_freed_memory
+from alexnet_fast.dropout import DropoutKey, step_key
+from alexnet_fast.layers import CONV1_KERNEL
+from alexnet_fast.model import NETS, AlexNet, Architecture, loss_and_errors
+from alexnet_fast.optimizer import SGD
+from alexnet_fast.pipelines.batch import Batch
+from alexnet_fast.pipelines.synthetic import SyntheticLoader
+from alexnet_fast.plain_alexnets import PlainAlexNet, PlainStep, torchvision_alexnet
+from alexnet_fast.precision import Precision
+from alexnet_fast.step import TrainingStep
+from alexnet_fast.tools.measurement import Measurement, measure_rate
+
+NUM_CLASSES = 1000
+REPETITIONS = 5
+SECONDS = 2.0
+"""Aimed at for one repetition."""
+
+
+def time_rate(batch_size: int, work: Callable[[], object], device: torch.device) -> tuple[float, float]:
+    """(pictures/s, spread) of `work`, which does one batch; warm-up and the number of calls are found here."""
+
+    def timed(calls: int) -> float:
+        begun = time.perf_counter()
+        for _ in range(calls):
+            work()
+        finish(device)
+        return time.perf_counter() - begun
+
+    timed(2)
+    calls = max(1, round(SECONDS / timed(1)))
+    return measure_rate(calls * batch_size, lambda: timed(calls), repetitions=REPETITIONS)
+
+
+def finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def batch_of(batch_size: int, device: torch.device, dtype: torch.dtype) -> Batch:
+    """One synthetic batch."""
+    return next(SyntheticLoader(batch_size, 1, NUM_CLASSES, device, dtype).epoch(0))
+
+
+def measure_step(
+    architecture: Architecture, *, device: torch.device, batch_size: int, precision: Precision
+) -> Measurement:
+    """Our training step."""
+    step = make_step(architecture, device, precision)
+    batch = batch_of(batch_size, device, precision.dtype)
+    number = iter(range(10**9))
+    rate, spread = time_rate(batch_size, lambda: step(batch, step=next(number), seed=0), device)
+    flop = 3 * 2 * multiplications(architecture) * rate
+    details: dict[str, str | float | int] = {
+        "batch size": batch_size,
+        "precision": precision.name,
+        "TFLOP/s": flop / 1e12,
+        **memory(device),
+    }
+    return Measurement("model, training step", rate, spread, details)
+
+
+def make_step(architecture: Architecture, device: torch.device, precision: Precision) -> TrainingStep:
+    model = AlexNet(architecture).to(device)
+    model.initialize(0)
+    optimizer = SGD(model)
+    optimizer.set_rates(weights=1e-6, biases=1e-6)
+    return TrainingStep(model, optimizer, precision=precision)
+
+
+def memory(device: torch.device) -> dict[str, float]:
+    """Peak since the last call, on a GPU."""
+    if device.type != "cuda":
+        return {}
+    peak = torch.cuda.max_memory_allocated(device) / 1e9
+    torch.cuda.reset_peak_memory_stats(device)
+    return {"GB": peak}
+
+
+def multiplications(architecture: Architecture) -> int:
+    """Multiply-adds of the convolutions and products for one picture, forward."""
+    conv1, _, conv2, _, conv34, conv5, _ = architecture.map_sizes
+    sides = {"conv1": conv1, "conv2": conv2, "conv3": conv34, "conv4": conv34, "conv5": conv5}
+    return sum(
+        torch.Size(shape).numel() * sides.get(layer, 1) ** 2 for layer, shape in architecture.weight_shapes.items()
+    )
+
+
+def measure_model(
+    *, device: torch.device, batch_sizes: Sequence[int], precision: Precision, peers: bool
+) -> list[Measurement]:
+    """Forward and training step over the batch sizes; what the norms cost; `peers`: other people's AlexNets."""
+    if device.type == "cpu":
+        keep_freed_memory()
+    rows: list[Measurement] = []
+    for batch_size in batch_sizes:
+        rows.append(measure_forward(NETS["167"], device, batch_size, precision))
+        step = measure_step(NETS["167"], device=device, batch_size=batch_size, precision=precision)
+        rows.append(replace(step, name="net 167, training step"))
+    batch_size = batch_sizes[len(batch_sizes) // 2]
+    rows += norm_costs(device, batch_size, precision)
+    if peers:
+        rows += measure_peers(device, batch_size, precision)
+    reference = next(row for row in rows if row.name == "net 167, training step")
+    reference = next(row for row in rows if row.name == reference.name and row.details.get("batch size") == batch_size)
+    return [
+        row
+        if "forward" in row.name
+        else replace(row, details={**row.details, "of net 167": f"{row.rate / reference.rate:.2f}×"})
+        for row in rows
+    ]
+
+
+def measure_forward(
+    architecture: Architecture, device: torch.device, batch_size: int, precision: Precision
+) -> Measurement:
+    """Testing: no dropout, no gradients."""
+    model = AlexNet(architecture).to(device)
+    model.initialize(0)
+    weights = model.working_weights(precision.dtype)
+    images = batch_of(batch_size, device, precision.dtype).images
+    with torch.inference_mode():
+        rate, spread = time_rate(batch_size, lambda: model(images, weights=weights), device)
+    tera = 2 * multiplications(architecture) * rate / 1e12
+    details: dict[str, str | float | int] = {
+        "batch size": batch_size,
+        "precision": precision.name,
+        "TFLOP/s": tera,
+        **memory(device),
+    }
+    return Measurement("net 167, forward", rate, spread, details)
+
+
+def norm_costs(device: torch.device, batch_size: int, precision: Precision) -> list[Measurement]:
+    """Training steps of net 145 with its three norms, and of both networks without any."""
+    networks = {
+        "net 145, training step": NETS["145"],
+        "without norms, training step": replace(NETS["167"], norms=()),
+    }
+    return [
+        replace(measure_step(network, device=device, batch_size=batch_size, precision=precision), name=name)
+        for name, network in networks.items()
+    ]
+
+
+def measure_peers(device: torch.device, batch_size: int, precision: Precision) -> list[Measurement]:
+    """A plain port of net 167, and torchvision's AlexNet eager and compiled, in the same precision, channels-last."""
+    batch = batch_of(batch_size, device, torch.float32)
+    networks: list[tuple[str, Callable[[], torch.nn.Module], bool]] = [
+        ("plain port of net 167, training step", lambda: PlainAlexNet(NETS["167"]), False),
+        ("torchvision's AlexNet (no norms), training step", lambda: torchvision_alexnet(NUM_CLASSES), False),
+    ]
+    if device.type == "cuda":
+        networks += [(name.replace(",", ", compiled,"), make, True) for name, make, _ in networks]
+    rows = []
+    for name, make, compiled in networks:
+        step = PlainStep(make(), device, precision.dtype, compiled=compiled)
+        rate, spread = time_rate(batch_size, lambda step=step: step(batch.images, batch.labels), device)  # type: ignore[misc]
+        rows.append(Measurement(name, rate, spread, {"batch size": batch_size, "precision": precision.name}))
+    return rows
+
+
+# ----------------------------------------------------------------- layer by layer
+
+
+def measure_layers(
+    architecture: Architecture, *, device: torch.device, batch_size: int, precision: Precision
+) -> list[Measurement]:
+    """Forward time of each layer against the device's own rates for products and for moving bytes."""
+    matrix_rate, bandwidth = device_limits(device, precision.dtype)
+    layers, outputs = time_layers(architecture, device, batch_size, precision)
+    rows = []
+    whole = sum(layers.values())
+    macs = layer_multiplications(architecture)
+    for name, seconds in layers.items():
+        flop = 2 * macs.get(name, 0) * batch_size
+        moved = 2 * outputs[name] * precision.dtype.itemsize  # in and out, to an order of magnitude
+        limit = max(flop / matrix_rate, moved / bandwidth)
+        details: dict[str, str | float | int] = {
+            "ms": seconds * 1e3,
+            "share": f"{seconds / whole:.0%}",
+            "limit ms": limit * 1e3,
+            "of the limit": f"{limit / seconds:.0%}",
+        }
+        rows.append(Measurement(f"{name}, forward", batch_size / seconds, 0.0, details))
+    limits = {"matrix TFLOP/s": matrix_rate / 1e12, "GB/s": bandwidth / 1e9}
+    return [*rows, Measurement("all layers, forward", batch_size / whole, 0.0, {"ms": whole * 1e3, **limits})]
+
+
+def layer_multiplications(architecture: Architecture) -> dict[str, int]:
+    """Layer as `AlexNet.forward` calls it -> multiply-adds for one picture."""
+    conv1, _, conv2, _, conv34, conv5, _ = architecture.map_sizes
+    sides = {"conv1": conv1, "conv2": conv2, "conv3": conv34, "conv4": conv34, "conv5": conv5}
+    shapes = architecture.weight_shapes
+    assert shapes["conv1"][2] == CONV1_KERNEL
+    return {layer: torch.Size(shape).numel() * sides.get(layer, 1) ** 2 for layer, shape in shapes.items()}
+
+
+def time_layers(
+    architecture: Architecture, device: torch.device, batch_size: int, precision: Precision
+) -> tuple[dict[str, float], dict[str, int]]:
+    """(layer -> seconds, layer -> numbers in its output), the median of some passes, timed between observations."""
+    model = AlexNet(architecture).to(device)
+    model.initialize(0)
+    weights = model.working_weights(precision.dtype)
+    batch = batch_of(batch_size, device, precision.dtype)
+    key = DropoutKey(torch.full((), step_key(0, 0), dtype=torch.int64, device=device), 0)
+    times: dict[str, list[float]] = {}
+    sizes: dict[str, int] = {}
+    last = 0.0
+
+    def observe(layer: str, output: torch.Tensor) -> None:
+        nonlocal last
+        finish(device)
+        now = time.perf_counter()
+        times.setdefault(layer, []).append(now - last)
+        sizes[layer] = output.numel()
+        last = time.perf_counter()
+
+    with torch.inference_mode():
+        for _ in range(REPETITIONS + 2):
+            finish(device)
+            last = time.perf_counter()
+            loss_and_errors(model(batch.images, key, weights=weights, observe=observe), batch.labels)
+    return {layer: sorted(values[2:])[len(values[2:]) // 2] for layer, values in times.items()}, sizes
+
+
+def device_limits(device: torch.device, dtype: torch.dtype) -> tuple[float, float]:
+    """(FLOP/s of a large matrix product, bytes/s of a large copy), measured."""
+    side = 8192 if device.type == "cuda" else 2048
+    a = torch.randn(side, side, device=device).to(dtype)
+    block = torch.empty((2**30 if device.type == "cuda" else 2**27) // 4, device=device)
+    other = torch.empty_like(block)
+    matrix = best_seconds(lambda: a @ a, device)
+    copy = best_seconds(lambda: other.copy_(block), device)
+    return 2 * side**3 / matrix, 2 * block.numel() * 4 / copy
+
+
+def best_seconds(work: Callable[[], object], device: torch.device) -> float:
+    """The shortest of some calls, after two that do not count."""
+    seconds = []
+    for _ in range(REPETITIONS + 2):
+        finish(device)
+        begun = time.perf_counter()
+        work()
+        finish(device)
+        seconds.append(time.perf_counter() - begun)
+    return min(seconds[2:])
