@@ -8,10 +8,10 @@ A CPU works through the maps in blocks that stay in its cache from the first ope
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 
 POWER = 0.75
 WINDOW = 5
@@ -21,65 +21,117 @@ SPATIAL_ALPHA = 1e-3
 BLOCK = 3 * 2**18
 """Numbers in a block on a CPU: 3 MB as float32.  Half or four times that is up to a third slower on two Zen 5 cores."""
 
-Sum = Callable[[torch.Tensor], torch.Tensor]
+
+class Window(Protocol):
+    """A buffer with zeros around it, so that the numbers to be summed are written where the sum reads them."""
+
+    @property
+    def inside(self) -> torch.Tensor:
+        """Write here, in the shape of a block."""
+        ...
+
+    def sum(self) -> torch.Tensor:
+        """Over the window around each number inside."""
+        ...
+
+
+class MapWindow:
+    """For blocks (rows, towers, C): the 5 maps around each, within its tower."""
+
+    def __init__(self, block: torch.Tensor) -> None:
+        rows, towers, maps = block.shape
+        self.padded = block.new_zeros(rows, towers, maps + 4, dtype=wide_dtype(block))
+        self.inside = self.padded[:, :, 2:-2]
+
+    def sum(self) -> torch.Tensor:
+        return sum_of_five(self.padded, 2)
+
+
+class PixelWindow:
+    """For blocks (N, H, W, C): the 5×5 pixels around each; what is outside counts as 0."""
+
+    def __init__(self, block: torch.Tensor) -> None:
+        num, height, width, maps = block.shape
+        self.padded = block.new_zeros(num, height + 4, width + 4, maps, dtype=wide_dtype(block))
+        self.inside = self.padded[:, 2:-2, 2:-2]
+
+    def sum(self) -> torch.Tensor:
+        return sum_of_five(sum_of_five(self.padded, 1), 2)
 
 
 def channel_forward(x: torch.Tensor, towers: int, alpha: float, relu: bool) -> torch.Tensor:
     y = torch.empty_like(x)
-    for own, out in blocks(by_tower(x, towers), by_tower(y, towers)):
-        forward(own, out, CHANNEL_K, alpha / WINDOW, sum_over_maps, relu)
+    forward(MapWindow, by_tower(x, towers), by_tower(y, towers), CHANNEL_K, alpha / WINDOW, relu)
     return y
 
 
 def channel_backward(gradient: torch.Tensor, x: torch.Tensor, towers: int, alpha: float, relu: bool) -> torch.Tensor:
     dx = torch.empty_like(x)
-    for g, own, out in blocks(by_tower(gradient, towers), by_tower(x, towers), by_tower(dx, towers)):
-        backward(g, own, out, CHANNEL_K, alpha / WINDOW, sum_over_maps, relu)
+    g, own, out = (by_tower(tensor, towers) for tensor in (gradient, x, dx))
+    backward(MapWindow, g, own, out, CHANNEL_K, alpha / WINDOW, relu)
     return dx
 
 
 def spatial_forward(x: torch.Tensor) -> torch.Tensor:
     y = torch.empty_like(x)
-    for own, out in blocks(by_pixel(x), by_pixel(y)):
-        forward(own, out, SPATIAL_K, SPATIAL_ALPHA / WINDOW**2, sum_over_pixels, False)
+    forward(PixelWindow, by_pixel(x), by_pixel(y), SPATIAL_K, SPATIAL_ALPHA / WINDOW**2, False)
     return y
 
 
 def spatial_backward(gradient: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     dx = torch.empty_like(x)
-    for g, own, out in blocks(by_pixel(gradient), by_pixel(x), by_pixel(dx)):
-        backward(g, own, out, SPATIAL_K, SPATIAL_ALPHA / WINDOW**2, sum_over_pixels, False)
+    g, own, out = (by_pixel(tensor) for tensor in (gradient, x, dx))
+    backward(PixelWindow, g, own, out, SPATIAL_K, SPATIAL_ALPHA / WINDOW**2, False)
     return dx
 
 
-def forward(x: torch.Tensor, y: torch.Tensor, k: float, a: float, window_sum: Sum, relu: bool) -> None:
+def forward(
+    window_of: type[MapWindow] | type[PixelWindow], x: torch.Tensor, y: torch.Tensor, k: float, a: float, relu: bool
+) -> None:
     """Writes `y`."""
-    wide = widen(x).relu() if relu else widen(x)
-    power = inverse_power(window_sum(wide * wide).mul_(a).add_(k))
-    torch.mul(wide, power, out=power)
-    y.copy_(power)
+    for window, own, out in blocks(window_of, x, y):
+        wide = widen(own).relu() if relu else widen(own)
+        d = divisor(window, wide, k, a)
+        out.copy_(inverse_power(d).mul_(wide))
 
 
 def backward(
-    g: torch.Tensor, x: torch.Tensor, dx: torch.Tensor, k: float, a: float, window_sum: Sum, relu: bool
+    window_of: type[MapWindow] | type[PixelWindow],
+    gradient: torch.Tensor,
+    x: torch.Tensor,
+    dx: torch.Tensor,
+    k: float,
+    a: float,
+    relu: bool,
 ) -> None:
     """Writes `dx`."""
-    wide = widen(x).relu() if relu else widen(x)
-    d = window_sum(wide * wide).mul_(a).add_(k)
-    through = inverse_power(d.clone()).mul_(widen(g))
-    inner = window_sum((through * wide).div_(d))
-    through.addcmul_(inner, wide, value=-2.0 * POWER * a)
-    dx.copy_(through.mul_(wide > 0) if relu else through)
+    for window, g, own, out in blocks(window_of, gradient, x, dx):
+        wide = widen(own).relu() if relu else widen(own)
+        d = divisor(window, wide, k, a)
+        through = inverse_power(d).mul_(widen(g))
+        torch.mul(through, wide, out=window.inside).div_(d)
+        through.addcmul_(window.sum(), wide, value=-2.0 * POWER * a)
+        out.copy_(through.mul_(wide > 0) if relu else through)
+
+
+def divisor(window: Window, wide: torch.Tensor, k: float, a: float) -> torch.Tensor:
+    """k + a·S(x²)"""
+    torch.mul(wide, wide, out=window.inside)
+    return window.sum().mul_(a).add_(k)
+
+
+def wide_dtype(x: torch.Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def widen(x: torch.Tensor) -> torch.Tensor:
-    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+    return x.to(wide_dtype(x))
 
 
 def inverse_power(d: torch.Tensor) -> torch.Tensor:
-    """d^-0.75 in the place of d, without the slow general power."""
-    root = d.rsqrt_()
-    return root * root.sqrt()
+    """d^-0.75, without the slow general power."""
+    root = d.rsqrt()
+    return root.sqrt().mul_(root)
 
 
 def by_tower(x: torch.Tensor, towers: int) -> torch.Tensor:
@@ -93,32 +145,22 @@ def by_pixel(x: torch.Tensor) -> torch.Tensor:
     return x.permute(0, 2, 3, 1)
 
 
-def blocks(*tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
-    """The tensors together in pieces of dimension 0: of `BLOCK` numbers on a CPU, whole on a GPU."""
-    first = tensors[0]
-    if first.device.type != "cpu" or not first.numel():
-        yield tensors
+def blocks(window_of: type[MapWindow] | type[PixelWindow], *tensors: torch.Tensor) -> Iterator[tuple[Any, ...]]:
+    """A window and the tensors, in pieces of dimension 0: of `BLOCK` numbers on a CPU, whole on a GPU."""
+    num = len(tensors[0])
+    if num == 0:
         return
-    rows = max(1, BLOCK // first[0].numel())
-    yield from zip(*(tensor.split(rows) for tensor in tensors), strict=True)
-
-
-def sum_over_maps(x: torch.Tensor) -> torch.Tensor:
-    """(rows, towers, C) -> the sum over the 5 maps around each, within its tower."""
-    return sum_of_five(F.pad(x, (2, 2)), 2)
-
-
-def sum_over_pixels(x: torch.Tensor) -> torch.Tensor:
-    """(N, H, W, C) -> the sum over the 5×5 pixels around each; what is outside counts as 0."""
-    return sum_of_five(sum_of_five(F.pad(x, (0, 0, 2, 2, 2, 2)), 1), 2)
+    rows = max(1, BLOCK // tensors[0][0].numel()) if tensors[0].device.type == "cpu" else num
+    window = window_of(tensors[0][:rows])
+    for first in range(0, num, rows):
+        pieces = [tensor[first : first + rows] for tensor in tensors]
+        if len(pieces[0]) < min(rows, num):
+            window = window_of(pieces[0])
+        yield window, *pieces
 
 
 def sum_of_five(padded: torch.Tensor, dim: int) -> torch.Tensor:
     """Of each number and its four followers along `dim`, which gets 4 shorter."""
     size = padded.shape[dim] - 4
-
-    def shifted(tensor: torch.Tensor, by: int) -> torch.Tensor:
-        return tensor.narrow(dim, by, size)
-
     pairs = padded.narrow(dim, 0, size + 2) + padded.narrow(dim, 1, size + 2)
-    return (shifted(pairs, 0) + shifted(pairs, 2)).add_(shifted(padded, 4))
+    return (pairs.narrow(dim, 0, size) + pairs.narrow(dim, 2, size)).add_(padded.narrow(dim, 4, size))
