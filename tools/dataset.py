@@ -154,8 +154,14 @@ class Dataset:
                 f"{folder}: no shards folder, it has no {MANIFEST}. Give the folder that `alexnet-fast shard` wrote; "
                 "if sharding was interrupted, run the same command again to finish it."
             )
+        return cls.parse(file.read_bytes(), folder)
+
+    @classmethod
+    def parse(cls, manifest: bytes, folder: Path) -> Dataset:
+        """From the manifest's bytes; UserError, as from `load`."""
+        file = folder / MANIFEST
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = json.loads(manifest.decode("utf-8"))
             version = content["version"] if content["format"] == FORMAT else None
             if version != FORMAT_VERSION:
                 raise UserError(

@@ -56,9 +56,9 @@ class Output(Protocol):
 def open_output(place: str | Path) -> Output:
     """The output at a folder or a URL (`s3://…`)."""
     if "://" in str(place):
-        from alexnet_fast.tools.storage import open_remote_output
+        from alexnet_fast.tools.remote_output import RemoteOutput
 
-        return open_remote_output(str(place))
+        return RemoteOutput(str(place))
     return LocalOutput(Path(place))
 
 

@@ -89,10 +89,6 @@ class ByteStrings:
             raise IndexError(number)
         return bytes(self.buffer[self.ends[number - 1] if number else 0 : self.ends[number]])
 
-    def take(self, order: npt.NDArray[np.int64]) -> ByteStrings:
-        """The strings of these numbers, in this order."""
-        return ByteStrings(self[number] for number in order.tolist())
-
 
 class PictureTable:
     """Every picture of a source, in an order that does not depend on the file system.
@@ -113,6 +109,8 @@ class PictureTable:
         self._size: npt.NDArray[np.int64] | None = None
         self._origins = ByteStrings()
         self._stems = ByteStrings()
+        self._order: npt.NDArray[np.int64] | None = None
+        """Where the strings were not rearranged with the rest: row -> place in `_origins` and `_stems`."""
 
     def __len__(self) -> int:
         return len(self.label)
@@ -122,22 +120,25 @@ class PictureTable:
 
         Bytes of a file name that are no UTF-8 show as `\\xff`.
         """
-        return self._origins[number].decode("utf-8", "backslashreplace")
+        return self.origin_bytes(number).decode("utf-8", "backslashreplace")
 
     def stem(self, number: int) -> str:
         """The name inside the shard: [A-Za-z0-9_-]+, unique in the table, the file's own where that is so."""
-        return self._stems[number].decode("ascii")
+        return self._stems[self._place(number)].decode("ascii")
 
     def location(self, number: int) -> Location:
         """Where the picture's bytes are."""
         if self._container is not None and self._offset is not None and self._size is not None:
             path = self._join(self.containers[self._container[number]])
             return Location(path, int(self._offset[number]), int(self._size[number]))
-        return Location(self._join(os.fsdecode(self._origins[number])))
+        return Location(self._join(os.fsdecode(self.origin_bytes(number))))
 
     def origin_bytes(self, number: int) -> bytes:
         """As `origin`, in the file system's own bytes."""
-        return self._origins[number]
+        return self._origins[self._place(number)]
+
+    def _place(self, number: int) -> int:
+        return number if self._order is None else int(self._order[number])
 
     def rearranged(self, order: npt.NDArray[np.int64], split: npt.NDArray[np.uint8]) -> PictureTable:
         """The same pictures in another order; `split` is in the new one."""
@@ -146,7 +147,8 @@ class PictureTable:
         table._container = None if self._container is None else self._container[order]
         table._offset = None if self._offset is None else self._offset[order]
         table._size = None if self._size is None else self._size[order]
-        table._origins, table._stems = self._origins.take(order), self._stems.take(order)
+        table._origins, table._stems = self._origins, self._stems
+        table._order = order if self._order is None else self._order[order]
         return table
 
     def _join(self, relative: str) -> str:
@@ -154,7 +156,7 @@ class PictureTable:
 
     def update(self, digest: hashlib._Hash) -> None:
         """Feed everything that defines the table, `root` excepted, into a hash."""
-        for column in (self.split, self.label, self._container, self._offset, self._size):
+        for column in (self.split, self.label, self._container, self._offset, self._size, self._order):
             digest.update(b"-" if column is None else column.tobytes())
         digest.update("\0".join(self.containers).encode("utf-8", "surrogateescape"))
         digest.update(self._origins.ends.tobytes())

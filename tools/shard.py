@@ -112,7 +112,7 @@ def _refuse_others(plan: Plan, output: Output) -> None:
     if stored is not None:
         before = json.loads(stored)
     elif output.size(MANIFEST) is not None:
-        before = _identity_of(Dataset.load(Path(str(output))))
+        before = _identity_of(_finished(output))
     else:
         return
     found = differences(before, plan.identity)
@@ -120,6 +120,13 @@ def _refuse_others(plan: Plan, output: Output) -> None:
         raise UsageError(
             f"{output}: was made with other input or options: {found}. Use the same again, or give another --out."
         )
+
+
+def _finished(output: Output) -> Dataset:
+    """What a finished output's manifest says."""
+    manifest = output.read(MANIFEST)
+    assert manifest is not None
+    return Dataset.parse(manifest, Path(str(output)))
 
 
 def _identity_of(dataset: Dataset) -> dict[str, object]:
@@ -196,7 +203,7 @@ def _make(
 
 def _mend(plan: Plan, output: Output, pool: Callable[[], AbstractContextManager[Pool]], watch: Watch) -> Outcome:
     """A finished output: make lost shards again, which must come out as they were."""
-    dataset = Dataset.load(Path(str(output)))
+    dataset = _finished(output)
     known = {shard.name: shard for split in dataset.splits.values() for shard in split.shards}
     lost = [planned for planned in plan.shards if planned.name in known and _is_lost(known[planned.name], output)]
     if lost:

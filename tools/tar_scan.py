@@ -6,6 +6,7 @@ import hashlib
 import os
 from array import array
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -184,7 +185,8 @@ def cached_listing(path: str, nested: bool, cache: Path | None) -> Listing:
     if kept.exists():
         return load_listing(kept)
     listing = new_listing(path, nested)
-    save_listing(listing, kept)
+    with suppress(OSError):  # a scan that cannot be kept is repeated
+        save_listing(listing, kept)
     return listing
 
 
@@ -197,6 +199,7 @@ def new_listing(path: str, nested: bool) -> Listing:
 
 def save_listing(listing: Listing, file: Path) -> None:
     """Whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
     aside = file.with_name(f"{file.name}.{os.getpid()}.tmp")
     try:
         with aside.open("wb") as stream:

@@ -1,0 +1,222 @@
+"""The same bytes through an S3 protocol server, and from a Dask cluster one of whose workers is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alexnet_fast.demo_data import DemoData, draw_dataset
+from alexnet_fast.tools.cluster import cluster_pool
+from alexnet_fast.tools.errors import UsageError, UserError
+from alexnet_fast.tools.output import LOCK, Output, open_output
+from alexnet_fast.tools.plan import Plan, ShardOptions
+from alexnet_fast.tools.shard import Outcome, shard
+from alexnet_fast.tools.sources import find_source
+from alexnet_fast.tools.workers import Pool, local_pool
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("drawn") / "pictures"
+    draw_dataset(folder, DemoData(num_train=5, num_val=2))
+    return folder
+
+
+def run(source: str | Path, output: Output, pool: Any = None) -> Outcome:
+    found = find_source(str(source), None, val_fraction=None, seed=0, exclude=None, cache=None)
+    plan = Plan(found, ShardOptions(shard_size=8))
+    return shard(plan, output, pool or partial(local_pool, 1), strict=False, watch=lambda progress: None)
+
+
+def contents(output: Output) -> dict[str, bytes]:
+    found = {name: output.read(name) for name in output.names()}
+    return {name: content for name, content in found.items() if content is not None}
+
+
+@pytest.fixture(scope="module")
+def expected(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    output = open_output(tmp_path_factory.mktemp("local") / "shards")
+    run(pictures, output)
+    return contents(output)
+
+
+# -------------------------------------------------------------------------- S3
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """An S3 server on loopback with one bucket."""
+    pytest.importorskip("s3fs")
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    patch = pytest.MonkeyPatch()
+    patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    patch.setenv("AWS_ACCESS_KEY_ID", "someone")
+    patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    import fsspec
+
+    fsspec.filesystem("s3", use_listings_cache=False).mkdir("bucket")
+    yield "s3://bucket"
+    patch.undo()
+    server.stop()
+
+
+def test_shards_in_s3_are_the_local_ones(bucket: str, pictures: Path, expected: dict[str, bytes]) -> None:
+    output = open_output(f"{bucket}/shards")
+    run(pictures, output)
+    assert contents(output) == expected
+    assert run(pictures, output).made_shards == 0
+
+
+def test_a_run_into_s3_that_breaks_off_goes_on(
+    bucket: str, pictures: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = open_output(f"{bucket}/broken")
+    made = 0
+
+    class Breaking:
+        """A pool that gives up after three shards."""
+
+        num_workers = 1
+
+        def __init__(self, inner: Pool) -> None:
+            self.inner = inner
+
+        def submit(self, task: Any) -> Any:
+            nonlocal made
+            made += 1
+            if made > 3:
+                raise UserError("the power is off")
+            return self.inner.submit(task)
+
+        def counts(self) -> None:
+            return None
+
+    class BreakingPool:
+        def __enter__(self) -> Breaking:
+            self.context = local_pool(1)
+            return Breaking(self.context.__enter__())
+
+        def __exit__(self, *error: Any) -> None:
+            self.context.__exit__(None, None, None)
+
+    with pytest.raises(UserError, match="the power is off"):
+        run(pictures, output, BreakingPool)
+    before = contents(output)
+    assert all(expected[name] == content for name, content in before.items())
+    assert "dataset.json" not in before
+    assert run(pictures, output).made_shards < len([name for name in expected if name.endswith(".tar")])
+    assert contents(output) == expected
+
+
+def test_pictures_in_s3_are_read(bucket: str, pictures: Path, expected: dict[str, bytes], tmp_path: Path) -> None:
+    import fsspec
+
+    fsspec.filesystem("s3", use_listings_cache=False).put(f"{pictures}/", f"{bucket}/pictures/", recursive=True)
+    output = open_output(tmp_path / "shards")
+    run(f"{bucket}/pictures", output)
+    tars = {name: content for name, content in contents(output).items() if name.endswith((".tar", ".idx"))}
+    assert tars == {name: content for name, content in expected.items() if name.endswith((".tar", ".idx"))}
+
+
+def test_two_runs_into_one_place_are_refused(bucket: str) -> None:
+    output = open_output(f"{bucket}/locked")
+    holder = {"host": "elsewhere", "process": 7, "time": time.time()}
+    with output.create(LOCK) as file:
+        file.write(json.dumps(holder).encode())
+    with pytest.raises(UserError, match="process 7 on elsewhere"), output.lock():
+        pass
+    with output.create(LOCK) as file:
+        file.write(json.dumps(holder | {"time": time.time() - 3600}).encode())
+    with output.lock():  # nobody's any more
+        assert output.read(LOCK) is not None
+    assert output.read(LOCK) is None
+
+
+def test_a_missing_bucket_is_told(bucket: str, pictures: Path) -> None:
+    with pytest.raises(UserError, match=r"s3://no-such-bucket/.*[Bb]ucket"):
+        run(pictures, open_output("s3://no-such-bucket/shards"))
+
+
+def test_an_unknown_kind_of_url_is_told() -> None:
+    with pytest.raises(UsageError, match="cannot be reached from here"):
+        open_output("gopher://host/shards")
+
+
+# --------------------------------------------------------------------- cluster
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[tuple[str, list[subprocess.Popen[str]]]]:
+    """A scheduler and two workers, processes of their own."""
+    pytest.importorskip("distributed")
+    start = [sys.executable, "-m"]
+    scheduler = subprocess.Popen(
+        [*start, "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert scheduler.stderr is not None
+    address = next(line.split()[-1] for line in scheduler.stderr if "Scheduler at:" in line)
+    threading.Thread(target=scheduler.stderr.read, daemon=True).start()
+    worker = [*start, "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard"]
+    workers = [
+        subprocess.Popen(worker, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True) for _ in range(2)
+    ]
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            with cluster_pool(address) as pool:
+                if pool.num_workers == 2:
+                    break
+        except UserError:  # none has come yet
+            pass
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    yield address, workers
+    for process in (*workers, scheduler):
+        process.kill()
+        process.wait()
+
+
+def test_a_cluster_that_loses_a_worker_makes_the_same_shards(
+    cluster: tuple[str, list[subprocess.Popen[str]]], pictures: Path, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    address, workers = cluster
+    output = open_output(tmp_path / "shards")
+
+    def kill_one() -> None:
+        while not any(name.endswith(".tar") for name in output.names()):
+            time.sleep(0.005)
+        os.kill(workers[0].pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    run(pictures, output, partial(cluster_pool, address))
+    killer.join()
+    assert workers[0].wait(10) == -signal.SIGKILL
+    assert contents(output) == expected
+
+
+def test_no_scheduler_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("distributed")
+    monkeypatch.setattr("alexnet_fast.tools.cluster.CONNECT_SECONDS", 0.5)
+    with pytest.raises(UsageError, match="no scheduler answers there"), cluster_pool("tcp://127.0.0.1:9"):
+        pass
+    with pytest.raises(UsageError, match="no scheduler answers there"), cluster_pool("nonsense://"):
+        pass
