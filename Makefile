@@ -21,7 +21,7 @@ demo: install  ## Make a small data set, train on it, show the result (under fiv
 	$(BIN)/alexnet-fast demo
 
 test: install  ## Run the tests (two cores, no GPU, under ten minutes)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: install  ## Check style (ruff) and types (mypy)
 	$(BIN)/ruff check .

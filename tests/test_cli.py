@@ -1,0 +1,190 @@
+"""The command line as a user meets it: help everywhere, and for each mistake a sentence and an exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from alexnet_fast.cli import VERBS, main
+from alexnet_fast.recipe import load_recipe
+from alexnet_fast.tools.dataset import Dataset
+from alexnet_fast.trainer import train
+
+SETTINGS = ["width_divisor=16", "batch_size=8", "rates_for_batch=8", "epochs=1", "precision=fp32", "final_views=1"]
+
+
+@pytest.fixture(scope="module")
+def run_folder(tiny_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of a small network."""
+    run = tmp_path_factory.mktemp("runs") / "small"
+    train(tiny_dataset, load_recipe("2013", SETTINGS), run, device="cpu", quiet=True)
+    return run
+
+
+def call(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of `alexnet-fast words…`."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(word) for word in words])
+    told = capsys.readouterr()
+    code = ended.value.code
+    return (code if isinstance(code, int) else 0 if code is None else 1), told.out, told.err
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(capsys, verb, "--help")
+    assert code == 0 and out.startswith(f"Usage: alexnet-fast {verb}")
+
+
+def test_words_that_are_no_verbs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(capsys, "shrad")[0] == 2
+    assert call(capsys, "--version")[1].startswith("alexnet-fast")
+
+
+MISTAKES = [
+    (["shard", "{tmp}/nowhere"], 2, "nowhere"),
+    (["shard", "{tmp}/empty"], 2, "empty"),
+    (["train", "{tmp}/nowhere"], 2, "there is no such folder"),
+    (["train", "{tmp}/empty"], 2, "no shards folder"),
+    (["train", "{shards}", "--recipe", "2031"], 2, "did you mean '2013'"),
+    (["train", "{shards}", "--set", "batchsize=4"], 2, "did you mean 'batch_size'"),
+    (["train", "{shards}", "--set", "epochs=many"], 2, "it must be a number"),
+    (["train", "{shards}", "--set", "batch_size=100", "--out", "{tmp}/run"], 2, "59 samples, less than one batch"),
+    (["train", "{shards}", "--resume", "--out", "{tmp}/none"], 2, "there is no run in"),
+    (["train", "{shards}", "--out", "{run}"], 2, "holds a run already"),
+    (["train", "{shards}", "--device", "tpu"], 2, "choose cpu, cuda"),
+    (["train", "{shards}", "--processes", "3", "--parallel", "towers"], 2, "batch of 128"),
+    (["train", "{shards}", "--processes", "0"], 2, "at least 1"),
+    (["eval", "{tmp}/nothing.pt", "{shards}"], 2, "no such checkpoint"),
+    (["eval", "{tmp}/text.pt", "{shards}"], 1, "is no checkpoint"),
+    (["eval", "{run}", "{shards}", "--split", "test"], 2, "has no test split"),
+    (["predict", "{tmp}/text.pt", "x.jpg"], 1, "is no checkpoint"),
+    (["predict", "{run}", "{tmp}/empty"], 2, "there is no file in this folder"),
+    (["predict", "{run}"], 2, "Missing argument"),
+    (["export", "{run}", "--out", "{tmp}/net.h5"], 2, ".safetensors or .onnx"),
+    (["info", "{tmp}/nowhere"], 2, "no such file or folder"),
+    (["info", "{tmp}/empty"], 2, "neither a shards folder"),
+    (["info", "{tmp}/text.pt"], 1, "is no checkpoint"),
+    (["preview", "{tmp}/nowhere"], 2, "there is no such folder"),
+    (["preview", "{shards}", "--out", "{tmp}/x.jpg"], 2, "ends in .png"),
+    (["verify", "{tmp}/empty"], 2, "no shards folder"),
+    (["bench", "model", "--tune"], 2, "--tune is about the loader"),
+    (["bench", "loader", "{tmp}/nowhere"], 2, "there is no such folder"),
+    (["bench", "loader", "{shards}", "--json", "{tmp}/no/x.json"], 2, "there is no folder"),
+    (["recipes", "2031"], 2, "did you mean '2013'"),
+    (["demo", "--out", "{tmp}/mine"], 2, "something else than a demo"),
+]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "sentence"), MISTAKES, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+)
+def test_a_mistake_gets_a_sentence(
+    words: list[str], code: int, sentence: str, tiny_shards: Path, run_folder: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter").write_text("dear")
+    (tmp_path / "text.pt").write_text("no checkpoint")
+    before = sorted(tmp_path.rglob("*"))
+    filled = [word.format(tmp=tmp_path, shards=tiny_shards, run=run_folder) for word in words]
+    got, _, err = call(capsys, *filled)
+    assert (got, sentence in err) == (code, True), err
+    assert "Traceback" not in err
+    left = [path for path in sorted(tmp_path.rglob("*")) if path not in before]
+    assert not [path for path in left if path.suffix not in ("", ".lock") and path.name != ".lock"], left
+
+
+def test_gpus_that_are_not_there(tiny_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    code, _, err = call(capsys, "train", tiny_shards, "--gpus", "2", "--out", tmp_path / "run")
+    assert code == 1 and "--gpus 2" in err and not (tmp_path / "run").exists()
+
+
+def test_eval_and_its_json(tiny_shards: Path, run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(capsys, "eval", run_folder, tiny_shards, "--views", "1", "--precision", "fp32", "--json")
+    found = json.loads(out)
+    recorded = json.loads((run_folder / "result.json").read_text())["centre_view"]
+    assert code == 0
+    assert {key: found[key] for key in recorded} == pytest.approx(recorded, rel=1e-5)
+    best = run_folder / "checkpoints" / "best.pt"
+    code, out, _ = call(capsys, "eval", run_folder, best, tiny_shards, "--views", "10")
+    assert code == 0 and "2 networks averaged" in out and "ten views" in out
+
+
+def test_eval_refuses_other_classes(
+    tiny_shards: Path, run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from alexnet_fast.tools.dataset import manifest_checksum
+
+    folder = tmp_path / "shards"
+    shutil.copytree(tiny_shards, folder)
+    content = json.loads((folder / "dataset.json").read_text())
+    content.pop("checksum")
+    content["classes"][3][0] = "other"
+    content["checksum"] = manifest_checksum(content)
+    (folder / "dataset.json").write_text(json.dumps(content))
+    code, _, err = call(capsys, "eval", run_folder, folder)
+    assert code == 2 and "class 3 is 'other'" in err
+
+
+def test_predict_takes_files_folders_and_stdin(
+    tiny_shards: Path, run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = tiny_shards.parent / "pictures" / "val" / "star"
+    code, out, _ = call(capsys, "predict", run_folder, pictures, "--views", "1", "--json")
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert code == 0 and len(lines) == 3
+    for line in lines:
+        probabilities = [name["probability"] for name in line["names"]]
+        assert len(probabilities) == 5 and probabilities == sorted(probabilities, reverse=True)
+    (tmp_path / "text.jpg").write_text("no picture")
+    first = sorted(pictures.iterdir())[0]
+    code, out, err = call(capsys, "predict", run_folder, first, tmp_path / "text.jpg", tmp_path / "gone.jpg")
+    assert code == 3 and out.count("%") == 5
+    assert "text.jpg: no picture" in err and "gone.jpg: there is no such file" in err
+    command = [sys.executable, "-m", "alexnet_fast.cli", "predict", str(run_folder), "-", "--views", "1"]
+    with first.open("rb") as stream:
+        finished = subprocess.run(command, stdin=stream, capture_output=True, text=True)
+    assert finished.returncode == 0 and finished.stdout.startswith("stdin")
+
+
+def test_export_and_back(
+    tiny_shards: Path, run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = call(capsys, "export", run_folder, "--out", tmp_path / "net.safetensors")
+    assert code == 0 and "MB" in out
+    options = ("--views", "1", "--precision", "fp32", "--json")
+    again = call(capsys, "eval", tmp_path / "net.safetensors", tiny_shards, *options)[1]
+    assert again == call(capsys, "eval", run_folder, tiny_shards, *options)[1]
+    assert call(capsys, "info", tmp_path / "net.safetensors")[0] == 0
+
+
+def test_info_of_everything(tiny_shards: Path, run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "10 classes" in call(capsys, "info", tiny_shards)[1]
+    assert "done after 1 epochs" in call(capsys, "info", run_folder)[1]
+    assert "training can go on" in call(capsys, "info", run_folder / "checkpoints" / "best.pt")[1]
+    assert "train would take" in call(capsys, "info")[1]
+
+
+def test_recipes_are_shown_and_can_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    listed = call(capsys, "recipes")[1]
+    assert "40.49 %" in listed and "Net 145" in listed
+    (tmp_path / "mine.toml").write_text(call(capsys, "recipes", "2012")[1])
+    assert load_recipe(str(tmp_path / "mine.toml")).network == "145"
+
+
+def test_data_comes_from_the_environment(
+    tiny_shards: Path, run_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(os.environ, "ALEXNET_FAST_DATA", str(tiny_shards))
+    assert "30 pictures" in call(capsys, "eval", run_folder, "--views", "1")[1]
