@@ -1,7 +1,4 @@
-"""The two norms, forward and backward, by the fastest kernels that the device and the machine have.
-
-On a GPU: Triton.  On a CPU: C++ that is compiled at first use, or plain torch where there is no compiler.
-"""
+"""The two norms, forward and backward, by what the device has: Triton on a GPU, plain torch on a CPU."""
 
 from __future__ import annotations
 
@@ -27,7 +24,11 @@ class NormKernels(Protocol):
 
 
 def kernels_for(x: torch.Tensor) -> NormKernels:
-    """The kernels for this tensor's device and dtype."""
+    """The kernels for this tensor's device and dtype: Triton's on a GPU, but they compute no float64."""
+    if x.device.type == "cuda" and x.dtype != torch.float64:
+        from alexnet_fast.kernels import triton_norms  # a torch without CUDA comes without Triton
+
+        return triton_norms
     return plain
 
 

@@ -25,7 +25,14 @@ def update(
     All tensors but the 0-dim `rate`, `gradient_scale` and `alive` have the same shape and strides.  Where `alive` is
     False nothing changes.
     """
-    plain_update(weight, velocity, gradient, working, rate, momentum, decay, gradient_scale, alive)
+    if weight.device.type == "cuda" and weight.dtype == torch.float32:
+        from alexnet_fast.kernels import triton_update  # a torch without CUDA comes without Triton
+
+        assert gradient.stride() == weight.stride(), "a gradient lies otherwise than its weight"
+        chosen = triton_update.update
+    else:
+        chosen = plain_update
+    chosen(weight, velocity, gradient, working, rate, momentum, decay, gradient_scale, alive)
 
 
 def plain_update(
@@ -39,7 +46,7 @@ def plain_update(
     gradient_scale: torch.Tensor,
     alive: torch.Tensor,
 ) -> None:
-    """In plain torch, on a CPU, in blocks that stay in its cache; looks at `alive`, which a GPU would have to wait for."""
+    """In plain torch, on a CPU, in blocks that stay in its cache.  Looks at `alive`: a GPU would have to wait."""
     if not bool(alive):
         return
     slope, fade = float(rate) * float(gradient_scale), float(rate) * decay

@@ -1,0 +1,53 @@
+"""The optimizer's update as a Triton kernel: one pass over a tensor, and the host waits for nothing."""
+
+# mypy: disable-error-code="untyped-decorator"
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+BLOCK = 2048
+"""Numbers to a program."""
+
+
+def update(
+    weight: torch.Tensor,
+    velocity: torch.Tensor,
+    gradient: torch.Tensor,
+    working: torch.Tensor | None,
+    rate: torch.Tensor,
+    momentum: float,
+    decay: float,
+    gradient_scale: torch.Tensor,
+    alive: torch.Tensor,
+) -> None:
+    """As `kernels.update.update`; all tensors in the same memory order and without holes."""
+    copy = weight if working is None else working
+    scalars = (rate, gradient_scale, alive.view(torch.uint8), momentum, decay)
+    grid = (triton.cdiv(weight.numel(), BLOCK),)
+    update_kernel[grid](weight, velocity, gradient, copy, *scalars, weight.numel(), working is not None, BLOCK)
+
+
+@triton.jit
+def update_kernel(
+    w_pointer: Any, v_pointer: Any, g_pointer: Any, copy_pointer: Any,
+    rate_pointer: Any, scale_pointer: Any, alive_pointer: Any, momentum: Any, decay: Any, size: Any,
+    HAS_COPY: tl.constexpr, BLOCK: tl.constexpr,
+) -> None:  # fmt: skip
+    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    there = (place < size) & (tl.load(alive_pointer) != 0)
+    rate = tl.load(rate_pointer).to(tl.float32)
+    scale = tl.load(scale_pointer).to(tl.float32)
+    w = tl.load(w_pointer + place, mask=there, other=0.0)
+    v = tl.load(v_pointer + place, mask=there, other=0.0)
+    g = tl.load(g_pointer + place, mask=there, other=0.0).to(tl.float32) * scale
+    v = momentum * v - rate * (g + decay * w)
+    w += v
+    tl.store(v_pointer + place, v, mask=there)
+    tl.store(w_pointer + place, w, mask=there)
+    if HAS_COPY:
+        tl.store(copy_pointer + place, w.to(copy_pointer.dtype.element_ty), mask=there)

@@ -1,0 +1,126 @@
+"""The GPU's kernels against the same formulas in float64: on a CPU in Triton's interpreter, on a GPU compiled."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from alexnet_fast.kernels import plain
+from alexnet_fast.kernels.update import plain_update
+
+pytest.importorskip("triton")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+MODULES = ("alexnet_fast.kernels.triton_norms", "alexnet_fast.kernels.triton_update")
+TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 8e-3, torch.float16: 5e-4}
+"""Of the result, relative: half precision is rounded once, at the end (the interpreter cuts bfloat16's digits off)."""
+SHAPES = [(1, 2, 1, 1), (2, 6, 3, 5), (1, 96, 7, 3), (3, 10, 2, 9), (1, 260, 3, 2)]
+
+
+@pytest.fixture(scope="module")
+def kernels() -> Iterator[tuple[Any, Any]]:
+    """(norms, update); without a GPU, in the interpreter, which is chosen when the modules are imported."""
+    with pytest.MonkeyPatch.context() as patch:
+        if DEVICE == "cpu":
+            patch.setenv("TRITON_INTERPRET", "1")
+        for name in MODULES:
+            patch.delitem(sys.modules, name, raising=False)
+        norms, update = (importlib.import_module(name) for name in MODULES)
+        yield norms, update
+    for name in MODULES:
+        sys.modules.pop(name, None)
+
+
+def maps(shape: tuple[int, ...], scale: float, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * scale
+    return x.to(DEVICE, dtype).contiguous(memory_format=torch.channels_last)
+
+
+def assert_close(ours: torch.Tensor, expected: torch.Tensor) -> None:
+    assert ours.is_contiguous(memory_format=torch.channels_last)
+    # Where terms cancel, what is left of float32 is a few units of the last digit of the largest.
+    least = 5e-7 * float(expected.abs().max()) + torch.finfo(ours.dtype).smallest_normal
+    torch.testing.assert_close(ours.double(), expected, rtol=TOLERANCE[ours.dtype], atol=least)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("towers", [1, 2])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_norm_across_maps(
+    kernels: tuple[Any, Any], shape: tuple[int, ...], towers: int, relu: bool, dtype: torch.dtype
+) -> None:
+    x, g = maps(shape, 100.0, dtype), maps(shape, 1.0, dtype, seed=1)
+    alpha = 1e-2  # large, so that neighbours matter
+    y = kernels[0].channel_forward(x, towers, alpha, relu)
+    assert y.dtype == dtype
+    assert_close(y, plain.channel_forward(x.double(), towers, alpha, relu))
+    dx = kernels[0].channel_backward(g, x, towers, alpha, relu)
+    assert_close(dx, plain.channel_backward(g.double(), x.double(), towers, alpha, relu))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_norm_across_pixels(kernels: tuple[Any, Any], shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    x, g = maps(shape, 100.0, dtype), maps(shape, 1.0, dtype, seed=1)
+    y = kernels[0].spatial_forward(x)
+    assert y.dtype == dtype
+    assert_close(y, plain.spatial_forward(x.double()))
+    assert_close(kernels[0].spatial_backward(g, x), plain.spatial_backward(g.double(), x.double()))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("size", [0.0, 1e-7, 3e4])
+def test_extreme_values(kernels: tuple[Any, Any], size: float, dtype: torch.dtype) -> None:
+    """Nothing becomes NaN or infinite, from zeros to float16's largest numbers."""
+    x, g = maps((1, 12, 3, 3), 1.0, dtype).clamp(-2, 2) * size, maps((1, 12, 3, 3), 1.0, dtype, seed=1)
+    assert x.isfinite().all()
+    x = x.contiguous(memory_format=torch.channels_last)
+    assert_close(kernels[0].channel_forward(x, 2, 1e-4, False), plain.channel_forward(x.double(), 2, 1e-4, False))
+    assert_close(
+        kernels[0].channel_backward(g, x, 2, 1e-4, False),
+        plain.channel_backward(g.double(), x.double(), 2, 1e-4, False),
+    )
+    assert_close(kernels[0].spatial_forward(x), plain.spatial_forward(x.double()))
+    assert_close(kernels[0].spatial_backward(g, x), plain.spatial_backward(g.double(), x.double()))
+
+
+def test_no_pictures(kernels: tuple[Any, Any]) -> None:
+    empty = maps((0, 4, 3, 3), 1.0, torch.float32)
+    for module in (kernels[0], plain):
+        assert module.channel_forward(empty, 2, 1e-4, False).shape == empty.shape
+        assert module.spatial_backward(empty, empty).shape == empty.shape
+
+
+@pytest.mark.parametrize("working_dtype", [None, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(7,), (48, 5, 3, 3), (3, 1000)])
+@pytest.mark.parametrize("alive", [True, False])
+def test_update(
+    kernels: tuple[Any, Any], shape: tuple[int, ...], working_dtype: torch.dtype | None, alive: bool
+) -> None:
+    def tensors() -> list[torch.Tensor | None]:
+        values = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE) for seed in range(3)]
+        if len(shape) == 4:
+            values = [value.contiguous(memory_format=torch.channels_last) for value in values]
+        weight, velocity, gradient = values
+        working = None if working_dtype is None else torch.zeros_like(weight, dtype=working_dtype)
+        return [weight, velocity, gradient.to(working_dtype or torch.float32), working]
+
+    scalars: dict[str, Any] = {
+        "rate": torch.tensor(0.01, dtype=torch.float64, device=DEVICE),
+        "momentum": 0.9,
+        "decay": 5e-2,
+        "gradient_scale": torch.tensor(0.5, device=DEVICE),
+        "alive": torch.tensor(alive, device=DEVICE),
+    }
+    ours, expected = tensors(), tensors()
+    kernels[1].update(*ours, **scalars)
+    plain_update(*expected, **scalars)  # type: ignore[arg-type]
+    for one, other in zip(ours, expected, strict=True):
+        if one is not None and other is not None:
+            torch.testing.assert_close(one, other, rtol=1e-5 if one.dtype == torch.float32 else 1e-2, atol=1e-7)
+    assert torch.equal(ours[0], tensors()[0]) != alive  # type: ignore[arg-type]
