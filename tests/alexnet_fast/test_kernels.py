@@ -13,7 +13,7 @@ import torch
 from alexnet_fast.kernels import plain
 from alexnet_fast.kernels.update import plain_update
 
-pytest.importorskip("triton")
+triton = pytest.importorskip("triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 MODULES = ("alexnet_fast.kernels.triton_norms", "alexnet_fast.kernels.triton_update")
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 8e-3, torch.float16: 5e-4}
@@ -124,3 +124,43 @@ def test_update(
         if one is not None and other is not None:
             torch.testing.assert_close(one, other, rtol=1e-5 if one.dtype == torch.float32 else 1e-2, atol=1e-7)
     assert torch.equal(ours[0], tensors()[0]) != alive  # type: ignore[arg-type]
+
+
+def compile_for_hopper(kernel: Any, types: str, constants: dict[str, int | bool]) -> None:
+    """Compile to machine code, which needs no GPU.  `types`: of the arguments that are no constants, in order."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    left = iter(types.split())
+    signature = {name: "constexpr" if name in constants else next(left) for name in kernel.arg_names}
+    places = {(place,): constants[name] for place, name in enumerate(kernel.arg_names) if name in constants}
+    compiled = triton.compile(
+        ASTSource(fn=kernel, signature=signature, constexprs=places), target=GPUTarget("cuda", 90, 32)
+    )
+    assert compiled.asm["cubin"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Triton's compiler is for Linux")
+@pytest.mark.parametrize("half", ["*bf16", "*fp16"])
+def test_kernels_compile(half: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter takes what the compiler does not."""
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    for name in MODULES:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    norms, update = (importlib.import_module(name) for name in MODULES)
+    across_maps: dict[str, int | bool] = {"RELU": True, "ROWS": 16, "COLUMNS": 64}
+    across_pixels: dict[str, int | bool] = {"ROWS": 8, "COLUMNS": 128}
+    sizes, scalars = "i32 i32 i32 i32", "fp32 fp32"
+    for kernel, types, constants in (
+        (norms.channel_forward_kernel, f"{half} {half} i32 i32 {scalars}", across_maps),
+        (norms.channel_backward_kernel, f"{half} {half} {half} i32 i32 {scalars}", across_maps),
+        (norms.spatial_forward_kernel, f"{half} {half} {sizes} {scalars}", across_pixels),
+        (norms.spatial_inner_kernel, f"{half} {half} *fp32 *fp32 {sizes} {scalars}", across_pixels),
+        (norms.spatial_backward_kernel, f"{half} *fp32 *fp32 {half} {sizes} fp32", across_pixels),
+        (
+            update.update_kernel,
+            f"*fp32 *fp32 {half} {half} *fp64 *fp32 *u8 {scalars} i32",
+            {"HAS_COPY": True, "BLOCK": 2048},
+        ),
+    ):
+        compile_for_hopper(kernel, types, constants)
