@@ -9,8 +9,10 @@ import torch
 import torch.distributed as dist
 
 from alexnet_fast.cpu_memory import keep_freed_memory
+from alexnet_fast.cuda_graph import RecordedCompute
 from alexnet_fast.dropout import DropoutKey, step_key
 from alexnet_fast.exchange import as_rows
+from alexnet_fast.memory import largest_batch
 from alexnet_fast.mesh import Mesh
 from alexnet_fast.model import AlexNet, loss_and_errors
 from alexnet_fast.optimizer import SGD
@@ -58,7 +60,16 @@ class TrainingStep:
     nothing is converted in between.
     """
 
-    def __init__(self, model: AlexNet, optimizer: SGD, *, precision: Precision, mesh: Mesh | None = None) -> None:
+    def __init__(
+        self,
+        model: AlexNet,
+        optimizer: SGD,
+        *,
+        precision: Precision,
+        mesh: Mesh | None = None,
+        cuda_graph: bool = False,
+    ) -> None:
+        """`cuda_graph`: record the step once and replay it; for one GPU."""
         self.model = model
         self.optimizer = optimizer
         self.mesh = mesh if mesh is not None else Mesh()
@@ -69,6 +80,8 @@ class TrainingStep:
         self.scaled = precision.scaled
         if self.device.type == "cpu":
             keep_freed_memory()
+        assert not cuda_graph or (self.device.type == "cuda" and self.mesh.world_size == 1)
+        self.compute = RecordedCompute(self.compute_now) if cuda_graph else self.compute_now
         self.working: dict[str, torch.Tensor] = {}
         self.reductions: list[dist.Work] = []
         self.alive = torch.ones((), dtype=torch.bool, device=self.device)
@@ -89,11 +102,13 @@ class TrainingStep:
 
     def __call__(self, batch: Batch, *, step: int, seed: int) -> StepResult:
         """Train on this process's pictures; `step`, counted from the run's beginning, and `seed` fix the dropout."""
-        batch = self.whole_batch(batch)
-        first_row = self.mesh.replica * len(batch.labels)
         key = torch.full((), step_key(seed, step), dtype=torch.int64, device=self.device)
-        dropout = DropoutKey(key, first_row)
-        loss, errors = self.compute(batch, dropout)
+        try:
+            batch = self.whole_batch(batch)
+            dropout = DropoutKey(key, first_row=self.mesh.replica * len(batch.labels))
+            loss, errors = self.compute(batch, dropout)
+        except torch.OutOfMemoryError:
+            raise UserError(self.out_of_memory(len(batch.labels))) from None
         self.pending.append(Pending(step, batch, dropout, *self.fetch_alive()))
         if len(self.pending) > (LAG if self.device.type == "cuda" else 0):
             self.look_at(self.pending.popleft())
@@ -112,7 +127,7 @@ class TrainingStep:
             images, labels = (torch.cat(pair) for pair in pairs)
         return Batch(images, labels)
 
-    def compute(self, batch: Batch, dropout: DropoutKey) -> tuple[torch.Tensor, torch.Tensor]:
+    def compute_now(self, batch: Batch, dropout: DropoutKey) -> tuple[torch.Tensor, torch.Tensor]:
         """Everything that is done on the device."""
         logits = self.model(batch.images, dropout, weights=self.working)
         loss, errors = loss_and_errors(logits, batch.labels)
@@ -227,6 +242,21 @@ class TrainingStep:
         if bad_weights:
             return f"{bad_weights[0]} itself is not finite: the gradient of an earlier step overflowed"
         return f"the first to blame is {bad_outputs[0]}" if bad_outputs else None
+
+    def out_of_memory(self, batch_size: int) -> str:
+        """What to do when a replica's `batch_size` pictures are too many: how many would fit."""
+        free, _ = torch.cuda.mem_get_info(self.device)
+        mine = torch.cuda.memory_reserved(self.device)
+        lasting = sum(
+            parameter.numel() * (2 * parameter.element_size() + 2 * self.dtype.itemsize)
+            for parameter in self.parameters.values()
+        )
+        fits = largest_batch(self.model.architecture, self.dtype, max(0, free + mine - lasting))
+        total = min(fits, batch_size - 1) * self.mesh.num_replicas
+        return (
+            f"a step with {batch_size} pictures on this GPU does not fit into its memory "
+            f"({(free + mine) / 2**30:.1f} GiB are there for it): give batch_size at most about {total}, or more GPUs"
+        )
 
     def state_dict(self) -> dict[str, float]:
         """float16's loss scale and the steps it has lasted; constant otherwise."""

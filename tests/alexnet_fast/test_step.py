@@ -10,12 +10,13 @@ import torch
 
 from alexnet_fast.dropout import DropoutKey, step_key
 from alexnet_fast.kernels import update as update_module
+from alexnet_fast.memory import kept_bytes
 from alexnet_fast.model import NETS, AlexNet, loss_and_errors, small, whole_state
 from alexnet_fast.optimizer import SGD
 from alexnet_fast.pipelines.batch import Batch
 from alexnet_fast.precision import Precision, choose_precision
 from alexnet_fast.step import FIRST_SCALE, SCALE_GROWS_EVERY, DivergedError, TrainingStep
-from alexnet_fast.tools.errors import UsageError
+from alexnet_fast.tools.errors import UsageError, UserError
 
 FP32 = Precision("fp32", torch.float32, "")
 BF16 = Precision("bf16", torch.bfloat16, "")
@@ -172,3 +173,29 @@ def test_no_norm_is_no_norm() -> None:
         model.initialize(1)
         logits.append(model(pictures().images))
     assert not torch.allclose(logits[0], logits[1], rtol=1e-3)
+
+
+def test_memory_of_a_step_is_what_it_keeps() -> None:
+    """Against a count by hand, for a net whose every kept tensor is known."""
+    net = replace(NETS["148"], num_towers=1)
+    kept = 48 * 57**2 + 96 * 55**2 + 96 * 27**2 + 256 * 27**2 + 256 * 13**2  # to pool2, in numbers
+    kept += 384 * 13**2 * 2 + 256 * 13**2 + 256 * 6**2
+    kept += 3 * 4096 * 2 + 1000
+    indices = 8 * (96 * 27**2 + 256 * 13**2 + 256 * 6**2)  # of the maxima, int64
+    assert kept_bytes(net, torch.float32) == pytest.approx(4 * kept + indices, rel=0.05)
+
+
+def test_out_of_memory_says_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, _, step = make(FP32)
+
+    def fail(*arguments: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(step, "compute", fail)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**23, 2**34))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 2**23)
+    with pytest.raises(UserError, match=r"a step with 300 pictures .*0\.0 GiB.* at most about (\d+)") as caught:
+        step(pictures(num=300), step=0, seed=0)
+    fits = int(str(caught.value).split("about ")[1].split(",")[0])
+    lasting = 4 * 4 * sum(parameter.numel() for parameter in step.parameters.values())
+    assert fits * kept_bytes(NET, torch.float32) < 2**24 - lasting < 2 * (fits + 16) * kept_bytes(NET, torch.float32)

@@ -1,0 +1,62 @@
+"""A training step recorded once and replayed: one launch instead of hundreds, which at small batches is most of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from alexnet_fast.dropout import DropoutKey
+from alexnet_fast.pipelines.batch import Batch
+
+WARM_UP = 3
+"""Steps before the recording, in which libraries choose their kernels; they train as any other."""
+
+Compute = Callable[[Batch, DropoutKey], tuple[torch.Tensor, torch.Tensor]]
+
+
+class RecordedCompute:
+    """Calls `compute` like the function itself, and after `WARM_UP` calls replays its recording.
+
+    `compute` must wait for nothing, and read whatever changes from step to step from the device's memory.  A batch of
+    another size than the recorded one is computed without the recording.
+    """
+
+    def __init__(self, compute: Compute) -> None:
+        self.compute = compute
+        self.calls = 0
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, batch: Batch, dropout: DropoutKey) -> tuple[torch.Tensor, torch.Tensor]:
+        self.calls += 1
+        if self.calls <= WARM_UP:
+            return self.warm_up(batch, dropout)
+        if self.graph is None:
+            self.record(batch, dropout)
+        if batch.images.shape != self.batch.images.shape:
+            return self.compute(batch, dropout)
+        assert self.graph is not None
+        self.batch.images.copy_(batch.images)
+        self.batch.labels.copy_(batch.labels)
+        self.key.copy_(dropout.key)
+        self.graph.replay()
+        return self.loss.clone(), self.errors.clone()
+
+    def warm_up(self, batch: Batch, dropout: DropoutKey) -> tuple[torch.Tensor, torch.Tensor]:
+        """On a stream of its own, as a recording wants it."""
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            result = self.compute(batch, dropout)
+        torch.cuda.current_stream().wait_stream(stream)
+        return result
+
+    def record(self, batch: Batch, dropout: DropoutKey) -> None:
+        """Nothing is computed: what `compute` launches is written down."""
+        self.batch = Batch(batch.images.clone(), batch.labels.clone())
+        self.key = dropout.key.clone()
+        graph = torch.cuda.CUDAGraph()
+        # thread_local: DALI's threads go on using the GPU meanwhile.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            self.loss, self.errors = self.compute(self.batch, DropoutKey(self.key, dropout.first_row))
+        self.graph = graph
