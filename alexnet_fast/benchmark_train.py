@@ -97,7 +97,8 @@ def measure_trainer(
         trainer = Trainer(Mesh(), device, Job(dataset, slow, run, False, True, False), loader)
         try:
             rates = run_steps(trainer, steps_for(device), device)
-            trainer.meter.read()
+            if trainer.meter.pictures:
+                trainer.meter.read()
             wait = trainer.meter.overall_wait or 0.0
         finally:
             trainer.close()

@@ -6,6 +6,7 @@ P pictures, V views of each, H × W pixels, C colours.
 from __future__ import annotations
 
 import io
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -258,5 +259,6 @@ def save(figure: Any, out: Path) -> None:
         figure.savefig(aside, format="png")
         aside.replace(out)
     except OSError as error:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
         raise UserError(f"{out}: cannot be written ({error.strerror}). Give --out another place.") from error
