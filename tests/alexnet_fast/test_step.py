@@ -199,3 +199,23 @@ def test_out_of_memory_says_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     fits = int(str(caught.value).split("about ")[1].split(",")[0])
     lasting = 4 * 4 * sum(parameter.numel() for parameter in step.parameters.values())
     assert fits * kept_bytes(NET, torch.float32) < 2**24 - lasting < 2 * (fits + 16) * kept_bytes(NET, torch.float32)
+
+
+@pytest.mark.parametrize("precision", [BF16, FP16])
+@pytest.mark.parametrize("net", ["145", "tanh", "150"])
+def test_a_step_looks_at_no_number(net: str, precision: Precision, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the meta device there are no numbers to wait for: whoever wants to see one fails."""
+    updates: list[tuple[torch.Tensor, ...]] = []
+    monkeypatch.setattr("alexnet_fast.optimizer.update", lambda *tensors, **scalars: updates.append(tensors))
+    with torch.device("meta"):
+        model = AlexNet(small(NETS[net]))
+        step = TrainingStep(model, SGD(model), precision=precision)
+        images = torch.empty(4, 3, 67, 67, dtype=step.dtype).contiguous(memory_format=torch.channels_last)
+        batch = Batch(images, torch.empty(4, dtype=torch.int64))
+        loss, errors = step.compute(batch, DropoutKey(torch.empty((), dtype=torch.int64)))
+    assert loss.shape == errors.shape == ()
+    assert len(updates) == 16
+    for weight, velocity, gradient, working in updates:
+        # One line of numbers, in the same order: the update is one pass.
+        assert weight.stride() == velocity.stride() == gradient.stride() == working.stride()
+        assert gradient.dtype == working.dtype == precision.dtype
