@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -54,10 +55,15 @@ def batch_of(batch_size: int, device: torch.device, dtype: torch.dtype) -> Batch
 
 
 def measure_step(
-    architecture: Architecture, *, device: torch.device, batch_size: int, precision: Precision
+    architecture: Architecture,
+    *,
+    device: torch.device,
+    batch_size: int,
+    precision: Precision,
+    cuda_graph: bool = False,
 ) -> Measurement:
     """Our training step."""
-    step = make_step(architecture, device, precision)
+    step = make_step(architecture, device, precision, cuda_graph)
     batch = batch_of(batch_size, device, precision.dtype)
     number = iter(range(10**9))
     rate, spread = time_rate(batch_size, lambda: step(batch, step=next(number), seed=0), device)
@@ -71,12 +77,14 @@ def measure_step(
     return Measurement("model, training step", rate, spread, details)
 
 
-def make_step(architecture: Architecture, device: torch.device, precision: Precision) -> TrainingStep:
+def make_step(
+    architecture: Architecture, device: torch.device, precision: Precision, cuda_graph: bool = False
+) -> TrainingStep:
     model = AlexNet(architecture).to(device)
     model.initialize(0)
     optimizer = SGD(model)
     optimizer.set_rates(weights=1e-6, biases=1e-6)
-    return TrainingStep(model, optimizer, precision=precision)
+    return TrainingStep(model, optimizer, precision=precision, cuda_graph=cuda_graph)
 
 
 def memory(device: torch.device) -> dict[str, float]:
@@ -108,6 +116,11 @@ def measure_model(
         rows.append(measure_forward(NETS["167"], device, batch_size, precision))
         step = measure_step(NETS["167"], device=device, batch_size=batch_size, precision=precision)
         rows.append(replace(step, name="net 167, training step"))
+        if device.type == "cuda":
+            recorded = measure_step(
+                NETS["167"], device=device, batch_size=batch_size, precision=precision, cuda_graph=True
+            )
+            rows.append(replace(recorded, name="net 167, training step recorded as a CUDA graph"))
     batch_size = batch_sizes[len(batch_sizes) // 2]
     rows += norm_costs(device, batch_size, precision)
     if peers:
@@ -179,25 +192,35 @@ def measure_peers(device: torch.device, batch_size: int, precision: Precision) -
 def measure_layers(
     architecture: Architecture, *, device: torch.device, batch_size: int, precision: Precision
 ) -> list[Measurement]:
-    """Forward time of each layer against the device's own rates for products and for moving bytes."""
+    """Each layer's time forward and back, against the device's own rates for products and for moving bytes."""
     matrix_rate, bandwidth = device_limits(device, precision.dtype)
-    layers, outputs = time_layers(architecture, device, batch_size, precision)
+    forward, back, sizes = time_layers(architecture, device, batch_size, precision)
     rows = []
-    whole = sum(layers.values())
+    whole = sum(forward.values()) + sum(back.values())
     macs = layer_multiplications(architecture)
-    for name, seconds in layers.items():
-        flop = 2 * macs.get(name, 0) * batch_size
-        moved = 2 * outputs[name] * precision.dtype.itemsize  # in and out, to an order of magnitude
+    numbers_before = 3 * architecture.image_size**2 * batch_size
+    for layer, seconds in forward.items():
+        both = seconds + back[layer]
+        # Back there are two products, for the maps and for the weights; for conv1 only the latter.
+        flop = (2 if layer == "conv1" else 3) * 2 * macs.get(layer, 0) * batch_size
+        # Least traffic: maps in and out; back, maps in, gradients in and out; weights twice, their gradient once.
+        weights = torch.Size(architecture.weight_shapes.get(layer, (0,))).numel()
+        moved = (3 * numbers_before + 2 * sizes[layer] + 3 * weights) * precision.dtype.itemsize
+        numbers_before = sizes[layer]
         limit = max(flop / matrix_rate, moved / bandwidth)
         details: dict[str, str | float | int] = {
-            "ms": seconds * 1e3,
-            "share": f"{seconds / whole:.0%}",
+            "forward ms": seconds * 1e3,
+            "back ms": back[layer] * 1e3,
+            "share": f"{both / whole:.0%}",
+            "TFLOP/s": flop / both / 1e12,
+            "GB/s": moved / both / 1e9,
             "limit ms": limit * 1e3,
-            "of the limit": f"{limit / seconds:.0%}",
+            "of the limit": f"{limit / both:.0%}",
         }
-        rows.append(Measurement(f"{name}, forward", batch_size / seconds, 0.0, details))
-    limits = {"matrix TFLOP/s": matrix_rate / 1e12, "GB/s": bandwidth / 1e9}
-    return [*rows, Measurement("all layers, forward", batch_size / whole, 0.0, {"ms": whole * 1e3, **limits})]
+        rows.append(Measurement(layer, batch_size / both, 0.0, details))
+    total = {"forward ms": sum(forward.values()) * 1e3, "back ms": sum(back.values()) * 1e3}
+    limits = {"device TFLOP/s": matrix_rate / 1e12, "device GB/s": bandwidth / 1e9}
+    return [*rows, Measurement("all layers", batch_size / whole, 0.0, {**total, **limits})]
 
 
 def layer_multiplications(architecture: Architecture) -> dict[str, int]:
@@ -211,31 +234,53 @@ def layer_multiplications(architecture: Architecture) -> dict[str, int]:
 
 def time_layers(
     architecture: Architecture, device: torch.device, batch_size: int, precision: Precision
-) -> tuple[dict[str, float], dict[str, int]]:
-    """(layer -> seconds, layer -> numbers in its output), the median of some passes, timed between observations."""
-    model = AlexNet(architecture).to(device)
-    model.initialize(0)
-    weights = model.working_weights(precision.dtype)
+) -> tuple[dict[str, float], dict[str, float], dict[str, int]]:
+    """Layer -> (seconds forward, seconds back, numbers in its output), medians of some passes.
+
+    Forward, the time between two observations; back, the time between the arrivals of two outputs' gradients.
+    """
+    step = make_step(architecture, device, precision)
     batch = batch_of(batch_size, device, precision.dtype)
     key = DropoutKey(torch.full((), step_key(0, 0), dtype=torch.int64, device=device), 0)
-    times: dict[str, list[float]] = {}
+    forward: dict[str, list[float]] = {}
+    back: dict[str, list[float]] = {}
     sizes: dict[str, int] = {}
     last = 0.0
 
-    def observe(layer: str, output: torch.Tensor) -> None:
+    def note(times: dict[str, list[float]], layer: str) -> None:
         nonlocal last
         finish(device)
-        now = time.perf_counter()
-        times.setdefault(layer, []).append(now - last)
-        sizes[layer] = output.numel()
+        times.setdefault(layer, []).append(time.perf_counter() - last)
         last = time.perf_counter()
 
-    with torch.inference_mode():
-        for _ in range(REPETITIONS + 2):
-            finish(device)
-            last = time.perf_counter()
-            loss_and_errors(model(batch.images, key, weights=weights, observe=observe), batch.labels)
-    return {layer: sorted(values[2:])[len(values[2:]) // 2] for layer, values in times.items()}, sizes
+    def observe(layer: str, output: torch.Tensor) -> None:
+        previous = list(sizes)[-1] if sizes else ""
+        sizes[layer] = output.numel()
+        note(forward, layer)
+        if previous:  # the gradient of this output's input arrives when this layer is done
+            inputs[previous].register_hook(lambda gradient: note(back, layer))  # type: ignore[no-untyped-call]
+        inputs[layer] = output
+
+    for _ in range(REPETITIONS + 2):
+        inputs: dict[str, torch.Tensor] = {}
+        sizes.clear()
+        finish(device)
+        last = time.perf_counter()
+        logits = step.model(batch.images, key, weights=step.working, observe=observe)
+        loss, _ = loss_and_errors(logits, batch.labels)
+        logits.register_hook(lambda gradient: note({}, "loss"))  # type: ignore[no-untyped-call]
+        finish(device)
+        last = time.perf_counter()
+        loss.backward()  # type: ignore[no-untyped-call]
+        note(back, next(iter(sizes)))
+        for weight in step.working.values():
+            weight.grad = None
+    return medians(forward), medians(back), sizes
+
+
+def medians(times: dict[str, list[float]]) -> dict[str, float]:
+    """Of each layer's times, without the first two."""
+    return {layer: statistics.median(values[2:]) for layer, values in times.items()}
 
 
 def device_limits(device: torch.device, dtype: torch.dtype) -> tuple[float, float]:

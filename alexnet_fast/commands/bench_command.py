@@ -97,7 +97,18 @@ class Bench:
             self.recipe.architecture(1000), device=self.device, batch_size=self.batch_size, precision=self.precision
         )
         show_table("Layers against this device's limits", layers)
-        return [*rows, *layers]
+        return [*rows, *layers, *(self.towers(batch_sizes) if self.on_gpu else [])]
+
+    def towers(self, batch_sizes: Sequence[int]) -> list[Measurement]:
+        """One tower alone, and from it what two GPUs would reach."""
+        from alexnet_fast.benchmark_tower import measure_towers
+
+        architecture = self.recipe.architecture(1000)
+        if architecture.num_towers != 2:
+            return []
+        rows = measure_towers(architecture, device=self.device, batch_sizes=batch_sizes, precision=self.precision)
+        show_table("One tower alone, and what two GPUs would reach", rows)
+        return rows
 
     def with_data(self, part: str, folder: Path, *, peers: bool, tune: bool) -> list[Measurement]:
         """Everything that reads shards."""

@@ -1,0 +1,49 @@
+"""Layers' times, and the projection to two GPUs: they measure what they say."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from alexnet_fast import benchmark_model, benchmark_tower
+from alexnet_fast.layout import bytes_as_towers
+from alexnet_fast.model import NETS, small
+from alexnet_fast.precision import Precision
+
+CPU = torch.device("cpu")
+FP32 = Precision("fp32", torch.float32, "")
+NET = small(NETS["167"], image_size=224, num_classes=1001)
+
+
+def test_a_tower_has_its_rows_and_trains() -> None:
+    step = benchmark_tower.make_tower_step(NET, CPU, FP32)
+    shapes = {name: tuple(parameter.shape) for name, parameter in step.parameters.items()}
+    assert shapes["conv3.weight"] == (24, 32, 3, 3)
+    assert shapes["fc8.bias"] == (501,)
+    before = step.parameters["conv1.weight"].detach().clone()
+    step(benchmark_model.batch_of(2, CPU, torch.float32), step=0, seed=0)
+    assert not torch.equal(step.parameters["conv1.weight"], before)
+
+
+def test_the_projection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark_model, "SECONDS", 0.0)
+    monkeypatch.setattr(benchmark_model, "REPETITIONS", 1)
+    (row,) = benchmark_tower.measure_towers(NET, device=CPU, batch_sizes=[4], precision=FP32)
+    sent = bytes_as_towers(NET, 4, 2, torch.float32)
+    assert row.details["MB sent"] == pytest.approx(sent / 1e6)
+    both = float(str(row.details["two, PCIe 5"]).split("/s")[0].replace(",", ""))
+    assert both == pytest.approx(4 / (4 / row.rate + sent / 50e9), abs=1)
+
+
+def test_layers_are_timed_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark_model, "REPETITIONS", 1)
+    monkeypatch.setattr(benchmark_model, "device_limits", lambda device, dtype: (1e12, 1e10))
+    *rows, whole = benchmark_model.measure_layers(NET, device=CPU, batch_size=2, precision=FP32)
+    names = ["conv1", "norm1+pool1", "conv2", "norm2+pool2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"]
+    assert [row.name for row in rows] == names
+    for way in ("forward ms", "back ms"):
+        assert all(float(row.details[way]) > 0 for row in rows)
+        assert float(whole.details[way]) == pytest.approx(sum(float(row.details[way]) for row in rows))
+    conv2 = rows[2]
+    flop = 3 * 2 * 2 * 32 * 6 * 25 * 27**2  # forward and two products back; maps × seen × window × pixels
+    assert float(conv2.details["TFLOP/s"]) * 1e12 * 2 / conv2.rate == pytest.approx(flop)
