@@ -268,7 +268,7 @@ def time_layers(
         last = time.perf_counter()
         logits = step.model(batch.images, key, weights=step.working, observe=observe)
         loss, _ = loss_and_errors(logits, batch.labels)
-        logits.register_hook(lambda gradient: note({}, "loss"))  # type: ignore[no-untyped-call]
+        logits.register_hook(lambda gradient: note({}, "loss"))
         finish(device)
         last = time.perf_counter()
         loss.backward()  # type: ignore[no-untyped-call]
