@@ -198,7 +198,10 @@ def passing_on_signals(workers: Sequence[Worker]) -> Iterator[None]:
             if is_running(worker) and worker.process.pid is not None:
                 os.kill(worker.process.pid, number)
 
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number, handler in before.items():
+        if handler != signal.SIG_IGN:  # a shell's background job is meant to ignore Ctrl-C
+            signal.signal(number, pass_on)
     try:
         yield
     finally:

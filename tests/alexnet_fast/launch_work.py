@@ -42,7 +42,7 @@ def wait_for_signal(mesh: Mesh, device: torch.device) -> None:
     mesh.barrier()
     if mesh.is_speaker:
         print("ready", flush=True)
-    time.sleep(600)
+    time.sleep(120)
 
 
 def main() -> None:

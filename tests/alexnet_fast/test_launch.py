@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,26 +54,32 @@ def test_one_failure_ends_all(work: Any, how: str, error: type[UserError], words
     assert time.monotonic() - start < 60  # the peer's own patience would be five minutes
 
 
-def start_waiting() -> subprocess.Popen[str]:
+@pytest.fixture
+def waiting() -> Iterator[subprocess.Popen[str]]:
     """Two launched processes that wait; their standard output stays open as long as any of them lives."""
-    command = [sys.executable, str(HERE / "launch_work.py"), "wait"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        [sys.executable, str(HERE / "launch_work.py"), "wait"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        # Where the tests run in the background of a shell, Ctrl-C is ignored, and that is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
-    return process
-
-
-def test_ctrl_c_ends_all() -> None:
-    process = start_waiting()
-    process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=60)[0] == "interrupted\n"
-    assert process.returncode == 0
-
-
-def test_processes_end_with_the_one_that_started_them() -> None:
-    process = start_waiting()
+    yield process
     process.kill()
-    assert process.communicate(timeout=60)[0] == ""
+
+
+def test_ctrl_c_ends_all(waiting: subprocess.Popen[str]) -> None:
+    waiting.send_signal(signal.SIGINT)
+    assert waiting.communicate(timeout=60)[0] == "interrupted\n"
+    assert waiting.returncode == 0
+
+
+def test_processes_end_with_the_one_that_started_them(waiting: subprocess.Popen[str]) -> None:
+    waiting.kill()
+    assert waiting.communicate(timeout=60)[0] == ""
 
 
 def test_under_torchrun_each_takes_its_place() -> None:
