@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from typing import Any
 
@@ -40,6 +41,7 @@ class Telemetry:
         self.last_plain = self.began
         self.metrics = folder.metrics.open("a", encoding="utf-8")
         self.board = SummaryWriter(str(folder.path / "tensorboard"), purge_step=first_step or None)
+        tqdm.set_lock(threading.RLock())  # not the system's semaphore, which a killed process leaves behind
         self.bar: Any = None
         if not quiet and sys.stderr.isatty():
             self.bar = tqdm(total=schedule.num_steps, initial=first_step, unit="step", dynamic_ncols=True, leave=False)
