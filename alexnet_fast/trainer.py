@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import json
 import time
 from collections.abc import Iterator
@@ -84,6 +85,7 @@ def train(
 def work_of_a_process(mesh: Mesh, device: torch.device, layout: Layout, job: Job) -> dict[str, Any]:
     """One process's part in the run."""
     if job.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it torch refuses products on a GPU
         torch.use_deterministic_algorithms(True)
     folder = RunFolder(job.run)
     with contextlib.ExitStack() as stack:
