@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from alexnet_fast.kernels import plain
-from alexnet_fast.kernels.sharing import share
 from alexnet_fast.kernels.update import plain_update
 
 triton = pytest.importorskip("triton")
@@ -165,35 +164,3 @@ def test_kernels_compile(half: str, monkeypatch: pytest.MonkeyPatch) -> None:
         ),
     ):
         compile_for_hopper(kernel, types, constants)
-
-
-@pytest.mark.parametrize("num_threads", [1, 3])
-@pytest.mark.parametrize("num", [0, 1, 10, 11])
-def test_sharing_hands_out_each_piece_once(num: int, num_threads: int) -> None:
-    """And leaves torch's threads and its recording of operations as they were."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(num_threads)
-    seen = torch.zeros(num)
-    recording: list[bool] = []
-
-    def work(pieces: Iterator[slice]) -> None:
-        for piece in pieces:
-            seen[piece] += 1
-            recording.append(torch.is_grad_enabled())
-
-    try:
-        with torch.no_grad():
-            share(num, 3, work)
-        assert torch.get_num_threads() == num_threads
-    finally:
-        torch.set_num_threads(before)
-    assert (seen == 1).all()
-    assert not any(recording)
-
-
-def test_what_fails_in_a_thread_is_told() -> None:
-    def work(pieces: Iterator[slice]) -> None:
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        share(10, 1, work)
