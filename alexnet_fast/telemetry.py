@@ -10,6 +10,7 @@ metrics.jsonl, one JSON object a line, shares and errors as fractions 0..1:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import threading
@@ -40,7 +41,8 @@ class Telemetry:
         self.first_step = first_step
         self.last_plain = self.began
         self.metrics = folder.metrics.open("a", encoding="utf-8")
-        self.board = SummaryWriter(str(folder.path / "tensorboard"), purge_step=first_step or None)
+        self.complaints: set[str] = set()
+        self.board: Any = SummaryWriter(str(folder.path / "tensorboard"), purge_step=first_step or None)
         tqdm.set_lock(threading.RLock())  # not the system's semaphore, which a killed process leaves behind
         self.bar: Any = None
         if not quiet and sys.stderr.isatty():
@@ -103,12 +105,25 @@ class Telemetry:
         """To metrics.jsonl and TensorBoard."""
         seconds = round(time.monotonic() - self.began, 2)
         line = {"kind": kind, "step": step, "epoch": round(self.epoch(step), 4), **values, "seconds": seconds}
-        self.metrics.write(json.dumps(line) + "\n")
-        self.metrics.flush()
-        for name, value in values.items():
-            if isinstance(value, int | float):
-                name = f"{name}_{values['views']}_views" if kind == "val" else name
-                self.board.add_scalar(f"{kind}/{name}", value, step)
+        try:
+            self.metrics.write(json.dumps(line) + "\n")
+            self.metrics.flush()
+        except OSError as error:
+            self.complain(f"metrics.jsonl could not be written ({error.strerror}); training goes on without its lines.")
+        try:
+            for name, value in values.items():
+                if self.board is not None and isinstance(value, int | float):
+                    name = f"{name}_{values['views']}_views" if kind == "val" else name
+                    self.board.add_scalar(f"{kind}/{name}", value, step)
+        except OSError as error:
+            self.board = None  # its thread has ended with the error
+            self.complain(f"TensorBoard's files could not be written ({error.strerror}); training goes on without.")
+
+    def complain(self, text: str) -> None:
+        """Say it the first time only."""
+        if text not in self.complaints:
+            self.complaints.add(text)
+            self.say(text)
 
     def epoch(self, step: int) -> float:
         return step / self.schedule.steps_per_epoch
@@ -123,8 +138,11 @@ class Telemetry:
         """Write out what is kept back."""
         if self.bar is not None:
             self.bar.close()
-        self.metrics.close()
-        self.board.close()
+        with contextlib.suppress(OSError):  # a full disk was complained of
+            self.metrics.close()
+        if self.board is not None:
+            with contextlib.suppress(OSError):
+                self.board.close()
 
 
 class Silent:

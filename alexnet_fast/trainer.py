@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import time
@@ -36,6 +37,7 @@ from alexnet_fast.schedule import Schedule
 from alexnet_fast.step import DivergedError, TrainingStep
 from alexnet_fast.telemetry import Silent, Telemetry
 from alexnet_fast.tools.dataset import Dataset
+from alexnet_fast.tools.errors import UserError
 
 AGREE_EVERY = 8
 """Steps after which several processes ask one another whether anybody was told to stop."""
@@ -93,6 +95,7 @@ def work_of_a_process(mesh: Mesh, device: torch.device, layout: Layout, job: Job
             folder.prepare(resume=job.resume or folder.holds_a_run())
             stack.enter_context(folder.lock())
         mesh.barrier()
+        stack.enter_context(saying_what_is_full(job.run))
         trainer = Trainer(mesh, device, job)
         interruption = stack.enter_context(Interruption())
         trainer.telemetry.say(f"{layout.reason}; {trainer.precision.name}: {trainer.precision.reason}")
@@ -100,6 +103,20 @@ def work_of_a_process(mesh: Mesh, device: torch.device, layout: Layout, job: Job
             return trainer.run(interruption)
         finally:
             trainer.close()
+
+
+@contextlib.contextmanager
+def saying_what_is_full(run: Path) -> Iterator[None]:
+    """A disk that takes no more (full, over quota, read-only) becomes a UserError with the way on."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        raise UserError(
+            f"{run}: cannot be written ({error.strerror}). What was saved is whole: make room, then give the same "
+            "command with --resume."
+        ) from error
 
 
 class Trainer:

@@ -1,0 +1,114 @@
+"""Runs that go on elsewhere: on other processes, under torchrun after a kill, after a full disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from alexnet_fast.checkpoint import load_checkpoint, saved_checkpoints
+from alexnet_fast.recipe import load_recipe
+from alexnet_fast.run_folder import RunFolder
+from alexnet_fast.schedule import Schedule
+from alexnet_fast.telemetry import Telemetry
+from alexnet_fast.tools.dataset import Dataset
+from alexnet_fast.tools.errors import UserError
+from alexnet_fast.trainer import train
+
+SETTINGS = (
+    "width_divisor=16",
+    "batch_size=4",
+    "rates_for_batch=4",
+    "precision=fp32",
+    "final_views=1",
+    "shuffle_buffer=20",
+)
+
+
+def words(shards: Path, run: Path, *settings: str) -> list[str]:
+    sets = [word for setting in (*SETTINGS, *settings) for word in ("--set", setting)]
+    return ["-m", "alexnet_fast.cli", "train", str(shards), *sets, "--out", str(run), "--device", "cpu"]
+
+
+def whole_state_of(run: Path) -> dict[str, torch.Tensor]:
+    checkpoint = load_checkpoint(saved_checkpoints(run / "checkpoints")[-1])
+    assert checkpoint.optimizer is not None
+    return checkpoint.model | {f"momentum {name}": tensor for name, tensor in checkpoint.optimizer.items()}
+
+
+def test_torchrun_goes_on_to_the_bit_after_a_kill(tiny_shards: Path, tmp_path: Path) -> None:
+    broken, unbroken = tmp_path / "broken", tmp_path / "unbroken"
+    settings = ("epochs=3", "checkpoint_minutes=0.0001")
+    alone = [sys.executable, *words(tiny_shards, unbroken, *settings), "--processes", "2", "--parallel", "data"]
+    subprocess.run(alone, check=True, capture_output=True, timeout=120)
+
+    agent = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--max-restarts=2"]
+    meeting = ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "--local-addr=127.0.0.1"]
+    environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [*agent, *meeting, *words(tiny_shards, broken, *settings), "--parallel", "data"],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 90
+    while not saved_checkpoints(broken / "checkpoints"):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(int((broken / ".lock").read_text()), signal.SIGKILL)  # the speaking process holds the folder
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert "SIGKILL" in output or "exitcode  : -9" in output or "exitcode: -9" in output, output
+    once, again = whole_state_of(unbroken), whole_state_of(broken)
+    assert once.keys() == again.keys()
+    for name, tensor in once.items():
+        assert torch.equal(tensor, again[name]), name
+
+
+def test_the_middle_of_an_epoch_moves_to_other_processes(
+    tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr("alexnet_fast.checkpoint.keep_newest", lambda folder, count: None)
+        recipe = load_recipe("2013", [*SETTINGS, "epochs=1.5", "checkpoint_minutes=0.0001"])
+        train(tiny_dataset, recipe, run, device="cpu", quiet=True)
+    for file in saved_checkpoints(run / "checkpoints")[-2:]:
+        file.unlink()
+    newest = load_checkpoint(saved_checkpoints(run / "checkpoints")[-1])
+    assert newest.step % newest.steps_per_epoch != 0
+    train(tiny_dataset, recipe, run, device="cpu", processes=2, resume=True, quiet=True)
+    events = [line["event"] for line in RunFolder(run).read_metrics() if line["kind"] == "event"]
+    assert any("start of epoch 2" in event and "2 processes and there were 1" in event for event in events)
+    assert json.loads((run / "result.json").read_text())["steps"] == newest.steps_per_epoch * 3 // 2
+
+
+def test_telemetry_on_a_full_disk_says_so_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    telemetry = Telemetry(RunFolder(tmp_path), Schedule(load_recipe("2013"), 10), first_step=0)
+    telemetry.event(1, "first")
+    telemetry.event(2, "second")
+    telemetry.close()
+    told = capsys.readouterr().err
+    assert told.count("No space left on device") == 1
+    assert "first" in told and "second" in told
+
+
+def test_a_disk_full_at_the_end_can_be_gone_on_from(
+    tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    run, recipe = tmp_path / "run", load_recipe("2013", [*SETTINGS, "epochs=0.5"])
+    with monkeypatch.context() as patch:
+        patch.setattr("alexnet_fast.trainer.draw_report", full)
+        with pytest.raises(UserError, match=r"No space left.*--resume"):
+            train(tiny_dataset, recipe, run, device="cpu", quiet=True)
+    train(tiny_dataset, recipe, run, device="cpu", resume=True, quiet=True)
+    assert (run / "figures" / "curves.png").exists()
