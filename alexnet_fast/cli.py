@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 from typing import Any
@@ -63,6 +64,12 @@ def main(arguments: list[str] | None = None) -> Any:
     except UserError as error:
         click.echo(f"alexnet-fast: {error}", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:
+        # A path that cannot even be looked at, on the way to anything; other errors of the system are ours to explain.
+        if error.errno not in (errno.EACCES, errno.ENAMETOOLONG) or error.filename is None:
+            raise
+        click.echo(f"alexnet-fast: {error.filename}: {error.strerror}", err=True)
+        sys.exit(UserError.exit_code)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ key "alexnet_fast": JSON with recipe, classes and step.  `eval`, `predict` and `
 from __future__ import annotations
 
 import json
+import os
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -45,7 +47,7 @@ def export(checkpoint: Checkpoint, file: Path) -> list[Path]:
 
 def export_safetensors(checkpoint: Checkpoint, file: Path) -> list[Path]:
     """Everything in one file."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     tensors = {name: tensor.contiguous() for name, tensor in checkpoint.model.items()}
     tensors["mean.rgb"] = checkpoint.mean.rgb
@@ -59,13 +61,23 @@ def export_safetensors(checkpoint: Checkpoint, file: Path) -> list[Path]:
         "step": checkpoint.step,
         "steps_per_epoch": checkpoint.steps_per_epoch,
     }
+    # Bytes first: the package's own writer reports a full disk as an error of its own kind, and flushes nothing.
+    write_bytes_whole(file, save(tensors, {"alexnet_fast": json.dumps(facts)}))
+    return [file]
+
+
+def write_bytes_whole(file: Path, content: bytes) -> None:
+    """Write aside, flush to the disk, rename.  Raises OSError."""
     aside = file.with_name(f".{file.name}.partial")
     try:
-        save_file(tensors, aside, {"alexnet_fast": json.dumps(facts)})
+        with aside.open("wb") as opened:
+            opened.write(content)
+            opened.flush()
+            os.fsync(opened.fileno())
         aside.replace(file)
     finally:
-        aside.unlink(missing_ok=True)
-    return [file]
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
 
 
 def export_onnx(checkpoint: Checkpoint, file: Path) -> list[Path]:
@@ -76,12 +88,7 @@ def export_onnx(checkpoint: Checkpoint, file: Path) -> list[Path]:
         raise UserError("writing .onnx needs the package onnx: pip install 'alexnet-fast[onnx]'") from error
     model = OnnxGraph(checkpoint.architecture(), checkpoint.model).build()
     onnx.checker.check_model(model)
-    aside = file.with_name(f".{file.name}.partial")
-    try:
-        onnx.save(model, aside)
-        aside.replace(file)
-    finally:
-        aside.unlink(missing_ok=True)
+    write_bytes_whole(file, model.SerializeToString())
     beside = file.with_suffix(".json")
     write_whole(beside, json.dumps(preprocessing(checkpoint)) + "\n")
     return [file, beside]

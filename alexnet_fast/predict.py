@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -89,17 +90,29 @@ def prepare(
 def pictures_of(sources: Sequence[str]) -> Iterator[tuple[str, bytes | UserError]]:
     """(name, bytes) of each picture; in folders of every file, by name, hidden ones left out."""
     for source in sources:
-        path = Path(source)
         if source == STDIN:
             yield "stdin", sys.stdin.buffer.read()
-        elif path.is_dir():
-            files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
-            if not files:
-                raise UsageError(f"{source}: there is no file in this folder")
-            for file in files:
-                yield str(file), read(file)
+        elif os.path.isdir(source):  # noqa: PTH112 (False, no error, for a name too long)
+            yield from pictures_in(source)
         else:
-            yield source, read(path)
+            yield source, read(Path(source))
+
+
+def pictures_in(folder: str) -> Iterator[tuple[str, bytes | UserError]]:
+    """(name, bytes) of every file below a folder, then the folders that cannot be listed."""
+    barred: list[OSError] = []
+    files = sorted(
+        Path(parent, name)
+        for parent, _, names in os.walk(folder, onerror=barred.append)
+        for name in names
+        if not name.startswith(".") and Path(parent, name).is_file()
+    )
+    if not files and not barred:
+        raise UsageError(f"{folder}: there is no file in this folder")
+    for file in files:
+        yield str(file), read(file)
+    for error in barred:
+        yield str(error.filename), UserError(f"cannot be listed ({error.strerror})")
 
 
 def read(file: Path) -> bytes | UserError:

@@ -69,6 +69,8 @@ MISTAKES = [
     (["predict", "{run}", "{tmp}/empty"], 2, "there is no file in this folder"),
     (["predict", "{run}"], 2, "Missing argument"),
     (["export", "{run}", "--out", "{tmp}/net.h5"], 2, ".safetensors or .onnx"),
+    (["export", "{run}", "--out", "/proc/net.safetensors"], 1, "cannot be written"),
+    (["info", "{tmp}/" + "x" * 300], 1, "File name too long"),
     (["info", "{tmp}/nowhere"], 2, "no such file or folder"),
     (["info", "{tmp}/empty"], 2, "neither a shards folder"),
     (["info", "{tmp}/text.pt"], 1, "is no checkpoint"),

@@ -111,3 +111,21 @@ def test_bad_checkpoints_are_refused(damage: str, tmp_path: Path) -> None:
 def test_where_it_cannot_go(name: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--out"):
         export(checkpoint_of(replace(load_recipe("2013"), width_divisor=16)), tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".onnx"])
+def test_a_disk_that_takes_nothing(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The export that was there stays, nothing half-written lies beside it."""
+    if suffix == ".onnx":
+        pytest.importorskip("onnx")
+    file = tmp_path / f"net{suffix}"
+    file.write_text("the one before")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        export(checkpoint_of(replace(load_recipe("2013"), width_divisor=16)), file)
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+    assert file.read_text() == "the one before"

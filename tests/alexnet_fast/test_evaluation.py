@@ -1,0 +1,90 @@
+"""Errors over a split against a computation in numpy and float64: own views, own softmax, own ranks."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+
+from alexnet_fast.evaluation import Predictor, evaluate
+from alexnet_fast.model import NETS, AlexNet, small
+from alexnet_fast.pipelines.batch import EvaluationBatch
+from alexnet_fast.pipelines.evaluation import view_cutter
+
+NUM_PICTURES = 7
+
+
+def predictor_of(seed: int, num_classes: int) -> Predictor:
+    """A small network with lively values: the start values alone would make every logit tiny."""
+    model = AlexNet(small(NETS["167"], 16, image_size=224, num_classes=num_classes))
+    model.initialize(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.mul_(4 if name.endswith("weight") else 1)
+    return Predictor(model, model.working_weights(torch.float32))
+
+
+def pictures_and_mean() -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(0)
+    coarse = generator.integers(0, 256, (NUM_PICTURES, 16, 16, 3), np.uint8)
+    return coarse.repeat(16, 1).repeat(16, 2), generator.uniform(90, 140, (224, 224, 3)).astype(np.float32)
+
+
+def batches(pixels: np.ndarray, mean: np.ndarray, labels: torch.Tensor) -> list[EvaluationBatch]:
+    """Two, of unequal size."""
+    parts = [torch.arange(5), torch.arange(5, NUM_PICTURES)]
+    images = torch.from_numpy(pixels)
+    cut = [view_cutter(images[part], torch.from_numpy(mean), torch.float32) for part in parts]
+    return [EvaluationBatch(cutter, labels[part], part) for cutter, part in zip(cut, parts, strict=True)]
+
+
+def expected_probabilities(predictors: list[Predictor], pixels: np.ndarray, mean: np.ndarray, views: int) -> np.ndarray:
+    """(N, classes) float64, picture by picture and view by view."""
+    corners = [(16, 16)] if views == 1 else [(0, 0), (0, 32), (32, 0), (32, 32), (16, 16)]
+    rows = []
+    for picture in pixels.astype(np.float64):
+        answers = []
+        for y, x in corners:
+            crop = picture[y : y + 224, x : x + 224]
+            for view in [crop] if views == 1 else [crop, crop[:, ::-1]]:
+                images = torch.from_numpy((view - mean).transpose(2, 0, 1)[None].copy())
+                for predictor in predictors:
+                    with torch.inference_mode():
+                        logits = predictor.model(images).numpy()[0]
+                    powers = np.exp(logits - logits.max())
+                    answers.append(powers / powers.sum())
+        rows.append(np.mean(answers, axis=0))
+    return np.array(rows)
+
+
+@pytest.mark.parametrize(("views", "nets"), [(1, 1), (10, 1), (10, 2)])
+def test_errors_and_loss_are_numpys(views: Literal[1, 10], nets: int) -> None:
+    predictors = [predictor_of(seed, 12) for seed in range(nets)]
+    pixels, mean = pictures_and_mean()
+    expected = expected_probabilities(predictors, pixels, mean, views)
+    order = np.argsort(-expected, axis=1)
+    # The right class is put in these places: 3 of 7 first guesses right, 5 of 7 among the first five.
+    labels = order[np.arange(NUM_PICTURES), [0, 4, 0, 5, 11, 0, 2]]
+    result = evaluate(predictors, batches(pixels, mean, torch.from_numpy(labels)), num_views=views)
+    assert expected.std(axis=0).max() > 0.01
+    assert result.num_samples == NUM_PICTURES
+    assert (result.top1_error, result.top5_error) == (4 / 7, 2 / 7)
+    assert result.loss == pytest.approx(-np.log(expected[np.arange(NUM_PICTURES), labels]).mean(), rel=1e-4)
+
+
+def test_with_fewer_than_five_classes_every_guess_is_among_the_first() -> None:
+    pixels, mean = pictures_and_mean()
+    result = evaluate([predictor_of(0, 3)], batches(pixels, mean, torch.arange(NUM_PICTURES) % 3), num_views=1)
+    assert result.top5_error == 0 and 0 < result.top1_error < 1
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan")])
+def test_a_network_that_knows_nothing_is_never_right(value: float) -> None:
+    predictor = predictor_of(0, 12)
+    blank = {name: torch.full_like(weight, value) for name, weight in predictor.weights.items()}
+    pixels, mean = pictures_and_mean()
+    labels = torch.zeros(NUM_PICTURES, dtype=torch.int64)
+    result = evaluate([Predictor(predictor.model, blank)], batches(pixels, mean, labels), num_views=1)
+    assert (result.top1_error, result.top5_error) == (1.0, 1.0)

@@ -1,0 +1,105 @@
+"""Names for pictures: the right names for the right pictures, and a reason for each that cannot be used."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from alexnet_fast.checkpoint import Checkpoint, Mean
+from alexnet_fast.evaluation import Predictor
+from alexnet_fast.model import AlexNet, load_whole_state, whole_state
+from alexnet_fast.precision import choose_precision
+from alexnet_fast.predict import Answer, predict
+from alexnet_fast.recipe import load_recipe
+from alexnet_fast.trained import Trained
+
+CPU = torch.device("cpu")
+CLASSES = tuple((f"c{number}", f"thing {number}") for number in range(8))
+RGB = (100.0, 110.0, 120.0)
+
+
+@pytest.fixture(scope="module")
+def trained() -> Trained:
+    recipe = replace(load_recipe("2013"), width_divisor=16, mean="rgb")
+    model = AlexNet(recipe.architecture(len(CLASSES)))
+    model.initialize(1)
+    tensors = {name: tensor * (5 if "weight" in name else 1) for name, tensor in whole_state(model).items()}
+    load_whole_state(model, tensors)
+    mean = Mean("rgb", None, torch.tensor(RGB))
+    checkpoint = Checkpoint(recipe, CLASSES, "f", mean, tensors, None, 1, 1, (), {}, False, None)
+    return Trained(Path("net.pt"), checkpoint, Predictor(model, model.working_weights(torch.float32)))
+
+
+def picture(file: Path, seed: int) -> Path:
+    """Smooth, 256 by 256: nothing has to be resized."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)
+    Image.fromarray(coarse).resize((256, 256), Image.Resampling.BICUBIC).save(file)
+    return file
+
+
+def ask(trained: Trained, *sources: object, num_views: Any = 1) -> list[Answer]:
+    precision = choose_precision(CPU, "fp32")
+    words = [str(source) for source in sources]
+    return list(predict(trained, words, device=CPU, precision=precision, num_views=num_views))
+
+
+def test_probabilities_are_the_networks_own(trained: Trained, tmp_path: Path) -> None:
+    file = picture(tmp_path / "a.png", 0)
+    pixels = np.asarray(Image.open(file)).astype(np.float32)
+    view = (pixels[16:240, 16:240] - np.array(RGB, np.float32)).transpose(2, 0, 1)
+    with torch.inference_mode():
+        expected = trained.predictor.model(torch.from_numpy(view[None].copy())).softmax(1)[0].numpy()
+    (answer,) = ask(trained, file)
+    assert [name for name, _, _ in answer.names] == [f"c{index}" for index in np.argsort(-expected)[:5]]
+    assert [p for *_, p in answer.names] == pytest.approx(sorted(expected, reverse=True)[:5], abs=1e-3)
+    assert 0.2 < expected.max() < 0.9
+
+
+def test_each_picture_keeps_its_own_names(trained: Trained, tmp_path: Path) -> None:
+    """Also with pictures between them that are none, and ten views."""
+    first, last = picture(tmp_path / "a.png", 0), picture(tmp_path / "z.bmp", 5)
+    (tmp_path / "m.jpg").write_text("text")
+    (tmp_path / "n.jpg").touch()
+    answers = ask(trained, tmp_path, num_views=10)
+    assert [Path(answer.picture).name for answer in answers] == ["a.png", "m.jpg", "n.jpg", "z.bmp"]
+    assert [bool(answer.problem) for answer in answers] == [False, True, True, False]
+    for answer, file in ((answers[0], first), (answers[3], last)):
+        (alone,) = ask(trained, file, num_views=10)
+        assert [name for name, *_ in answer.names] == [name for name, *_ in alone.names]
+        assert [p for *_, p in answer.names] == pytest.approx([p for *_, p in alone.names], abs=1e-5)
+    assert [p for *_, p in answers[0].names] != pytest.approx([p for *_, p in answers[3].names], abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["gone.jpg", "x" * 300])
+def test_what_cannot_be_read_has_its_reason_and_the_rest_goes_on(name: str, trained: Trained, tmp_path: Path) -> None:
+    good = picture(tmp_path / "a.png", 0)
+    bad, fine = ask(trained, tmp_path / name, good)
+    assert ("no such file" if name == "gone.jpg" else "cannot be read") in bad.problem and not bad.names
+    assert len(fine.names) == 5
+
+
+def test_a_folder_that_cannot_be_listed_is_named(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a stand-in for the system, since root may list everything."""
+    picture(tmp_path / "a.png", 0)
+    barred = tmp_path / "barred"
+    barred.mkdir()
+    real = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if str(path) == str(barred):
+            raise PermissionError(13, "Permission denied", str(barred))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    fine, bad = ask(trained, tmp_path)
+    assert len(fine.names) == 5
+    assert bad == Answer(str(barred), problem="cannot be listed (Permission denied)")
