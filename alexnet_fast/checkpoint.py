@@ -196,7 +196,10 @@ def newest_checkpoint(folder: Path) -> tuple[Checkpoint, list[str]] | None:
 
 
 def resolve_checkpoint(path: Path) -> Path:
-    """A checkpoint's file: the one given, or the newest whole one of a run's folder."""
+    """A checkpoint's file: the one given, or the newest of a run's folder that was not cut short.
+
+    Where all were, the newest: reading it says what is wrong with it.
+    """
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
     if not folder.is_dir():
         return path
@@ -205,7 +208,8 @@ def resolve_checkpoint(path: Path) -> Path:
         raise UsageError(
             f"{path}: there is no checkpoint in it; give a checkpoint, or the folder of a run that saved one"
         )
-    return saved[-1]
+    whole = [file for file in saved if zipfile.is_zipfile(file)]  # the archive's end says so; no need to read it all
+    return (whole or saved)[-1]
 
 
 def keep_newest(folder: Path, count: int) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from alexnet_fast.checkpoint import load_checkpoint, saved_checkpoints
+from alexnet_fast.checkpoint import load_checkpoint, resolve_checkpoint, saved_checkpoints
 from alexnet_fast.recipe import load_recipe
 from alexnet_fast.run_folder import RunFolder
 from alexnet_fast.schedule import Schedule
@@ -112,3 +112,15 @@ def test_a_disk_full_at_the_end_can_be_gone_on_from(
             train(tiny_dataset, recipe, run, device="cpu", quiet=True)
     train(tiny_dataset, recipe, run, device="cpu", resume=True, quiet=True)
     assert (run / "figures" / "curves.png").exists()
+
+
+def test_a_runs_checkpoint_is_the_newest_whole_one(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    for step in (1, 2, 3):
+        torch.save({"weights": torch.zeros(100)}, folder / f"step-{step:08d}.pt")
+    newest = folder / "step-00000003.pt"
+    assert resolve_checkpoint(tmp_path) == newest
+    newest.write_bytes(newest.read_bytes()[:-50])
+    assert resolve_checkpoint(tmp_path).name == "step-00000002.pt"
+    assert resolve_checkpoint(newest) == newest
