@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from alexnet_fast.tools.errors import UserError
 from alexnet_fast.tools.storage import is_url, open_system
 
 PICTURE_EXTENSIONS = frozenset(
@@ -99,13 +100,38 @@ def walk(root: bytes, exclude: Path | None) -> Iterator[tuple[bytes, list[bytes]
         if here[-1] == excluded or here[-1] in above:
             continue
         files = []
-        with os.scandir(path) as entries:
-            for entry in entries:
-                if not entry.is_dir():
-                    files.append(entry.name)
-                elif not is_hidden(entry.name):
-                    waiting.append((relative + b"/" + entry.name if relative else entry.name, here))
+        try:
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    if not leads_to_folder(entry):
+                        check_regular(entry)
+                        files.append(entry.name)
+                    elif not is_hidden(entry.name):
+                        waiting.append((relative + b"/" + entry.name if relative else entry.name, here))
+        except OSError as error:
+            raise UserError(
+                f"{text(path)}: cannot be listed ({error.strerror}). Mend that, or move the folder out of the source."
+            ) from error
         yield relative, files
+
+
+def leads_to_folder(entry: os.DirEntry[bytes]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def check_regular(entry: os.DirEntry[bytes]) -> None:
+    """UserError for a picture's name on a broken link, or on a pipe, which would be waited on for ever."""
+    if not is_picture(entry.name):
+        return
+    try:
+        regular = entry.is_file()
+    except OSError:
+        regular = False
+    if not regular:
+        raise UserError(f"{text(entry.path)}: is a broken link or no regular file. Mend or remove it and run again.")
 
 
 def walk_url(root: str) -> Iterator[tuple[bytes, list[bytes]]]:

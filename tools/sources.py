@@ -47,6 +47,8 @@ def find_source(
     else:
         names = list_folder(root)
     source = find_kind(root, names, kind or detect(root, names), exclude, cache)
+    if not len(source.table):
+        raise UsageError(f"{root}: no pictures in it. {' '.join(source.notes)}")
     if val_fraction is not None:
         return draw_validation(source, val_fraction, seed)
     if "val" not in source.splits:

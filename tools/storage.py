@@ -45,9 +45,15 @@ def list_folder(folder: str) -> dict[str, bool]:
             raise UsageError(f"{folder}: there is no such folder. Give the folder that holds the pictures.")
         try:
             with os.scandir(folder) as entries:
-                return dict(sorted((entry.name, entry.is_dir()) for entry in entries))
+                # Path.is_dir takes a link to itself for no folder, where entry.is_dir raises.
+                return dict(
+                    sorted(
+                        (entry.name, Path(entry).is_dir() if entry.is_symlink() else entry.is_dir())
+                        for entry in entries
+                    )
+                )
         except OSError as error:
-            raise UsageError(f"{folder}: cannot be listed ({error.strerror}).") from error
+            raise UsageError(f"{folder}: cannot be listed ({error.strerror}). Give a folder, or a tar.") from error
     system, path = open_system(folder)
     try:
         listed = system.ls(path, detail=True)

@@ -222,3 +222,32 @@ def test_vanished_picture(tmp_path: Path) -> None:
     (tmp_path / "train/a/1.jpg").unlink()
     with pytest.raises(UserError, match=r"1\.jpg: cannot be read \(No such file"):
         read_bytes(source.table.location(0))
+
+
+@pytest.mark.parametrize("oddity", ["broken", "itself", "pipe"])
+def test_a_picture_that_is_no_file_is_refused_before_the_work(tmp_path: Path, oddity: str) -> None:
+    folder = tmp_path / "cat"
+    folder.mkdir()
+    (folder / "1.jpg").write_bytes(b"jpeg")
+    odd = folder / "odd.jpg"
+    if oddity == "pipe":
+        os.mkfifo(odd)
+    else:
+        odd.symlink_to("nowhere.jpg" if oddity == "broken" else "odd.jpg")
+    with pytest.raises(UserError, match=r"cat/odd\.jpg: is a broken link or no regular file"):
+        find_source(tmp_path)
+
+
+def test_a_folder_that_cannot_be_listed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "1.jpg").write_bytes(b"jpeg")
+    scandir = os.scandir
+
+    def refuse(path: bytes) -> object:  # permissions do not stop root
+        if os.fsencode(path).endswith(b"/cat"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UserError, match=r"/cat: cannot be listed \(Permission denied\)"):
+        find_source(tmp_path)
