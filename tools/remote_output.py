@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from alexnet_fast.tools.errors import UserError
 from alexnet_fast.tools.output import LOCK
-from alexnet_fast.tools.storage import join, open_system
+from alexnet_fast.tools.storage import explaining, join, open_system
 
 BEAT_SECONDS = 20.0
 """Between two signs of life of the run that holds the lock."""
@@ -123,27 +123,3 @@ class RemoteOutput:
             with suppress(Exception):  # the next beat, or the next shard, will tell
                 system, path = self.reach(LOCK)
                 system.pipe_file(path, json.dumps(owner | {"time": time.time()}).encode())
-
-
-@contextmanager
-def explaining(url: str, what: str) -> Iterator[None]:
-    """The store's complaints as a sentence with a remedy."""
-    try:
-        yield
-    except UserError:
-        raise
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{url}: cannot be {what}, there is no such bucket or folder ({error}). Make it first."
-        ) from error
-    except PermissionError as error:
-        raise UserError(f"{url}: may not be {what} ({error}). Give these credentials the right to.") from error
-    except Exception as error:
-        if not (isinstance(error, OSError) or type(error).__module__.partition(".")[0] in ("botocore", "aiobotocore")):
-            raise
-        remedy = (
-            "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
-            if "credentials" in str(error).lower()
-            else ("Run the same command again when that is mended: it goes on where it stopped.")
-        )
-        raise UserError(f"{url}: cannot be {what} ({error}). {remedy}") from error

@@ -6,6 +6,8 @@ A folder is named by a string: an absolute local path, or a URL.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +57,8 @@ def list_folder(folder: str) -> dict[str, bool]:
         except OSError as error:
             raise UsageError(f"{folder}: cannot be listed ({error.strerror}). Give a folder, or a tar.") from error
     system, path = open_system(folder)
-    try:
+    with explaining(folder, "listed"):
         listed = system.ls(path, detail=True)
-    except OSError as error:
-        raise UsageError(f"{folder}: cannot be listed ({error}). Give a folder that is there.") from error
     names = {entry["name"].rstrip("/").rpartition("/")[2]: entry["type"] == "directory" for entry in listed}
     return dict(sorted((name, folder_or_not) for name, folder_or_not in names.items() if name))
 
@@ -78,8 +78,28 @@ def read_file(path: str) -> bytes:
 def read_range(url: str, offset: int, size: int | None) -> bytes:
     """`size` bytes of a stored file from `offset` on (None: to its end), in one request."""
     system, path = open_system(url)
-    try:
+    with explaining(url, "read"):
         content = system.cat_file(path, start=offset or None, end=None if size is None else offset + size)
-    except OSError as error:
-        raise UserError(f"{url}: cannot be read ({error}). Bring it back and run again.") from error
     return bytes(content)
+
+
+@contextmanager
+def explaining(url: str, what: str) -> Iterator[None]:
+    """The store's complaints as a sentence with a remedy."""
+    try:
+        yield
+    except UserError:
+        raise
+    except FileNotFoundError as error:
+        raise UserError(f"{url}: cannot be {what}, there is no such bucket, folder or file ({error}).") from error
+    except PermissionError as error:
+        raise UserError(f"{url}: may not be {what} ({error}). Give these credentials the right to.") from error
+    except Exception as error:
+        if not (isinstance(error, OSError) or type(error).__module__.partition(".")[0] in ("botocore", "aiobotocore")):
+            raise
+        remedy = (
+            "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+            if "credentials" in str(error).lower()
+            else ("Run the same command again when that is mended: it goes on where it stopped.")
+        )
+        raise UserError(f"{url}: cannot be {what} ({error}). {remedy}") from error
