@@ -38,7 +38,10 @@ class Output(Protocol):
         """A file's size in bytes; None where there is no such file."""
 
     def names(self, folder: str = "") -> list[str]:
-        """Sorted names of what lies directly in the output, or in a folder of it; none where it is not there."""
+        """Sorted names of what lies directly in the output, or in a folder of it; none where it is not there.
+
+        Raises UsageError where it is a file.
+        """
 
     def remove(self, folder: str) -> None:
         """Remove a folder of the output and everything in it, if it is there."""
@@ -105,6 +108,8 @@ class LocalOutput:
             return sorted(path.name for path in (self.folder / folder).iterdir())
         except FileNotFoundError:
             return []
+        except NotADirectoryError as error:
+            raise UsageError(f"{self.folder / folder}: is a file. Give --out a folder.") from error
 
     def remove(self, folder: str) -> None:
         shutil.rmtree(self.folder / folder, ignore_errors=True)
@@ -113,8 +118,6 @@ class LocalOutput:
         return shutil.disk_usage(self.folder).free
 
     def prepare(self) -> None:
-        if self.folder.exists() and not self.folder.is_dir():
-            raise UsageError(f"{self.folder}: is a file. Give --out a folder.")
         try:
             (self.folder / WORK).mkdir(parents=True, exist_ok=True)
             for name in self.names(WORK):

@@ -1,0 +1,26 @@
+"""Drawn pictures and their shards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from alexnet_fast.demo_data import DemoData, draw_dataset
+from tests.tools.sharding import run
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """70 drawn pictures, one of them broken, and a text file among them."""
+    folder = tmp_path_factory.mktemp("source") / "pictures"
+    draw_dataset(folder, DemoData(num_train=5, num_val=2))
+    (folder / "train" / "star" / "notes.JPEG").write_text("not a picture")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def unbroken(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("unbroken") / "shards"
+    run(pictures, folder)
+    return folder

@@ -1,0 +1,36 @@
+"""A sharding run as a test makes it."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from alexnet_fast.tools.output import Output, open_output
+from alexnet_fast.tools.plan import Plan, ShardOptions
+from alexnet_fast.tools.shard import Outcome, shard
+from alexnet_fast.tools.sources import find_source
+from alexnet_fast.tools.workers import local_pool
+
+
+def run(source: Path, out: Path | Output, *, workers: int = 1, strict: bool = False, **options: Any) -> Outcome:
+    found = find_source(
+        str(source),
+        None,
+        val_fraction=options.get("val_fraction"),
+        seed=options.get("seed", 0),
+        exclude=None,
+        cache=None,
+    )
+    plan = Plan(found, ShardOptions(**({"shard_size": 10} | options)))
+    output = open_output(out) if isinstance(out, Path) else out
+    return shard(plan, output, partial(local_pool, workers), strict=strict, watch=lambda progress: None)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {
+        file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }

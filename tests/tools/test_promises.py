@@ -1,0 +1,206 @@
+"""Sharding interrupted: killed, stopped, out of space, its source or its workers gone; nothing is left half-done."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alexnet_fast.cli import main
+from alexnet_fast.tools.errors import UserError
+from alexnet_fast.tools.output import open_output
+from alexnet_fast.tools.plan import Plan, ShardOptions
+from alexnet_fast.tools.shard import shard
+from alexnet_fast.tools.shard_worker import StrictError
+from alexnet_fast.tools.sources import find_source
+from alexnet_fast.tools.workers import local_pool
+from tests.tools.sharding import digests, run
+
+
+def command(*words: object) -> list[str]:
+    return [sys.executable, "-m", "alexnet_fast.cli", "shard", *map(str, words)]
+
+
+def finished(folder: Path) -> dict[str, str]:
+    """What lies in the output under a final name; the run's own folder for unfinished work left aside."""
+    return {name: digest for name, digest in digests(folder).items() if "/" not in name}
+
+
+def test_strict_stops_and_can_go_on(pictures: Path, unbroken: Path, tmp_path: Path) -> None:
+    with pytest.raises(StrictError, match="cannot be used"):
+        run(pictures, tmp_path / "shards", strict=True)
+    assert not (tmp_path / "shards" / "dataset.json").exists()
+    run(pictures, tmp_path / "shards")
+    assert digests(tmp_path / "shards") == digests(unbroken)
+
+
+def test_two_runs_at_once_are_refused(pictures: Path, tmp_path: Path) -> None:
+    output = open_output(tmp_path / "shards")
+    with output.lock(), pytest.raises(UserError, match="another `alexnet-fast shard` is writing there"):
+        run(pictures, tmp_path / "shards")
+
+
+def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(pictures: Path, unbroken: Path, tmp_path: Path) -> None:
+    chance = random.Random(1)
+    folder = tmp_path / "shards"
+    whole = digests(unbroken)
+    words = command(pictures, "--out", folder, "--shard-size", 10, "--workers", 2)
+    for _ in range(5):
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        before = len(list(folder.glob("*.tar")))
+        deadline = time.monotonic() + 30
+        while process.poll() is None and time.monotonic() < deadline and len(list(folder.glob("*.tar"))) == before:
+            time.sleep(0.002)
+        time.sleep(chance.random() * 0.05)
+        process.kill()
+        process.wait()
+        made = finished(folder)
+        assert all(whole[name] == digest for name, digest in made.items())  # never a half-written one
+    stamps = {file.name: file.stat().st_mtime_ns for file in folder.glob("*.tar")}
+    last = subprocess.run(words, capture_output=True, text=True)
+    assert last.returncode == 3, last.stderr
+    assert digests(folder) == whole
+    kept = [name for name, stamp in stamps.items() if (folder / name).stat().st_mtime_ns == stamp]
+    assert len(kept) >= len(stamps) - 2  # at most those whose record was not written yet are made again
+
+
+def test_ctrl_c_stops_soon_and_says_how_to_go_on(pictures: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "shards"
+    process = subprocess.Popen(
+        command(pictures, "--out", folder, "--shard-size", 2, "--workers", 1),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell may let its background jobs, and so this test, ignore the signal.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    while not list(folder.glob("*.tar")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    begun = time.monotonic()
+    _, told = process.communicate(timeout=60)
+    assert time.monotonic() - begun < 2
+    assert process.returncode == 1 and "Traceback" not in told
+    assert "of 36 shards" in told and "run the same command again" in told
+
+
+def limit_files(num_bytes: int) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, resource.RLIM_INFINITY))
+
+
+def test_a_full_disk_leaves_whole_files_only(pictures: Path, unbroken: Path, tmp_path: Path) -> None:
+    """The system refuses the write in the middle of a tar: here by a limit on files' sizes, as on a full disk."""
+    folder = tmp_path / "shards"
+    words = command(pictures, "--out", folder, "--shard-size", 10, "--workers", 1)
+    sizes = sorted(file.stat().st_size for file in unbroken.glob("train-*.tar"))
+    limited = subprocess.run(words, capture_output=True, text=True, preexec_fn=partial(limit_files, sizes[1]))
+    assert limited.returncode == 1 and "Traceback" not in limited.stderr
+    assert "no space left" in limited.stderr and "run the same command again" in limited.stderr
+    whole = digests(unbroken)
+    assert all(whole[name] == digest for name, digest in finished(folder).items())
+    assert subprocess.run(words, capture_output=True).returncode == 3
+    assert digests(folder) == whole
+
+
+def test_too_little_space_is_seen_before_the_start(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2_000_000))
+    with pytest.raises(UserError, match=r"71 pictures will take about 0\.0 GB, and 0\.0 GB are free"):
+        run(pictures, tmp_path / "shards")
+    assert not finished(tmp_path / "shards")
+
+
+@pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="needs a folder that nobody may write")
+def test_a_folder_that_may_not_be_written(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:  # not even root may make anything there
+        main(["shard", str(pictures), "--out", "/sys/kernel/shards"])
+    assert ended.value.code == 1
+    assert "may not be written" in capsys.readouterr().err
+
+
+def test_a_vanished_picture_is_told_and_nothing_is_lost(pictures: Path, unbroken: Path, tmp_path: Path) -> None:
+    source = tmp_path / "pictures"
+    shutil.copytree(pictures, source)
+    found = find_source(str(source), None, val_fraction=None, seed=0, exclude=None, cache=None)
+    plan = Plan(found, ShardOptions(shard_size=10))
+    lost = next((source / "val" / "star").iterdir())
+    aside = tmp_path / "aside"
+    lost.rename(aside)
+    output = open_output(tmp_path / "shards")
+
+    def go_on() -> None:
+        shard(plan, output, partial(local_pool, 1), strict=False, watch=lambda progress: None)
+
+    with pytest.raises(UserError) as caught:
+        go_on()
+    assert str(lost) in str(caught.value)
+    aside.rename(lost)
+    go_on()
+    tars = [{name: digest for name, digest in digests(folder).items() if name.endswith(".tar")}
+            for folder in (tmp_path / "shards", unbroken)]  # fmt: skip
+    assert tars[0] == tars[1]
+
+
+def test_a_killed_worker_is_told_and_made_good(pictures: Path, unbroken: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "shards"
+
+    def kill_a_worker() -> None:
+        deadline = time.monotonic() + 60
+        while not list(folder.glob("*.tar")) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        for process in multiprocessing.active_children()[:1]:
+            os.kill(process.pid or 0, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_a_worker)
+    killer.start()
+    with pytest.raises(UserError, match=r"A worker process was killed.*of 8 shards are done\. Run the same command"):
+        run(pictures, folder, workers=2)
+    killer.join()
+    run(pictures, folder)
+    assert digests(folder) == digests(unbroken)
+
+
+def test_mistakes_leave_nothing_behind(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def call(*words: object) -> tuple[Any, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(["shard", *map(str, words)])
+        return ended.value.code, capsys.readouterr().err
+
+    for folder in ("classes/empty", "classes/full", "nothing/cat", "nothing/dog", "mine"):
+        (tmp_path / folder).mkdir(parents=True)
+    shutil.copy(next((pictures / "val" / "star").iterdir()), tmp_path / "classes" / "full")
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    (tmp_path / "file").write_text("")
+    before = sorted(entry.name for entry in tmp_path.iterdir())
+    new = tmp_path / "new"
+    for words, told in (
+        ((tmp_path / "classes", "--out", new, "--val-fraction", "0.5"), "empty"),
+        ((tmp_path / "nothing", "--out", new, "--val-fraction", "0.5"), "no picture"),
+        ((tmp_path / "nowhere", "--out", new), "nowhere"),
+        ((pictures, "--out", tmp_path / "mine"), "letter.txt"),
+        ((pictures, "--out", tmp_path / "file"), "is a file"),
+        ((pictures, "--out", new, "--val-fraction", "1.5"), "1.5"),
+        ((pictures, "--out", new, "--quality", "0"), "--quality"),
+        ((pictures, "--out", new, "--workers", "0"), "--workers"),
+    ):
+        code, error = call(*words)
+        assert code == 2 and told in error, (words, error)
+        assert sorted(entry.name for entry in tmp_path.iterdir()) == before
+    assert [entry.name for entry in (tmp_path / "mine").iterdir()] == ["letter.txt"]
+    code, error = call(pictures, "--out", new, "--strict", "--workers", "1")
+    assert code == 1 and "--strict stops" in error

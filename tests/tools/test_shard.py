@@ -1,0 +1,123 @@
+"""Sharding as a whole: every picture accounted for, and the same bytes however it is done."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from alexnet_fast.tools.dataset import Dataset, PictureOptions
+from alexnet_fast.tools.errors import UsageError
+from alexnet_fast.tools.picture import encode
+from alexnet_fast.tools.statistics import PixelSums
+from tests.tools.sharding import digests, run
+
+
+def test_every_picture_is_accounted_for(unbroken: Path, pictures: Path) -> None:
+    dataset = Dataset.load(unbroken)
+    assert dataset.accounting() == {"found": 71, "written": 69, "left_out": 2}
+    reasons = {note.file: note.reason for note in dataset.left_out}
+    assert reasons["train/star/notes.JPEG"].startswith("no picture")
+    assert "truncated" in reasons.values()
+    assert len(dataset.repaired) == 10 * (4 + 2)  # of each class four oddities in train, two in val
+    assert [entry.name for entry in dataset.classes] == sorted(folder.name for folder in (pictures / "val").iterdir())
+    names = sorted(file.name for file in unbroken.iterdir())
+    tars = [name for name in names if name.endswith(".tar")]
+    assert names == sorted(
+        [
+            *tars,
+            *(name.replace(".tar", ".idx") for name in tars),
+            "_info.json",
+            "dataset.json",
+            "mean_image.npy",
+            "sources.tsv",
+        ]
+    )
+
+
+def test_the_statistics_are_numpys(unbroken: Path, pictures: Path) -> None:
+    dataset = Dataset.load(unbroken)
+    left_out = {note.file for note in dataset.left_out}
+    files = sorted((pictures / "train").rglob("*.*"))
+    used = [file for file in files if file.relative_to(pictures).as_posix() not in left_out]
+    pixels = np.stack([encode(file.read_bytes(), file.name, PictureOptions()).pixels for file in used]).astype(float)
+    assert len(used) == dataset.splits["train"].samples
+    flat = pixels.reshape(-1, 3)
+    statistics = dataset.statistics
+    assert dataset.mean_image == pytest.approx(pixels.mean(0), abs=1e-4)
+    assert statistics.mean_rgb == pytest.approx(flat.mean(0), rel=1e-12)
+    assert statistics.covariance == pytest.approx(np.cov(flat.T, bias=True), rel=1e-9)
+    eigenvalues, eigenvectors = np.linalg.eigh(np.cov(flat.T, bias=True))
+    assert statistics.standard_deviations == pytest.approx(np.sqrt(eigenvalues[::-1]))
+    assert np.abs((statistics.directions * eigenvectors[:, ::-1].T).sum(1)) == pytest.approx(np.ones(3))
+
+
+def test_sums_over_parts_are_exact() -> None:
+    chance = np.random.default_rng(0)
+    drawn = chance.integers(0, 256, (23, 256, 256, 3), dtype=np.uint8)
+    first, second = PixelSums(256), PixelSums(256)
+    for number, picture in enumerate(drawn):
+        (first if number % 3 else second).add(picture)
+    first.merge(second)
+    state = first.state()
+    assert np.array_equal(state["pixel_sums"], drawn.sum(0, dtype=np.int64))
+    flat = drawn.reshape(-1, 3).astype(np.int64)
+    pairs = ((0, 0), (1, 1), (2, 2), (0, 1), (1, 2), (0, 2))
+    assert state["products"] == [int((flat[:, a] * flat[:, b]).sum()) for a, b in pairs]
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_any_number_of_workers_makes_the_same_bytes(
+    workers: int, pictures: Path, unbroken: Path, tmp_path: Path
+) -> None:
+    run(pictures, tmp_path / "shards", workers=workers)
+    assert digests(tmp_path / "shards") == digests(unbroken)
+
+
+def test_another_seed_is_another_order(pictures: Path, unbroken: Path, tmp_path: Path) -> None:
+    run(pictures, tmp_path / "shards", seed=1)
+    assert Dataset.load(tmp_path / "shards").fingerprint != Dataset.load(unbroken).fingerprint
+
+
+def test_a_validation_split_is_drawn(pictures: Path, tmp_path: Path) -> None:
+    dataset = run(pictures / "train", tmp_path / "shards", val_fraction=0.2).dataset
+    assert {name: split.found for name, split in dataset.splits.items()} == {"train": 41, "val": 10}
+
+
+def test_what_is_done_is_not_done_again(pictures: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "shards"
+    first = run(pictures, folder)
+    stamps = {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
+    second = run(pictures, folder)
+    assert (first.made_shards, second.made_shards) == (8, 0)
+    assert {file.name: file.stat().st_mtime_ns for file in folder.iterdir()} == stamps
+    before = digests(folder)
+    (folder / "train-000002.tar").unlink()
+    assert run(pictures, folder).made_shards == 1
+    assert digests(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"seed": 3}, "seed"),
+        ({"shard_size": 11}, "shard"),
+        ({"picture": PictureOptions(quality=80)}, "quality"),
+        ({"picture": PictureOptions(exif="ignore")}, "exif"),
+    ],
+)
+def test_other_options_are_refused(options: dict[str, Any], words: str, pictures: Path, unbroken: Path) -> None:
+    before = digests(unbroken)
+    with pytest.raises(UsageError, match=f"other input or options:.*{words}"):
+        run(pictures, unbroken, **options)
+    assert digests(unbroken) == before
+
+
+def test_another_source_is_refused(pictures: Path, unbroken: Path, tmp_path: Path) -> None:
+    shutil.copytree(pictures, tmp_path / "other")
+    (tmp_path / "other" / "train" / "star" / "notes.JPEG").unlink()
+    with pytest.raises(UsageError, match="other input or options"):
+        run(tmp_path / "other", unbroken)
