@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
 from alexnet_fast.exchange import Exchange, LocalExchange, TowerExchange
+from alexnet_fast.meeting import agents_store, meet
 from alexnet_fast.tools.errors import UsageError, UserError
 
 TIMEOUT = timedelta(minutes=5)
@@ -122,7 +123,18 @@ def join_mesh(device: torch.device, *, split: bool) -> Mesh:
     if backend == "nccl" and not dist.is_nccl_available():
         raise UserError("this torch was built without NCCL, which several GPUs need: install torch's CUDA build")
     if not dist.is_initialized():
-        dist.init_process_group(backend, timeout=TIMEOUT, device_id=device if device.type == "cuda" else None)
+        rank = int(os.environ["RANK"])
+        # Who started the processes holds the store, and may start them again; else rank 0 opens one of its own.
+        held = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        store = meet(agents_store(TIMEOUT), rank, world_size, TIMEOUT) if held else None
+        dist.init_process_group(
+            backend,
+            store=store,
+            rank=rank,
+            world_size=world_size,
+            timeout=TIMEOUT,
+            device_id=device if device.type == "cuda" else None,
+        )
     towers = 2 if split else 1
     grid = init_device_mesh(device.type, (world_size // towers, towers), mesh_dim_names=("replica", "tower"))
     return Mesh(

@@ -1,13 +1,15 @@
-"""Runs that go on elsewhere: on other processes, under torchrun after a kill, after a full disk."""
+"""Runs that go on elsewhere: on other processes, under torchrun after a kill or a lost machine, after a full disk."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -43,31 +45,90 @@ def whole_state_of(run: Path) -> dict[str, torch.Tensor]:
     return checkpoint.model | {f"momentum {name}": tensor for name, tensor in checkpoint.optimizer.items()}
 
 
-def test_torchrun_goes_on_to_the_bit_after_a_kill(tiny_shards: Path, tmp_path: Path) -> None:
-    broken, unbroken = tmp_path / "broken", tmp_path / "unbroken"
+def start_agent(words: list[str], endpoint: str, *, num_agents: int, log: Path) -> subprocess.Popen[bytes]:
+    """torchrun on one "machine" of two processes, told as the README says where there are several."""
+    agent = [
+        sys.executable, "-m", "torch.distributed.run", f"--nnodes={num_agents}", "--nproc-per-node=2",
+        "--rdzv-id=night", "--rdzv-backend=c10d", f"--rdzv-endpoint={endpoint}", "--local-addr=127.0.0.1",
+        "--max-restarts=3",
+    ]  # fmt: skip
+    environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    if num_agents > 1:
+        environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    with log.open("ab") as file:
+        return subprocess.Popen([*agent, *words], env=environment, stdout=file, stderr=subprocess.STDOUT)
+
+
+def wait_for_a_checkpoint(run: Path, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not saved_checkpoints(run / "checkpoints"):
+        assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+        time.sleep(0.01)
+
+
+def end_with_its_workers(agent: subprocess.Popen[bytes]) -> None:
+    """As when a machine loses its power."""
+    children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children")
+    workers = [int(word) for word in children.read_text().split()] if agent.poll() is None else []
+    for pid in (agent.pid, *workers):
+        os.kill(pid, signal.SIGKILL)
+    agent.wait()
+
+
+def assert_same_weights(once: Path, again: Path) -> None:
+    first, second = whole_state_of(once), whole_state_of(again)
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
+@pytest.fixture
+def agents() -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Agents started by a test; none outlives it."""
+    started: list[subprocess.Popen[bytes]] = []
+    yield started
+    for agent in started:
+        if agent.poll() is None:
+            end_with_its_workers(agent)
+
+
+def test_torchrun_goes_on_to_the_bit_after_a_kill(
+    tiny_shards: Path, tmp_path: Path, agents: list[subprocess.Popen[bytes]]
+) -> None:
+    broken, unbroken, log = tmp_path / "broken", tmp_path / "unbroken", tmp_path / "log"
     settings = ("epochs=3", "checkpoint_minutes=0.0001")
     alone = [sys.executable, *words(tiny_shards, unbroken, *settings), "--processes", "2", "--parallel", "data"]
     subprocess.run(alone, check=True, capture_output=True, timeout=120)
 
-    agent = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--max-restarts=2"]
-    meeting = ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "--local-addr=127.0.0.1"]
-    environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [*agent, *meeting, *words(tiny_shards, broken, *settings), "--parallel", "data"],
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    deadline = time.monotonic() + 90
-    while not saved_checkpoints(broken / "checkpoints"):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
+    command = [*words(tiny_shards, broken, *settings), "--parallel", "data"]
+    agents.append(start_agent(command, "localhost:0", num_agents=1, log=log))
+    wait_for_a_checkpoint(broken, agents[0], log)
     os.kill(int((broken / ".lock").read_text()), signal.SIGKILL)  # the speaking process holds the folder
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, output
-    assert "SIGKILL" in output or "exitcode  : -9" in output or "exitcode: -9" in output, output
-    once, again = whole_state_of(unbroken), whole_state_of(broken)
-    assert once.keys() == again.keys()
-    for name, tensor in once.items():
-        assert torch.equal(tensor, again[name]), name
+    assert agents[0].wait(timeout=120) == 0, log.read_text()
+    assert "exitcode: -9" in log.read_text()
+    assert_same_weights(unbroken, broken)
+
+
+def test_a_lost_machine_is_replaced_and_the_run_goes_on_to_the_bit(
+    tiny_shards: Path, tmp_path: Path, agents: list[subprocess.Popen[bytes]]
+) -> None:
+    broken, unbroken, log = tmp_path / "broken", tmp_path / "unbroken", tmp_path / "log"
+    settings = ("epochs=3", "checkpoint_minutes=0.0001")
+    alone = [sys.executable, *words(tiny_shards, unbroken, *settings), "--processes", "4", "--parallel", "towers"]
+    subprocess.run(alone, check=True, capture_output=True, timeout=120)
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        endpoint = f"127.0.0.1:{probe.getsockname()[1]}"
+    command = [*words(tiny_shards, broken, *settings), "--parallel", "towers"]
+    for _ in range(2):  # the first holds the meeting point
+        agents.append(start_agent(command, endpoint, num_agents=2, log=log))
+        time.sleep(1)
+    wait_for_a_checkpoint(broken, agents[0], log)
+    end_with_its_workers(agents[1])
+    agents.append(start_agent(command, endpoint, num_agents=2, log=log))
+    assert [agents[0].wait(timeout=150), agents[2].wait(timeout=30)] == [0, 0], log.read_text()
+    assert_same_weights(unbroken, broken)
 
 
 def test_the_middle_of_an_epoch_moves_to_other_processes(
