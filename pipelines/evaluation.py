@@ -13,10 +13,9 @@ from alexnet_fast.pipelines.decoding import Decoding, decode
 from alexnet_fast.pipelines.randomness import part_of_rank
 from alexnet_fast.pipelines.reader import Reading, read_samples
 from alexnet_fast.pipelines.run import Execution, PipelineRun, to_torch
-from alexnet_fast.pipelines.settings import check_batch, default_settings
+from alexnet_fast.pipelines.settings import check_share, default_settings
 from alexnet_fast.pipelines.training import CROP
 from alexnet_fast.tools.dataset import Dataset
-from alexnet_fast.tools.errors import UsageError
 
 
 def view_corners(size: int) -> list[tuple[int, int]]:
@@ -47,17 +46,12 @@ class EvaluationLoader:
 
         mean: also the mean that a network was trained with, (224, 224, 3) or (3,) float32.
         """
+        check_share(dataset, split, batch_size=batch_size, rank=rank, num_ranks=num_ranks)
         self.num_samples = dataset.split(split).samples
         """On all ranks together."""
-        if num_ranks > self.num_samples:
-            raise UsageError(
-                f"{dataset.folder}: its {split} split has {self.num_samples} samples for {num_ranks} ranks. Use fewer."
-            )
         self._places = part_of_rank(self.num_samples, rank, num_ranks)
+        # A rank's part may be smaller than a batch; parts differ by one sample where the split does not divide.
         self._batch_size = min(batch_size, len(self._places))
-        check_batch(
-            dataset, split, batch_size=self._batch_size, rank=rank, num_ranks=num_ranks, num_threads=num_threads
-        )
         dataset.check_sizes()
         self._tars = dataset.tars(split)
         self.num_batches = -(-len(self._places) // self._batch_size)

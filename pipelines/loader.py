@@ -79,7 +79,7 @@ class TrainingLoader:
         cache: keep decoded pictures in GPU memory; ranks then read the same samples in every epoch.
         """
         split_info = dataset.split(split)
-        check_batch(dataset, split, batch_size=batch_size, rank=rank, num_ranks=num_ranks, num_threads=num_threads)
+        check_batch(dataset, split, batch_size=batch_size, rank=rank, num_ranks=num_ranks)
         dataset.check_sizes()
         settings = default_settings(device, num_threads, prefetch, hw_decoder_load)
         self.batch_size = batch_size

@@ -28,6 +28,8 @@ def default_settings(
     device: torch.device, num_threads: int | None, prefetch: int | None, hw_decoder_load: float | None
 ) -> LoaderSettings:
     """What was asked for, filled up with what `remember` kept for this machine, else with defaults."""
+    if num_threads is not None and num_threads < 1:
+        raise UsageError(f"{num_threads} loader threads: give 1 or more.")
     known = remembered(device) or LoaderSettings(len(os.sched_getaffinity(0)), 2, 0.65)
     return LoaderSettings(
         num_threads=num_threads if num_threads is not None else max(1, known.num_threads // local_processes()),
@@ -87,19 +89,23 @@ def local_processes() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
-def check_batch(
-    dataset: Dataset, split: str, *, batch_size: int, rank: int, num_ranks: int, num_threads: int | None
-) -> None:
-    """UsageError where a split cannot be given out in such batches to so many ranks."""
+def check_share(dataset: Dataset, split: str, *, batch_size: int, rank: int, num_ranks: int) -> None:
+    """UsageError where a split cannot be given out to so many ranks, at least one sample to each."""
     samples = dataset.split(split).samples
     if batch_size < 1:
         raise UsageError(f"batch size {batch_size}: give 1 or more.")
-    if num_threads is not None and num_threads < 1:
-        raise UsageError(f"{num_threads} loader threads: give 1 or more.")
+    if num_ranks < 1:
+        raise UsageError(f"{num_ranks} ranks: give 1 or more.")
     if not 0 <= rank < num_ranks:
         raise UsageError(f"rank {rank} of {num_ranks}: ranks count from 0 to {num_ranks - 1}.")
     if num_ranks > samples:
         raise UsageError(f"{dataset.folder}: its {split} split has {samples} samples for {num_ranks} ranks. Use fewer.")
+
+
+def check_batch(dataset: Dataset, split: str, *, batch_size: int, rank: int, num_ranks: int) -> None:
+    """UsageError where a split does not fill one batch of `batch_size` on each of so many ranks."""
+    check_share(dataset, split, batch_size=batch_size, rank=rank, num_ranks=num_ranks)
+    samples = dataset.split(split).samples
     if batch_size * num_ranks > samples:
         whole = f"{batch_size} on each of {num_ranks} ranks" if num_ranks > 1 else f"{batch_size}"
         raise UsageError(

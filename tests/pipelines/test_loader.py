@@ -91,32 +91,6 @@ def test_an_epoch_has_every_sample_at_most_once(tiny_dataset: Dataset, ranks: in
         assert len(seen) == len(set(seen)) == 59 // (3 * ranks) * 3 * ranks
 
 
-@pytest.mark.parametrize(("ranks", "batch_size"), [(1, 30), (1, 7), (2, 4), (3, 7), (4, 4)])
-def test_evaluation_has_every_sample_exactly_once(tiny_dataset: Dataset, ranks: int, batch_size: int) -> None:
-    places: list[int] = []
-    labels: dict[int, int] = {}
-    for rank in range(ranks):
-        loader = EvaluationLoader(tiny_dataset, batch_size=batch_size, device=CPU, rank=rank, num_ranks=ranks)
-        for batch in loader:
-            places += batch.indices.tolist()
-            labels |= dict(zip(batch.indices.tolist(), batch.labels.tolist(), strict=True))
-            assert batch.cut_view(0).shape == (len(batch.labels), 3, 224, 224)
-    assert sorted(places) == list(range(30))
-    assert sorted(labels.values()) == sorted(list(range(10)) * 3)
-
-
-def test_ten_views_are_corners_centre_and_mirrors(tiny_dataset: Dataset) -> None:
-    batch = next(iter(EvaluationLoader(tiny_dataset, batch_size=5, device=CPU, mean="rgb")))
-    views = [view() for view in batch.views(10)]
-    for number in range(5):
-        assert torch.equal(views[number].flip(3), views[number + 5])
-    centre, top_left, top_right, bottom_left, bottom_right = views[:5]
-    assert torch.equal(centre[:, :, :208, :208], top_left[:, :, 16:, 16:])
-    assert torch.equal(top_left[:, :, :, 32:], top_right[:, :, :, :-32])
-    assert torch.equal(top_left[:, :, 32:, :], bottom_left[:, :, :-32, :])
-    assert torch.equal(top_right[:, :, 32:, :], bottom_right[:, :, :-32, :])
-
-
 def test_the_same_seed_gives_the_same_batches(tiny_dataset: Dataset) -> None:
     with loader_of(tiny_dataset) as first, loader_of(tiny_dataset, num_threads=2, prefetch=4) as second:
         epoch0, epoch1 = prints(first, 0), prints(first, 1)

@@ -1,0 +1,67 @@
+"""Evaluation: every sample exactly once, on any number of ranks; and the views that are cut from it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from alexnet_fast.pipelines.loader import EvaluationLoader
+from alexnet_fast.tools.dataset import Dataset
+from alexnet_fast.tools.errors import UsageError
+from alexnet_fast.tools.shard_file import read_samples
+
+CPU = torch.device("cpu")
+
+
+def stored_labels(dataset: Dataset, split: str) -> list[int]:
+    """label of every sample in the order of the shards, read without DALI."""
+    found = []
+    for tar in dataset.tars(split):
+        with tar.open("rb") as file:
+            found += [sample.label for sample in read_samples(file)]
+    return found
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+@pytest.mark.parametrize("batch_size", [1, 7, 8, 30, 128])
+def test_evaluation_has_every_sample_exactly_once(tiny_dataset: Dataset, ranks: int, batch_size: int) -> None:
+    stored = stored_labels(tiny_dataset, "val")
+    labels: list[tuple[int, int]] = []
+    for rank in range(ranks):
+        loader = EvaluationLoader(
+            tiny_dataset, batch_size=batch_size, device=CPU, rank=rank, num_ranks=ranks, num_threads=1
+        )
+        for batch in loader:
+            labels += zip(batch.indices.tolist(), batch.labels.tolist(), strict=True)
+            assert batch.cut_view(0).shape == (len(batch.labels), 3, 224, 224)
+    assert sorted(labels) == list(enumerate(stored))  # 30 samples: 3 and 4 ranks get parts that differ
+
+
+@pytest.mark.parametrize(
+    ("choices", "words"),
+    [
+        ({"batch_size": 0}, "batch size 0: give 1 or more"),
+        ({"num_ranks": 31}, "30 samples for 31 ranks"),
+        ({"rank": 3, "num_ranks": 3}, "ranks count from 0 to 2"),
+        ({"num_ranks": 0}, "0 ranks: give 1 or more"),
+        ({"num_threads": 0}, "0 loader threads"),
+    ],
+)
+def test_what_cannot_be_evaluated_so(tiny_dataset: Dataset, choices: dict[str, Any], words: str) -> None:
+    defaults: dict[str, Any] = {"batch_size": 10, "device": CPU}
+    with pytest.raises(UsageError, match=words):
+        EvaluationLoader(tiny_dataset, **(defaults | choices))
+
+
+def test_ten_views_are_corners_centre_and_mirrors(tiny_dataset: Dataset) -> None:
+    batch = next(iter(EvaluationLoader(tiny_dataset, batch_size=5, device=CPU, mean="rgb")))
+    views = [view() for view in batch.views(10)]
+    for number in range(5):
+        assert torch.equal(views[number].flip(3), views[number + 5])
+    centre, top_left, top_right, bottom_left, bottom_right = views[:5]
+    assert torch.equal(centre[:, :, :208, :208], top_left[:, :, 16:, 16:])
+    assert torch.equal(top_left[:, :, :, 32:], top_right[:, :, :, :-32])
+    assert torch.equal(top_left[:, :, 32:, :], bottom_left[:, :, :-32, :])
+    assert torch.equal(top_right[:, :, 32:, :], bottom_right[:, :, :-32, :])
