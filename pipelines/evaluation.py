@@ -52,8 +52,8 @@ class EvaluationLoader:
         self._places = part_of_rank(self.num_samples, rank, num_ranks)
         # A rank's part may be smaller than a batch; parts differ by one sample where the split does not divide.
         self._batch_size = min(batch_size, len(self._places))
-        dataset.check_sizes()
-        self._tars = dataset.tars(split)
+        dataset.check_sizes(split)
+        self._dataset, self._split = dataset, split
         self.num_batches = -(-len(self._places) // self._batch_size)
         """Of this rank."""
         settings = default_settings(device, num_threads, prefetch, hw_decoder_load)
@@ -68,7 +68,8 @@ class EvaluationLoader:
         self._dtype = dtype
 
     def __iter__(self) -> Iterator[EvaluationBatch]:
-        run = PipelineRun(self._graph, self._execution, self.num_batches, tars=self._tars)
+        run = PipelineRun(self._graph, self._execution, self.num_batches, tars=self._dataset.tars(self._split))
+        run.check_num_samples(self._dataset, self._split)
         start = self._places.start
         for _ in range(self.num_batches):
             count = min(self._batch_size, self._places.stop - start)

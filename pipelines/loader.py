@@ -80,7 +80,7 @@ class TrainingLoader:
         """
         split_info = dataset.split(split)
         check_batch(dataset, split, batch_size=batch_size, rank=rank, num_ranks=num_ranks)
-        dataset.check_sizes()
+        dataset.check_sizes(split)
         settings = default_settings(device, num_threads, prefetch, hw_decoder_load)
         self.batch_size = batch_size
         self.num_batches = split_info.samples // (batch_size * num_ranks)
@@ -128,6 +128,7 @@ class TrainingLoader:
         if progress.batches == self.num_batches:
             return
         self._run = self._start(progress)
+        self._run.check_num_samples(self._dataset, self._split)
         progress.checkpoint = None
         residual = self._residual_for(progress.noise)
         for _ in range(progress.batches, self.num_batches):

@@ -12,6 +12,8 @@ import torch.utils.dlpack
 
 from alexnet_fast.pipelines.dali import Pipeline
 from alexnet_fast.pipelines.diagnosis import find_undecodable
+from alexnet_fast.pipelines.reader import READER
+from alexnet_fast.tools.dataset import MANIFEST, Dataset
 from alexnet_fast.tools.errors import UserError
 
 
@@ -68,6 +70,15 @@ class PipelineRun:
     @property
     def device(self) -> torch.device:
         return self._device
+
+    def check_num_samples(self, dataset: Dataset, split: str) -> None:
+        """UserError where the reader found another number of samples than the manifest: it would wrap or leave out."""
+        found, wanted = int(self._pipeline.reader_meta(READER)["epoch_size"]), dataset.split(split).samples
+        if found != wanted:
+            raise UserError(
+                f"{dataset.folder}: the indexes of its {split} split list {found:,} samples, {MANIFEST} says "
+                f"{wanted:,}. `alexnet-fast verify` tells which files were altered."
+            )
 
     def next(self) -> tuple[Any, ...]:
         """The next batch's outputs, DALI tensor lists.  On a GPU ordered on torch's current stream: no wait."""

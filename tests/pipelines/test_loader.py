@@ -5,10 +5,8 @@ from __future__ import annotations
 import gc
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tarfile
 import threading
 from functools import partial
 from itertools import pairwise
@@ -33,10 +31,6 @@ CPU = torch.device("cpu")
 def loader_of(dataset: Dataset, **choices: Any) -> TrainingLoader:
     defaults: dict[str, Any] = {"batch_size": 4, "device": CPU, "seed": 0, "num_threads": 1}
     return TrainingLoader(dataset, **(defaults | choices))
-
-
-def evaluation_of(dataset: Dataset, split: str = "val") -> EvaluationLoader:
-    return EvaluationLoader(dataset, split=split, batch_size=10, device=CPU, num_threads=1)
 
 
 def prints(loader: TrainingLoader, epoch: int = 0) -> list[tuple[float, tuple[int, ...]]]:
@@ -192,41 +186,6 @@ def test_the_shuffle_is_good(tiny_dataset: Dataset) -> None:
 def test_what_cannot_be_read_so(tiny_dataset: Dataset, choices: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         loader_of(tiny_dataset, **choices)
-
-
-@pytest.mark.parametrize("damage", ["missing", "short", "long", "no index"])
-def test_a_damaged_folder_is_refused_before_the_first_batch(tiny_shards: Path, tmp_path: Path, damage: str) -> None:
-    folder = tmp_path / "shards"
-    shutil.copytree(tiny_shards, folder)
-    tar = folder / "train-000001.tar"
-    if damage == "missing":
-        tar.unlink()
-    elif damage == "short":
-        os.truncate(tar, tar.stat().st_size - 512)
-    elif damage == "long":
-        with tar.open("ab") as file:
-            file.write(bytes(512))
-    else:
-        tar = folder / "train-000001.idx"
-        tar.unlink()
-    with pytest.raises(UserError, match=tar.name):
-        loader_of(Dataset.load(folder))
-
-
-def test_a_picture_that_cannot_be_decoded_is_named(tiny_shards: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "shards"
-    shutil.copytree(tiny_shards, folder)
-    tar = folder / "train-000000.tar"
-    content = bytearray(tar.read_bytes())
-    start = content.index(b"\xff\xd8\xff")
-    content[start : start + 600] = bytes(600)
-    tar.write_bytes(content)
-    with tarfile.open(tar) as opened:
-        stem = Path(opened.getnames()[1]).stem
-    for stream in (loader_of(Dataset.load(folder)).epoch(0), iter(evaluation_of(Dataset.load(folder), "train"))):
-        with pytest.raises(UserError, match=rf"train-000000\.tar: {stem} .*verify"):
-            for _ in stream:
-                pass
 
 
 def test_without_dali_there_is_a_sentence() -> None:

@@ -1,0 +1,95 @@
+"""Shards that are not what the manifest says: refused before the first batch, or named when they stop the run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tarfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from alexnet_fast.pipelines.loader import EvaluationLoader, TrainingLoader
+from alexnet_fast.tools.dataset import Dataset
+from alexnet_fast.tools.errors import UserError
+
+CPU = torch.device("cpu")
+
+
+def training(folder: Path) -> TrainingLoader:
+    return TrainingLoader(Dataset.load(folder), batch_size=4, device=CPU, seed=0, num_threads=1)
+
+
+def evaluation(folder: Path) -> EvaluationLoader:
+    return EvaluationLoader(Dataset.load(folder), split="train", batch_size=10, device=CPU, num_threads=1)
+
+
+@pytest.fixture
+def copied(tiny_shards: Path, tmp_path: Path) -> Path:
+    """Shards that a test may damage: training samples 25, 25 and 9."""
+    return Path(shutil.copytree(tiny_shards, tmp_path / "shards"))
+
+
+def half(index: Path) -> None:
+    """An index of half its samples, with a header that promises them all."""
+    lines = index.read_text().splitlines(keepends=True)
+    index.write_text("".join(lines[: len(lines) // 2]))
+
+
+DAMAGES: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "missing": ("train-000001.tar", Path.unlink),
+    "short": ("train-000001.tar", lambda tar: os.truncate(tar, tar.stat().st_size - 512)),
+    "long": ("train-000001.tar", lambda tar: os.truncate(tar, tar.stat().st_size + 512)),
+    "no index": ("train-000001.idx", Path.unlink),
+    # DALI crashes where an index points behind its tar's end, and wraps where it lists too few.
+    "another's index": ("train-000001.idx", lambda index: shutil.copy(index.with_name("train-000000.idx"), index)),
+    "half an index": ("train-000001.idx", half),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("loader", [training, evaluation])
+def test_a_damaged_folder_is_refused_before_the_first_batch(
+    copied: Path, damage: str, loader: Callable[[Path], object]
+) -> None:
+    name, inflict = DAMAGES[damage]
+    inflict(copied / name)
+    with pytest.raises(UserError, match=rf"{name}: .*alexnet-fast shard"):
+        loader(copied)
+
+
+def test_training_does_not_look_at_the_other_split(copied: Path) -> None:
+    (copied / "val-000000.tar").unlink()
+    training(copied)
+    with pytest.raises(UserError, match=r"val-000000\.tar"):
+        Dataset.load(copied).check_sizes()
+
+
+def test_a_manifest_that_miscounts_is_noticed(copied: Path) -> None:
+    dataset = Dataset.load(copied)
+    train = dataset.splits["train"]
+    wrong = replace(dataset, splits={**dataset.splits, "train": replace(train, samples=train.samples - 1)})
+    streams = (
+        TrainingLoader(wrong, batch_size=4, device=CPU, seed=0, num_threads=1).epoch(0),
+        iter(EvaluationLoader(wrong, split="train", batch_size=10, device=CPU, num_threads=1)),
+    )
+    for stream in streams:
+        with pytest.raises(UserError, match=r"list 59 samples, dataset\.json says 58.*alexnet-fast verify"):
+            next(stream)
+
+
+def test_a_picture_that_cannot_be_decoded_is_named(copied: Path) -> None:
+    tar = copied / "train-000000.tar"
+    content = bytearray(tar.read_bytes())
+    start = content.index(b"\xff\xd8\xff")
+    content[start : start + 600] = bytes(600)
+    tar.write_bytes(content)
+    with tarfile.open(tar) as opened:
+        stem = Path(opened.getnames()[1]).stem
+    for stream in (training(copied).epoch(0), iter(evaluation(copied))):
+        with pytest.raises(UserError, match=rf"train-000000\.tar: {stem} .*verify"):
+            for _ in stream:
+                pass
