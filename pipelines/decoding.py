@@ -9,15 +9,6 @@ from alexnet_fast.pipelines.dali import fn
 
 
 @dataclass(frozen=True)
-class Cache:
-    """Decoded pictures kept in GPU memory, so that later epochs neither read nor decode them."""
-
-    mebibytes: int
-    policy: Literal["threshold", "largest"] = "threshold"
-    """"threshold" keeps whatever comes first until the cache is full; all our pictures have one size."""
-
-
-@dataclass(frozen=True)
 class Decoding:
     """How pictures are decoded.  All but `backend` are for the GPU."""
 
@@ -26,16 +17,12 @@ class Decoding:
     """Pixels on each side of a stored picture: buffers are allocated for it before the first batch."""
     hw_decoder_load: float = 0.65
     """Share of each batch for the JPEG engines, 0..1; the rest is decoded by CUDA cores."""
-    cache: Cache | None = None
 
 
 def decode(jpeg: Any, decoding: Decoding) -> Any:
     """(size, size, 3) uint8 RGB.  On the CPU equal to Pillow's pixels, bit for bit."""
     if decoding.backend == "cpu":
         return fn.decoders.image(jpeg, device="cpu")
-    caching = {}
-    if decoding.cache is not None:
-        caching = {"cache_size": decoding.cache.mebibytes, "cache_type": decoding.cache.policy, "cache_threshold": 0}
     return fn.decoders.image(
         jpeg,
         device="mixed",
@@ -44,5 +31,4 @@ def decode(jpeg: Any, decoding: Decoding) -> Any:
         preallocate_height_hint=decoding.size,
         # Nearer to the CPU decoder's pixels than the default, which repeats chroma samples.
         jpeg_fancy_upsampling=True,
-        **caching,
     )

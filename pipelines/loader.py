@@ -13,7 +13,7 @@ import torch
 
 from alexnet_fast.pipelines.batch import Batch
 from alexnet_fast.pipelines.dali import VERSION, types
-from alexnet_fast.pipelines.decoding import Cache, Decoding
+from alexnet_fast.pipelines.decoding import Decoding
 from alexnet_fast.pipelines.evaluation import EvaluationLoader
 from alexnet_fast.pipelines.randomness import derive_seed, shard_order
 from alexnet_fast.pipelines.reader import Reading
@@ -67,7 +67,6 @@ class TrainingLoader:
         shuffle_buffer: int = 8192,
         hw_decoder_load: float | None = None,
         prefetch: int | None = None,
-        cache: Cache | None = None,
     ) -> None:
         """See DALI.md's terms in `reader`, `decoding`; None takes what was found best for this machine, else a default.
 
@@ -76,7 +75,6 @@ class TrainingLoader:
             colour.
         noise_divisor: divide by 1 + noise while there is noise, as in 2012, so that pixels keep their scale.
         shuffle_buffer: samples in the reader's buffer of compressed pictures (about 0.2 GB at 8192).
-        cache: keep decoded pictures in GPU memory; ranks then read the same samples in every epoch.
         """
         split_info = dataset.split(split)
         check_batch(dataset, split, batch_size=batch_size, rank=rank, num_ranks=num_ranks)
@@ -94,7 +92,7 @@ class TrainingLoader:
         self._shuffle_buffer = max(1, min(shuffle_buffer, split_info.samples // num_ranks))
         self._execution = Execution(batch_size, device, settings.num_threads, settings.prefetch)
         self._decoding = Decoding(
-            "cpu" if device.type == "cpu" else "mixed", dataset.picture.size, settings.hw_decoder_load, cache
+            "cpu" if device.type == "cpu" else "mixed", dataset.picture.size, settings.hw_decoder_load
         )
         self._residual = mean_residual(dataset, mean)
         self._run: PipelineRun | None = None
@@ -163,8 +161,7 @@ class TrainingLoader:
 
     def _reading(self, epoch: int) -> Reading:
         tars, indexes = self._dataset.tars(self._split), self._dataset.indexes(self._split)
-        cached = self._decoding.cache is not None
-        order = range(len(tars)) if cached else shard_order(len(tars), self._seed, epoch)
+        order = shard_order(len(tars), self._seed, epoch)
         return Reading.of(
             [tars[place] for place in order],
             [indexes[place] for place in order],
@@ -172,7 +169,6 @@ class TrainingLoader:
             num_ranks=self._num_ranks,
             shuffle_buffer=self._shuffle_buffer,
             seed=derive_seed(self._seed, epoch, self._rank, "shuffle"),
-            skip_cached=cached,
         )
 
     def _divisor(self, noise: bool) -> float:
@@ -256,7 +252,7 @@ class TrainingLoader:
             "mean": self._mean,
             "noise": f"{self._noise}{'' if self._noise_divisor else ', undivided'}",
             "dtype": str(self._dtype).removeprefix("torch."),
-            "decoder": self._decoding.backend + (", cached" if self._decoding.cache else ""),
+            "decoder": self._decoding.backend,
             "DALI": VERSION,
         }
 

@@ -26,8 +26,6 @@ class Reading:
     """Samples in the buffer out of which samples are drawn at random; None reads them in order."""
     seed: int
     """Of the buffer's draws."""
-    skip_cached: bool = False
-    """Do not read what the decoder's cache in GPU memory holds."""
 
     @classmethod
     def of(cls, tars: Sequence[Path], indexes: Sequence[Path], **choices: Any) -> Reading:
@@ -50,7 +48,6 @@ def read_samples(reading: Reading) -> tuple[Any, Any]:
         seed=reading.seed,
         # Tars hold thousands of small members: let the kernel read ahead.
         read_ahead=True,
-        skip_cached_images=reading.skip_cached,
     )
     values = fn.cast(digits, dtype=types.INT32) - ord("0")  # five ASCII digits, always five
     label = fn.reductions.sum(values * types.Constant([10000, 1000, 100, 10, 1], dtype=types.INT32))

@@ -126,7 +126,7 @@ def explained(error: RuntimeError, execution: Execution, tars: list[Path]) -> Us
     if "memory" in lowered and ("alloc" in lowered or "out of" in lowered):
         return UserError(
             f"out of memory on {execution.device} at {execution.batch_size} pictures a batch and a prefetch of "
-            f"{execution.prefetch} ({first}). Make the batch, the prefetch or the decoder's cache smaller."
+            f"{execution.prefetch} ({first}). Make the batch or the prefetch smaller."
         )
     if "decoders.image" in text or "readers.webdataset" in text:
         found = find_undecodable(tars)
