@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,9 @@ import pytest
 from alexnet_fast.demo_data import DemoData, draw_dataset
 from alexnet_fast.tools.cluster import cluster_pool
 from alexnet_fast.tools.errors import UsageError, UserError
-from alexnet_fast.tools.output import LOCK, Output, open_output
+from alexnet_fast.tools.output import WORK, Output, open_output
 from alexnet_fast.tools.plan import Plan, ShardOptions
+from alexnet_fast.tools.remote_output import RemoteOutput, lock_name
 from alexnet_fast.tools.shard import Outcome, shard
 from alexnet_fast.tools.sources import find_source
 from alexnet_fast.tools.workers import Pool, local_pool
@@ -134,18 +137,83 @@ def test_pictures_in_s3_are_read(bucket: str, pictures: Path, expected: dict[str
     assert tars == {name: content for name, content in expected.items() if name.endswith((".tar", ".idx"))}
 
 
-def test_two_runs_into_one_place_are_refused(bucket: str) -> None:
-    output = open_output(f"{bucket}/locked")
-    holder = {"host": "elsewhere", "process": 7, "time": time.time()}
-    with output.create(LOCK) as file:
+def write_lock(output: RemoteOutput, number: int, age: float) -> None:
+    holder = {"token": "theirs", "host": "elsewhere", "process": 7, "time": time.time() - age}
+    with output.create(lock_name(number)) as file:
         file.write(json.dumps(holder).encode())
-    with pytest.raises(UserError, match="process 7 on elsewhere"), output.lock():
-        pass
-    with output.create(LOCK) as file:
-        file.write(json.dumps(holder | {"time": time.time() - 3600}).encode())
+
+
+def locks(output: RemoteOutput) -> list[str]:
+    return [f"{WORK}/{name}" for name in output.names(WORK)]
+
+
+def test_two_runs_into_one_place_are_refused(bucket: str) -> None:
+    output = RemoteOutput(f"{bucket}/locked")
+    write_lock(output, 1, age=30)
+    with pytest.raises(UserError, match=r"process 7 on elsewhere, last heard of 30 s ago.* again in 60 s"):
+        output.take_lock({"token": "ours"})
+    write_lock(output, 1, age=3600)
     with output.lock():  # nobody's any more
-        assert output.read(LOCK) is not None
-    assert output.read(LOCK) is None
+        assert locks(output) == [lock_name(1), lock_name(2)]
+        with pytest.raises(UserError, match=f"process {os.getpid()} on"), output.lock():
+            pass
+    assert locks(output) == []
+
+
+@pytest.mark.parametrize("left_over", [False, True], ids=["free", "dead"])
+def test_of_two_runs_at_the_same_moment_one_gets_the_lock(
+    bucket: str, left_over: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = RemoteOutput(f"{bucket}/race-{left_over}")
+    if left_over:
+        write_lock(output, 1, age=3600)
+    both_have_looked = threading.Barrier(2, timeout=30)
+    look = RemoteOutput.lock_numbers
+
+    def look_together(self: RemoteOutput) -> list[int]:
+        found = look(self)
+        both_have_looked.wait()
+        return found
+
+    monkeypatch.setattr(RemoteOutput, "lock_numbers", look_together)
+    with ThreadPoolExecutor(2) as threads:
+        taken = [threads.submit(output.take_lock, {"token": str(i), "host": "here", "process": i}) for i in range(2)]
+        errors = [future.exception() for future in taken]
+    refused = [error for error in errors if error is not None]
+    assert len(refused) == 1 and isinstance(refused[0], UserError)
+    winner = errors.index(None)
+    holder = output.lock_holder(taken[winner].result())
+    assert holder is not None and holder["token"] == str(winner)
+    assert f"process {winner} on here" in str(refused[0])
+
+
+def test_a_run_that_was_silent_leaves_its_successors_lock_alone(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alexnet_fast.tools.remote_output.BEAT_SECONDS", 0.02)
+    output = RemoteOutput(f"{bucket}/silent")
+    with output.lock():
+        first = output.lock_holder(lock_name(1))
+        assert first is not None
+        deadline = time.monotonic() + 30
+        while output.lock_holder(lock_name(1)) == first:  # it beats while the lock is its own
+            assert time.monotonic() < deadline
+        write_lock(output, 1, age=0)
+        theirs = output.read(lock_name(1))
+        time.sleep(0.5)
+        assert output.read(lock_name(1)) == theirs
+    assert output.read(lock_name(1)) == theirs
+
+
+def test_a_full_temporary_folder_is_told(bucket: str) -> None:
+    output = RemoteOutput(f"{bucket}/full")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        told = pytest.raises(UserError, match=r"train\.tar: .*temporary folder.*File too large.*TMPDIR")
+        with told, output.create("train.tar") as file:
+            file.write(bytes(200_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert output.size("train.tar") is None
 
 
 def test_a_missing_bucket_is_told(bucket: str, pictures: Path) -> None:
