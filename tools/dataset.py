@@ -122,7 +122,7 @@ class Dataset:
     source: str
     """Kind of the source: one of sources.KINDS."""
     source_fingerprint: str
-    """Sha256 over the source's list of pictures."""
+    """Sha256 over the source's list of pictures: names, sizes, labels."""
     classes: tuple[DatasetClass, ...]
     """In label order."""
     splits: dict[str, Split]

@@ -106,7 +106,7 @@ class PictureTable:
         self.label: npt.NDArray[np.int32] = np.empty(0, np.int32)
         self._container: npt.NDArray[np.int32] | None = None
         self._offset: npt.NDArray[np.int64] | None = None
-        self._size: npt.NDArray[np.int64] | None = None
+        self._size: npt.NDArray[np.int64] = np.empty(0, np.int64)
         self._origins = ByteStrings()
         self._stems = ByteStrings()
         self._order: npt.NDArray[np.int64] | None = None
@@ -128,7 +128,7 @@ class PictureTable:
 
     def location(self, number: int) -> Location:
         """Where the picture's bytes are."""
-        if self._container is not None and self._offset is not None and self._size is not None:
+        if self._container is not None and self._offset is not None:
             path = self._join(self.containers[self._container[number]])
             return Location(path, int(self._offset[number]), int(self._size[number]))
         return Location(self._join(os.fsdecode(self.origin_bytes(number))))
@@ -146,7 +146,7 @@ class PictureTable:
         table.split, table.label = split, self.label[order]
         table._container = None if self._container is None else self._container[order]
         table._offset = None if self._offset is None else self._offset[order]
-        table._size = None if self._size is None else self._size[order]
+        table._size = self._size[order]
         table._origins, table._stems = self._origins, self._stems
         table._order = order if self._order is None else self._order[order]
         return table
@@ -155,7 +155,10 @@ class PictureTable:
         return f"{self.root.rstrip('/')}/{relative}"
 
     def update(self, digest: hashlib._Hash) -> None:
-        """Feed everything that defines the table, `root` excepted, into a hash."""
+        """Feed everything that defines the table, `root` excepted, into a hash.
+
+        Sizes are in it because another source may have the very same names: numbered pictures in numbered classes.
+        """
         for column in (self.split, self.label, self._container, self._offset, self._size, self._order):
             digest.update(b"-" if column is None else column.tobytes())
         digest.update("\0".join(self.containers).encode("utf-8", "surrogateescape"))
@@ -172,29 +175,32 @@ class TableBuilder:
         self._split, self._label, self._container = array("B"), array("i"), array("i")
         self._offset, self._size = array("q"), array("q")
 
-    def add(self, split: int, label: int, origin: bytes) -> None:
-        """A picture that is a file of its own; `origin` is its path relative to the root, as the file system has it."""
+    def add(self, split: int, label: int, origin: bytes, size: int) -> None:
+        """A picture that is a file of its own, of `size` bytes.
+
+        `origin` is its path relative to the root, as the file system has it.
+        """
         self._split.append(split)
         self._label.append(label)
         self._origins.append(origin)
+        self._size.append(size)
 
     def add_member(self, split: int, label: int, container: int, member: bytes, offset: int, size: int) -> None:
         """A picture inside tar number `container`; `member` is its name there (`inner.tar!name` where tars nest)."""
         origin = os.fsencode(self._table.containers[container]) + b"!" + member
-        self.add(split, label, origin)
+        self.add(split, label, origin, size)
         self._container.append(container)
         self._offset.append(offset)
-        self._size.append(size)
 
     def finish(self) -> PictureTable:
         table = self._table
         table.split = np.array(self._split, dtype=np.uint8)
         table.label = np.array(self._label, dtype=np.int32)
+        table._size = np.array(self._size, dtype=np.int64)
         in_tars = len(self._container) > 0
         if in_tars:
             table._container = np.array(self._container, dtype=np.int32)
             table._offset = np.array(self._offset, dtype=np.int64)
-            table._size = np.array(self._size, dtype=np.int64)
         table._stems = ByteStrings(unique_stems(self._origins, self._offset if in_tars else None))
         return table
 
@@ -216,7 +222,7 @@ class Source:
     """What a user should know: no validation split, files that were no pictures."""
 
     def fingerprint(self) -> str:
-        """Sha256 over the list of pictures: names, places, labels, splits and classes, not the source's own path."""
+        """Sha256 over the list of pictures: names, places, sizes, labels, splits, classes, but not its own path."""
         digest = hashlib.sha256(self.kind.encode())
         digest.update("\0".join(entry.name for entry in self.classes).encode("utf-8", "surrogateescape"))
         digest.update("\0".join(self.splits).encode())

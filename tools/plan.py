@@ -130,7 +130,7 @@ def _generator(seed: int, split: str) -> np.random.RandomState:
 _NAMES = {
     "source": "kind of source (--source)",
     "pictures": "number of pictures in the source",
-    "fingerprint": "list of pictures in the source (names, folders or labels changed)",
+    "fingerprint": "list of pictures in the source (names, sizes, folders or labels changed)",
     "encoder": "JPEG encoder",
     "exif": "--exif",
     "filter": "--filter",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +44,8 @@ class Group:
     """Relative to the root."""
     files: list[bytes]
     """Sorted names."""
+    sizes: Sequence[int]
+    """Their bytes."""
 
 
 def split_folders(root: str, tree: Tree) -> dict[str, bytes]:
@@ -93,14 +96,17 @@ def flat_validation(tree: Tree, prefix: bytes, classes: Iterable[bytes]) -> list
     """
     wnids = [entry.wnid.encode() for entry in imagenet_classes()]
     wanted = set(classes) or set(wnids)
-    by_class: dict[bytes, list[bytes]] = {}
-    for file in tree.pictures.get(prefix[:-1], []):
+    by_class: dict[bytes, tuple[list[bytes], array[int]]] = {}
+    folder = prefix[:-1]
+    for file, size in zip(tree.pictures.get(folder, []), tree.sizes.get(folder, array("q")), strict=True):
         matched = VALIDATION_NAME.match(file)
         if matched and 1 <= int(matched[1]) <= len(validation_labels()):
             wnid = wnids[validation_labels()[int(matched[1]) - 1]]
             if wnid in wanted:
-                by_class.setdefault(wnid, []).append(file)
-    return [Group("val", wnid, prefix[:-1], files) for wnid, files in by_class.items()]
+                files, sizes = by_class.setdefault(wnid, ([], array("q")))
+                files.append(file)
+                sizes.append(size)
+    return [Group("val", wnid, folder, *listed) for wnid, listed in by_class.items()]
 
 
 def group_pictures(tree: Tree, splits: dict[str, bytes]) -> list[Group]:
@@ -108,7 +114,7 @@ def group_pictures(tree: Tree, splits: dict[str, bytes]) -> list[Group]:
     listed = {split: tree.below(prefix) for split, prefix in splits.items()}
     class_of = class_of_folder({folder[len(splits[split]) :] for split in listed for folder in listed[split]})
     groups = [
-        Group(split, class_of[folder[len(splits[split]) :]], folder, files)
+        Group(split, class_of[folder[len(splits[split]) :]], folder, files, tree.sizes[folder])
         for split, folders in listed.items()
         for folder, files in folders.items()
     ]
@@ -181,8 +187,8 @@ def find_class_folders(root: str, exclude: Path | None = None) -> Source:
     index_of = {name: index for index, name in enumerate(names)}
     builder = TableBuilder(root)
     for group in groups:
-        for file in group.files:
-            builder.add(splits.index(group.split), index_of[group.name], group.folder + b"/" + file)
+        for file, size in zip(group.files, group.sizes, strict=True):
+            builder.add(splits.index(group.split), index_of[group.name], group.folder + b"/" + file, size)
     return Source(
         "folders",
         f"class folders in {root}",

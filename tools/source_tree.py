@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from array import array
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -40,16 +41,20 @@ class Tree:
 
     pictures: dict[bytes, list[bytes]] = field(default_factory=dict)
     """Folder -> the sorted names of the pictures directly in it; folders without any are not in it."""
+    sizes: dict[bytes, array[int]] = field(default_factory=dict)
+    """Folder -> its pictures' sizes in bytes, in the order of `pictures`."""
     folders: set[bytes] = field(default_factory=set)
     """Every folder below."""
     others: Counter[str] = field(default_factory=Counter)
     """Extension -> number of files that are no pictures by their name, so that nothing goes unmentioned."""
 
-    def add(self, folder: bytes, names: list[bytes]) -> None:
-        pictures = sorted(name for name in names if is_picture(name))
+    def add(self, folder: bytes, files: dict[bytes, int]) -> None:
+        """Take in a folder's files: name -> bytes, which count for pictures only."""
+        pictures = sorted(name for name in files if is_picture(name))
         if pictures:
             self.pictures[folder] = pictures
-        for name in names:
+            self.sizes[folder] = array("q", (files[name] for name in pictures))
+        for name in files:
             if not is_picture(name):
                 self.others[
                     "hidden" if name.startswith(b".") else Path(text(name)).suffix.lower() or "no extension"
@@ -82,15 +87,18 @@ def is_hidden(name: bytes) -> bool:
 def read_tree(root: str, exclude: Path | None = None) -> Tree:
     """List a folder or URL.  `exclude`: a folder that is not entered (the output may lie inside the source)."""
     tree = Tree()
-    for folder, names in walk_url(root) if is_url(root) else walk(os.fsencode(root), exclude):
+    for folder, files in walk_url(root) if is_url(root) else walk(os.fsencode(root), exclude):
         if folder:
             tree.folders.add(folder)
-        tree.add(folder, names)
+        tree.add(folder, files)
     return tree
 
 
-def walk(root: bytes, exclude: Path | None) -> Iterator[tuple[bytes, list[bytes]]]:
-    """(folder relative to `root`, names of the files in it).  Links are followed, but never round a circle."""
+def walk(root: bytes, exclude: Path | None) -> Iterator[tuple[bytes, dict[bytes, int]]]:
+    """(folder relative to `root`, files in it with their bytes as `picture_size` tells them).
+
+    Links are followed, but never round a circle.
+    """
     excluded = os.fsencode(exclude.resolve()) if exclude else None
     waiting: list[tuple[bytes, tuple[bytes, ...]]] = [(b"", ())]
     while waiting:
@@ -99,13 +107,12 @@ def walk(root: bytes, exclude: Path | None) -> Iterator[tuple[bytes, list[bytes]
         here = (*above, os.path.realpath(path))
         if here[-1] == excluded or here[-1] in above:
             continue
-        files = []
+        files = {}
         try:
             with os.scandir(path) as entries:
                 for entry in entries:
                     if not leads_to_folder(entry):
-                        check_regular(entry)
-                        files.append(entry.name)
+                        files[entry.name] = picture_size(entry)
                     elif not is_hidden(entry.name):
                         waiting.append((relative + b"/" + entry.name if relative else entry.name, here))
         except OSError as error:
@@ -122,30 +129,34 @@ def leads_to_folder(entry: os.DirEntry[bytes]) -> bool:
         return False
 
 
-def check_regular(entry: os.DirEntry[bytes]) -> None:
-    """UserError for a picture's name on a broken link, or on a pipe, which would be waited on for ever."""
+def picture_size(entry: os.DirEntry[bytes]) -> int:
+    """Bytes of a picture, 0 for other files, which are not looked at.
+
+    UserError for a picture's name on a broken link, or on a pipe, which would be waited on for ever.
+    """
     if not is_picture(entry.name):
-        return
+        return 0
     try:
         regular = entry.is_file()
     except OSError:
         regular = False
     if not regular:
         raise UserError(f"{text(entry.path)}: is a broken link or no regular file. Mend or remove it and run again.")
+    return entry.stat().st_size
 
 
-def walk_url(root: str) -> Iterator[tuple[bytes, list[bytes]]]:
+def walk_url(root: str) -> Iterator[tuple[bytes, dict[bytes, int]]]:
     """As `walk`, for a URL; object stores know no empty folders."""
     system, path = open_system(root)
     start = len(path.rstrip("/")) + 1
-    by_folder: dict[bytes, list[bytes]] = {}
-    for key in system.find(path):
+    by_folder: dict[bytes, dict[bytes, int]] = {}
+    for key, entry in system.find(path, detail=True).items():
         folder, _, name = key[start:].encode().rpartition(b"/")
         if not any(is_hidden(part) for part in folder.split(b"/") if part):
-            by_folder.setdefault(folder, []).append(name)
+            by_folder.setdefault(folder, {})[name] = int(entry["size"] or 0)
     folders = set(by_folder)
     for folder in by_folder:
         parts = folder.split(b"/")
         folders.update(b"/".join(parts[:depth]) for depth in range(1, len(parts)))
     for folder in sorted(folders):
-        yield folder, by_folder.get(folder, [])
+        yield folder, by_folder.get(folder, {})

@@ -121,3 +121,12 @@ def test_another_source_is_refused(pictures: Path, unbroken: Path, tmp_path: Pat
     (tmp_path / "other" / "train" / "star" / "notes.JPEG").unlink()
     with pytest.raises(UsageError, match="other input or options"):
         run(tmp_path / "other", unbroken)
+
+
+def test_other_pictures_of_the_same_names_are_another_source(pictures: Path, unbroken: Path, tmp_path: Path) -> None:
+    shutil.copytree(pictures, tmp_path / "other")
+    assert run(tmp_path / "other", unbroken).made_shards == 0  # a copy is the same source
+    changed = next((tmp_path / "other" / "val" / "star").iterdir())
+    changed.write_bytes(changed.read_bytes() + b"\0")
+    with pytest.raises(UsageError, match="list of pictures in the source"):
+        run(tmp_path / "other", unbroken)
