@@ -11,6 +11,9 @@ from alexnet_fast.pipelines.dali import fn, types
 
 READER = "reader"
 """Name of the reader in every pipeline."""
+TENSOR_BYTES = 4096
+"""Reserved for each member in the buffer.  JPEGs stay in the mapped tar, and labels are short; with DALI's own 1 MiB a
+buffer of 8192 samples reserves more than 16 GB of addresses."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ def read_samples(reading: Reading) -> tuple[Any, Any]:
         seed=reading.seed,
         # True would map every tar with all its pages: each epoch would begin by reading the whole data set.
         read_ahead=False,
+        tensor_init_bytes=TENSOR_BYTES,
     )
     values = fn.cast(digits, dtype=types.INT32) - ord("0")  # five ASCII digits, always five
     label = fn.reductions.sum(values * types.Constant([10000, 1000, 100, 10, 1], dtype=types.INT32))
