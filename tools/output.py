@@ -13,6 +13,7 @@ from typing import IO, Protocol
 from uuid import uuid4
 
 from alexnet_fast.tools.errors import UsageError, UserError
+from alexnet_fast.tools.storage import is_url, without_file_scheme
 
 WORK = ".sharding"
 """Subfolder for what an unfinished run needs; gone when the run is done."""
@@ -58,10 +59,11 @@ class Output(Protocol):
 
 def open_output(place: str | Path) -> Output:
     """The output at a folder or a URL (`s3://…`)."""
-    if "://" in str(place):
+    place = without_file_scheme(place)
+    if is_url(place):
         from alexnet_fast.tools.remote_output import RemoteOutput
 
-        return RemoteOutput(str(place))
+        return RemoteOutput(place)
     return LocalOutput(Path(place))
 
 

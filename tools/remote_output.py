@@ -6,6 +6,7 @@ temporary file until it is whole, and is sent then.
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import socket
@@ -80,7 +81,7 @@ class RemoteOutput:
         with explaining(join(self.url, folder), "removed"):
             system, path = self.reach(folder)
             if system.exists(path):
-                system.rm(path, recursive=True)
+                system.rm(glob.escape(path), recursive=True)
 
     def free_bytes(self) -> int | None:
         return None

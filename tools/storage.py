@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,15 @@ def is_url(path: str | Path) -> bool:
     return "://" in str(path)
 
 
+def without_file_scheme(path: str | Path) -> str:
+    """`file:///data` is the local path /data, and is treated as one."""
+    return str(path).removeprefix("file://")
+
+
 def absolute(path: str | Path) -> str:
     """The path as workers with another working directory can use it."""
-    return str(path).rstrip("/") if is_url(path) else str(Path(path).absolute())
+    path = without_file_scheme(path)
+    return path.rstrip("/") if is_url(path) else str(Path(path).absolute())
 
 
 def join(folder: str, relative: str) -> str:
@@ -29,15 +36,30 @@ def join(folder: str, relative: str) -> str:
 
 
 def open_system(url: str) -> tuple[Any, str]:
-    """The file system behind a URL, and the path there; UsageError where its package is not installed."""
+    """The file system behind a URL, and the path there; UsageError where its package is not installed.
+
+    Only scheme and host are given to fsspec to understand.  What follows is a name, in which `::`, `#` or `?` mean
+    nothing, as they may stand in an object's key.
+    """
+    scheme, _, rest = url.partition("://")
+    host, slash, name = rest.partition("/")
+    system, root = open_host(f"{scheme}://{host}")
+    return system, f"{root.rstrip('/')}/{name}" if slash else root
+
+
+@cache
+def open_host(url: str) -> tuple[Any, str]:
+    """The file system behind a URL of scheme and host alone, and its root."""
+    if "::" in url:
+        raise UsageError(f"{url}: is a chain of URLs. Give the URL of a folder or of a tar.")
     try:
         import fsspec
 
-        system, path = fsspec.core.url_to_fs(url, use_listings_cache=False)
+        system, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
     except (ImportError, ValueError) as error:
         remedy = " Install it: pip install 'alexnet-fast[s3]'." if url.startswith("s3:") else ""
         raise UsageError(f"{url}: cannot be reached from here ({error}).{remedy}") from error
-    return system, path
+    return system, root
 
 
 def list_folder(folder: str) -> dict[str, bool]:
@@ -79,7 +101,13 @@ def read_range(url: str, offset: int, size: int | None) -> bytes:
     """`size` bytes of a stored file from `offset` on (None: to its end), in one request."""
     system, path = open_system(url)
     with explaining(url, "read"):
-        content = system.cat_file(path, start=offset or None, end=None if size is None else offset + size)
+        try:
+            # A start, be it 0: without one s3fs asks for the size first.
+            content = system.cat_file(path, start=offset, end=None if size is None else offset + size)
+        except OSError:
+            if system.info(path)["size"] > 0:
+                raise
+            content = b""  # of an empty object no range can be given
     return bytes(content)
 
 

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
-from pathlib import Path
 from types import FrameType
 
 import click
@@ -16,13 +15,12 @@ import click
 from alexnet_fast.tools.dataset import Dataset, PictureOptions
 from alexnet_fast.tools.describe import counts_table
 from alexnet_fast.tools.errors import UserError
-from alexnet_fast.tools.output import WORK, open_output
+from alexnet_fast.tools.output import WORK, LocalOutput, open_output
 from alexnet_fast.tools.picture import FILTERS
 from alexnet_fast.tools.plan import Plan, ShardOptions
 from alexnet_fast.tools.progress import ProgressBar
 from alexnet_fast.tools.shard import Outcome, refuse_foreign, shard
 from alexnet_fast.tools.sources import KINDS, find_source
-from alexnet_fast.tools.storage import is_url
 from alexnet_fast.tools.workers import Pool, local_pool, num_cores
 
 SHOWN_PICTURES = 10
@@ -107,7 +105,7 @@ def _run(
 ) -> tuple[Outcome, float]:
     output = open_output(out)
     refuse_foreign(output)
-    folder = None if is_url(out) else Path(out)
+    folder = output.folder if isinstance(output, LocalOutput) else None
     found = find_source(
         source,
         kind,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from alexnet_fast.tools.plan import Plan, ShardOptions
 from alexnet_fast.tools.remote_output import RemoteOutput, lock_name
 from alexnet_fast.tools.shard import Outcome, shard
 from alexnet_fast.tools.sources import find_source
+from alexnet_fast.tools.storage import open_system, read_range
 from alexnet_fast.tools.workers import Pool, local_pool
 
 
@@ -137,6 +139,42 @@ def test_pictures_in_s3_are_read(bucket: str, pictures: Path, expected: dict[str
     assert tars == {name: content for name, content in expected.items() if name.endswith((".tar", ".idx"))}
 
 
+ODD = ["a::b", "c#1", "d[1]", "e?f=g", "h%20i", "j k", "ü"]
+
+
+def test_any_name_may_stand_in_a_store(bucket: str, pictures: Path, tmp_path: Path) -> None:
+    system, root = open_system(f"{bucket}/odd::pictures")
+    for number, picture in enumerate(sorted(pictures.rglob("*.JPEG"))[: 2 * len(ODD)]):
+        name = ODD[number % len(ODD)]
+        local = tmp_path / "pictures" / name / f"{number} {name}.JPEG"
+        local.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(picture, local)
+        system.pipe_file(f"{root}/{name}/{local.name}", local.read_bytes())
+    local_output, output = open_output(tmp_path / "shards"), open_output(f"{bucket}/{''.join(ODD)}")
+    run(tmp_path / "pictures", local_output)
+    run(f"{bucket}/odd::pictures", output)
+    assert contents(output) == contents(local_output)
+    assert output.names(WORK) == []
+
+
+def test_a_picture_is_one_request(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    system, root = open_system(f"{bucket}/requests")
+    system.pipe_file(f"{root}/some", b"0123456789")
+    system.pipe_file(f"{root}/none", b"")
+    requests = []
+    send = type(system)._call_s3
+
+    async def record(self: Any, method: str, *arguments: Any, **options: Any) -> Any:
+        requests.append(method)
+        return await send(self, method, *arguments, **options)
+
+    monkeypatch.setattr(type(system), "_call_s3", record)
+    assert read_range(f"{bucket}/requests/some", 0, None) == b"0123456789"
+    assert read_range(f"{bucket}/requests/some", 3, 4) == b"3456"
+    assert requests == ["get_object"] * 2
+    assert read_range(f"{bucket}/requests/none", 0, None) == b""
+
+
 def write_lock(output: RemoteOutput, number: int, age: float) -> None:
     holder = {"token": "theirs", "host": "elsewhere", "process": 7, "time": time.time() - age}
     with output.create(lock_name(number)) as file:
@@ -224,6 +262,13 @@ def test_a_missing_bucket_is_told(bucket: str, pictures: Path) -> None:
 def test_an_unknown_kind_of_url_is_told() -> None:
     with pytest.raises(UsageError, match="cannot be reached from here"):
         open_output("gopher://host/shards")
+    with pytest.raises(UsageError, match="chain of URLs"):
+        open_output("zip://shards::s3://bucket/all.zip")
+
+
+def test_a_file_url_is_a_local_path(pictures: Path, expected: dict[str, bytes], tmp_path: Path) -> None:
+    run(f"file://{pictures}", open_output(f"file://{tmp_path}/shards"))
+    assert contents(open_output(tmp_path / "shards")) == expected
 
 
 # --------------------------------------------------------------------- cluster
