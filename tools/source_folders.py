@@ -175,7 +175,7 @@ def folder_notes(tree: Tree, splits: dict[str, bytes], groups: list[Group]) -> l
     return notes + tree.notes()
 
 
-def find_class_folders(root: str, exclude: Path | None = None) -> Source:
+def find_class_folders(root: str, exclude: Path | str | None = None) -> Source:
     """Class folders under `root`, an absolute path or a URL.  Without split folders every picture is in `train`."""
     tree = read_tree(root, exclude)
     folders = split_folders(root, tree)

@@ -84,22 +84,22 @@ def is_hidden(name: bytes) -> bool:
     return name.startswith(b".") or name == b"__MACOSX"
 
 
-def read_tree(root: str, exclude: Path | None = None) -> Tree:
-    """List a folder or URL.  `exclude`: a folder that is not entered (the output may lie inside the source)."""
+def read_tree(root: str, exclude: Path | str | None = None) -> Tree:
+    """List a folder or URL.  `exclude`: a folder or URL that is not entered (the output may lie inside the source)."""
     tree = Tree()
-    for folder, files in walk_url(root) if is_url(root) else walk(os.fsencode(root), exclude):
+    for folder, files in walk_url(root, exclude) if is_url(root) else walk(os.fsencode(root), exclude):
         if folder:
             tree.folders.add(folder)
         tree.add(folder, files)
     return tree
 
 
-def walk(root: bytes, exclude: Path | None) -> Iterator[tuple[bytes, dict[bytes, int]]]:
+def walk(root: bytes, exclude: Path | str | None) -> Iterator[tuple[bytes, dict[bytes, int]]]:
     """(folder relative to `root`, files in it with their bytes as `picture_size` tells them).
 
     Links are followed, but never round a circle.
     """
-    excluded = os.fsencode(exclude.resolve()) if exclude else None
+    excluded = os.path.realpath(os.fsencode(exclude)) if exclude else None
     waiting: list[tuple[bytes, tuple[bytes, ...]]] = [(b"", ())]
     while waiting:
         relative, above = waiting.pop()
@@ -145,12 +145,15 @@ def picture_size(entry: os.DirEntry[bytes]) -> int:
     return entry.stat().st_size
 
 
-def walk_url(root: str) -> Iterator[tuple[bytes, dict[bytes, int]]]:
+def walk_url(root: str, exclude: Path | str | None) -> Iterator[tuple[bytes, dict[bytes, int]]]:
     """As `walk`, for a URL; object stores know no empty folders."""
     system, path = open_system(root)
     start = len(path.rstrip("/")) + 1
+    excluded = f"{exclude}".rstrip("/") + "/"
     by_folder: dict[bytes, dict[bytes, int]] = {}
     for key, entry in system.find(path, detail=True).items():
+        if f"{root.rstrip('/')}/{key[start:]}".startswith(excluded):
+            continue
         folder, _, name = key[start:].encode().rpartition(b"/")
         if not any(is_hidden(part) for part in folder.split(b"/") if part):
             by_folder.setdefault(folder, {})[name] = int(entry["size"] or 0)

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from alexnet_fast.tools.dataset import MANIFEST
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.imagenet_classes import classes_by_wnid, imagenet_classes, validation_labels
+from alexnet_fast.tools.output import WORK
 from alexnet_fast.tools.picture_table import (
     SPLIT_ORDER,
     ClassName,
@@ -38,14 +40,21 @@ _WNID_STEM = re.compile(rb"(n\d{8})_")
 def tars_of(root: str, names: Mapping[str, bool]) -> dict[str, list[str]]:
     """Split -> its tars relative to the root, sorted: those in the folder, or in the folders in it.
 
+    Shards that this program made of the same source lie in such a folder too, and are none of the source's.
     The split is the last of the words train, val, validation, test and the like in a tar's path; all are train where no
     tar's path has one.
     """
     tars = sorted(name for name, folder in names.items() if not folder and name.endswith(".tar"))
     if not tars:
         folders = [name for name, folder in names.items() if folder and not name.startswith(".")]
-        below = (f"{folder}/{name}" for folder in folders for name in list_folder(join(root, folder)))
-        tars = sorted(path for path in below if path.endswith(".tar"))
+        below = {folder: list_folder(join(root, folder)) for folder in folders}
+        tars = sorted(
+            f"{folder}/{name}"
+            for folder, inside in below.items()
+            if not {MANIFEST, WORK} & inside.keys()
+            for name in inside
+            if name.endswith(".tar")
+        )
     by_split: dict[str, list[str]] = {}
     for tar in tars:
         by_split.setdefault(split_of(tar), []).append(tar)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from alexnet_fast.tools.picture_table import ClassName, Location, PictureTable, 
 from alexnet_fast.tools.source_folders import find_class_folders
 from alexnet_fast.tools.source_ilsvrc import find_ilsvrc2010, find_ilsvrc2012, is_ilsvrc2010, is_ilsvrc2012
 from alexnet_fast.tools.source_webdataset import find_webdataset, is_webdataset
-from alexnet_fast.tools.storage import absolute, is_folder, join, list_folder
+from alexnet_fast.tools.storage import absolute, is_folder, is_url, join, list_folder
 from alexnet_fast.tools.validation_split import draw_validation
 
 __all__ = ["KINDS", "ClassName", "Location", "PictureTable", "Source", "find_source", "read_bytes"]
@@ -28,13 +29,13 @@ def find_source(
     *,
     val_fraction: float | None = None,
     seed: int = 0,
-    exclude: Path | None = None,
+    exclude: Path | str | None = None,
     cache: Path | None = None,
 ) -> Source:
     """Find out what `path` (a folder, a tar, or a URL) holds and list its pictures.
 
     kind: one of `KINDS` overrules the looking.  val_fraction: draw a `val` split out of train, seeded.
-    exclude: the output folder, which may lie inside the source.
+    exclude: the output folder or URL, which may lie inside the source and is never looked into.
     cache: a folder to keep the scan of large tars in, so that a second run need not repeat it.
     Raises UsageError, with what was looked for and what was seen, where nothing fits.
     """
@@ -45,7 +46,7 @@ def find_source(
         root, _, name = root.rpartition("/")
         names = {name: False} if name in list_folder(root) else {}
     else:
-        names = list_folder(root)
+        names = without_output(root, list_folder(root), exclude)
     source = find_kind(root, names, kind or detect(root, names), exclude, cache)
     if not len(source.table):
         raise UsageError(f"{root}: no pictures in it. {' '.join(source.notes)}")
@@ -56,6 +57,19 @@ def find_source(
         note = f"No validation split: only {there} is sharded (--val-fraction draws one out of train)."
         return replace(source, notes=(*source.notes, note))
     return source
+
+
+def without_output(root: str, names: dict[str, bool], exclude: Path | str | None) -> dict[str, bool]:
+    """What lies in the source besides the output: our own tars would be found as a WebDataset."""
+    if exclude is None:
+        return names
+    place = real_place(exclude)
+    return {name: folder for name, folder in names.items() if not folder or real_place(join(root, name)) != place}
+
+
+def real_place(path: Path | str) -> str:
+    """One name for a folder, however it was reached."""
+    return absolute(path) if is_url(path) else os.path.realpath(path)
 
 
 def detect(root: str, names: dict[str, bool]) -> str:
@@ -69,7 +83,7 @@ def detect(root: str, names: dict[str, bool]) -> str:
     return "folders"
 
 
-def find_kind(root: str, names: dict[str, bool], kind: str, exclude: Path | None, cache: Path | None) -> Source:
+def find_kind(root: str, names: dict[str, bool], kind: str, exclude: Path | str | None, cache: Path | None) -> Source:
     if kind == "ilsvrc2012":
         return find_ilsvrc2012(root, names, cache)
     if kind == "ilsvrc2010":

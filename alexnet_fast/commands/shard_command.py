@@ -111,7 +111,7 @@ def _run(
         kind,
         val_fraction=options.val_fraction,
         seed=options.seed,
-        exclude=folder,
+        exclude=out,
         cache=folder / WORK if folder else None,
     )
     click.echo(f"{found.description}: {len(found.table):,} pictures")

@@ -175,6 +175,25 @@ def test_a_killed_worker_is_told_and_made_good(pictures: Path, unbroken: Path, t
     assert digests(folder) == digests(unbroken)
 
 
+def test_shards_inside_their_source_can_be_gone_on_with(
+    pictures: Path, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`cd imagenet; alexnet-fast shard .` writes to imagenet/shards, whose tars are no source."""
+    source = tmp_path / "source"
+    shutil.copytree(pictures, source)
+    monkeypatch.chdir(source)
+    for options in (["--strict"], [], []):  # stopped at a bad picture, finished, done already
+        with pytest.raises(SystemExit) as ended:
+            main(["shard", ".", "--shard-size", "10", "--workers", "1", *options])
+        assert ended.value.code == (1 if options else 3)
+        assert list((source / "shards").glob("*.tar"))
+    assert digests(source / "shards") == digests(unbroken)
+    with pytest.raises(SystemExit) as ended:  # another output beside the first
+        main(["shard", ".", "--shard-size", "10", "--workers", "1", "--out", "others"])
+    assert ended.value.code == 3
+    assert digests(source / "others") == digests(unbroken)
+
+
 def test_mistakes_leave_nothing_behind(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def call(*words: object) -> tuple[Any, str]:
         with pytest.raises(SystemExit) as ended:

@@ -182,6 +182,19 @@ def test_output_inside_the_source_and_links(tmp_path: Path) -> None:
     assert [entry.name for entry in source.classes] == ["a", "b", "real"]
 
 
+def test_output_inside_a_source_behind_a_url() -> None:
+    fsspec = pytest.importorskip("fsspec")
+    url = "memory://bucket-of-folders"
+    system = fsspec.filesystem("memory")
+    for name in ("a/1.jpg", "b/2.jpg", "shards/train-000000.tar", "shards/x/3.jpg", "shards-of-mine/4.jpg"):
+        system.pipe_file(f"{url}/{name}", name.encode())
+    source = find_source(url, exclude=f"{url}/shards/")
+    assert [entry.name for entry in source.classes] == ["a", "b", "shards-of-mine"]
+    before = source.fingerprint()
+    system.pipe_file(f"{url}/a/1.jpg", b"a larger picture of the same name")
+    assert find_source(url, exclude=f"{url}/shards").fingerprint() != before
+
+
 def test_val_fraction(tmp_path: Path) -> None:
     names = [f"train/{name}/{i}.jpg" for name in "abcd" for i in range(10)]
     write_files(tmp_path, pictures(*names))
