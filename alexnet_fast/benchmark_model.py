@@ -60,10 +60,10 @@ def measure_step(
     device: torch.device,
     batch_size: int,
     precision: Precision,
-    cuda_graph: bool = False,
+    record: bool = False,
 ) -> Measurement:
     """Our training step."""
-    step = make_step(architecture, device, precision, cuda_graph)
+    step = make_step(architecture, device, precision, record)
     batch = batch_of(batch_size, device, precision.dtype)
     number = iter(range(10**9))
     rate, spread = time_rate(batch_size, lambda: step(batch, step=next(number), seed=0), device)
@@ -78,13 +78,13 @@ def measure_step(
 
 
 def make_step(
-    architecture: Architecture, device: torch.device, precision: Precision, cuda_graph: bool = False
+    architecture: Architecture, device: torch.device, precision: Precision, record: bool = False
 ) -> TrainingStep:
     model = AlexNet(architecture).to(device)
     model.initialize(0)
     optimizer = SGD(model)
     optimizer.set_rates(weights=1e-6, biases=1e-6)
-    return TrainingStep(model, optimizer, precision=precision, cuda_graph=cuda_graph)
+    return TrainingStep(model, optimizer, precision=precision, record=record)
 
 
 def memory(device: torch.device) -> dict[str, float]:
@@ -117,9 +117,7 @@ def measure_model(
         step = measure_step(NETS["167"], device=device, batch_size=batch_size, precision=precision)
         rows.append(replace(step, name="net 167, training step"))
         if device.type == "cuda":
-            recorded = measure_step(
-                NETS["167"], device=device, batch_size=batch_size, precision=precision, cuda_graph=True
-            )
+            recorded = measure_step(NETS["167"], device=device, batch_size=batch_size, precision=precision, record=True)
             rows.append(replace(recorded, name="net 167, training step recorded as a CUDA graph"))
     batch_size = batch_sizes[len(batch_sizes) // 2]
     rows += norm_costs(device, batch_size, precision)

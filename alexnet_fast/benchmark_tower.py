@@ -28,7 +28,7 @@ class EchoExchange:
 
     towers = (0,)
 
-    def start(self, own: torch.Tensor, peer_shape: torch.Size, *, exact: bool = False) -> Wait:
+    def start(self, own: torch.Tensor, peer_shape: torch.Size) -> Wait:
         if own.shape == peer_shape:
             return lambda: own
         return lambda: torch.zeros(peer_shape, dtype=own.dtype, device=own.device).contiguous(memory_format=layout(own))

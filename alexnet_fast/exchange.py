@@ -1,7 +1,9 @@
 """What the two towers say to each other: nothing at all in one process, halves over `torch.distributed` in two.
 
 A process holds both towers or one (`Exchange.towers`).  The peer is the process that holds the other tower of the
-same replica.  Every exchange is symmetric: each side sends its own and receives the other's, in the same order.
+same replica.  Every exchange is symmetric: each side sends its own and receives the other's, in the same order.  What
+travels is in the precision in which the network computes, so in half precision as a rule (the authors' own exchange in
+16 bits, net 170-quant, cost nothing: 40.52 / 18.42 % error).
 """
 
 from __future__ import annotations
@@ -24,11 +26,8 @@ class Exchange(Protocol):
         """The towers this process holds: (0, 1), (0,) or (1,)."""
         ...
 
-    def start(self, own: torch.Tensor, peer_shape: torch.Size, *, exact: bool = False) -> Wait:
-        """Send `own` to the peer and begin to receive a tensor of `peer_shape`; compute while it travels.
-
-        `exact`: nothing is rounded on the way, whatever travels otherwise.
-        """
+    def start(self, own: torch.Tensor, peer_shape: torch.Size) -> Wait:
+        """Send `own` to the peer and begin to receive a tensor of `peer_shape`, in its dtype, while one computes."""
         ...
 
 
@@ -38,23 +37,20 @@ class LocalExchange:
     def __init__(self, num_towers: int = 2) -> None:
         self.towers = tuple(range(num_towers))
 
-    def start(self, own: torch.Tensor, peer_shape: torch.Size, *, exact: bool = False) -> Wait:
+    def start(self, own: torch.Tensor, peer_shape: torch.Size) -> Wait:
         raise AssertionError("a process that holds every tower has no peer")
 
 
 class TowerExchange:
     """This process holds one tower; the other one's process is `peer` (a rank of the whole world)."""
 
-    def __init__(self, tower: int, peer: int, group: dist.ProcessGroup, dtype: torch.dtype | None = None) -> None:
-        """`dtype`: what travels, say float16 while the network computes in float32; None: whatever is sent."""
+    def __init__(self, tower: int, peer: int, group: dist.ProcessGroup) -> None:
         self.towers = (tower,)
         self.peer = peer
         self.group = group
-        self.dtype = dtype
 
-    def start(self, own: torch.Tensor, peer_shape: torch.Size, *, exact: bool = False) -> Wait:
-        rounded = self.dtype is not None and not exact and own.dtype.is_floating_point
-        travels = as_rows(own.to(self.dtype) if rounded else own)
+    def start(self, own: torch.Tensor, peer_shape: torch.Size) -> Wait:
+        travels = as_rows(own)
         received = torch.empty(peer_shape, dtype=travels.dtype, device=own.device, memory_format=layout(own))
         arrives = as_rows(received)
         works = dist.batch_isend_irecv(
@@ -68,7 +64,7 @@ class TowerExchange:
             for work in works:
                 work.wait()
             # `travels` lives until here: it must not be freed while it is being sent.
-            return received.to(own.dtype) if travels.dtype != own.dtype else received
+            return received
 
         return wait
 

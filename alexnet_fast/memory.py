@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from alexnet_fast.dropout import DropoutKey
+from alexnet_fast.exchange import LocalExchange, Wait
 from alexnet_fast.model import AlexNet, Architecture
 
 PICTURES = 2
@@ -12,11 +13,23 @@ TEMPORARIES = 1.5
 """Memory of a step over what it keeps for the way back: gradients on their way, and what libraries need to work."""
 
 
-def kept_bytes(architecture: Architecture, dtype: torch.dtype) -> float:
-    """Bytes that the forward pass keeps for the way back, for each picture; counted without computing anything."""
+class NobodyExchange:
+    """One tower whose peer's maps have a shape and no numbers."""
+
+    def __init__(self, towers: tuple[int, ...]) -> None:
+        self.towers = towers
+
+    def start(self, own: torch.Tensor, peer_shape: torch.Size) -> Wait:
+        return lambda: own.new_empty(peer_shape)
+
+
+def kept_bytes(architecture: Architecture, dtype: torch.dtype, towers: tuple[int, ...]) -> float:
+    """Bytes that a process with these towers keeps of each picture for the way back; nothing is computed."""
     blocks: dict[int, int] = {}
+    whole = LocalExchange(architecture.num_towers)
     with torch.device("meta"):
-        model = AlexNet(architecture).to(dtype)
+        exchange = whole if towers == whole.towers else NobodyExchange(towers)
+        model = AlexNet(architecture, exchange=exchange).to(dtype)
         images = torch.empty(PICTURES, 3, architecture.image_size, architecture.image_size, dtype=dtype)
         key = torch.empty((), dtype=torch.int64)
     kept: list[torch.Tensor] = []  # alive, so that no two have the same identity
@@ -35,7 +48,7 @@ def kept_bytes(architecture: Architecture, dtype: torch.dtype) -> float:
     return sum(blocks.values()) / PICTURES
 
 
-def largest_batch(architecture: Architecture, dtype: torch.dtype, available: int) -> int:
+def largest_batch(architecture: Architecture, dtype: torch.dtype, available: int, towers: tuple[int, ...]) -> int:
     """Pictures of a step that `available` bytes hold, weights and momentum not counted; a multiple of 16, or fewer."""
-    pictures = int(available / (TEMPORARIES * kept_bytes(architecture, dtype)))
+    pictures = int(available / (TEMPORARIES * kept_bytes(architecture, dtype, towers)))
     return pictures - pictures % 16 if pictures >= 16 else max(0, pictures)

@@ -33,6 +33,8 @@ class Mesh:
     """The processes with this process's tower, one of each replica: gradients are averaged over them."""
     tower_group: dist.ProcessGroup | None = None
     """The two towers of this replica."""
+    host_group: dist.ProcessGroup | None = None
+    """All processes, over the host: what is said here waits for no GPU."""
 
     @property
     def processes_per_replica(self) -> int:
@@ -80,14 +82,14 @@ class Mesh:
             )
         return batch_size // self.world_size
 
-    def make_exchange(self, num_towers: int = 2, dtype: torch.dtype | None = None) -> Exchange:
-        """What the model is to be made with.  `dtype`: what travels between the towers, None: as computed."""
+    def make_exchange(self, num_towers: int = 2) -> Exchange:
+        """What the model is to be made with."""
         if not self.split:
             return LocalExchange(num_towers)
         if num_towers != 2:
             raise UsageError("a network of one tower cannot be split over two processes: choose parallel data")
         assert self.tower_group is not None
-        return TowerExchange(self.tower, self.rank ^ 1, self.tower_group, dtype)
+        return TowerExchange(self.tower, self.rank ^ 1, self.tower_group)
 
     def sum_over_replicas(self, tensor: torch.Tensor) -> torch.Tensor:
         """The sum of a small tensor that the two towers of a replica have alike (loss, counts)."""
@@ -95,6 +97,14 @@ class Mesh:
         if self.replica_group is not None:
             dist.all_reduce(total, group=self.replica_group)
         return total
+
+    def any_process(self, *flags: bool) -> list[bool]:
+        """Each flag: whether any process has it; the same answer everywhere.  No GPU is waited for."""
+        if self.world_size == 1:
+            return list(flags)
+        votes = torch.tensor(flags, dtype=torch.int32)
+        dist.all_reduce(votes, op=dist.ReduceOp.MAX, group=self.host_group)
+        return [bool(vote) for vote in votes.tolist()]
 
     def barrier(self) -> None:
         """Wait for all processes."""
@@ -143,4 +153,5 @@ def join_mesh(device: torch.device, *, split: bool) -> Mesh:
         split=split,
         replica_group=grid.get_group("replica") if world_size > towers else None,
         tower_group=grid.get_group("tower") if split else None,
+        host_group=dist.new_group(backend="gloo") if backend != "gloo" else None,
     )

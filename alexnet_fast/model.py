@@ -300,7 +300,7 @@ def whole_tensor(model: AlexNet, name: str, rows: torch.Tensor) -> torch.Tensor:
     layer = name.split(".")[0]
     peer_rows = model.architecture.rows(layer, (1 - model.towers[0],))
     shape = torch.Size((peer_rows.stop - peer_rows.start, *rows.shape[1:]))
-    peer = model.exchange.start(rows, shape, exact=True)()
+    peer = model.exchange.start(rows, shape)()
     halves = (rows, peer) if model.towers == (0,) else (peer, rows)
     return torch.cat([half.to("cpu") for half in halves])
 

@@ -87,6 +87,8 @@ class Recipe:
     """Samples out of which each process draws the next, beside the shuffle of the shards."""
     precision: str = "auto"
     """bf16, fp16, fp32, or auto: what the device multiplies fastest."""
+    record_step: bool = True
+    """On one GPU: launch each step as one recording (a CUDA graph) instead of its hundreds of kernels one by one."""
     final_views: Literal[1, 10] = 10
     """Views of each picture in the evaluation at the end; after each epoch it is the centre view."""
     checkpoint_minutes: float = 15.0

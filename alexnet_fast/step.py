@@ -9,12 +9,12 @@ import torch
 import torch.distributed as dist
 
 from alexnet_fast.cpu_memory import keep_freed_memory
-from alexnet_fast.cuda_graph import RecordedCompute
+from alexnet_fast.cuda_graph import Recording
 from alexnet_fast.dropout import DropoutKey, step_key
 from alexnet_fast.exchange import as_rows
 from alexnet_fast.memory import largest_batch
 from alexnet_fast.mesh import Mesh
-from alexnet_fast.model import AlexNet, loss_and_errors
+from alexnet_fast.model import LAYERS, AlexNet, loss_and_errors
 from alexnet_fast.optimizer import SGD
 from alexnet_fast.pipelines.batch import Batch
 from alexnet_fast.precision import Precision
@@ -25,10 +25,12 @@ LAG = 2
 FIRST_SCALE = 2.0**16
 SCALE_GROWS_EVERY = 2000
 """Steps in a row without overflow, after which float16's loss scale doubles; an overflow halves it."""
+LEAST_SCALE = 1.0
+"""Of float16: a gradient that overflows even unscaled has diverged."""
 
 
 class DivergedError(UserError):
-    """The loss became NaN or infinite."""
+    """The loss or a gradient became NaN or infinite."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class StepResult:
 
 @dataclass(frozen=True)
 class Pending:
-    """A step whose loss the host has not looked at yet."""
+    """A step of which the host does not know yet whether it went well."""
 
     step: int
     batch: Batch
@@ -67,9 +69,9 @@ class TrainingStep:
         *,
         precision: Precision,
         mesh: Mesh | None = None,
-        cuda_graph: bool = False,
+        record: bool = False,
     ) -> None:
-        """`cuda_graph`: record the step once and replay it; for one GPU."""
+        """`record`: record the step as a CUDA graph and replay it; for one GPU."""
         self.model = model
         self.optimizer = optimizer
         self.mesh = mesh if mesh is not None else Mesh()
@@ -80,8 +82,8 @@ class TrainingStep:
         self.scaled = precision.scaled
         if self.device.type == "cpu":
             keep_freed_memory()
-        assert not cuda_graph or (self.device.type == "cuda" and self.mesh.world_size == 1)
-        self.compute = RecordedCompute(self.compute_now) if cuda_graph else self.compute_now
+        assert not record or (self.device.type == "cuda" and self.mesh.world_size == 1)
+        self.recording = Recording() if record else None
         self.working: dict[str, torch.Tensor] = {}
         self.reductions: list[dist.Work] = []
         self.alive = torch.ones((), dtype=torch.bool, device=self.device)
@@ -103,23 +105,24 @@ class TrainingStep:
     def __call__(self, batch: Batch, *, step: int, seed: int) -> StepResult:
         """Train on this process's pictures; `step`, counted from the run's beginning, and `seed` fix the dropout."""
         key = torch.full((), step_key(seed, step), dtype=torch.int64, device=self.device)
+        num_pictures = len(batch.labels) * self.mesh.processes_per_replica
         try:
             batch = self.whole_batch(batch)
-            dropout = DropoutKey(key, first_row=self.mesh.replica * len(batch.labels))
+            dropout = DropoutKey(key, first_row=self.mesh.replica * num_pictures)
             loss, errors = self.compute(batch, dropout)
         except torch.OutOfMemoryError:
-            raise UserError(self.out_of_memory(len(batch.labels))) from None
+            raise UserError(self.out_of_memory(num_pictures)) from None
         self.pending.append(Pending(step, batch, dropout, *self.fetch_alive()))
         if len(self.pending) > (LAG if self.device.type == "cuda" else 0):
             self.look_at(self.pending.popleft())
-        return StepResult(loss, errors, len(batch.labels))
+        return StepResult(loss, errors, num_pictures)
 
     def whole_batch(self, batch: Batch) -> Batch:
         """The replica's pictures, out of the two halves that its two processes loaded; in the network's dtype."""
         images, labels = batch.images.to(self.dtype), batch.labels
         if self.mesh.split:
             exchange = self.model.exchange
-            waits = exchange.start(images, images.shape, exact=True), exchange.start(labels, labels.shape, exact=True)
+            waits = exchange.start(images, images.shape), exchange.start(labels, labels.shape)
             theirs = [wait() for wait in waits]
             pairs = [(images, theirs[0]), (labels, theirs[1])]
             if self.mesh.tower == 1:
@@ -127,16 +130,18 @@ class TrainingStep:
             images, labels = (torch.cat(pair) for pair in pairs)
         return Batch(images, labels)
 
+    def compute(self, batch: Batch, dropout: DropoutKey) -> tuple[torch.Tensor, torch.Tensor]:
+        """Everything that is done on the device: (loss, errors)."""
+        if self.recording is not None:
+            return self.recording(self.compute_now, batch, dropout)
+        return self.compute_now(batch, dropout)
+
     def compute_now(self, batch: Batch, dropout: DropoutKey) -> tuple[torch.Tensor, torch.Tensor]:
-        """Everything that is done on the device."""
         logits = self.model(batch.images, dropout, weights=self.working)
         loss, errors = loss_and_errors(logits, batch.labels)
-        finite = self.alive & loss.detach().isfinite()
-        agreement = self.agree(finite)
         (loss * self.scale if self.scaled else loss).backward()  # type: ignore[no-untyped-call]
         self.finish_averaging()
-        self.alive.copy_(settle(agreement, finite))
-        alive = self.alive & self.gradients_are_finite() if self.scaled else self.alive
+        alive = self.is_alive(loss.detach())
         self.optimizer.step(
             {name: tensor.grad for name, tensor in self.working.items() if tensor.grad is not None},
             gradient_scale=1.0 / (self.scale * self.mesh.num_replicas),
@@ -148,6 +153,26 @@ class TrainingStep:
         for tensor in self.working.values():
             tensor.grad = None
         return loss.detach(), errors
+
+    def is_alive(self, loss: torch.Tensor) -> torch.Tensor:
+        """0-dim bool, the same in every process: whether this step may change the weights.
+
+        Once the run has diverged no later step may.  A gradient that overflows in float16 makes its step be skipped.
+        """
+        finite = self.alive & loss.isfinite()
+        # A gradient that is not finite on its way through a layer is not finite in that layer's bias either, and biases
+        # are few.  float16 looks at the weights' gradients too: there a sum of finite numbers overflows.
+        gradients = [t.grad for name, t in self.working.items() if t.grad is not None and self.is_looked_at(name)]
+        gradients_finite = torch.stack(torch._foreach_norm(gradients, float("inf"))).isfinite().all()
+        if not self.scaled:
+            self.alive.copy_(self.everywhere(finite & gradients_finite)[0])
+            return self.alive
+        finite, gradients_finite = self.everywhere(finite, gradients_finite)
+        self.alive.copy_(finite & (gradients_finite | (self.scale > LEAST_SCALE)))
+        return self.alive & gradients_finite
+
+    def is_looked_at(self, name: str) -> bool:
+        return self.scaled or name.endswith("bias")
 
     def average_soon(self, working: torch.Tensor) -> None:
         """Sum a weight's gradient over the replicas while those of earlier layers are still being computed."""
@@ -172,21 +197,13 @@ class TrainingStep:
             work.wait()
         self.reductions.clear()
 
-    def agree(self, flag: torch.Tensor) -> tuple[torch.Tensor, dist.Work] | None:
-        """Begin to ask whether every process's flag is True; `settle` finishes.  Nobody to ask: None."""
+    def everywhere(self, *flags: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Each flag (0-dim bool): whether it is True in every process."""
         if self.mesh.world_size == 1:
-            return None
-        votes = flag.to(torch.int32)
-        work = dist.all_reduce(votes, op=dist.ReduceOp.MIN, async_op=True)
-        assert work is not None
-        return votes, work
-
-    def gradients_are_finite(self) -> torch.Tensor:
-        """0-dim bool, the same in every process: no float16 gradient has overflowed."""
-        gradients = [tensor.grad for tensor in self.working.values() if tensor.grad is not None]
-        largest = torch.stack(torch._foreach_norm(gradients, float("inf")))
-        finite = largest.isfinite().all()
-        return settle(self.agree(finite), finite)
+            return flags
+        votes = torch.stack(flags).to(torch.int32)
+        dist.all_reduce(votes, op=dist.ReduceOp.MIN)
+        return votes.to(torch.bool).unbind()
 
     def adapt_scale(self, alive: torch.Tensor) -> None:
         """Halve float16's loss scale after an overflow, double it after a long time without."""
@@ -211,37 +228,66 @@ class TrainingStep:
             self.look_at(self.pending.popleft())
 
     def look_at(self, pending: Pending) -> None:
-        """Raise `DivergedError` if that step's loss was not finite: since then nothing was changed any more."""
+        """Raise `DivergedError` if that step's loss or a gradient was not finite: since then nothing was changed."""
         if pending.arrived is not None:
             pending.arrived.synchronize()
         if not bool(pending.alive):
-            where = self.first_of_all(self.first_bad_layer(pending))
             raise DivergedError(
-                f"step {pending.step}: the loss is NaN or infinite; {where}. "
+                f"step {pending.step}: the loss or a gradient is NaN or infinite; {self.first_to_blame(pending)}. "
                 "The weights are those of the step before. Lower the learning rate, or train in fp32"
             )
 
-    def first_of_all(self, own: str | None) -> str:
-        """What the first process has found that has found something; every process comes here at the same step."""
-        found: list[str | None] = [own] * self.mesh.world_size
+    def first_to_blame(self, pending: Pending) -> str:
+        """Where the first number that is not finite comes from: a weight, the pictures, a layer's output or gradient.
+
+        Does the step again without its update, in every process, and looks everywhere.
+        """
+        found = self.first_bad_output(pending)
+        if not any(self.from_all(found)):
+            found = self.first_bad_gradient(pending)
+        suspects = [suspect for suspect in self.from_all(found) if suspect is not None]
+        return min(suspects)[1] if suspects else "the second time all numbers were finite: look at the GPU's health"
+
+    def from_all(self, own: tuple[int, str] | None) -> list[tuple[int, str] | None]:
+        """What every process has found; all call it together."""
+        found: list[tuple[int, str] | None] = [own] * self.mesh.world_size
         if self.mesh.world_size > 1:
             dist.all_gather_object(found, own)
-        return next(filter(None, found), "every layer's output is finite, the labels are not classes")
+        return found
 
-    def first_bad_layer(self, pending: Pending) -> str | None:
-        """Where the first number that is not finite comes from; runs the forward pass again, in every process."""
-        bad_weights = [name for name, tensor in self.parameters.items() if not bool(tensor.isfinite().all())]
-        bad_outputs: list[str] = [] if bool(pending.batch.images.isfinite().all()) else ["the pictures"]
+    def first_bad_output(self, pending: Pending) -> tuple[int, str] | None:
+        """(place on the way forward, words) of the first weight, picture or output that is not finite."""
+        bad: list[str] = []
+        for name, tensor in self.parameters.items():
+            if not is_finite(tensor):
+                bad.append(f"{name} itself is not finite: it was so when it was loaded")
+        if not is_finite(pending.batch.images):
+            bad.append("the first to blame is the pictures")
+        outputs: list[tuple[int, str]] = []
 
         def observe(layer: str, output: torch.Tensor) -> None:
-            if not bool(output.isfinite().all()):
-                bad_outputs.append(f"the output of {layer}")
+            if not is_finite(output):
+                outputs.append((1 + len(seen), f"the first to blame is the output of {layer}"))
+            seen.append(layer)
 
+        seen: list[str] = []
         with torch.no_grad():
-            self.model(pending.batch.images, pending.dropout, weights=self.working, observe=observe)
-        if bad_weights:
-            return f"{bad_weights[0]} itself is not finite: the gradient of an earlier step overflowed"
-        return f"the first to blame is {bad_outputs[0]}" if bad_outputs else None
+            logits = self.model(pending.batch.images, pending.dropout, weights=self.working, observe=observe)
+            loss, _ = loss_and_errors(logits, pending.batch.labels)
+        if not is_finite(loss):
+            outputs.append((1 + len(seen), "the first to blame is the loss itself: fc8's outputs are too far apart"))
+        return (0, bad[0]) if bad else outputs[0] if outputs else None
+
+    def first_bad_gradient(self, pending: Pending) -> tuple[int, str] | None:
+        """(place on the way back, words) of the first layer whose weights' gradients are not finite."""
+        logits = self.model(pending.batch.images, pending.dropout, weights=self.working)
+        loss, _ = loss_and_errors(logits, pending.batch.labels)
+        gradients = torch.autograd.grad(loss * self.scale, list(self.working.values()))
+        finite = {name: is_finite(gradient) for name, gradient in zip(self.working, gradients, strict=True)}
+        for place, layer in enumerate(reversed(LAYERS)):
+            if not (finite[f"{layer}.weight"] and finite[f"{layer}.bias"]):
+                return place, f"the first to blame is the gradient of {layer}"
+        return None
 
     def out_of_memory(self, batch_size: int) -> str:
         """What to do when a replica's `batch_size` pictures are too many: how many would fit."""
@@ -251,11 +297,13 @@ class TrainingStep:
             parameter.numel() * (2 * parameter.element_size() + 2 * self.dtype.itemsize)
             for parameter in self.parameters.values()
         )
-        fits = largest_batch(self.model.architecture, self.dtype, max(0, free + mine - lasting))
+        towers = self.model.towers
+        fits = largest_batch(self.model.architecture, self.dtype, max(0, free + mine - lasting), towers)
         total = min(fits, batch_size - 1) * self.mesh.num_replicas
+        remedy = f"give batch_size at most about {total}" if total else "other programs may be using this GPU: end them"
         return (
             f"a step with {batch_size} pictures on this GPU does not fit into its memory "
-            f"({(free + mine) / 2**30:.1f} GiB are there for it): give batch_size at most about {total}, or more GPUs"
+            f"({(free + mine) / 2**30:.1f} GiB are there for it): {remedy}, or take more GPUs"
         )
 
     def state_dict(self) -> dict[str, float]:
@@ -269,13 +317,8 @@ class TrainingStep:
             self.good_steps.fill_(int(state["good_steps"]))
 
 
-def settle(agreement: tuple[torch.Tensor, dist.Work] | None, own: torch.Tensor) -> torch.Tensor:
-    """What everybody agrees on, 0-dim bool."""
-    if agreement is None:
-        return own
-    votes, work = agreement
-    work.wait()
-    return votes.to(torch.bool)
+def is_finite(tensor: torch.Tensor) -> bool:
+    return bool(tensor.isfinite().all())
 
 
 def working_copy(parameter: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

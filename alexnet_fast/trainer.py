@@ -139,7 +139,8 @@ class Trainer:
             load_whole_state(self.model, start.model)
             if start.optimizer is not None:
                 self.optimizer.load_whole_state(start.optimizer)
-        self.train_step = TrainingStep(self.model, self.optimizer, precision=self.precision, mesh=mesh)
+        record = self.recipe.record_step and device.type == "cuda" and mesh.world_size == 1
+        self.train_step = TrainingStep(self.model, self.optimizer, precision=self.precision, mesh=mesh, record=record)
         self.step = self.restore(start, notes)
         self.saved_step = start.step if start else None
         self.saved_at = time.monotonic()
@@ -172,7 +173,7 @@ class Trainer:
             self.schedule,
             rank=self.mesh.data_rank,
             num_ranks=self.mesh.num_data_ranks,
-            all_agree=lambda fine: not self.any_process(not fine)[0],
+            all_agree=lambda fine: not self.mesh.any_process(not fine)[0],
         )
         if note is not None:
             notes.append(note)
@@ -227,7 +228,7 @@ class Trainer:
     def look_up(self, interruption: Interruption, noise: bool, *, end_of_epoch: bool) -> None:
         """Between two steps: tell, save, stop, if it is time to."""
         minutes = (time.monotonic() - self.saved_at) / 60
-        stop, save, tell = self.any_process(
+        stop, save, tell = self.mesh.any_process(
             interruption.asked, minutes >= self.recipe.checkpoint_minutes, self.meter.seconds >= TELL_SECONDS
         )
         if tell or end_of_epoch or stop:
@@ -241,14 +242,6 @@ class Trainer:
                 f"stopped after step {self.step:,} of {self.schedule.num_steps:,}; everything is saved. "
                 f"Go on with the same command and --resume (the run is in {self.folder.path})."
             )
-
-    def any_process(self, *flags: bool) -> list[bool]:
-        """Each flag: whether any process has it; the same answer everywhere."""
-        if self.mesh.world_size == 1:
-            return list(flags)
-        votes = torch.tensor(flags, dtype=torch.int32, device=self.device)
-        dist.all_reduce(votes, op=dist.ReduceOp.MAX)
-        return [bool(vote) for vote in votes.tolist()]
 
     def evaluate(self, num_views: Literal[1, 10]) -> EvaluationResult | None:
         """Over the validation split; None where the data set has none."""

@@ -84,11 +84,19 @@ def inverse_power(d):
 
 
 @triton.jit
+def next_inverse_power(d):
+    """d^-1.75, without a division."""
+    root = tl.rsqrt(d)
+    return root * tl.sqrt(root) * (root * root)
+
+
+@triton.jit
 def load_map(pointer, start, column, there, maps, RELU: tl.constexpr):
     """Float32; 0 where a column is outside the tower."""
     inside = there & (column >= 0) & (column < maps)
     x = tl.load(pointer + start + column, mask=inside, other=0.0).to(tl.float32)
-    return tl.maximum(x, 0.0) if RELU else x
+    # NaN stays NaN, as in torch: a run that has diverged must be seen to have.
+    return tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL) if RELU else x
 
 
 @triton.jit
@@ -140,16 +148,17 @@ def channel_backward_kernel(
     x8 = load_map(x_pointer, start, column + 4, there, maps, RELU)
     shared = x3 * x3 + x * x + x5 * x5
     d = k + a * (x2 * x2 + shared + x6 * x6)
-    through = load_map(g_pointer, start, column, there, maps, False) * inverse_power(d)
-    inner = through * x / d
+    g = load_map(g_pointer, start, column, there, maps, False)
+    through = g * inverse_power(d)
+    inner = g * x * next_inverse_power(d)
     d = k + a * (x0 * x0 + x1 * x1 + x2 * x2 + x3 * x3 + x * x)
-    inner += load_map(g_pointer, start, column - 2, there, maps, False) * x2 * inverse_power(d) / d
+    inner += load_map(g_pointer, start, column - 2, there, maps, False) * x2 * next_inverse_power(d)
     d = k + a * (x1 * x1 + x2 * x2 + shared)
-    inner += load_map(g_pointer, start, column - 1, there, maps, False) * x3 * inverse_power(d) / d
+    inner += load_map(g_pointer, start, column - 1, there, maps, False) * x3 * next_inverse_power(d)
     d = k + a * (shared + x6 * x6 + x7 * x7)
-    inner += load_map(g_pointer, start, column + 1, there, maps, False) * x5 * inverse_power(d) / d
+    inner += load_map(g_pointer, start, column + 1, there, maps, False) * x5 * next_inverse_power(d)
     d = k + a * (x * x + x5 * x5 + x6 * x6 + x7 * x7 + x8 * x8)
-    inner += load_map(g_pointer, start, column + 2, there, maps, False) * x6 * inverse_power(d) / d
+    inner += load_map(g_pointer, start, column + 2, there, maps, False) * x6 * next_inverse_power(d)
     dx = through - 1.5 * a * x * inner
     if RELU:
         dx = tl.where(x > 0, dx, 0.0)
@@ -200,9 +209,9 @@ def spatial_inner_kernel(
     place = pixel * maps + column
     there = (pixel < pixels) & (column < maps)
     x = tl.load(x_pointer + place, mask=there, other=0.0).to(tl.float32)
-    through = tl.load(g_pointer + place, mask=there, other=0.0).to(tl.float32) * inverse_power(d)
-    tl.store(through_pointer + place, through, mask=there)
-    tl.store(inner_pointer + place, through * x / d, mask=there)
+    g = tl.load(g_pointer + place, mask=there, other=0.0).to(tl.float32)
+    tl.store(through_pointer + place, g * inverse_power(d), mask=there)
+    tl.store(inner_pointer + place, g * x * next_inverse_power(d), mask=there)
 
 
 @triton.jit

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
+from alexnet_fast.checkpoint import load_checkpoint, saved_checkpoints
 from alexnet_fast.kernels import norms, plain
 from alexnet_fast.model import NETS, AlexNet, small
 from alexnet_fast.optimizer import SGD
 from alexnet_fast.pipelines.batch import Batch
 from alexnet_fast.precision import Precision
+from alexnet_fast.recipe import load_recipe
 from alexnet_fast.step import TrainingStep
+from alexnet_fast.tools.dataset import Dataset
+from alexnet_fast.trainer import train as train_run
 
 pytestmark = [
     pytest.mark.gpu,
@@ -29,12 +37,12 @@ def pictures(step: int, device: str) -> Batch:
     return Batch(images.to(device).contiguous(memory_format=torch.channels_last), labels.to(device))
 
 
-def make(device: str, precision: Precision, cuda_graph: bool = False) -> TrainingStep:
+def make(device: str, precision: Precision, record: bool = False) -> TrainingStep:
     model = AlexNet(NET).to(device)
     model.initialize(1)
     optimizer = SGD(model)
     optimizer.set_rates(weights=0.01, biases=0.02)
-    return TrainingStep(model, optimizer, precision=precision, cuda_graph=cuda_graph)
+    return TrainingStep(model, optimizer, precision=precision, record=record)
 
 
 def train(step: TrainingStep) -> list[float]:
@@ -52,15 +60,15 @@ def test_gpu_and_cpu_train_alike(precision: Precision) -> None:
 
 
 def test_a_recorded_step_is_the_step() -> None:
-    eager, recorded = make("cuda", BF16), make("cuda", BF16, cuda_graph=True)
+    eager, recorded = make("cuda", BF16), make("cuda", BF16, record=True)
     assert train(recorded) == pytest.approx(train(eager), rel=1e-3)
     for name, parameter in eager.parameters.items():
         torch.testing.assert_close(recorded.parameters[name], parameter, rtol=1e-2, atol=1e-4)
 
 
-@pytest.mark.parametrize("cuda_graph", [False, True])
-def test_a_step_waits_for_nothing(cuda_graph: bool) -> None:
-    step = make("cuda", BF16, cuda_graph)
+@pytest.mark.parametrize("record", [False, True])
+def test_a_step_waits_for_nothing(record: bool) -> None:
+    step = make("cuda", BF16, record)
     train(step)
     batches = [pictures(number, "cuda") for number in range(2)]
     torch.cuda.set_sync_debug_mode("error")
@@ -78,3 +86,41 @@ def test_norms_at_full_size(dtype: torch.dtype) -> None:
     ours = norms.local_response_norm(x, 2, 1e-4, relu=True)
     expected = plain.channel_forward(x.double(), 2, 1e-4, True)
     torch.testing.assert_close(ours.double(), expected, rtol=1e-5 if dtype == torch.float32 else 4e-3, atol=1e-5)
+    g = torch.randn(8, 96, 55, 55, device="cuda").to(dtype).contiguous(memory_format=torch.channels_last)
+    back = norms.kernels_for(x).channel_backward(g, x, 2, 1e-4, True)
+    expected = plain.channel_backward(g.double(), x.double(), 2, 1e-4, True)
+    torch.testing.assert_close(back.double(), expected, rtol=1e-4 if dtype == torch.float32 else 4e-3, atol=1e-5)
+    spatial = norms.spatial_norm(x)
+    expected = plain.spatial_forward(x.double())
+    torch.testing.assert_close(spatial.double(), expected, rtol=1e-5 if dtype == torch.float32 else 4e-3, atol=1e-5)
+
+
+def test_nan_passes_the_relu_of_a_norm() -> None:
+    x = torch.zeros(1, 8, 2, 2, device="cuda").contiguous(memory_format=torch.channels_last)
+    x[0, 1, 1, 1] = float("nan")
+    assert bool(norms.local_response_norm(x, 2, 1e-4, relu=True)[0, 1, 1, 1].isnan())
+
+
+@pytest.mark.parametrize("record_step", [True, False])
+def test_train_on_a_gpu(tiny_dataset: Dataset, tmp_path: Path, record_step: bool) -> None:
+    settings = [
+        "width_divisor=16",
+        "batch_size=8",
+        "rates_for_batch=8",
+        "epochs=2",
+        f"record_step={record_step}".lower(),
+    ]
+    result = train_run(tiny_dataset, load_recipe("2013", settings), tmp_path / "run", device="cuda", quiet=True)
+    assert result["steps"] == 14
+    assert result["10_views"]["samples"] == 30
+
+
+def test_deterministic_runs_are_equal_bit_for_bit(tiny_dataset: Dataset, tmp_path: Path) -> None:
+    weights = []
+    settings = ("width_divisor=16", "batch_size=8", "rates_for_batch=8", "epochs=2")
+    sets = [word for setting in settings for word in ("--set", setting)]
+    for run in (tmp_path / "one", tmp_path / "other"):
+        command = [sys.executable, "-m", "alexnet_fast.cli", "train", str(tiny_dataset.folder), "--deterministic"]
+        subprocess.run([*command, *sets, "--device", "cuda", "--out", str(run)], check=True)
+        weights.append(load_checkpoint(saved_checkpoints(run / "checkpoints")[-1]).model)
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())

@@ -126,8 +126,8 @@ def test_update(
     assert torch.equal(ours[0], tensors()[0]) != alive  # type: ignore[arg-type]
 
 
-def compile_for_hopper(kernel: Any, types: str, constants: dict[str, int | bool]) -> None:
-    """Compile to machine code, which needs no GPU.  `types`: of the arguments that are no constants, in order."""
+def compile_for_hopper(kernel: Any, types: str, constants: dict[str, int | bool]) -> str:
+    """The PTX; compiled on to machine code, which needs no GPU.  `types`: of the arguments that are no constants."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
@@ -138,6 +138,8 @@ def compile_for_hopper(kernel: Any, types: str, constants: dict[str, int | bool]
         ASTSource(fn=kernel, signature=signature, constexprs=places), target=GPUTarget("cuda", 90, 32)
     )
     assert compiled.asm["cubin"]
+    ptx: str = compiled.asm["ptx"]
+    return ptx
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton's compiler is for Linux")
@@ -163,4 +165,7 @@ def test_kernels_compile(half: str, monkeypatch: pytest.MonkeyPatch) -> None:
             {"HAS_COPY": True, "BLOCK": 2048},
         ),
     ):
-        compile_for_hopper(kernel, types, constants)
+        ptx = compile_for_hopper(kernel, types, constants)
+        if "RELU" in constants:  # a maximum that swallows NaN would hide that the run has diverged
+            assert "max.NaN" in ptx
+            assert "max.f32" not in ptx

@@ -96,7 +96,7 @@ def test_a_bad_picture_stops_the_run_and_leaves_the_weights(precision: Precision
     before = copies(model)
     bad = pictures(1)
     bad.images[2, 1, 5, 5] = float("inf")
-    with pytest.raises(DivergedError, match=r"step 1: the loss is NaN or infinite; the first to blame is the pictures"):
+    with pytest.raises(DivergedError, match=r"step 1: the loss or a gradient is NaN or infinite; .* is the pictures"):
         step(bad, step=1, seed=0)
     assert all(torch.equal(tensor, before[name]) for name, tensor in copies(model).items())
 
@@ -111,6 +111,26 @@ def test_the_first_bad_layer_is_named() -> None:
     with pytest.raises(DivergedError, match=r"fc6\.weight itself is not finite"):
         step(pictures(), step=5, seed=0)
     assert bool(model.get_parameter("fc7.weight").isfinite().all())
+
+
+@pytest.mark.parametrize(("precision", "parameter"), [(FP32, "bias"), (BF16, "bias"), (FP16, "bias"), (FP16, "weight")])
+def test_a_gradient_that_is_not_finite_stops_the_run_before_the_update(precision: Precision, parameter: str) -> None:
+    model, _, step = make(precision)
+    step.scale.fill_(1.0)
+    step(pictures(0), step=0, seed=0)
+    before = copies(model)
+    step.working[f"conv4.{parameter}"].register_hook(lambda gradient: gradient / 0)  # type: ignore[no-untyped-call]
+    with pytest.raises(DivergedError, match=r"step 1: .*the first to blame is the gradient of conv4"):
+        step(pictures(1), step=1, seed=0)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in copies(model).items())
+
+
+def test_a_loss_of_finite_outputs_is_blamed_itself() -> None:
+    model, _, step = make(FP32)
+    with torch.no_grad():
+        model.get_parameter("fc8.bias").copy_(torch.tensor([3e38] + [-3e38] * 9))
+    with pytest.raises(DivergedError, match=r"the first to blame is the loss itself"):
+        step(pictures(), step=0, seed=0)
 
 
 def test_an_overflow_in_float16_halves_the_scale_and_is_skipped() -> None:
@@ -182,7 +202,14 @@ def test_memory_of_a_step_is_what_it_keeps() -> None:
     kept += 384 * 13**2 * 2 + 256 * 13**2 + 256 * 6**2
     kept += 3 * 4096 * 2 + 1000
     indices = 8 * (96 * 27**2 + 256 * 13**2 + 256 * 6**2)  # of the maxima, int64
-    assert kept_bytes(net, torch.float32) == pytest.approx(4 * kept + indices, rel=0.05)
+    assert kept_bytes(net, torch.float32, (0,)) == pytest.approx(4 * kept + indices, rel=0.05)
+
+
+def test_one_tower_keeps_its_own_maps_and_what_it_sees_of_the_others() -> None:
+    net = NETS["148"]
+    both, one = (kept_bytes(net, torch.bfloat16, towers) for towers in ((0, 1), (1,)))
+    whole = 48 * 57**2 + 256 * 13**2 + 256 * 6**2 + 2 * 4096  # pictures, and what conv3, fc6, fc7 and fc8 see
+    assert one == both / 2 + 2 * whole / 2
 
 
 def test_out_of_memory_says_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,7 +225,11 @@ def test_out_of_memory_says_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
         step(pictures(num=300), step=0, seed=0)
     fits = int(str(caught.value).split("about ")[1].split(",")[0])
     lasting = 4 * 4 * sum(parameter.numel() for parameter in step.parameters.values())
-    assert fits * kept_bytes(NET, torch.float32) < 2**24 - lasting < 2 * (fits + 16) * kept_bytes(NET, torch.float32)
+    assert (
+        fits * kept_bytes(NET, torch.float32, (0, 1))
+        < 2**24 - lasting
+        < 2 * (fits + 16) * kept_bytes(NET, torch.float32, (0, 1))
+    )
 
 
 @pytest.mark.parametrize("precision", [BF16, FP16])
