@@ -25,6 +25,14 @@ def choose_device(asked: str | None = None) -> torch.device:
     return torch.device("cuda", check_gpu(asked, device.index or 0))
 
 
+def use_device(asked: str | None = None) -> torch.device:
+    """`choose_device`, and everything that is started on "the" GPU from now on, kernels and streams, is on that one."""
+    device = choose_device(asked)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
+
+
 def check_gpu(asked: str, index: int) -> int:
     """`index`, if this machine has that GPU."""
     if not torch.cuda.is_available():

@@ -23,9 +23,10 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from alexnet_fast.layout import Layout, check_same_kind
+from alexnet_fast.devices import use_device
+from alexnet_fast.layout import Layout, different_kinds
 from alexnet_fast.mesh import Mesh, join_mesh
-from alexnet_fast.tools.errors import UserError
+from alexnet_fast.tools.errors import UsageError, UserError
 
 Result = TypeVar("Result")
 
@@ -70,7 +71,7 @@ def launch(layout: Layout, work: Callable[..., Result], *arguments: Any) -> Resu
     Raises what `work` raised if that is a UserError; a UserError that names the process if it died or failed otherwise.
     """
     if layout.num_processes == 1:
-        return work(Mesh(), layout.device, *arguments)
+        return work(Mesh(), use_device(str(layout.device)), *arguments)
     if layout.started:
         return take_part(layout, work, arguments)
     with start_workers(layout, work, arguments) as workers:
@@ -102,7 +103,8 @@ def take_part(layout: Layout, work: Callable[..., Result], arguments: Sequence[A
     if layout.split and device.type == "cuda":
         names = [""] * 2
         dist.all_gather_object(names, torch.cuda.get_device_name(device), group=mesh.tower_group)
-        check_same_kind(names)
+        if (difference := different_kinds(names)) is not None:
+            raise UsageError(f"{difference}; or give --parallel data")
     result = work(mesh, device, *arguments)
     mesh.close()
     return result

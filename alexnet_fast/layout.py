@@ -63,12 +63,17 @@ def choose_layout(
         place = choose_device(device)  # with its number
         where = "CPU" if place.type == "cpu" else f"GPU {place.index}"
         return Layout(place, 1, False, f"one process on the {where}", started is not None)
+    obstacle = what_forbids_towers(architecture, num, gpu_names(place, num) if started is None else [])
+    if parallel == "towers" and obstacle is not None:
+        raise UsageError(f"--parallel towers: {obstacle}; or give --parallel data")
     Mesh(world_size=num).share_batch(batch_size)
     check_communication(place.type)
-    split, why = choose_split(architecture, batch_size, num, parallel, choose_precision(place, precision).dtype)
-    if split and place.type == "cuda" and started is None:
-        check_same_kind([torch.cuda.get_device_name(index) for index in range(num)])
-    return Layout(place, num, split, describe(place, num, split, why), started is not None)
+    dtype = choose_precision(place, precision).dtype
+    split, why = choose_split(architecture, batch_size, num, parallel, obstacle, dtype)
+    reason = describe(place, num, split, why)
+    if place.type == "cuda" and started is None and gpus is None and num < torch.cuda.device_count():
+        reason += f"; {torch.cuda.device_count() - num} GPUs stay idle, batch {batch_size} cannot be shared by all"
+    return Layout(place, num, split, reason, started is not None)
 
 
 def started_processes() -> int | None:
@@ -130,36 +135,42 @@ def check_communication(kind: str) -> None:
         )
 
 
-def check_same_kind(names: list[str]) -> None:
-    """The two towers wait for each other twice a layer: the slower GPU would set the pace of both."""
+def gpu_names(place: torch.device, num: int) -> list[str]:
+    """Of the GPUs that the processes of this machine will have; none on a CPU."""
+    return [torch.cuda.get_device_name(index) for index in range(num)] if place.type == "cuda" else []
+
+
+def what_forbids_towers(architecture: Architecture, num: int, names: list[str]) -> str | None:
+    """Why the processes cannot hold a tower each, and what to do; None: they can.  `names`: of the GPUs, if known."""
+    if architecture.num_towers != 2:
+        return "this network has one tower"
+    if num % 2:
+        return f"{num} processes do not pair up: choose {num - 1 or 2} or {num + 1}"
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", num)) if started_processes() is not None else num
+    if here % 2:
+        return f"{here} processes on a machine put a replica's towers on two machines: start an even number on each"
+    return different_kinds(names)
+
+
+def different_kinds(names: list[str]) -> str | None:
+    """What is wrong if the two GPUs of a replica differ: they wait for each other, the slower sets the pace of both."""
     for first, second in zip(names[::2], names[1::2], strict=True):
         if first != second:
-            raise UsageError(
+            return (
                 f"a replica's towers would be on a {first} and a {second}, and the slower sets the pace: "
-                "choose GPUs of one kind with CUDA_VISIBLE_DEVICES, or give --parallel data"
+                "choose GPUs of one kind with CUDA_VISIBLE_DEVICES"
             )
+    return None
 
 
 def choose_split(
-    architecture: Architecture, batch_size: int, num: int, parallel: str, dtype: torch.dtype
+    architecture: Architecture, batch_size: int, num: int, parallel: str, obstacle: str | None, dtype: torch.dtype
 ) -> tuple[bool, str]:
-    """(whether towers get a process each, why)."""
-    impossible = None
-    if architecture.num_towers != 2:
-        impossible = "this network has one tower"
-    elif num % 2:
-        impossible = f"{num} processes do not pair up: an even number could hold a tower each"
-    if parallel == "towers" and impossible:
-        remedy = (
-            "give --parallel data"
-            if architecture.num_towers != 2
-            else f"choose {num - 1} or {num + 1}, or --parallel data"
-        )
-        raise UsageError(f"--parallel towers: {impossible}; {remedy}")
+    """(whether towers get a process each, why).  `obstacle`: what forbids it."""
     if parallel != "auto":
         return parallel == "towers", "as asked"
-    if impossible:
-        return False, impossible
+    if obstacle is not None:
+        return False, obstacle
     towers = bytes_as_towers(architecture, batch_size, num, dtype)
     data = bytes_as_data(architecture, num, dtype)
     return towers <= data, (

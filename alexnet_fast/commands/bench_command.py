@@ -69,11 +69,11 @@ class Bench:
     def __init__(
         self, device: str | None, batch_size: int | None, recipe_name: str, precision: str, threads: int | None
     ) -> None:
-        from alexnet_fast.devices import choose_device
+        from alexnet_fast.devices import use_device
         from alexnet_fast.precision import choose_precision
         from alexnet_fast.recipe import load_recipe
 
-        self.device = choose_device(device)
+        self.device = use_device(device)
         self.on_gpu = self.device.type == "cuda"
         self.asked_batch_size = batch_size
         self.batch_size = batch_size or (1024 if self.on_gpu else 64)

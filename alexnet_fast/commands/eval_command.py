@@ -36,7 +36,7 @@ def command(
     DATA is a shards folder with the checkpoint's classes ($ALEXNET_FAST_DATA, else ./shards).
     Views: 1 is the centre; 10 are the paper's (corners and centre, each with its mirror), probabilities averaged.
     """
-    from alexnet_fast.devices import choose_device
+    from alexnet_fast.devices import use_device
     from alexnet_fast.evaluation import evaluate
     from alexnet_fast.pipelines.loader import EvaluationLoader
     from alexnet_fast.precision import choose_precision
@@ -46,7 +46,7 @@ def command(
     from alexnet_fast.trained import load_trained, mean_to_subtract
 
     checkpoints, data = checkpoints_and_data(paths)
-    place = choose_device(device)
+    place = use_device(device)
     chosen = choose_precision(place, precision)
     dataset = Dataset.load(data)
     nets = [load_trained(path, place, chosen) for path in checkpoints]

@@ -24,12 +24,12 @@ def command(
 
     CHECKPOINT is a .pt file, a run's folder, or exported .safetensors.  Exit code 3: some pictures could not be used.
     """
-    from alexnet_fast.devices import choose_device
+    from alexnet_fast.devices import use_device
     from alexnet_fast.precision import choose_precision
     from alexnet_fast.predict import Answer, predict
     from alexnet_fast.trained import load_trained
 
-    place = choose_device(device)
+    place = use_device(device)
     chosen = choose_precision(place, precision)
     trained = load_trained(checkpoint, place, chosen)
     num_views: Literal[1, 10] = 10 if views == "10" else 1

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from alexnet_fast.layout import check_same_kind, choose_layout, num_parameters
+from alexnet_fast.layout import choose_layout, num_parameters
 from alexnet_fast.model import NETS
 from alexnet_fast.tools.errors import UsageError, UserError
 
@@ -18,7 +18,7 @@ NET = NETS["167"]
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
     """machine(4): as if this machine had 4 GPUs of one kind."""
-    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
 
     def pretend(gpus: int, kinds: tuple[str, ...] = (), nccl: bool = True) -> None:
@@ -76,8 +76,8 @@ def test_auto_says_what_it_compared(machine: Any) -> None:
 @pytest.mark.parametrize(
     ("gpus", "batch_size", "options", "words"),
     [
-        (4, 128, {"gpus": 3, "parallel": "towers"}, "cannot be shared by 3 processes"),
-        (4, 129, {"gpus": 3, "parallel": "towers"}, "3 processes do not pair up.*choose 2 or 4"),
+        (4, 128, {"gpus": 3}, "cannot be shared by 3 processes"),
+        (4, 128, {"gpus": 3, "parallel": "towers"}, "3 processes do not pair up.*choose 2 or 4"),
         (2, 128, {"gpus": 4}, "this machine has 2 GPUs"),
         (0, 128, {"gpus": 2}, "--gpus 2: no GPU can be used.*Leave out --gpus"),
         (2, 127, {"gpus": 2}, "choose 126 or 128"),
@@ -99,7 +99,7 @@ def test_refusals(machine: Any, gpus: int, batch_size: int, options: dict[str, A
 
 def test_one_tower_cannot_be_split(machine: Any) -> None:
     machine(2)
-    with pytest.raises(UsageError, match="this network has one tower; give --parallel data"):
+    with pytest.raises(UsageError, match="this network has one tower; or give --parallel data"):
         choose_layout(NETS["145-half"], 128, parallel="towers")
 
 
@@ -108,7 +108,17 @@ def test_towers_need_gpus_of_one_kind(machine: Any) -> None:
     with pytest.raises(UsageError, match=r"on a H200 and a A100.*--parallel data"):
         choose_layout(NET, 128, parallel="towers")
     assert not choose_layout(NET, 128, parallel="data").split
-    check_same_kind(["H200", "H200", "A100", "A100"])
+    layout = choose_layout(NET, 128)  # nobody asked for towers: then not, and it is said why
+    assert not layout.split
+    assert "on a H200 and a A100" in layout.reason
+    machine(4, kinds=("H200", "H200", "A100", "A100"))
+    assert choose_layout(NET, 128).split
+
+
+def test_idle_gpus_are_named(machine: Any) -> None:
+    machine(6)
+    assert choose_layout(NET, 128).reason.endswith("; 2 GPUs stay idle, batch 128 cannot be shared by all")
+    assert "idle" not in choose_layout(NET, 126).reason
 
 
 def test_missing_nccl_is_named(machine: Any) -> None:
@@ -124,3 +134,13 @@ def test_torchrun_decides_the_number(machine: Any, monkeypatch: pytest.MonkeyPat
     assert (layout.num_processes, layout.split, layout.started) == (4, True, True)
     with pytest.raises(UsageError, match="torchrun already started 4 processes: leave out --processes"):
         choose_layout(NET, 128, processes=2)
+
+
+def test_a_replicas_towers_share_a_machine(machine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("WORLD_SIZE", "6"), ("RANK", "1"), ("LOCAL_RANK", "1"), ("LOCAL_WORLD_SIZE", "3")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match="3 processes on a machine put a replica's towers on two machines"):
+        choose_layout(NET, 126, parallel="towers")
+    assert not choose_layout(NET, 126).split
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert choose_layout(NET, 126).split
