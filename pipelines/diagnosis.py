@@ -1,4 +1,4 @@
-"""Which picture it was: DALI says that one cannot be decoded, not which."""
+"""What is wrong with the shards when a stream stops: DALI says that a picture cannot be decoded, not which."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
+import torch
 from PIL import Image
 
 from alexnet_fast.pipelines.settings import num_cores
+from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UserError
 from alexnet_fast.tools.shard_file import Sample, read_samples
 
@@ -28,6 +30,22 @@ def find_undecodable(tars: list[Path]) -> str | None:
             if problem:
                 return f"{tar}: {problem}"
     return None
+
+
+def check_labels(labels: torch.Tensor, dataset: Dataset) -> None:
+    """UserError where one of a batch's labels, (N,) int64, is none of the classes.
+
+    Looks only at labels in host memory: on a GPU every step would have to wait for the answer.  There
+    `alexnet-fast train --check-hashes` and `alexnet-fast verify` find them.
+    """
+    if labels.device.type != "cpu":
+        return
+    wrong = labels[(labels < 0) | (labels >= len(dataset.classes))]
+    if len(wrong):
+        raise UserError(
+            f"{dataset.folder}: a sample has label {int(wrong[0])}, and there are {len(dataset.classes):,} classes. "
+            "The shards were altered after they were made: `alexnet-fast verify` tells which."
+        )
 
 
 def first_problem(tar: Path, pool: ThreadPoolExecutor) -> str | None:

@@ -10,6 +10,7 @@ import torch
 
 from alexnet_fast.pipelines.batch import EvaluationBatch
 from alexnet_fast.pipelines.decoding import Decoding, decode
+from alexnet_fast.pipelines.diagnosis import check_labels
 from alexnet_fast.pipelines.randomness import part_of_rank
 from alexnet_fast.pipelines.reader import Reading, read_samples
 from alexnet_fast.pipelines.run import Execution, PipelineRun, to_torch
@@ -74,6 +75,7 @@ class EvaluationLoader:
         for _ in range(self.num_batches):
             count = min(self._batch_size, self._places.stop - start)
             pixels, labels = (to_torch(output)[:count] for output in run.next())
+            check_labels(labels, self._dataset)
             places = torch.arange(start, start + count, device=labels.device)
             start += count
             yield EvaluationBatch(view_cutter(pixels, self._mean, self._dtype), labels, places)

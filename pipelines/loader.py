@@ -14,6 +14,7 @@ import torch
 from alexnet_fast.pipelines.batch import Batch
 from alexnet_fast.pipelines.dali import VERSION, types
 from alexnet_fast.pipelines.decoding import Decoding
+from alexnet_fast.pipelines.diagnosis import check_labels
 from alexnet_fast.pipelines.evaluation import EvaluationLoader
 from alexnet_fast.pipelines.randomness import derive_seed, shard_order
 from alexnet_fast.pipelines.reader import Reading
@@ -143,7 +144,9 @@ class TrainingLoader:
             images_NHWC.sub_(residual)
         if images_NHWC.dtype != self._dtype:
             images_NHWC = images_NHWC.to(self._dtype)
-        return Batch(images_NHWC.permute(0, 3, 1, 2), to_torch(labels))
+        batch = Batch(images_NHWC.permute(0, 3, 1, 2), to_torch(labels))
+        check_labels(batch.labels, self._dataset)
+        return batch
 
     def _start(self, progress: _Progress) -> PipelineRun:
         # On a CPU DALI makes float16 slowly, and rounds ties away from zero: torch does it better.
