@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from alexnet_fast.tools.errors import UserError
+
+if TYPE_CHECKING:
+    from alexnet_fast.tools.dataset import Dataset
 
 DATA_VARIABLE = "ALEXNET_FAST_DATA"
 
@@ -29,6 +32,7 @@ DATA_VARIABLE = "ALEXNET_FAST_DATA"
     show_default=True,
     help="Split the towers, the batch, or whatever sends fewer bytes.",
 )
+@click.option("--check-hashes", is_flag=True, help="First read every byte of DATA, as `verify` does.")
 @click.option("--deterministic", is_flag=True, help="Bit-equal runs on a GPU too; slower.")
 @click.option("--quiet", is_flag=True, help="Say nothing but errors.")
 def command(
@@ -41,6 +45,7 @@ def command(
     gpus: int | None,
     processes: int | None,
     parallel: str,
+    check_hashes: bool,
     deterministic: bool,
     quiet: bool,
 ) -> None:
@@ -56,6 +61,8 @@ def command(
     recipe = load_recipe(recipe_name, settings)
     run = out if out is not None else Path("runs") / recipe.name
     dataset = Dataset.load(data)
+    if check_hashes and os.environ.get("LOCAL_RANK", "0") == "0":  # of torchrun's processes one on each machine
+        check_every_byte(dataset, quiet=quiet)
     try:
         result = train(
             dataset,
@@ -73,6 +80,29 @@ def command(
         raise UserError(f"stopped at once; --resume goes on from the last checkpoint in {run}/checkpoints.") from error
     if not quiet and os.environ.get("RANK", "0") == "0":
         click.echo(summary(result, run))
+
+
+def check_every_byte(dataset: Dataset, *, quiet: bool) -> None:
+    """UserError where any file of the shards folder is not what was written, or a label is none of the classes."""
+    from tqdm import tqdm
+
+    from alexnet_fast.tools.verify import verify
+    from alexnet_fast.tools.workers import num_cores
+
+    total = sum(split.bytes for split in dataset.splits.values())
+    with tqdm(desc="checking", total=total, unit="B", unit_scale=True, disable=True if quiet else None) as bar:
+        try:
+            problems = verify(
+                dataset, decode=False, num_workers=num_cores(), watch=lambda check: bar.update(check.num_bytes)
+            )
+        except KeyboardInterrupt as error:
+            raise UserError("stopped while checking the shards; the training had not begun.") from error
+    if problems:
+        others = f", and {len(problems) - 1:,} more" if len(problems) > 1 else ""
+        raise UserError(
+            f"{dataset.folder / problems[0].file}: {problems[0].what}{others}. Nothing was trained: "
+            f"`alexnet-fast verify {dataset.folder}` lists everything, and says what to do."
+        )
 
 
 def summary(result: dict[str, Any], run: Path) -> str:

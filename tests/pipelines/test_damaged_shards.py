@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from alexnet_fast.cli import main
 from alexnet_fast.pipelines.loader import EvaluationLoader, TrainingLoader
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UserError
@@ -79,6 +80,45 @@ def test_a_manifest_that_miscounts_is_noticed(copied: Path) -> None:
     for stream in streams:
         with pytest.raises(UserError, match=r"list 59 samples, dataset\.json says 58.*alexnet-fast verify"):
             next(stream)
+
+
+def altered(copied: Path) -> Path:
+    """A tar whose first label is class 99,999, its size and index as before."""
+    tar = copied / "train-000001.tar"
+    content = bytearray(tar.read_bytes())
+    content[512:517] = b"99999"
+    tar.write_bytes(content)
+    return tar
+
+
+@pytest.mark.parametrize("loader", [lambda folder: training(folder).epoch(0), evaluation])
+def test_a_label_that_is_no_class_stops(copied: Path, loader: Callable[[Path], Iterable[object]]) -> None:
+    altered(copied)
+    with pytest.raises(UserError, match=r"label 99999.* 10 classes.*alexnet-fast verify"):
+        for _ in loader(copied):
+            pass
+
+
+def test_train_checks_hashes_when_asked(
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = []
+
+    def train(dataset: Dataset, *_: object, **__: object) -> dict[str, object]:
+        trained.append(dataset.folder)
+        return {"steps": 1, "epochs": 1, "pictures_per_s": None}
+
+    monkeypatch.setattr("alexnet_fast.trainer.train", train)
+    words = ["train", str(copied), "--check-hashes", "--out", str(tmp_path / "run")]
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert (ended.value.code, trained) == (0, [copied])
+    tar = altered(copied)
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert (ended.value.code, trained) == (1, [copied])
+    told = capsys.readouterr().err
+    assert f"{tar}: is not what was written (sha256 differs), and 1 more. Nothing was trained" in told
 
 
 def test_a_picture_that_cannot_be_decoded_is_named(copied: Path) -> None:
