@@ -134,6 +134,9 @@ class LocalOutput:
         while True:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise _write_error(path.parent, error) from error
+            try:
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
             except FileNotFoundError:
                 continue  # the run before has just removed its folder

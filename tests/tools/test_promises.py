@@ -133,6 +133,15 @@ def test_a_folder_that_may_not_be_written(pictures: Path, capsys: pytest.Capture
     assert "may not be written" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder in which no folder can be made")
+def test_a_folder_that_cannot_be_made(pictures: Path) -> None:
+    """Making it fails with "no such file", as the lock's file does when another run removes its folder."""
+    words = command(pictures, "--out", "/proc/shards", "--workers", 1)
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1 and "Traceback" not in ended.stderr
+    assert "/proc/shards/.sharding: cannot be written (No such file or directory)" in ended.stderr
+
+
 def test_a_vanished_picture_is_told_and_nothing_is_lost(pictures: Path, unbroken: Path, tmp_path: Path) -> None:
     source = tmp_path / "pictures"
     shutil.copytree(pictures, source)
