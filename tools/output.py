@@ -58,7 +58,9 @@ class Output(Protocol):
 
 
 def open_output(place: str | Path) -> Output:
-    """The output at a folder or a URL (`s3://…`)."""
+    """The output at a folder or a URL (`s3://…`); UsageError where the place is empty, as an unset variable is."""
+    if place == "":
+        raise UsageError("--out is empty, which would be the folder that you are in. Give --out a new folder.")
     place = without_file_scheme(place)
     if is_url(place):
         from alexnet_fast.tools.remote_output import RemoteOutput

@@ -223,6 +223,7 @@ def test_mistakes_leave_nothing_behind(pictures: Path, tmp_path: Path, capsys: p
         ((pictures, "--out", tmp_path / "mine"), "letter.txt"),
         ((pictures, "--out", tmp_path / "file"), "is a file"),
         ((pictures, "--out", new, "--val-fraction", "1.5"), "1.5"),
+        ((pictures, "--out", ""), "--out is empty"),
         ((pictures, "--out", new, "--quality", "0"), "--quality"),
         ((pictures, "--out", new, "--workers", "0"), "--workers"),
     ):
