@@ -133,10 +133,16 @@ def write_record(output: Output, record: ShardRecord, sums: PixelSums | None) ->
 
 
 def read_record(output: Output, tar: str) -> tuple[ShardRecord, PixelSums | None] | None:
-    """A shard's record; None where there is none."""
+    """A shard's record; None where there is none, or one that a power cut damaged: the shard is made again then."""
     stored = output.read(record_name(tar))
-    if stored is None:
+    try:
+        return parse_record(stored) if stored is not None else None
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
+
+
+def parse_record(stored: bytes) -> tuple[ShardRecord, PixelSums | None]:
+    """What `write_record` wrote; ValueError, KeyError, TypeError or RecursionError where it is something else."""
     line, _, rest = stored.partition(b"\n")
     content = json.loads(line)
     sums = None

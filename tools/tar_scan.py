@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import zipfile
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -182,8 +183,9 @@ def cached_listing(path: str, nested: bool, cache: Path | None) -> Listing:
     status = Path(path).stat()
     key = f"{path}\0{nested}\0{status.st_size}\0{status.st_mtime_ns}"
     kept = cache / f"source-scan-{hashlib.sha256(key.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}.npz"
-    if kept.exists():
-        return load_listing(kept)
+    listing = load_listing(kept)
+    if listing:
+        return listing
     listing = new_listing(path, nested)
     with suppress(OSError):  # a scan that cannot be kept is repeated
         save_listing(listing, kept)
@@ -217,7 +219,16 @@ def save_listing(listing: Listing, file: Path) -> None:
         aside.unlink(missing_ok=True)
 
 
-def load_listing(file: Path) -> Listing:
+def load_listing(file: Path) -> Listing | None:
+    """A kept list; None where there is none, or one that a power cut damaged: the tar is scanned again then."""
+    try:
+        return parse_listing(file)
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+        return None
+
+
+def parse_listing(file: Path) -> Listing:
+    """What `save_listing` wrote; any of numpy's and zipfile's errors where it is something else."""
     listing = Listing()
     with np.load(file) as columns:
         listing.names.buffer += columns["names"].tobytes()

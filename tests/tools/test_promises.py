@@ -165,6 +165,19 @@ def test_a_vanished_picture_is_told_and_nothing_is_lost(pictures: Path, unbroken
     assert tars[0] == tars[1]
 
 
+@pytest.mark.parametrize("keep", [0, 20, -5])
+def test_a_damaged_record_counts_as_none(keep: int, pictures: Path, unbroken: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "shards"
+    with pytest.raises(StrictError):
+        run(pictures, folder, strict=True)
+    records = sorted((folder / ".sharding").glob("train-*.done"))
+    assert records
+    for record in records:
+        record.write_bytes(record.read_bytes()[:keep])
+    assert run(pictures, folder).made_shards == 8
+    assert digests(folder) == digests(unbroken)
+
+
 def test_a_killed_worker_is_told_and_made_good(pictures: Path, unbroken: Path, tmp_path: Path) -> None:
     folder = tmp_path / "shards"
 

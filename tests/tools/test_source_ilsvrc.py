@@ -103,6 +103,17 @@ def test_scan_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(find_source(root, cache=cache).table) == len(first.table) - 1
 
 
+@pytest.mark.parametrize("keep", [0, 100, -1000])
+def test_a_damaged_scan_is_made_again(tmp_path: Path, keep: int) -> None:
+    root, cache = ilsvrc2012(tmp_path / "source"), tmp_path / "cache"
+    first = find_source(root, cache=cache)
+    kept = sorted(cache.iterdir())
+    assert len(kept) == 2
+    for file in kept:
+        file.write_bytes(file.read_bytes()[:keep])
+    assert by_stem(find_source(root, cache=cache)) == by_stem(first)
+
+
 def test_devkit_agrees(tmp_path: Path) -> None:
     write_files(ilsvrc2012(tmp_path), {"ILSVRC2012_devkit_t12.tar.gz": devkit_2012()})
     assert "agree with the ones built in" in find_source(tmp_path).notes[0]
