@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from alexnet_fast.tools.errors import UsageError, UserError
+from alexnet_fast.tools.output import open_output
+from alexnet_fast.tools.storage import as_text, copied_first, is_url
 
 FORMAT = "alexnet-fast shards"
 FORMAT_VERSION = 1
@@ -116,7 +118,8 @@ class Statistics:
 class Dataset:
     """What dataset.json says."""
 
-    folder: Path
+    place: str
+    """Where it lies: a folder's path, or a URL."""
     program: str
     """Name and version of the program that wrote it, and of what encoded the JPEGs: bytes may change with these."""
     source: str
@@ -140,26 +143,44 @@ class Dataset:
 
     @classmethod
     def load(cls, path: Path | str) -> Dataset:
-        """Read `path`/dataset.json (or `path`, where it is the file itself).
+        """Read `path`/dataset.json (or `path`, where it is the file itself) of a shards folder on a disk.
 
-        Raises UsageError where there is no such folder or manifest, UserError where the manifest cannot be understood.
+        Raises UsageError where there is no such folder or manifest, or where `path` is a URL; UserError where the
+        manifest cannot be understood.
         """
-        path = Path(path)
-        folder = path.parent if path.name == MANIFEST else path
-        file = folder / MANIFEST
-        if not folder.is_dir():
-            raise UsageError(f"{folder}: there is no such folder. `alexnet-fast shard SOURCE --out {folder}` makes it.")
-        if not file.is_file():
-            raise UsageError(
-                f"{folder}: no shards folder, it has no {MANIFEST}. Give the folder that `alexnet-fast shard` wrote; "
-                "if sharding was interrupted, run the same command again to finish it."
-            )
-        return cls.parse(file.read_bytes(), folder)
+        place = as_text(path)
+        if is_url(place):
+            raise _must_be_copied(place)
+        return cls.read(place)
 
     @classmethod
-    def parse(cls, manifest: bytes, folder: Path) -> Dataset:
+    def read(cls, path: Path | str) -> Dataset:
+        """As `load`, but from a URL too: enough to describe the data set, not to read its pictures."""
+        place = as_text(path).rstrip("/") or "/"
+        folder, _, name = place.rpartition("/")
+        if name == MANIFEST:
+            place = folder or "."
+        if not is_url(place) and not Path(place).is_dir():
+            raise UsageError(f"{place}: there is no such folder. `alexnet-fast shard SOURCE --out {place}` makes it.")
+        manifest = open_output(place).read(MANIFEST)
+        if manifest is None:
+            raise UsageError(
+                f"{place}: no shards folder, it has no {MANIFEST}. Give the folder that `alexnet-fast shard` wrote; "
+                "if sharding was interrupted, run the same command again to finish it."
+            )
+        return cls.parse(manifest, place)
+
+    @property
+    def folder(self) -> Path:
+        """The folder on a disk; UsageError where the data set lies behind a URL."""
+        if is_url(self.place):
+            raise _must_be_copied(self.place)
+        return Path(self.place)
+
+    @classmethod
+    def parse(cls, manifest: bytes, place: str) -> Dataset:
         """From the manifest's bytes; UserError, as from `load`."""
-        file = folder / MANIFEST
+        file = f"{place}/{MANIFEST}"
         try:
             content = json.loads(manifest.decode("utf-8"))
             version = content["version"] if content["format"] == FORMAT else None
@@ -168,17 +189,17 @@ class Dataset:
                     f"{file}: format {content['format']!r}, version {content['version']!r}; this program reads "
                     f"{FORMAT!r}, version {FORMAT_VERSION}. Shard again, or use the version that wrote it."
                 )
-            return cls._from_json(folder, content)
+            return cls._from_json(place, content)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{file}: is damaged ({type(error).__name__}: {error}). Bring it back from a copy, or shard again."
             ) from error
 
     @classmethod
-    def _from_json(cls, folder: Path, content: dict[str, Any]) -> Dataset:
+    def _from_json(cls, place: str, content: dict[str, Any]) -> Dataset:
         statistics = content["statistics"]
         return cls(
-            folder=folder,
+            place=place,
             program=content["program"],
             source=content["source"]["kind"],
             source_fingerprint=content["source"]["fingerprint"],
@@ -266,7 +287,7 @@ class Dataset:
     def split(self, name: str) -> Split:
         """The split of that name; UsageError, with those there are, where there is none."""
         if name not in self.splits:
-            raise UsageError(f"{self.folder}: has no {name} split, only {', '.join(self.splits)}.")
+            raise UsageError(f"{self.place}: has no {name} split, only {', '.join(self.splits)}.")
         return self.splits[name]
 
     def tars(self, split: str) -> list[Path]:
@@ -308,12 +329,12 @@ class Dataset:
         if hashlib.sha256(content).hexdigest() != shard.index_sha256:
             raise UserError(
                 f"{file}: is not what was written with {shard.name} (sha256 differs). Copy the folder again, or remove "
-                f"this file and run the same `alexnet-fast shard … --out {self.folder}` again: it makes the shard anew."
+                f"this file and run the same `alexnet-fast shard … --out {self.place}` again: it makes the shard anew."
             )
 
     def _remedy(self) -> str:
         return (
-            f"Copy the folder again, or run the same `alexnet-fast shard … --out {self.folder}` again: "
+            f"Copy the folder again, or run the same `alexnet-fast shard … --out {self.place}` again: "
             "it makes what is missing or has the wrong size anew."
         )
 
@@ -330,6 +351,13 @@ class Dataset:
         digest.update(self.file_hashes[MEAN_IMAGE].encode())
         digest.update(repr(self.statistics.covariance.tolist()).encode())
         return digest.hexdigest()
+
+
+def _must_be_copied(url: str) -> UsageError:
+    return UsageError(
+        f"{url}: pictures are read from a disk, not from a store. Bring them to this machine first: "
+        f"{copied_first(url)}; then give that folder."
+    )
 
 
 def manifest_checksum(content: dict[str, Any]) -> str:

@@ -48,7 +48,7 @@ def describe(dataset: Dataset) -> str:
     for note in dataset.repaired:
         repairs[note.reason] = repairs.get(note.reason, 0) + 1
     lines = [
-        f"{dataset.folder}: {len(dataset.classes):,} classes ({shown}{more})",
+        f"{dataset.place}: {len(dataset.classes):,} classes ({shown}{more})",
         "",
         counts_table(dataset),
         "",

@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
@@ -25,6 +24,7 @@ from alexnet_fast.tools.errors import UserError
 from alexnet_fast.tools.output import Output
 from alexnet_fast.tools.picture import encoder_version
 from alexnet_fast.tools.plan import Plan
+from alexnet_fast.tools.shard_file import index_stems
 from alexnet_fast.tools.shard_worker import ShardRecord, read_record
 from alexnet_fast.tools.statistics import PixelSums
 
@@ -47,10 +47,10 @@ def finish(plan: Plan, output: Output) -> Dataset:
     _check_usable(splits, records)
     file_hashes = {
         MEAN_IMAGE: _write(output, MEAN_IMAGE, [_mean_image(sums)]),
-        SOURCES: _write(output, SOURCES, _source_lines(plan, records)),
+        SOURCES: _write(output, SOURCES, source_lines(plan, output)),
     }
     dataset = Dataset(
-        folder=Path(str(output)),
+        place=str(output),
         program=f"alexnet-fast {__version__}, {encoder_version()}",
         source=source.kind,
         source_fingerprint=source.fingerprint(),
@@ -99,23 +99,40 @@ def _mean_image(sums: PixelSums) -> bytes:
     return stream.getvalue()
 
 
-def _source_lines(plan: Plan, records: list[ShardRecord]) -> Iterator[bytes]:
-    """sources.tsv: stem, shard and source file of every sample, in the order of the shards."""
+def source_lines(plan: Plan, output: Output) -> Iterator[bytes]:
+    """sources.tsv: stem, shard and source file of every sample, in the order of the shards.
+
+    What became a sample the indexes tell, since two pictures may have the same source name (twice in one tar).
+    """
     yield b"sample\tshard\tsource\n"
-    for planned, record in zip(plan.shards, records, strict=True):
-        left_out = {note.file for note in record.left_out}
+    table = plan.source.table
+    for planned in plan.shards:
+        index = output.read(planned.index_name)
+        stems = index_stems(index) if index else frozenset()
         for number in planned.numbers.tolist():
-            origin = plan.source.table.origin(number)
-            if origin not in left_out:
-                line = f"{plan.source.table.stem(number)}\t{planned.name}\t{escaped(origin)}\n"
-                yield line.encode("utf-8", "backslashreplace")
+            stem = table.stem(number)
+            if stem in stems:
+                yield f"{stem}\t{planned.name}\t{reversible(table.origin_bytes(number))}\n".encode()
 
 
-def escaped(origin: str) -> str:
-    """A source file's name without tabs and line ends, which become \\t, \\n and \\r; a backslash is doubled."""
-    for character, written in (("\\", "\\\\"), ("\t", "\\t"), ("\n", "\\n"), ("\r", "\\r")):
-        origin = origin.replace(character, written)
-    return origin
+def reversible(name: bytes) -> str:
+    """A file's name as text in one line that leads back to its bytes.
+
+    A backslash is doubled, a byte that is no UTF-8 becomes \\xff, and the rest is as in `escaped`.
+    """
+    return escaped(name.replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace"))
+
+
+def escaped(text: str) -> str:
+    """Text without line ends and what else a terminal would obey: \\t, \\n, \\r, \\x1b, from U+0080 on \\u202e."""
+    if text.isprintable():
+        return text
+    return "".join(character if character.isprintable() else _escape(character) for character in text)
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    return repr(character)[1:-1] if code < 0x80 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def timm_info(dataset: Dataset) -> bytes:

@@ -13,7 +13,7 @@ from typing import IO, Protocol
 from uuid import uuid4
 
 from alexnet_fast.tools.errors import UsageError, UserError
-from alexnet_fast.tools.storage import is_url, without_file_scheme
+from alexnet_fast.tools.storage import as_text, is_url
 
 WORK = ".sharding"
 """Subfolder for what an unfinished run needs; gone when the run is done."""
@@ -61,7 +61,7 @@ def open_output(place: str | Path) -> Output:
     """The output at a folder or a URL (`s3://…`); UsageError where the place is empty, as an unset variable is."""
     if place == "":
         raise UsageError("--out is empty, which would be the folder that you are in. Give --out a new folder.")
-    place = without_file_scheme(place)
+    place = as_text(place)
     if is_url(place):
         from alexnet_fast.tools.remote_output import RemoteOutput
 

@@ -8,7 +8,6 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 
 from alexnet_fast.tools.dataset import MANIFEST, Dataset, Shard
 from alexnet_fast.tools.errors import UsageError, UserError
@@ -126,7 +125,7 @@ def _finished(output: Output) -> Dataset:
     """What a finished output's manifest says."""
     manifest = output.read(MANIFEST)
     assert manifest is not None
-    return Dataset.parse(manifest, Path(str(output)))
+    return Dataset.parse(manifest, str(output))
 
 
 def _identity_of(dataset: Dataset) -> dict[str, object]:

@@ -6,6 +6,7 @@ A folder is named by a string: an absolute local path, or a URL.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -20,15 +21,22 @@ def is_url(path: str | Path) -> bool:
     return "://" in str(path)
 
 
-def without_file_scheme(path: str | Path) -> str:
-    """`file:///data` is the local path /data, and is treated as one."""
-    return str(path).removeprefix("file://")
+def as_text(path: str | Path) -> str:
+    """A path or URL as text: `file:///data` is the local path /data, `s3:/bucket` a URL that went through pathlib."""
+    text = re.sub(r"\Afile:/+", "/", str(path))
+    return re.sub(r"\A([a-z][a-z0-9+.-]+):/+", r"\1://", text) if isinstance(path, Path) else text
+
+
+def copied_first(url: str) -> str:
+    """How to bring a folder of a store to a disk, for people."""
+    name = url.rpartition("/")[2]
+    return f"`aws s3 sync {url} {name}`" if url.startswith("s3://") else f"copy the folder, say to {name}"
 
 
 def absolute(path: str | Path) -> str:
     """The path as workers with another working directory can use it."""
-    path = without_file_scheme(path)
-    return path.rstrip("/") if is_url(path) else str(Path(path).absolute())
+    text = as_text(path)
+    return text.rstrip("/") if is_url(text) else str(Path(text).absolute())
 
 
 def join(folder: str, relative: str) -> str:

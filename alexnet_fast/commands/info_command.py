@@ -9,20 +9,24 @@ import click
 from alexnet_fast.tools.dataset import MANIFEST, Dataset
 from alexnet_fast.tools.describe import describe
 from alexnet_fast.tools.errors import UsageError
+from alexnet_fast.tools.storage import as_text, is_url
 
 
 @click.command()
-@click.argument("path", type=click.Path(path_type=Path), required=False)
-def command(path: Path | None) -> None:
-    """Describe PATH: a shards folder, a run's folder (also while it runs), a checkpoint.
+@click.argument("path", required=False)
+def command(path: str | None) -> None:
+    """Describe PATH: a shards folder (or its URL), a run's folder (also while it runs), a checkpoint.
 
     Without PATH: this machine, and what `train` would choose on it.
     """
-    click.echo(about(path))
+    if path is not None and is_url(as_text(path)):
+        click.echo(describe(Dataset.read(path)))
+    else:
+        click.echo(about(None if path is None else Path(as_text(path))))
 
 
 def about(path: Path | None) -> str:
-    """The description, by what is there."""
+    """The description of what lies on this machine, by what is there."""
     if path is not None and not path.exists():
         raise UsageError(f"{path}: there is no such file or folder")
     if path is not None and ((path / MANIFEST).exists() or path.name == MANIFEST):

@@ -15,12 +15,14 @@ import click
 from alexnet_fast.tools.dataset import Dataset, PictureOptions
 from alexnet_fast.tools.describe import counts_table
 from alexnet_fast.tools.errors import UserError
+from alexnet_fast.tools.finish import escaped
 from alexnet_fast.tools.output import WORK, LocalOutput, open_output
 from alexnet_fast.tools.picture import FILTERS
 from alexnet_fast.tools.plan import Plan, ShardOptions
 from alexnet_fast.tools.progress import ProgressBar
 from alexnet_fast.tools.shard import Outcome, refuse_foreign, shard
 from alexnet_fast.tools.sources import KINDS, find_source
+from alexnet_fast.tools.storage import copied_first, is_url
 from alexnet_fast.tools.workers import Pool, local_pool, num_cores
 
 SHOWN_PICTURES = 10
@@ -114,9 +116,9 @@ def _run(
         exclude=out,
         cache=folder / WORK if folder else None,
     )
-    click.echo(f"{found.description}: {len(found.table):,} pictures")
+    click.echo(f"{escaped(found.description)}: {len(found.table):,} pictures")
     for note in found.notes:
-        click.echo(f"  {note}")
+        click.echo(f"  {escaped(note)}")
     begun = time.monotonic()
     outcome = shard(Plan(found, options), output, pool, strict=strict, watch=bar.show)
     return outcome, time.monotonic() - begun
@@ -142,9 +144,16 @@ def _report(outcome: Outcome, seconds: float, out: str) -> None:
     if dataset.repaired:
         click.echo(f"{len(dataset.repaired):,} pictures were converted or repaired.")
     for note in dataset.left_out[:SHOWN_PICTURES]:
-        click.echo(f"  left out: {note.file}: {note.reason}")
+        click.echo(f"  left out: {escaped(note.file)}: {escaped(note.reason)}")
     if len(dataset.left_out) > SHOWN_PICTURES:
         click.echo(f"  … and {len(dataset.left_out) - SHOWN_PICTURES:,} more")
     click.echo(
-        f"Every one is listed in {out}/dataset.json. Next: `alexnet-fast info {out}`, `alexnet-fast train {out}`."
+        f"Every one is listed in {out}/dataset.json. Next: `alexnet-fast info {out}`, {_training(out.rstrip('/'))}."
     )
+
+
+def _training(out: str) -> str:
+    """How to train on the shards."""
+    if not is_url(out):
+        return f"`alexnet-fast train {out}`"
+    return f"{copied_first(out)}, `alexnet-fast train {out.rpartition('/')[2]}`"

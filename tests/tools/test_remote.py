@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from alexnet_fast.cli import main
 from alexnet_fast.demo_data import DemoData, draw_dataset
 from alexnet_fast.tools.cluster import cluster_pool
 from alexnet_fast.tools.errors import UsageError, UserError
@@ -86,6 +87,33 @@ def test_shards_in_s3_are_the_local_ones(bucket: str, pictures: Path, expected: 
     run(pictures, output)
     assert contents(output) == expected
     assert run(pictures, output).made_shards == 0
+
+
+def call(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str]:
+    """(exit code, all that was said) of `alexnet-fast words…`."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(word) for word in words])
+    told = capsys.readouterr()
+    return int(ended.value.code or 0), told.out + told.err
+
+
+def test_the_next_steps_after_s3_are_told_and_work(
+    bucket: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"{bucket}/told/shards"
+    code, told = call(capsys, "shard", pictures, "--out", url, "--workers", 1)
+    assert code == 3
+    copy = f"`aws s3 sync {url} shards`"
+    assert f"Next: `alexnet-fast info {url}`, {copy}, `alexnet-fast train shards`." in told
+    local = tmp_path / "shards"
+    assert call(capsys, "shard", pictures, "--out", local, "--workers", 1)[0] == 3
+    assert call(capsys, "info", url) == (0, call(capsys, "info", local)[1].replace(str(local), url))
+    assert call(capsys, "info", f"{bucket}/nowhere") == (2, f"alexnet-fast: {bucket}/nowhere: no shards folder, it has "
+        "no dataset.json. Give the folder that `alexnet-fast shard` wrote; if sharding was interrupted, run the same "
+        "command again to finish it.\n")  # fmt: skip
+    for words in (["train"], ["verify"], ["preview"], ["bench", "loader"]):
+        code, told = call(capsys, *words, url)
+        assert code == 2 and f"{url}: pictures are read from a disk" in told and copy in told
 
 
 def test_a_run_into_s3_that_breaks_off_goes_on(
