@@ -65,6 +65,11 @@ class PlannedShard:
     numbers: npt.NDArray[np.int32]
     """Its pictures' places in the source's table, in order."""
 
+    @property
+    def index_name(self) -> str:
+        """File name of the DALI index."""
+        return self.name.removesuffix(".tar") + ".idx"
+
 
 class Plan:
     """The shards of a source.

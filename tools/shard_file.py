@@ -71,6 +71,11 @@ def index_bytes(lines: list[str]) -> bytes:
     return "".join(f"{line}\n" for line in [f"v1.2 {len(lines)}", *lines]).encode("ascii")
 
 
+def index_stems(index: bytes) -> frozenset[str]:
+    """The stems of the samples that an index of ours lists."""
+    return frozenset(line.split(" ")[3].removesuffix(".cls") for line in index.decode("ascii").splitlines()[1:])
+
+
 class _HashingFile(io.RawIOBase):
     """Passes writes on and hashes them."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +39,24 @@ def tar_bytes(files: Mapping[str, bytes], form: int = tarfile.GNU_FORMAT) -> byt
         for name, content in files.items():
             member = tarfile.TarInfo(name)
             member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return stream.getvalue()
+
+
+def tar_member(
+    name: str, content: bytes = b"", kind: bytes = tarfile.REGTYPE, target: str = ""
+) -> tuple[tarfile.TarInfo, bytes]:
+    """A member of any kind: links, pipes, and names that come twice."""
+    member = tarfile.TarInfo(name)
+    member.size, member.type, member.linkname = len(content), kind, target
+    return member, content
+
+
+def tar_of(members: Sequence[tuple[tarfile.TarInfo, bytes]], form: int = tarfile.GNU_FORMAT) -> bytes:
+    """A tar of `tar_member`s in order."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=form) as archive:
+        for member, content in members:
             archive.addfile(member, io.BytesIO(content))
     return stream.getvalue()
 

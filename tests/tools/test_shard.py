@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,10 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from alexnet_fast.cli import main
 from alexnet_fast.tools.dataset import Dataset, PictureOptions
 from alexnet_fast.tools.errors import UsageError
 from alexnet_fast.tools.picture import encode
 from alexnet_fast.tools.statistics import PixelSums
+from tests.tools.fake_sources import jpeg, tar_member, tar_of, write_files
 from tests.tools.sharding import digests, run
 
 
@@ -114,6 +119,57 @@ def test_other_options_are_refused(options: dict[str, Any], words: str, pictures
     with pytest.raises(UsageError, match=f"other input or options:.*{words}"):
         run(pictures, unbroken, **options)
     assert digests(unbroken) == before
+
+
+def sources(folder: Path) -> dict[str, bytes]:
+    """Sample -> source name in bytes, out of sources.tsv."""
+    head, *lines = (folder / "sources.tsv").read_text(encoding="utf-8").split("\n")[:-1]
+    assert head == "sample\tshard\tsource"
+    rows = [line.split("\t") for line in lines]
+    assert all(f"{stem}.cls".encode() in (folder / shard).read_bytes() for stem, shard, _ in rows)
+    return {stem: unescaped(source) for stem, _, source in rows}
+
+
+def unescaped(text: str) -> bytes:
+    """Python's own reading of the escapes; \\xff below is a byte, every other character is UTF-8."""
+    parts = re.split(r"(\\\\|\\x[89a-f][0-9a-f])", text)
+    read = [ast.literal_eval(f"b'{part}'") if number % 2 else ast.literal_eval(f'"""{part}"""').encode()
+            for number, part in enumerate(parts)]  # fmt: skip
+    return b"".join(read)
+
+
+def test_the_table_leads_back_to_every_name(tmp_path: Path) -> None:
+    names = [
+        b"\xff.jpg",
+        b"\\xff.jpg",
+        b"\xc2\x85.jpg",
+        b"\x85.jpg",
+        b"\\u0085.jpg",
+        b"a\n.jpg",
+        b"a\\n.jpg",
+        b"\t\x1b[31m.jpg",
+    ]
+    write_files(tmp_path / "in", {os.fsdecode(b"cat/" + name): jpeg(i) for i, name in enumerate(names)})
+    run(tmp_path / "in", tmp_path / "out")
+    assert sorted(sources(tmp_path / "out").values()) == sorted(b"cat/" + name for name in names)
+
+
+def test_two_pictures_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    members = [("a.jpg", b"no picture"), ("a.cls", b"0"), ("b.jpg", jpeg(1)), ("b.cls", b"0")]
+    tar = tar_of([tar_member(name, content) for name, content in [*members, ("a.jpg", jpeg(2)), ("a.cls", b"0")]])
+    dataset = run(write_files(tmp_path / "in", {"0.tar": tar}), tmp_path / "out").dataset
+    assert dataset.accounting() == {"found": 3, "written": 2, "left_out": 1}
+    assert sorted(sources(tmp_path / "out").values()) == [b"0.tar!a.jpg", b"0.tar!b.jpg"]
+
+
+def test_names_cannot_command_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_files(tmp_path / "in", {"cat/1.jpg": jpeg(1), "cat/\x1b[2J\nleft out: dog.jpg": b"no picture"})
+    with pytest.raises(SystemExit) as ended:
+        main(["shard", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--workers", "1"])
+    told = capsys.readouterr().out
+    assert ended.value.code == 3
+    assert "\x1b" not in told
+    assert r"left out: cat/\x1b[2J\nleft out: dog.jpg: no picture" in told
 
 
 def test_another_source_is_refused(pictures: Path, unbroken: Path, tmp_path: Path) -> None:
