@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,21 @@ from alexnet_fast.pipelines.diagnosis import find_undecodable
 from alexnet_fast.pipelines.reader import READER
 from alexnet_fast.tools.dataset import MANIFEST, Dataset
 from alexnet_fast.tools.errors import UserError
+
+# DALI's own words, and nvImageCodec's numbers (nvimgcodecStatus_t).  DALI's prefix "CUDA driver API error" tells
+# nothing: it precedes every failure of a GPU.
+NO_GPU = re.compile(
+    "CUDA is not available|insufficient driver|driver version is insufficient|can(not|'t) (load|initialize) CUDA|"
+    "failed to load CUDA driver|driver is a stub|no CUDA-capable device|CUDA_ERROR_NO_DEVICE|cudaErrorNoDevice",
+    re.IGNORECASE,
+)
+OUT_OF_MEMORY = re.compile(
+    "can(not|'t) allocate|could not allocate|failed to allocate|CUDA allocation failed|out of memory|bad_alloc|"
+    r"nvImageCodec failure: '#(5|15)'",
+    re.IGNORECASE,
+)
+UNDECODABLE = re.compile(r"failed to decode|nvImageCodec failure: '#(3|4|13|14|19)'", re.IGNORECASE)
+NAMED = re.compile(r"Failed to decode sample #\d+ : (?P<tar>.+):\d+:(?P<stem>[^:\n]+)\.jpg")
 
 
 @dataclass(frozen=True)
@@ -64,7 +81,7 @@ class PipelineRun:
             self._pipeline.build()
             if num_batches:
                 self._pipeline.schedule_run()  # the first call schedules `depth` batches
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             raise explained(error, execution, self._tars) from error
 
     @property
@@ -86,7 +103,7 @@ class PipelineRun:
         stream = torch.cuda.current_stream(self._device) if self._device.type == "cuda" else None
         try:
             outputs = self._pipeline.share_outputs(stream)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             raise explained(error, self._execution, self._tars) from error
         self._remaining -= 1
         self._pipeline.release_outputs()
@@ -112,27 +129,34 @@ def to_torch(output: Any) -> torch.Tensor:
     return torch.utils.dlpack.from_dlpack(output.as_tensor())
 
 
-def explained(error: RuntimeError, execution: Execution, tars: list[Path]) -> UserError:
+def explained(error: RuntimeError | MemoryError, execution: Execution, tars: list[Path]) -> UserError:
     """DALI's complaint as a sentence with a remedy."""
     text = str(error)
+    # What stands before it quotes our own source, words of which would be taken for the reason.
     reason = text.partition("encountered:")[2] or text
-    first = next((line.strip() for line in reason.splitlines() if line.strip()), text)
-    lowered = text.lower()
-    if "cuda is not available" in lowered or "cuda driver" in lowered or "no cuda" in lowered:
+    first = next((line.strip() for line in reason.splitlines() if line.strip()), type(error).__name__)
+    if NO_GPU.search(reason):
         return UserError(
             f"DALI finds no usable GPU for {execution.device} ({first}). Use `--device cpu`, or bring the NVIDIA "
             "driver up to date (nvidia-smi shows its version)."
         )
-    if "memory" in lowered and ("alloc" in lowered or "out of" in lowered):
+    if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(reason):
         return UserError(
-            f"out of memory on {execution.device} at {execution.batch_size} pictures a batch and a prefetch of "
-            f"{execution.prefetch} ({first}). Make the batch or the prefetch smaller."
+            f"out of memory with {execution.batch_size} pictures a batch and a prefetch of {execution.prefetch} on "
+            f"{execution.device} ({first}). Make the batch or the prefetch smaller."
         )
-    if "decoders.image" in text or "readers.webdataset" in text:
-        found = find_undecodable(tars)
-        if found is not None:
-            return UserError(
-                f"{found}. The shards were altered after they were made: `alexnet-fast verify` tells what else; "
-                "remove that tar, and the same `alexnet-fast shard` command makes it anew."
-            )
+    found = undecodable(reason, tars) if UNDECODABLE.search(reason) or "readers.webdataset" in text else None
+    if found is not None:
+        return UserError(
+            f"{found}. The shards were altered after they were made: `alexnet-fast verify` tells what else; "
+            "remove that tar, and the same `alexnet-fast shard` command makes it anew."
+        )
     return UserError(f"DALI stopped: {first}")
+
+
+def undecodable(reason: str, tars: list[Path]) -> str | None:
+    """ "tar: stem (why)" of the picture that stopped DALI: the one it names, else the first that Pillow finds."""
+    if named := NAMED.search(reason):
+        return f"{named['tar']}: {named['stem']} (it cannot be decoded)"
+    print("A picture cannot be read or decoded; looking for it in all shards …", file=sys.stderr, flush=True)
+    return find_undecodable(tars)
