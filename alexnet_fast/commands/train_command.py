@@ -86,15 +86,17 @@ def check_every_byte(dataset: Dataset, *, quiet: bool) -> None:
     """UserError where any file of the shards folder is not what was written, or a label is none of the classes."""
     from tqdm import tqdm
 
-    from alexnet_fast.tools.verify import verify
+    from alexnet_fast.tools.verify import ShardCheck, verify
     from alexnet_fast.tools.workers import num_cores
 
     total = sum(split.bytes for split in dataset.splits.values())
     with tqdm(desc="checking", total=total, unit="B", unit_scale=True, disable=True if quiet else None) as bar:
+
+        def watch(check: ShardCheck) -> None:
+            bar.update(check.num_bytes)
+
         try:
-            problems = verify(
-                dataset, decode=False, num_workers=num_cores(), watch=lambda check: bar.update(check.num_bytes)
-            )
+            problems = verify(dataset, decode=False, num_workers=num_cores(), watch=watch)
         except KeyboardInterrupt as error:
             raise UserError("stopped while checking the shards; the training had not begun.") from error
     if problems:
