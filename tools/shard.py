@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from alexnet_fast.tools.dataset import MANIFEST, Dataset, Shard
+from alexnet_fast.tools.describe import human_bytes
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.finish import finish
 from alexnet_fast.tools.output import WORK, Output
@@ -17,7 +18,7 @@ from alexnet_fast.tools.picture import BadPictureError, encode
 from alexnet_fast.tools.picture_table import read_bytes
 from alexnet_fast.tools.plan import Plan, PlannedShard, differences, identity_json
 from alexnet_fast.tools.shard_file import BLOCK
-from alexnet_fast.tools.shard_worker import ShardRecord, read_record
+from alexnet_fast.tools.shard_worker import RECORD, ShardRecord, read_record
 from alexnet_fast.tools.workers import LostWorkerError, Pool
 
 IDENTITY = f"{WORK}/identity.json"
@@ -73,8 +74,6 @@ def shard(
         output.prepare()
         if output.size(MANIFEST) is not None:
             return _mend(plan, output, pool, watch)
-        with output.create(IDENTITY) as file:
-            file.write(identity_json(plan.identity))
         progress = Progress(len(plan.source.table), len(plan.shards))
         pending = []
         for planned in plan.shards:
@@ -86,6 +85,8 @@ def shard(
                 pending.append(planned)
         progress.pictures = progress.resumed_pictures
         check_space(plan, pending, output)
+        with output.create(IDENTITY) as file:  # from here on other options are refused
+            file.write(identity_json(plan.identity))
         watch(progress)
         if pending:
             _make(plan, pending, output, pool, strict, progress, watch)
@@ -107,11 +108,10 @@ def refuse_foreign(output: Output) -> None:
 def _refuse_others(plan: Plan, output: Output) -> None:
     """UsageError where the output was made from another source or with other options."""
     refuse_foreign(output)
-    stored = output.read(IDENTITY)
-    if stored is not None:
-        before = json.loads(stored)
-    elif output.size(MANIFEST) is not None:
+    if output.size(MANIFEST) is not None:
         before = _identity_of(_finished(output))
+    elif _is_begun(output):
+        before = _stored_identity(output)
     else:
         return
     found = differences(before, plan.identity)
@@ -119,6 +119,25 @@ def _refuse_others(plan: Plan, output: Output) -> None:
         raise UsageError(
             f"{output}: was made with other input or options: {found}. Use the same again, or give another --out."
         )
+
+
+def _is_begun(output: Output) -> bool:
+    """Whether anything was made that fits one identity only."""
+    return output.names() not in ([], [WORK]) or any(name.endswith(RECORD) for name in output.names(WORK))
+
+
+def _stored_identity(output: Output) -> dict[str, object]:
+    """What the run that began the output was asked for; UserError where nobody can read it any more."""
+    try:
+        before = json.loads(output.read(IDENTITY) or b"")
+    except (ValueError, RecursionError):
+        before = None
+    if not isinstance(before, dict):
+        raise UserError(
+            f"{output}/{IDENTITY}: is damaged, so that nobody knows what the shards there are made of. Remove {output} "
+            "and run again, or give another --out."
+        )
+    return before
 
 
 def _finished(output: Output) -> Dataset:
@@ -238,6 +257,6 @@ def check_space(plan: Plan, pending: list[PlannedShard], output: Output) -> None
     needed += sum(4 * 3 * plan.options.picture.size**2 for planned in pending if planned.split == plan.statistics_split)
     if needed > free:
         raise UserError(
-            f"{output}: {num_pictures:,} pictures will take about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are "
-            "free. Make room, or give --out a larger disk."
+            f"{output}: {num_pictures:,} pictures will take about {human_bytes(round(needed))}, and "
+            f"{human_bytes(free)} are free. Make room, or give --out a larger disk."
         )

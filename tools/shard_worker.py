@@ -19,6 +19,9 @@ from alexnet_fast.tools.plan import PlannedPicture, ShardTask
 from alexnet_fast.tools.shard_file import ShardWriter
 from alexnet_fast.tools.statistics import PixelSums
 
+RECORD = ".done"
+"""End of the name of a finished shard's record."""
+
 Count = Callable[[int, int], None]
 """Told (pictures, source bytes) done since the last call."""
 
@@ -113,7 +116,7 @@ class _ShardWork:
 
 def record_name(tar: str) -> str:
     """Where a shard's record lies in the output."""
-    return f"{WORK}/{tar.removesuffix('.tar')}.done"
+    return f"{WORK}/{tar.removesuffix('.tar')}{RECORD}"
 
 
 def write_record(output: Output, record: ShardRecord, sums: PixelSums | None) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from alexnet_fast.cli import main
+from alexnet_fast.tools.dataset import PictureOptions
 from alexnet_fast.tools.errors import UserError
 from alexnet_fast.tools.output import open_output
 from alexnet_fast.tools.plan import Plan, ShardOptions
@@ -120,9 +121,11 @@ def test_too_little_space_is_seen_before_the_start(
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2_000_000))
-    with pytest.raises(UserError, match=r"71 pictures will take about 0\.0 GB, and 0\.0 GB are free"):
+    with pytest.raises(UserError, match=r"71 pictures will take about \d\.\d MB, and 2\.0 MB are free"):
         run(pictures, tmp_path / "shards")
     assert not finished(tmp_path / "shards")
+    monkeypatch.undo()
+    assert run(pictures, tmp_path / "shards", picture=PictureOptions(quality=40)).made_shards == 8
 
 
 @pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="needs a folder that nobody may write")
@@ -176,6 +179,16 @@ def test_a_damaged_record_counts_as_none(keep: int, pictures: Path, unbroken: Pa
         record.write_bytes(record.read_bytes()[:keep])
     assert run(pictures, folder).made_shards == 8
     assert digests(folder) == digests(unbroken)
+
+
+def test_a_damaged_identity_is_told(pictures: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "shards"
+    with pytest.raises(StrictError):
+        run(pictures, folder, strict=True)
+    for garbage in (b"", b"{", b"7", b"[" * 100_000, b"\xff"):
+        (folder / ".sharding" / "identity.json").write_bytes(garbage)
+        with pytest.raises(UserError, match=r"identity\.json: is damaged.*Remove .*/shards and run again"):
+            run(pictures, folder)
 
 
 def test_a_killed_worker_is_told_and_made_good(pictures: Path, unbroken: Path, tmp_path: Path) -> None:
