@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
@@ -22,7 +23,7 @@ from alexnet_fast.pipelines.run import Execution, PipelineRun, to_torch
 from alexnet_fast.pipelines.settings import check_batch, default_settings
 from alexnet_fast.pipelines.training import CROP, Augmentation, training_graph
 from alexnet_fast.tools.dataset import Dataset
-from alexnet_fast.tools.errors import UserError
+from alexnet_fast.tools.errors import UsageError, UserError
 
 __all__ = ["EvaluationLoader", "TrainingLoader"]
 
@@ -77,6 +78,10 @@ class TrainingLoader:
         noise_divisor: divide by 1 + noise while there is noise, as in 2012, so that pixels keep their scale.
         shuffle_buffer: samples in the reader's buffer of compressed pictures (about 0.2 GB at 8192).
         """
+        if not (math.isfinite(noise) and noise >= 0):
+            raise UsageError(f"colour noise {noise:g}: give 0 (none) or more; 0.1 was used in 2012.")
+        if shuffle_buffer < 1:
+            raise UsageError(f"a shuffle buffer of {shuffle_buffer} samples: give 1 or more.")
         split_info = dataset.split(split)
         check_batch(dataset, split, batch_size=batch_size, rank=rank, num_ranks=num_ranks)
         dataset.check_sizes(split)
@@ -90,7 +95,7 @@ class TrainingLoader:
         self._rank, self._num_ranks = rank, num_ranks
         self._dtype = dtype
         self._noise, self._noise_divisor, self._mean = noise, noise_divisor, mean
-        self._shuffle_buffer = max(1, min(shuffle_buffer, split_info.samples // num_ranks))
+        self._shuffle_buffer = min(shuffle_buffer, split_info.samples // num_ranks)
         self._execution = Execution(batch_size, device, settings.num_threads, settings.prefetch)
         self._decoding = Decoding(
             "cpu" if device.type == "cpu" else "mixed", dataset.picture.size, settings.hw_decoder_load

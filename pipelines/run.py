@@ -103,13 +103,13 @@ class PipelineRun:
         stream = torch.cuda.current_stream(self._device) if self._device.type == "cuda" else None
         try:
             outputs = self._pipeline.share_outputs(stream)
+            self._pipeline.release_outputs()
+            if self._to_schedule > 0:
+                self._pipeline.schedule_run()
         except (RuntimeError, MemoryError) as error:
             raise explained(error, self._execution, self._tars) from error
         self._remaining -= 1
-        self._pipeline.release_outputs()
-        if self._to_schedule > 0:
-            self._pipeline.schedule_run()
-            self._to_schedule -= 1
+        self._to_schedule -= 1
         return tuple(outputs)
 
     def checkpoint(self) -> bytes:

@@ -5,31 +5,45 @@ from __future__ import annotations
 import json
 import os
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
 
+MOST_THREADS = 4096
+MOST_PREFETCH = 1024
+"""Beyond these it is a slip of the pen: each thread and each batch ahead takes memory."""
+
 
 @dataclass(frozen=True)
 class LoaderSettings:
-    """What changes the speed of a loader and not what it gives."""
+    """What changes the speed of a loader and not what it gives; UsageError where it is out of range."""
 
     num_threads: int
     prefetch: int
+    """Batches ahead of the one in use."""
     hw_decoder_load: float
     """Share of a batch for the GPU's JPEG engines, 0..1; means nothing on a CPU."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_threads <= MOST_THREADS:
+            raise UsageError(f"{self.num_threads} loader threads: give 1 to {MOST_THREADS:,}.")
+        if not 1 <= self.prefetch <= MOST_PREFETCH:
+            raise UsageError(f"a prefetch of {self.prefetch} batches: give 1 to {MOST_PREFETCH:,}.")
+        if not 0 <= self.hw_decoder_load <= 1:
+            raise UsageError(
+                f"hw_decoder_load {self.hw_decoder_load}: it is the share of the JPEG engines, give 0 to 1."
+            )
 
 
 def default_settings(
     device: torch.device, num_threads: int | None, prefetch: int | None, hw_decoder_load: float | None
 ) -> LoaderSettings:
     """What was asked for, filled up with what `remember` kept for this machine, else with defaults."""
-    if num_threads is not None and num_threads < 1:
-        raise UsageError(f"{num_threads} loader threads: give 1 or more.")
     known = remembered(device) or LoaderSettings(len(os.sched_getaffinity(0)), 2, 0.65)
     return LoaderSettings(
         num_threads=num_threads if num_threads is not None else max(1, known.num_threads // local_processes()),
@@ -39,9 +53,13 @@ def default_settings(
 
 
 def settings_file() -> Path:
-    """Where the best settings of this user's machines are kept."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "alexnet-fast" / "loader.json"
+    """Where the best settings of this user's machines are kept; UserError where this user has no place for them."""
+    cache = os.environ.get("XDG_CACHE_HOME")
+    try:
+        folder = Path(cache) if cache else Path.home() / ".cache"
+    except RuntimeError as error:
+        raise UserError("this user has no home directory to keep settings in. Set XDG_CACHE_HOME.") from error
+    return folder / "alexnet-fast" / "loader.json"
 
 
 def machine_key(device: torch.device) -> str:
@@ -51,21 +69,35 @@ def machine_key(device: torch.device) -> str:
 
 
 def remembered(device: torch.device) -> LoaderSettings | None:
-    """What `remember` kept for this machine and device; None: nothing, or nothing that can be read."""
+    """What `remember` kept for this machine and device; None: nothing, or nothing that can be used."""
     try:
-        kept = json.loads(settings_file().read_text(encoding="utf-8"))[machine_key(device)]
-        return LoaderSettings(int(kept["num_threads"]), int(kept["prefetch"]), float(kept["hw_decoder_load"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # a cache: without it there are defaults
+        kept = stored_settings(settings_file()).get(machine_key(device))
+    except UserError:
+        return None  # without a place to keep them there are defaults
+    if not isinstance(kept, dict):
+        return None
+    threads, prefetch, load = (kept.get(field.name) for field in fields(LoaderSettings))
+    if type(threads) is not int or type(prefetch) is not int or type(load) not in (int, float):
+        return None
+    try:
+        return LoaderSettings(threads, prefetch, load)
+    except UsageError:
+        return None
+
+
+def stored_settings(file: Path) -> dict[str, Any]:
+    """Machine -> settings, unchecked; empty where the file cannot be read: it is a cache, to be made anew."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def remember(device: torch.device, settings: LoaderSettings) -> Path:
     """Keep the best settings for this machine and device; the file."""
     file = settings_file()
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        content = {}
+    content = stored_settings(file)
     content[machine_key(device)] = asdict(settings)
     aside = file.with_name(f".{file.name}.partial")
     try:
