@@ -28,6 +28,7 @@ from alexnet_fast.meter import Meter
 from alexnet_fast.model import AlexNet, load_whole_state, whole_state, whole_tensor
 from alexnet_fast.optimizer import SGD
 from alexnet_fast.pipelines.loader import EvaluationLoader
+from alexnet_fast.pipelines.settings import check_splits
 from alexnet_fast.precision import choose_precision
 from alexnet_fast.recipe import Recipe
 from alexnet_fast.report import draw_report
@@ -73,6 +74,13 @@ def train(
         gpus=gpus,
         processes=processes,
         parallel=parallel,
+    )
+    mesh = Mesh(world_size=layout.num_processes, split=layout.split)
+    check_splits(
+        dataset,
+        batch_size=mesh.share_batch(recipe.batch_size),
+        num_ranks=mesh.num_data_ranks,
+        num_evaluation_ranks=mesh.num_replicas,
     )
     dataset.check_sizes()
     job = Job(dataset, recipe, run, resume, quiet, deterministic)

@@ -77,7 +77,9 @@ def remembered(device: torch.device) -> LoaderSettings | None:
     if not isinstance(kept, dict):
         return None
     threads, prefetch, load = (kept.get(field.name) for field in fields(LoaderSettings))
-    if type(threads) is not int or type(prefetch) is not int or type(load) not in (int, float):
+    if type(threads) is not int or type(prefetch) is not int:
+        return None
+    if not isinstance(load, int | float) or isinstance(load, bool):
         return None
     try:
         return LoaderSettings(threads, prefetch, load)
@@ -144,3 +146,14 @@ def check_batch(dataset: Dataset, split: str, *, batch_size: int, rank: int, num
             f"{dataset.folder}: its {split} split has {samples} samples, less than one batch of {whole}. "
             f"Use a batch of at most {samples // num_ranks}."
         )
+
+
+def check_splits(dataset: Dataset, *, batch_size: int, num_ranks: int, num_evaluation_ranks: int) -> None:
+    """UsageError where a run cannot be given its pictures: to be known before its processes are started.
+
+    The train split must fill a batch of `batch_size` on each of `num_ranks`; the val split, where there is one, have a
+    sample for each of `num_evaluation_ranks`.
+    """
+    check_batch(dataset, "train", batch_size=batch_size, rank=0, num_ranks=num_ranks)
+    if "val" in dataset.splits:
+        check_share(dataset, "val", batch_size=1, rank=0, num_ranks=num_evaluation_ranks)

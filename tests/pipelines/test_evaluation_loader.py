@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from alexnet_fast.pipelines.loader import EvaluationLoader
+from alexnet_fast.recipe import load_recipe
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError
 from alexnet_fast.tools.shard_file import read_samples
+from alexnet_fast.trainer import train
 
 CPU = torch.device("cpu")
 
@@ -65,3 +68,24 @@ def test_ten_views_are_corners_centre_and_mirrors(tiny_dataset: Dataset) -> None
     assert torch.equal(top_left[:, :, :, 32:], top_right[:, :, :, :-32])
     assert torch.equal(top_left[:, :, 32:, :], bottom_left[:, :, :-32, :])
     assert torch.equal(top_right[:, :, 32:, :], bottom_right[:, :, :-32, :])
+
+
+@pytest.mark.parametrize(
+    ("processes", "batch_size", "words"),
+    [
+        (31, 31, "its val split has 30 samples for 31 ranks"),
+        (2, 60, "59 samples, less than one batch of 30 on each of 2 ranks"),
+        (60, 60, "59 samples for 60 ranks"),
+    ],
+)
+def test_train_knows_before_it_starts_processes(
+    tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int, batch_size: int, words: str
+) -> None:
+    def launch(*_: object) -> None:
+        raise AssertionError("processes were started")
+
+    monkeypatch.setattr("alexnet_fast.trainer.launch", launch)
+    recipe = load_recipe("2013", [f"batch_size={batch_size}"])
+    with pytest.raises(UsageError, match=words):
+        train(tiny_dataset, recipe, tmp_path / "run", device="cpu", processes=processes, parallel="data")
+    assert not (tmp_path / "run").exists()
