@@ -9,7 +9,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from alexnet_fast import __version__
 from alexnet_fast.tools.dataset import (
     MANIFEST,
     MEAN_IMAGE,
@@ -22,7 +21,7 @@ from alexnet_fast.tools.dataset import (
 )
 from alexnet_fast.tools.errors import UserError
 from alexnet_fast.tools.output import Output
-from alexnet_fast.tools.picture import encoder_version
+from alexnet_fast.tools.picture import program_version
 from alexnet_fast.tools.plan import Plan
 from alexnet_fast.tools.shard_file import index_stems
 from alexnet_fast.tools.shard_worker import ShardRecord, read_record
@@ -32,14 +31,18 @@ from alexnet_fast.tools.statistics import PixelSums
 def finish(plan: Plan, output: Output) -> Dataset:
     """Merge the records of all shards and write the files beside them, dataset.json last.
 
-    Raises UserError where nothing of a split could be used.
+    Raises UserError where nothing of a split could be used, or where a shard that was made is not in the output.
     """
     options, source = plan.options, plan.source
     sums = PixelSums(options.picture.size)
     records: list[ShardRecord] = []
     for planned in plan.shards:
         stored = read_record(output, planned.name)
-        assert stored is not None, planned.name
+        if stored is None:
+            raise UserError(
+                f"{output}: {planned.name} is not there, though a worker has written it. Do the workers reach --out "
+                "under this path, on the same disk? Give a folder that all of them share, or a URL."
+            )
         records.append(stored[0])
         if stored[1]:
             sums.merge(stored[1])
@@ -51,7 +54,7 @@ def finish(plan: Plan, output: Output) -> Dataset:
     }
     dataset = Dataset(
         place=str(output),
-        program=f"alexnet-fast {__version__}, {encoder_version()}",
+        program=program_version(),
         source=source.kind,
         source_fingerprint=source.fingerprint(),
         classes=tuple(DatasetClass(entry.name, entry.words) for entry in source.classes),

@@ -24,6 +24,7 @@ import numpy as np
 import PIL
 from PIL import Image, ImageChops, UnidentifiedImageError, features
 
+from alexnet_fast import __version__
 from alexnet_fast.tools.dataset import PictureOptions
 from alexnet_fast.tools.resize import average_area
 
@@ -95,6 +96,11 @@ class Encoded:
 def encoder_version() -> str:
     """What decides the JPEGs' bytes besides the options."""
     return f"Pillow {PIL.__version__}, libjpeg-turbo {features.version_feature('libjpeg_turbo') or 'absent'}"
+
+
+def program_version() -> str:
+    """This program and what encodes its JPEGs: all that decides a shard's bytes besides source and options."""
+    return f"alexnet-fast {__version__}, {encoder_version()}"
 
 
 def encode(content: bytes, name: str, options: PictureOptions) -> Encoded:

@@ -31,9 +31,6 @@ class Pool(Protocol):
     def counts(self) -> tuple[int, int] | None:
         """(pictures, source bytes) done so far, shards in the making included; None: only finished shards tell."""
 
-    def stop(self) -> None:
-        """Stop everything at once; nothing half-written gets a final name."""
-
 
 class LostWorkerError(Exception):
     """A worker is gone without a word."""
@@ -74,6 +71,7 @@ class ProcessPool:
         return self._pictures.get_obj().value, self._bytes.get_obj().value
 
     def stop(self) -> None:
+        """Stop everything at once; nothing half-written gets a final name."""
         for process in set(multiprocessing.active_children()) - self._others:
             process.kill()
         self._executor.shutdown(wait=True, cancel_futures=True)

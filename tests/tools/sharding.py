@@ -14,7 +14,9 @@ from alexnet_fast.tools.sources import find_source
 from alexnet_fast.tools.workers import local_pool
 
 
-def run(source: Path, out: Path | Output, *, workers: int = 1, strict: bool = False, **options: Any) -> Outcome:
+def run(
+    source: Path, out: Path | Output, *, workers: int = 1, strict: bool = False, pool: Any = None, **options: Any
+) -> Outcome:
     found = find_source(
         str(source),
         None,
@@ -25,7 +27,7 @@ def run(source: Path, out: Path | Output, *, workers: int = 1, strict: bool = Fa
     )
     plan = Plan(found, ShardOptions(**({"shard_size": 10} | options)))
     output = open_output(out) if isinstance(out, Path) else out
-    return shard(plan, output, partial(local_pool, workers), strict=strict, watch=lambda progress: None)
+    return shard(plan, output, pool or partial(local_pool, workers), strict=strict, watch=lambda progress: None)
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The same bytes through an S3 protocol server, and from a Dask cluster one of whose workers is killed."""
+"""The same bytes through an S3 protocol server."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ import json
 import os
 import resource
 import shutil
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,7 +18,6 @@ import pytest
 
 from alexnet_fast.cli import main
 from alexnet_fast.demo_data import DemoData, draw_dataset
-from alexnet_fast.tools.cluster import cluster_pool
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.output import WORK, Output, open_output
 from alexnet_fast.tools.plan import Plan, ShardOptions
@@ -55,9 +51,6 @@ def expected(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     output = open_output(tmp_path_factory.mktemp("local") / "shards")
     run(pictures, output)
     return contents(output)
-
-
-# -------------------------------------------------------------------------- S3
 
 
 @pytest.fixture(scope="module")
@@ -297,67 +290,3 @@ def test_an_unknown_kind_of_url_is_told() -> None:
 def test_a_file_url_is_a_local_path(pictures: Path, expected: dict[str, bytes], tmp_path: Path) -> None:
     run(f"file://{pictures}", open_output(f"file://{tmp_path}/shards"))
     assert contents(open_output(tmp_path / "shards")) == expected
-
-
-# --------------------------------------------------------------------- cluster
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[tuple[str, list[subprocess.Popen[str]]]]:
-    """A scheduler and two workers, processes of their own."""
-    pytest.importorskip("distributed")
-    start = [sys.executable, "-m"]
-    scheduler = subprocess.Popen(
-        [*start, "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert scheduler.stderr is not None
-    address = next(line.split()[-1] for line in scheduler.stderr if "Scheduler at:" in line)
-    threading.Thread(target=scheduler.stderr.read, daemon=True).start()
-    worker = [*start, "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard"]
-    workers = [
-        subprocess.Popen(worker, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True) for _ in range(2)
-    ]
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            with cluster_pool(address) as pool:
-                if pool.num_workers == 2:
-                    break
-        except UserError:  # none has come yet
-            pass
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    yield address, workers
-    for process in (*workers, scheduler):
-        process.kill()
-        process.wait()
-
-
-def test_a_cluster_that_loses_a_worker_makes_the_same_shards(
-    cluster: tuple[str, list[subprocess.Popen[str]]], pictures: Path, expected: dict[str, bytes], tmp_path: Path
-) -> None:
-    address, workers = cluster
-    output = open_output(tmp_path / "shards")
-
-    def kill_one() -> None:
-        while not any(name.endswith(".tar") for name in output.names()):
-            time.sleep(0.005)
-        os.kill(workers[0].pid, signal.SIGKILL)
-
-    killer = threading.Thread(target=kill_one)
-    killer.start()
-    run(pictures, output, partial(cluster_pool, address))
-    killer.join()
-    assert workers[0].wait(10) == -signal.SIGKILL
-    assert contents(output) == expected
-
-
-def test_no_scheduler_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("distributed")
-    monkeypatch.setattr("alexnet_fast.tools.cluster.CONNECT_SECONDS", 0.5)
-    with pytest.raises(UsageError, match="no scheduler answers there"), cluster_pool("tcp://127.0.0.1:9"):
-        pass
-    with pytest.raises(UsageError, match="no scheduler answers there"), cluster_pool("nonsense://"):
-        pass
