@@ -27,7 +27,7 @@ from alexnet_fast.tools.errors import UsageError, UserError
 
 __all__ = ["EvaluationLoader", "TrainingLoader"]
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 
 @dataclass
@@ -35,7 +35,6 @@ class _Progress:
     """Where a loader stands: so many batches of an epoch have been handed out."""
 
     epoch: int
-    noise: bool
     batches: int
     checkpoint: bytes | None
     """DALI's state after those batches, while no run is there to ask for it."""
@@ -111,37 +110,36 @@ class TrainingLoader:
     def epoch(self, number: int, *, noise: bool = True) -> Iterator[Batch]:
         """The batches of epoch `number` (0, 1, …); after `load_state_dict`, those that are left of it.
 
-        noise: False leaves out the colour noise, and its divisor with it.
+        noise: False leaves out the colour noise, and its divisor with it; what is left of an epoch need not have the
+            noise that it was begun with.
         """
-        resuming = self._resuming and self._progress is not None and self._progress.epoch == number
-        if not resuming:
-            self._progress = _Progress(number, noise, 0, None)
-        elif self._progress is not None and self._progress.noise != noise:
-            raise UserError(
-                f"epoch {number} was begun with colour noise {'on' if self._progress.noise else 'off'} and cannot go "
-                "on with the other. Resume with the recipe that began it, or from the epoch's start."
-            )
+        if not self._resuming or self._progress is None or self._progress.epoch != number:
+            self._progress = _Progress(number, 0, None)
         self._resuming = False
         self.close()
         self._generation += 1
-        return self._batches(self._generation)
+        return self._batches(self._generation, self._progress, noise)
 
-    def _batches(self, generation: int) -> Iterator[Batch]:
-        progress = self._progress
-        assert progress is not None
+    def _batches(self, generation: int, progress: _Progress, noise: bool) -> Iterator[Batch]:
+        self._check_current(generation)
         if progress.batches == self.num_batches:
             return
-        self._run = self._start(progress)
+        self._run = self._start(progress, noise)
         self._run.check_num_samples(self._dataset, self._split)
         progress.checkpoint = None
-        residual = self._residual_for(progress.noise)
+        residual = self._residual_for(noise)
         for _ in range(progress.batches, self.num_batches):
-            if generation != self._generation or self._run is None:
-                raise RuntimeError("this epoch was ended: the loader was closed, or another epoch begun")
+            self._check_current(generation)
+            if self._run is None:
+                raise RuntimeError("this epoch was ended: the loader was closed")
             images, labels, *_ = self._run.next()
             progress.batches += 1
             yield self._batch(images, labels, residual)
         self._run = None  # frees its threads and buffers
+
+    def _check_current(self, generation: int) -> None:
+        if generation != self._generation:
+            raise RuntimeError("this epoch was ended: another one was begun")
 
     def _batch(self, images: Any, labels: Any, residual: torch.Tensor | None) -> Batch:
         images_NHWC = to_torch(images)
@@ -153,11 +151,11 @@ class TrainingLoader:
         check_labels(batch.labels, self._dataset)
         return batch
 
-    def _start(self, progress: _Progress) -> PipelineRun:
+    def _start(self, progress: _Progress, noise: bool) -> PipelineRun:
         # On a CPU DALI makes float16 slowly, and rounds ties away from zero: torch does it better.
         half = self._dtype == torch.float16 and self._decoding.backend == "mixed"
         dtype = types.FLOAT16 if half else types.FLOAT
-        reading, augmentation = self._reading(progress.epoch), self._augmentation(progress.epoch, progress.noise)
+        reading, augmentation = self._reading(progress.epoch), self._augmentation(progress.epoch, noise)
         return PipelineRun(
             lambda: training_graph(reading, self._decoding, augmentation, dtype),
             self._execution,
@@ -215,7 +213,6 @@ class TrainingLoader:
             "version": STATE_VERSION,
             "stream": self.stream(),
             "epoch": progress.epoch,
-            "noise": progress.noise,
             "batches": progress.batches,
             "dali": None if checkpoint is None else base64.b64encode(checkpoint).decode("ascii"),
         }
@@ -245,7 +242,7 @@ class TrainingLoader:
         self._progress = None
         if self._resuming:
             checkpoint = None if state["dali"] is None else base64.b64decode(state["dali"])
-            self._progress = _Progress(state["epoch"], state["noise"], state["batches"], checkpoint)
+            self._progress = _Progress(state["epoch"], state["batches"], checkpoint)
 
     def stream(self) -> dict[str, str]:
         """All that decides which pictures come, name -> value; two loaders that agree give the same batches."""

@@ -26,7 +26,7 @@ class Augmentation:
     directions: npt.NDArray[np.float32]
     """(3, 3): column i is sᵢ·pᵢ, the standard deviation along the i-th eigenvector of the RGB covariance times it."""
     strength: float
-    """Of the colour noise; 0 draws none."""
+    """Of the colour noise; 0 is none."""
     divisor: float
     seed: int
     epoch: int
@@ -61,10 +61,9 @@ def crop_positions(size: int) -> list[float]:
 def draw(augmentation: Augmentation, size: int) -> Draws:
     """Draw once for each picture; offsets uniform, mirror ½, g ~ N(0, 1)."""
     positions = crop_positions(size)
-    shift = types.Constant(np.zeros(3, np.float32))
-    if augmentation.strength:
-        g = fn.random.normal(shape=[3], stddev=augmentation.strength, seed=augmentation.seed_for("colour"))
-        shift = fn.reductions.sum(types.Constant(augmentation.directions) * g, axes=[1])
+    # Drawn without noise too, as zeros, so that an epoch that was interrupted can go on with noise on or off.
+    g = fn.random.normal(shape=[3], stddev=augmentation.strength, seed=augmentation.seed_for("colour"))
+    shift = fn.reductions.sum(types.Constant(augmentation.directions) * g, axes=[1])
     return Draws(
         crop_x=fn.random.uniform(values=positions, seed=augmentation.seed_for("crop x")),
         crop_y=fn.random.uniform(values=positions, seed=augmentation.seed_for("crop y")),

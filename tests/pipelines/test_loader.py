@@ -139,6 +139,33 @@ def test_another_process_goes_on_with_the_next_batch(tiny_dataset: Dataset, batc
     assert resumed == wanted[batches:]
 
 
+@pytest.mark.parametrize("noise", [True, False])
+def test_an_epoch_can_go_on_with_the_other_noise(tiny_dataset: Dataset, noise: bool) -> None:
+    with loader_of(tiny_dataset) as loader:
+        wanted = [batch.images.clone() for batch in loader.epoch(3, noise=noise)]
+        stream = loader.epoch(3, noise=not noise)
+        for _ in range(5):
+            next(stream)
+        state = loader.state_dict()
+    with loader_of(tiny_dataset) as other:
+        other.load_state_dict(state)
+        resumed = [batch.images.clone() for batch in other.epoch(3, noise=noise)]
+    assert len(resumed) == len(wanted) - 5
+    for one, another in zip(resumed, wanted[5:], strict=True):
+        assert torch.equal(one, another)
+
+
+def test_an_epoch_ends_where_another_begins(tiny_dataset: Dataset) -> None:
+    with loader_of(tiny_dataset) as loader:
+        begun, not_begun = loader.epoch(0), loader.epoch(1)
+        with pytest.raises(RuntimeError, match="another one was begun"):
+            next(begun)
+        next(not_begun)
+        loader.close()
+        with pytest.raises(RuntimeError, match="the loader was closed"):
+            next(not_begun)
+
+
 @pytest.mark.parametrize(
     ("choices", "words"),
     [
