@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from alexnet_fast.pipelines.batch import Batch
+from alexnet_fast.pipelines.randomness import derive_seed
 
 CROP = 224
 """Pixels on each side."""
@@ -27,11 +28,14 @@ class SyntheticLoader:
         device: torch.device,
         dtype: torch.dtype = torch.float32,
         seed: int = 0,
+        rank: int = 0,
     ) -> None:
+        """Every `rank` has batches of its own."""
         self.batch_size = batch_size
         self.num_batches = num_batches
-        self._next = (0, 0)
-        generator = torch.Generator().manual_seed(seed)
+        self._epoch, self._given = 0, 0
+        self._resuming = False
+        generator = torch.Generator().manual_seed(derive_seed(seed, 0, rank, "synthetic"))
         self._batches = []
         for _ in range(min(NUM_DISTINCT, num_batches)):
             # The standard deviation of photographs' pixels, about 64 of 255.
@@ -41,18 +45,23 @@ class SyntheticLoader:
             self._batches.append(Batch(images, labels.to(device)))
 
     def epoch(self, number: int, *, noise: bool = True) -> Iterator[Batch]:
-        """The same batches in every epoch; `noise` changes nothing."""
-        start = self._next[1] if self._next[0] == number else 0
-        for place in range(start, self.num_batches):
-            self._next = (number, place + 1)
+        """The same batches in every epoch; after `load_state_dict`, those that are left.  `noise` changes nothing."""
+        if not self._resuming or self._epoch != number:
+            self._epoch, self._given = number, 0
+        self._resuming = False
+        return self._rest()
+
+    def _rest(self) -> Iterator[Batch]:
+        for place in range(self._given, self.num_batches):
+            self._given = place + 1
             yield self._batches[place % len(self._batches)]
-        self._next = (number + 1, 0)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"epoch": self._next[0], "batches": self._next[1]}
+        return {"epoch": self._epoch, "batches": self._given}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._next = (state["epoch"], state["batches"])
+        self._epoch, self._given = state["epoch"], state["batches"]
+        self._resuming = True
 
     def close(self) -> None:
         """Nothing to free."""

@@ -20,7 +20,6 @@ import torch
 from alexnet_fast.pipelines.dali import types
 from alexnet_fast.pipelines.loader import EvaluationLoader, TrainingLoader
 from alexnet_fast.pipelines.run import Execution, PipelineRun, to_torch
-from alexnet_fast.pipelines.synthetic import SyntheticLoader
 from alexnet_fast.pipelines.training import Augmentation, draw, training_graph
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
@@ -277,17 +276,3 @@ def test_a_process_ends_cleanly_in_the_middle_of_an_epoch(tiny_dataset: Dataset)
     command = [sys.executable, "-c", code, str(tiny_dataset.folder)]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (finished.returncode, finished.stderr) == (0, "")
-
-
-def test_the_synthetic_loader_has_the_same_batches_interface() -> None:
-    loader = SyntheticLoader(4, 5, 10, CPU)
-    batches = list(loader.epoch(0))
-    assert len(batches) == loader.num_batches == 5
-    assert batches[0].images.is_contiguous(memory_format=torch.channels_last)
-    assert batches[0].images.shape == (4, 3, 224, 224) and int(batches[0].labels.max()) < 10
-    stream = loader.epoch(1)
-    next(stream)
-    state = loader.state_dict()
-    other = SyntheticLoader(4, 5, 10, CPU)
-    other.load_state_dict(state)
-    assert len(list(other.epoch(1))) == 4
