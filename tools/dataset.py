@@ -327,15 +327,12 @@ class Dataset:
         except OSError as error:
             raise UserError(f"{file}: cannot be read ({error.strerror}).") from error
         if hashlib.sha256(content).hexdigest() != shard.index_sha256:
-            raise UserError(
-                f"{file}: is not what was written with {shard.name} (sha256 differs). Copy the folder again, or remove "
-                f"this file and run the same `alexnet-fast shard … --out {self.place}` again: it makes the shard anew."
-            )
+            raise UserError(f"{file}: is not what was written with {shard.name} (sha256 differs). {self._remedy()}")
 
     def _remedy(self) -> str:
         return (
             f"Copy the folder again, or run the same `alexnet-fast shard … --out {self.place}` again: "
-            "it makes what is missing or has the wrong size anew."
+            "it makes anew what is missing or damaged, but does not read tars of the right size: remove a bad one."
         )
 
     @cached_property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -49,8 +49,8 @@ def finish(plan: Plan, output: Output) -> Dataset:
     splits = {split: _split(split, plan, records) for split in source.splits}
     _check_usable(splits, records)
     file_hashes = {
-        MEAN_IMAGE: _write(output, MEAN_IMAGE, [_mean_image(sums)]),
-        SOURCES: _write(output, SOURCES, source_lines(plan, output)),
+        MEAN_IMAGE: write_file(output, MEAN_IMAGE, [mean_image_file(sums)]),
+        SOURCES: write_file(output, SOURCES, source_lines(plan, output)),
     }
     dataset = Dataset(
         place=str(output),
@@ -70,8 +70,8 @@ def finish(plan: Plan, output: Output) -> Dataset:
     )
     counts = dataset.accounting()
     assert counts["found"] == counts["written"] + counts["left_out"] == len(source.table), counts
-    _write(output, TIMM_INFO, [timm_info(dataset)])
-    _write(output, MANIFEST, [dataset.to_json()])
+    write_file(output, TIMM_INFO, [timm_info(dataset)])
+    write_file(output, MANIFEST, [dataset.to_json()])
     return dataset
 
 
@@ -96,7 +96,8 @@ def _sorted_notes(notes: Iterator[Note]) -> tuple[Note, ...]:
     return tuple(sorted(notes, key=lambda note: (note.reason, note.file)))
 
 
-def _mean_image(sums: PixelSums) -> bytes:
+def mean_image_file(sums: PixelSums) -> bytes:
+    """mean_image.npy."""
     stream = io.BytesIO()
     np.save(stream, sums.mean_image())
     return stream.getvalue()
@@ -152,7 +153,7 @@ def timm_info(dataset: Dataset) -> bytes:
     return (json.dumps({"splits": splits}, indent=1) + "\n").encode("ascii")
 
 
-def _write(output: Output, name: str, parts: list[bytes] | Iterator[bytes]) -> str:
+def write_file(output: Output, name: str, parts: Iterable[bytes]) -> str:
     """Write a file; returns its sha256 in hex."""
     digest = hashlib.sha256()
     with output.create(name) as file:

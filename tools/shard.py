@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -9,10 +10,11 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from alexnet_fast.tools.dataset import MANIFEST, Dataset, Shard
+from alexnet_fast.tools.dataset import MANIFEST, MEAN_IMAGE, Dataset, Shard
 from alexnet_fast.tools.describe import human_bytes
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.finish import finish
+from alexnet_fast.tools.mend import damaged_files, mend_files, statistics_shards
 from alexnet_fast.tools.output import WORK, Output
 from alexnet_fast.tools.picture import BadPictureError, encode
 from alexnet_fast.tools.picture_table import read_bytes
@@ -58,6 +60,8 @@ class Outcome:
     dataset: Dataset
     made_shards: int
     """Shards that this run made."""
+    mended_files: tuple[str, ...] = ()
+    """Files beside the shards that were missing or damaged, and that this run wrote again."""
 
 
 def shard(
@@ -170,7 +174,12 @@ def _done(planned: PlannedShard, output: Output) -> ShardRecord | None:
 
 
 def _is_lost(shard: Shard, output: Output) -> bool:
-    return output.size(shard.name) != shard.bytes or output.size(shard.index_name) is None
+    """Whether a tar is missing or has another size, or its index is not what was written.
+
+    Tars of the right size are taken on trust: reading them all again is `verify`'s work.
+    """
+    index = output.read(shard.index_name) or b""
+    return output.size(shard.name) != shard.bytes or hashlib.sha256(index).hexdigest() != shard.index_sha256
 
 
 def _add(progress: Progress, record: ShardRecord) -> None:
@@ -220,10 +229,16 @@ def _make(
 
 
 def _mend(plan: Plan, output: Output, pool: Callable[[], AbstractContextManager[Pool]], watch: Watch) -> Outcome:
-    """A finished output: make lost shards again, which must come out as they were."""
+    """A finished output: make what is lost or damaged again, which must come out as it was."""
     dataset = _finished(output)
     known = {shard.name: shard for split in dataset.splits.values() for shard in split.shards}
-    lost = [planned for planned in plan.shards if planned.name in known and _is_lost(known[planned.name], output)]
+    files = damaged_files(dataset, output)
+    without_record = _without_record(statistics_shards(plan, dataset), known, output) if MEAN_IMAGE in files else set()
+    lost = [
+        planned
+        for planned in plan.shards
+        if planned.name in known and (planned.name in without_record or _is_lost(known[planned.name], output))
+    ]
     if lost:
         progress = Progress(sum(len(planned.numbers) for planned in lost), len(lost))
         for record in _make(plan, lost, output, pool, False, progress, watch):
@@ -232,8 +247,19 @@ def _mend(plan: Plan, output: Output, pool: Callable[[], AbstractContextManager[
                     f"{output}/{record.shard.name}: was lost and made again, but came out different: the source's "
                     "pictures have changed. Shard into a new --out."
                 )
+    mend_files(plan, dataset, files, output)
     output.remove(WORK)
-    return Outcome(dataset, len(lost))
+    return Outcome(dataset, len(lost), tuple(files))
+
+
+def _without_record(shards: list[PlannedShard], known: dict[str, Shard], output: Output) -> set[str]:
+    """Names of finished shards that must be made again for the mean image.
+
+    It is of the pictures as they were before the JPEG encoder, so that all of them are needed; a record of an earlier
+    mending that was interrupted will do.
+    """
+    records = ((planned.name, read_record(output, planned.name)) for planned in shards)
+    return {name for name, stored in records if stored is None or stored[0].shard != known[name]}
 
 
 def check_space(plan: Plan, pending: list[PlannedShard], output: Output) -> None:

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from alexnet_fast.tools.dataset import MANIFEST, TIMM_INFO, Dataset, Shard, manifest_checksum
+from alexnet_fast.tools.dataset import MANIFEST, Dataset, Shard, manifest_checksum
 from alexnet_fast.tools.errors import UserError
-from alexnet_fast.tools.finish import timm_info
+from alexnet_fast.tools.mend import file_hashes
 from alexnet_fast.tools.shard_file import BrokenShardError, index_bytes, read_samples
 from alexnet_fast.tools.workers import LostWorkerError, local_pool
 
@@ -96,9 +96,7 @@ def _check_manifest(dataset: Dataset) -> Iterator[Problem]:
 
 def _check_files(dataset: Dataset) -> Iterator[Problem]:
     """The files that are no shards, and files that should not be there."""
-    expected = dict(dataset.file_hashes)
-    expected[TIMM_INFO] = hashlib.sha256(timm_info(dataset)).hexdigest()
-    for name, sha256 in expected.items():
+    for name, sha256 in file_hashes(dataset).items():
         file = dataset.folder / name
         if not file.is_file():
             yield Problem(name, "is missing")

@@ -113,7 +113,7 @@ def _run(
         kind,
         val_fraction=options.val_fraction,
         seed=options.seed,
-        exclude=out,
+        exclude=str(output),
         cache=folder / WORK if folder else None,
     )
     click.echo(f"{escaped(found.description)}: {len(found.table):,} pictures")
@@ -139,7 +139,9 @@ def _report(outcome: Outcome, seconds: float, out: str) -> None:
     click.echo(counts_table(dataset))
     if outcome.made_shards:
         click.echo(f"{outcome.made_shards:,} shards made in {seconds:,.1f} s.")
-    else:
+    if outcome.mended_files:
+        click.echo(f"Written again: {', '.join(outcome.mended_files)}.")
+    if not outcome.made_shards and not outcome.mended_files:
         click.echo("All was done already.")
     if dataset.repaired:
         click.echo(f"{len(dataset.repaired):,} pictures were converted or repaired.")

@@ -6,6 +6,8 @@ import ast
 import os
 import re
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,13 @@ import pytest
 from alexnet_fast.cli import main
 from alexnet_fast.tools.dataset import Dataset, PictureOptions
 from alexnet_fast.tools.errors import UsageError
+from alexnet_fast.tools.output import open_output
 from alexnet_fast.tools.picture import encode
+from alexnet_fast.tools.plan import Plan, ShardOptions
+from alexnet_fast.tools.shard import Progress, shard
+from alexnet_fast.tools.sources import find_source
 from alexnet_fast.tools.statistics import PixelSums
+from alexnet_fast.tools.workers import local_pool
 from tests.tools.fake_sources import jpeg, tar_member, tar_of, write_files
 from tests.tools.sharding import digests, run
 
@@ -103,6 +110,55 @@ def test_what_is_done_is_not_done_again(pictures: Path, tmp_path: Path) -> None:
     (folder / "train-000002.tar").unlink()
     assert run(pictures, folder).made_shards == 1
     assert digests(folder) == before
+
+
+def cut_an_index(folder: Path) -> None:
+    index = folder / "train-000001.idx"
+    index.write_text("".join(index.read_text().splitlines(keepends=True)[:-1]))
+
+
+def change_the_mean(folder: Path) -> None:
+    np.save(folder / "mean_image.npy", np.load(folder / "mean_image.npy") + 1)
+
+
+@pytest.mark.parametrize(
+    ("damage", "made"),
+    [
+        (cut_an_index, 1),
+        (lambda folder: (folder / "val-000000.idx").unlink(), 1),
+        (lambda folder: (folder / "_info.json").unlink(), 0),
+        (lambda folder: (folder / "sources.tsv").write_bytes(b""), 0),
+        (lambda folder: (folder / "mean_image.npy").unlink(), 6),
+        (change_the_mean, 6),
+    ],
+)
+def test_what_is_damaged_is_made_again(
+    damage: Callable[[Path], Any], made: int, pictures: Path, unbroken: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "shards"
+    shutil.copytree(unbroken, folder)
+    damage(folder)
+    assert digests(folder) != digests(unbroken)
+    outcome = run(pictures, folder)
+    assert outcome.made_shards == made
+    assert len(outcome.mended_files) == (made != 1)
+    assert digests(folder) == digests(unbroken)
+
+
+def test_mending_the_mean_can_be_interrupted(pictures: Path, unbroken: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "shards"
+    shutil.copytree(unbroken, folder)
+    (folder / "mean_image.npy").unlink()
+    plan = Plan(find_source(pictures), ShardOptions(shard_size=10))
+
+    def stop(progress: Progress) -> None:
+        if progress.shards == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        shard(plan, open_output(folder), partial(local_pool, 1), strict=False, watch=stop)
+    assert 1 < run(pictures, folder).made_shards < 6
+    assert digests(folder) == digests(unbroken)
 
 
 @pytest.mark.parametrize(
