@@ -173,6 +173,13 @@ def checkpoint_path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}.pt"
 
 
+def step_of(file: Path) -> int:
+    """Steps done, by the file's name."""
+    found = NAME.fullmatch(file.name)
+    assert found is not None, file
+    return int(found[1])
+
+
 def saved_checkpoints(folder: Path) -> list[Path]:
     """A run's checkpoints, the oldest first; without the best's second name."""
     found = [file for file in folder.glob("step-*.pt") if NAME.fullmatch(file.name)]
@@ -210,17 +217,3 @@ def resolve_checkpoint(path: Path) -> Path:
         )
     whole = [file for file in saved if zipfile.is_zipfile(file)]  # the archive's end says so; no need to read it all
     return (whole or saved)[-1]
-
-
-def keep_newest(folder: Path, count: int) -> None:
-    """Remove all but the newest `count`; the best stays under its own name."""
-    for file in saved_checkpoints(folder)[:-count]:
-        file.unlink(missing_ok=True)
-
-
-def mark_best(file: Path) -> None:
-    """Give the checkpoint the second name best.pt, a hard link: no second copy on the disk."""
-    aside = file.with_name(f".{BEST}.partial")
-    aside.unlink(missing_ok=True)
-    os.link(file, aside)
-    aside.replace(file.with_name(BEST))

@@ -34,6 +34,7 @@ from alexnet_fast.recipe import Recipe
 from alexnet_fast.report import draw_report
 from alexnet_fast.resume import find_start, restore_place
 from alexnet_fast.run_folder import RunFolder, write_whole
+from alexnet_fast.saver import Saver
 from alexnet_fast.schedule import Schedule
 from alexnet_fast.step import DivergedError, TrainingStep
 from alexnet_fast.telemetry import Silent, Telemetry
@@ -157,7 +158,9 @@ class Trainer:
         self.centre: EvaluationResult | None = None
         self.meter = Meter(mesh, device)
         self.telemetry: Telemetry | Silent = Silent()
+        self.saver = Saver(self.folder.checkpoints, self.recipe.keep_checkpoints)
         if mesh.is_speaker:
+            self.saver.sweep()
             self.folder.forget_after(self.step)
             write_whole(self.folder.recipe, self.recipe.to_toml())
             self.telemetry = Telemetry(self.folder, self.schedule, first_step=self.step, quiet=job.quiet)
@@ -276,12 +279,8 @@ class Trainer:
             self.best_error = result.top1_error
         state = self.state()
         if state is not None and self.mesh.is_speaker:
-            file = checkpoints.checkpoint_path(self.folder.checkpoints, self.step)
             try:
-                checkpoints.save_checkpoint(file, state)
-                if best:
-                    checkpoints.mark_best(file)
-                checkpoints.keep_newest(self.folder.checkpoints, self.recipe.keep_checkpoints)
+                self.saver.save(state, best=best)
                 self.saved_step = self.step
             except OSError as error:
                 self.telemetry.event(

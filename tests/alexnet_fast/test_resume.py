@@ -136,7 +136,7 @@ def test_the_middle_of_an_epoch_moves_to_other_processes(
 ) -> None:
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr("alexnet_fast.checkpoint.keep_newest", lambda folder, count: None)
+        patch.setattr("alexnet_fast.saver.Saver.drop_old", lambda saver, step: None)
         recipe = load_recipe("2013", [*SETTINGS, "epochs=1.5", "checkpoint_minutes=0.0001"])
         train(tiny_dataset, recipe, run, device="cpu", quiet=True)
     for file in saved_checkpoints(run / "checkpoints")[-2:]:

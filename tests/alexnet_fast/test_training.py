@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from alexnet_fast.checkpoint import load_checkpoint, saved_checkpoints
+from alexnet_fast.checkpoint import load_checkpoint, saved_checkpoints, step_of
 from alexnet_fast.job import StoppedError
 from alexnet_fast.recipe import Recipe, load_recipe
 from alexnet_fast.run_folder import RunFolder
@@ -175,7 +175,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(
 
     run = tmp_path / "run"
     train(tiny_dataset, small_recipe("epochs=1"), run, device="cpu", quiet=True)
-    monkeypatch.setattr("alexnet_fast.checkpoint.save_checkpoint", full)
+    monkeypatch.setattr("alexnet_fast.saver.save_checkpoint", full)
     train(tiny_dataset, small_recipe("epochs=2"), run, device="cpu", resume=True, quiet=True)
     assert [file.name for file in saved_checkpoints(run / "checkpoints")] == ["step-00000014.pt"]
     events = [line["event"] for line in RunFolder(run).read_metrics() if line["kind"] == "event"]
@@ -185,7 +185,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(
 
 def test_divergence_stops_with_rates_and_remedy(tiny_dataset: Dataset, tmp_path: Path) -> None:
     recipe = small_recipe("weight_rates=[1e6]", "weight_rate_epochs=[0]", "bias_rates=[1e6]", "bias_rate_epochs=[0]")
-    with pytest.raises(DivergedError, match=r"step \d+: the loss is NaN.*1e\+06.*To try") as caught:
+    with pytest.raises(DivergedError, match=r"step \d+: the loss or a gradient is NaN.*1e\+06.*To try") as caught:
         train(tiny_dataset, recipe, tmp_path / "run", device="cpu", quiet=True)
     assert "none was saved yet" in str(caught.value)
 
@@ -207,6 +207,8 @@ def test_another_batch_goes_on_from_the_epochs_start(
             train(tiny_dataset, small_recipe(), run, device="cpu", quiet=True)
     result = train(tiny_dataset, small_recipe("batch_size=8"), run, device="cpu", resume=True, quiet=True)
     assert result["steps"] == 2 * (59 // 8)
+    # Steps count anew, from 7: the ones after step 15 and later belong to the course that was left.
+    assert step_of(saved_checkpoints(run / "checkpoints")[-1]) == 14
     events = [line["event"] for line in RunFolder(run).read_metrics() if line["kind"] == "event"]
     assert any("from the start of epoch 2" in event for event in events)
 
