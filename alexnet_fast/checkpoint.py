@@ -69,6 +69,11 @@ class Checkpoint:
         """Epochs done whole."""
         return self.step // self.steps_per_epoch
 
+    @property
+    def inside_an_epoch(self) -> bool:
+        """Whether the epoch after those was begun."""
+        return self.step % self.steps_per_epoch != 0
+
     def architecture(self) -> Architecture:
         """Of the network that the weights are of."""
         return self.recipe.architecture(len(self.classes))

@@ -67,13 +67,15 @@ def restore_place(
 ) -> tuple[int, str | None]:
     """(step to go on with, what people should know): the exact place where that can be, else the epoch's start.
 
+    Between two epochs there is no place to lose, however many steps an epoch has now.
+
     `load`: the loader's load_state_dict.  `all_agree`: whether every process says True.
     """
-    same_length = start.steps_per_epoch == schedule.steps_per_epoch
-    if start.step % start.steps_per_epoch == 0 and same_length:
-        return start.step, None
+    step = start.epoch * schedule.steps_per_epoch
+    if not start.inside_an_epoch:
+        return step, None
     reason = None
-    if not same_length:
+    if start.steps_per_epoch != schedule.steps_per_epoch:
         reason = f"an epoch has {schedule.steps_per_epoch:,} steps and had {start.steps_per_epoch:,}"
     elif len(start.loaders) != num_ranks:
         reason = f"there are {num_ranks} processes and there were {len(start.loaders)}"
@@ -84,7 +86,6 @@ def restore_place(
             reason = str(error)
     if all_agree(reason is None):
         return start.step, None
-    step = start.epoch * schedule.steps_per_epoch
     why = reason or "another process cannot find its place"
     return (
         step,

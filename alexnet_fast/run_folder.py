@@ -14,6 +14,8 @@ from typing import Any
 from alexnet_fast.tools.errors import UsageError, UserError
 
 LOCK = ".lock"
+EPOCH_ROUNDING = 5e-7
+"""Of epochs in metrics.jsonl, which have six digits after the point: a step is more, up to a million an epoch."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +96,12 @@ class RunFolder:
         lines = self.metrics.read_text(encoding="utf-8").split("\n")
         return [json.loads(line) for line in lines[:-1]]  # after the last newline: nothing, or a line cut short
 
-    def forget_after(self, step: int) -> None:
-        """Drop what was measured after `step`: those steps will be done again."""
-        kept = [line for line in self.read_metrics() if line["step"] <= step]
+    def forget_after(self, epoch: float) -> None:
+        """Drop what was measured after `epoch` (whole and parts): that will be done again.
+
+        By epochs, since steps count anew where an epoch has another number of them.
+        """
+        kept = [line for line in self.read_metrics() if line["epoch"] <= epoch + EPOCH_ROUNDING]
         write_whole(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
 
 

@@ -104,7 +104,7 @@ class Telemetry:
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """To metrics.jsonl and TensorBoard."""
         seconds = round(time.monotonic() - self.began, 2)
-        line = {"kind": kind, "step": step, "epoch": round(self.epoch(step), 4), **values, "seconds": seconds}
+        line = {"kind": kind, "step": step, "epoch": round(self.epoch(step), 6), **values, "seconds": seconds}
         try:
             self.metrics.write(json.dumps(line) + "\n")
             self.metrics.flush()

@@ -161,7 +161,7 @@ class Trainer:
         self.saver = Saver(self.folder.checkpoints, self.recipe.keep_checkpoints)
         if mesh.is_speaker:
             self.saver.sweep()
-            self.folder.forget_after(self.step)
+            self.folder.forget_after(self.step / self.schedule.steps_per_epoch)
             write_whole(self.folder.recipe, self.recipe.to_toml())
             self.telemetry = Telemetry(self.folder, self.schedule, first_step=self.step, quiet=job.quiet)
         for note in notes:
@@ -175,6 +175,7 @@ class Trainer:
 
     def restore(self, start: Checkpoint | None, notes: list[str]) -> int:
         """Put loader and loss scale where the checkpoint left them; the step to go on with."""
+        self.place_kept = True
         if start is None:
             return 0
         self.train_step.load_state_dict(start.scaler)
@@ -188,7 +189,16 @@ class Trainer:
         )
         if note is not None:
             notes.append(note)
+            self.place_kept = False
         return step
+
+    def owes_evaluation(self) -> bool:
+        """Whether the run was stopped between an epoch's last step and its evaluation.
+
+        Not where the place within an epoch was lost: weights of its middle are no epoch's result.
+        """
+        at_an_end = self.step % self.schedule.steps_per_epoch == 0 or self.step >= self.schedule.num_steps
+        return self.step > 0 and at_an_end and self.place_kept and not self.evaluated
 
     # ------------------------------------------------------------------- the run
 
@@ -196,7 +206,7 @@ class Trainer:
         """All epochs that are left, then the last evaluation and the report."""
         begun = time.monotonic()
         try:
-            if self.step > 0 and self.step % self.schedule.steps_per_epoch == 0 and not self.evaluated:
+            if self.owes_evaluation():
                 self.end_epoch()
             while self.step < self.schedule.num_steps:
                 for _ in self.steps_of_epoch(interruption):

@@ -54,6 +54,10 @@ def losses(run: Path) -> dict[int, float]:
     return {line["step"]: line["loss"] for line in RunFolder(run).read_metrics() if line["kind"] == "val"}
 
 
+def epochs_evaluated(run: Path) -> list[float]:
+    return [line["epoch"] for line in RunFolder(run).read_metrics() if line["kind"] == "val"]
+
+
 @pytest.fixture(scope="module")
 def unbroken(tiny_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "unbroken"
@@ -208,9 +212,25 @@ def test_another_batch_goes_on_from_the_epochs_start(
     result = train(tiny_dataset, small_recipe("batch_size=8"), run, device="cpu", resume=True, quiet=True)
     assert result["steps"] == 2 * (59 // 8)
     # Steps count anew, from 7: the ones after step 15 and later belong to the course that was left.
-    assert step_of(saved_checkpoints(run / "checkpoints")[-1]) == 14
+    assert [step_of(file) for file in saved_checkpoints(run / "checkpoints")] == [14]
     events = [line["event"] for line in RunFolder(run).read_metrics() if line["kind"] == "event"]
     assert any("from the start of epoch 2" in event for event in events)
+    # The first epoch's history stays although its steps have higher numbers than where the run goes on; the weights
+    # from within the second are not taken for its result.
+    assert epochs_evaluated(run) == [1, 2]
+    trains = [line["epoch"] for line in RunFolder(run).read_metrics() if line["kind"] == "train"]
+    assert trains == sorted(trains) and trains[0] == 1.0
+
+
+def test_another_batch_after_a_whole_epoch_loses_nothing(tiny_dataset: Dataset, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(tiny_dataset, small_recipe("epochs=1"), run, device="cpu", quiet=True)
+    result = train(tiny_dataset, small_recipe("batch_size=8"), run, device="cpu", resume=True, quiet=True)
+    assert result["steps"] == 14
+    events = [line["event"] for line in RunFolder(run).read_metrics() if line["kind"] == "event"]
+    assert any("batch_size 4 → 8" in event for event in events)
+    assert not any("cannot be kept" in event for event in events)
+    assert epochs_evaluated(run) == [1, 2]
 
 
 def test_folders_that_cannot_be(unbroken: Path, tiny_dataset: Dataset, tmp_path: Path) -> None:
