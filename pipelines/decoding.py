@@ -16,7 +16,11 @@ class Decoding:
     size: int
     """Pixels on each side of a stored picture: buffers are allocated for it before the first batch."""
     hw_decoder_load: float = 0.65
-    """Share of each batch for the JPEG engines, 0..1; the rest is decoded by CUDA cores."""
+    """Share of each batch for the JPEG engines, 0..1; the rest is decoded by CUDA cores, which round differently."""
+
+    def describe(self) -> str:
+        """All of it that decides the pixels."""
+        return "cpu" if self.backend == "cpu" else f"{self.backend}, {self.hw_decoder_load:g} by the JPEG engines"
 
 
 def decode(jpeg: Any, decoding: Decoding) -> Any:

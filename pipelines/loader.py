@@ -44,8 +44,11 @@ class TrainingLoader:
     """Training batches of one split, for one rank.
 
     An epoch's pictures, crops, mirrors and colours follow from `seed`, the epoch's number and the rank alone; thread
-    counts, prefetch and decoder settings do not change them.  Each epoch reads the shards in another order, through a
-    buffer that is shuffled, and gives every sample at most once: what does not fill a batch on all ranks is left out.
+    counts and prefetch do not change them.  On a GPU the pixels themselves follow from `hw_decoder_load` too: it
+    decides which pictures the JPEG engines decode and which the CUDA cores, and the two round differently.
+
+    Each epoch reads the shards in another order, through a buffer that is shuffled, and gives every sample at most
+    once: what does not fill a batch on all ranks is left out.
 
     images (N, 3, 224, 224), channels-last, (x − mean + noise·Σ gᵢ·sᵢ·pᵢ) / (1 + noise) for pixels x in 0..255.
     """
@@ -257,7 +260,7 @@ class TrainingLoader:
             "mean": self._mean,
             "noise": f"{self._noise}{'' if self._noise_divisor else ', undivided'}",
             "dtype": str(self._dtype).removeprefix("torch."),
-            "decoder": self._decoding.backend,
+            "decoder": self._decoding.describe(),
             "DALI": VERSION,
         }
 

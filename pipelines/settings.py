@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from alexnet_fast.pipelines.training import CROP
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
 
@@ -21,7 +22,11 @@ MOST_PREFETCH = 1024
 
 @dataclass(frozen=True)
 class LoaderSettings:
-    """What changes the speed of a loader and not what it gives; UsageError where it is out of range."""
+    """What decides the speed of a loader; UsageError where it is out of range.
+
+    Threads and prefetch change nothing of what it gives; on a GPU `hw_decoder_load` changes by which decoder each
+    picture is decoded, and so its pixels a little.
+    """
 
     num_threads: int
     prefetch: int
@@ -124,7 +129,13 @@ def local_processes() -> int:
 
 
 def check_share(dataset: Dataset, split: str, *, batch_size: int, rank: int, num_ranks: int) -> None:
-    """UsageError where a split cannot be given out to so many ranks, at least one sample to each."""
+    """UsageError where the pictures are too small, or a split cannot give at least one to each of so many ranks."""
+    size = dataset.picture.size
+    if size < CROP:  # DALI would cut outside the picture, and the process would die without a word
+        raise UsageError(
+            f"{dataset.folder}: its pictures have {size}×{size} pixels, and the network takes {CROP}×{CROP}. "
+            f"Shard again with --size {CROP} or more (256, unless you have a reason)."
+        )
     samples = dataset.split(split).samples
     if batch_size < 1:
         raise UsageError(f"batch size {batch_size}: give 1 or more.")

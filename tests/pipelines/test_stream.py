@@ -1,0 +1,109 @@
+"""The fingerprint of a stream: whatever changes the pictures is in it, and a place in another stream is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from alexnet_fast.pipelines.decoding import Decoding
+from alexnet_fast.pipelines.loader import TrainingLoader
+from alexnet_fast.tools.dataset import Dataset, Statistics
+from alexnet_fast.tools.errors import UserError
+
+CHANGES: dict[str, tuple[dict[str, Any], str]] = {
+    "batch size": ({"batch_size": 5}, "batch size was 4, is 5"),
+    "seed": ({"seed": 1}, "seed was 0, is 1"),
+    "rank": ({"rank": 1, "num_ranks": 2}, "rank was 0 of 1, is 1 of 2"),
+    "mean": ({"mean": "image"}, "mean was rgb, is image"),
+    "noise": ({"noise": 0.2}, "noise was 0.1, is 0.2"),
+    "noise, undivided": ({"noise_divisor": False}, "noise was 0.1, is 0.1, undivided"),
+    "shuffle buffer": ({"shuffle_buffer": 3}, "shuffle buffer was 25, is 3"),
+    "dtype": ({"dtype": torch.float16}, "dtype was float32, is float16"),
+    "split": ({"split": "val"}, "split was train, is val"),
+}
+"""Field -> what is changed of the loader, and what is told."""
+OTHERS = {"data set", "crop", "decoder", "DALI"}
+"""Fields with a test of their own."""
+
+
+def loader_of(dataset: Dataset, **choices: Any) -> TrainingLoader:
+    defaults: dict[str, Any] = {"batch_size": 4, "seed": 0, "num_threads": 1, "mean": "rgb", "shuffle_buffer": 25}
+    return TrainingLoader(dataset, device=torch.device("cpu"), **(defaults | choices))
+
+
+@pytest.fixture(scope="module")
+def state(tiny_dataset: Dataset) -> Iterator[dict[str, Any]]:
+    """Taken after an epoch's first batch."""
+    with loader_of(tiny_dataset) as loader:
+        next(loader.epoch(0))
+        yield loader.state_dict()
+
+
+def refuses(loader: TrainingLoader, state: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        loader.load_state_dict(state)
+
+
+@pytest.mark.parametrize("field", CHANGES)
+def test_another_stream_is_refused(tiny_dataset: Dataset, state: dict[str, Any], field: str) -> None:
+    choices, words = CHANGES[field]
+    refuses(loader_of(tiny_dataset, **choices), state, words)
+
+
+def test_the_same_stream_is_taken(tiny_dataset: Dataset, state: dict[str, Any]) -> None:
+    loader_of(tiny_dataset, num_threads=2, prefetch=4).load_state_dict(state)
+
+
+def test_every_field_has_its_test(tiny_dataset: Dataset) -> None:
+    assert {field.partition(",")[0] for field in CHANGES} | OTHERS == loader_of(tiny_dataset).stream().keys()
+
+
+def changed_shard(dataset: Dataset) -> Dataset:
+    train = dataset.splits["train"]
+    shards = (replace(train.shards[0], sha256="0" * 64), *train.shards[1:])
+    return replace(dataset, splits={**dataset.splits, "train": replace(train, shards=shards)})
+
+
+def changed_statistics(dataset: Dataset) -> Dataset:
+    statistics: Statistics = dataset.statistics
+    return replace(dataset, statistics=replace(statistics, covariance=statistics.covariance * 2))
+
+
+def changed_mean_image(dataset: Dataset) -> Dataset:
+    return replace(dataset, file_hashes={**dataset.file_hashes, "mean_image.npy": "0" * 64})
+
+
+@pytest.mark.parametrize("change", [changed_shard, changed_statistics, changed_mean_image])
+def test_another_data_set_is_refused(tiny_dataset: Dataset, state: dict[str, Any], change: Any) -> None:
+    refuses(loader_of(change(tiny_dataset)), state, "data set was")
+
+
+def test_another_size_of_picture_is_refused(tiny_dataset: Dataset, state: dict[str, Any]) -> None:
+    other = replace(tiny_dataset, picture=replace(tiny_dataset.picture, size=240))
+    refuses(loader_of(other), state, "crop was 224 of 256, is 224 of 240")
+
+
+def test_another_dali_is_refused(tiny_dataset: Dataset, state: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alexnet_fast.pipelines.loader.VERSION", "0.1")
+    refuses(loader_of(tiny_dataset), state, r"DALI was \d.*, is 0\.1")
+
+
+def test_another_decoder_is_refused(tiny_dataset: Dataset, state: dict[str, Any]) -> None:
+    loader = loader_of(tiny_dataset)
+    loader._decoding = Decoding("mixed", 256, 0.5)
+    refuses(loader, state, "decoder was cpu, is mixed, 0.5 by the JPEG engines")
+    on_gpu = loader.state_dict()
+    loader._decoding = Decoding("mixed", 256, 0.65)
+    refuses(loader, on_gpu, "decoder was mixed, 0.5 .*, is mixed, 0.65 ")
+
+
+def test_engines_mean_nothing_on_a_cpu(tiny_dataset: Dataset, state: dict[str, Any]) -> None:
+    loader_of(tiny_dataset, hw_decoder_load=0.1).load_state_dict(state)
+
+
+def test_another_version_of_the_state_is_refused(tiny_dataset: Dataset, state: dict[str, Any]) -> None:
+    refuses(loader_of(tiny_dataset), state | {"version": 1}, "state has version 1; this program reads 2")
