@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from alexnet_fast.tools.imagenet_classes import imagenet_classes, validation_lab
 from alexnet_fast.tools.picture_table import SPLIT_ORDER, ClassName, Source, TableBuilder
 from alexnet_fast.tools.source_tree import is_picture, text
 from alexnet_fast.tools.storage import join, list_folder, read_file
-from alexnet_fast.tools.tar_scan import Listing, cached_listing
+from alexnet_fast.tools.tar_scan import NOWHERE, Listing, cached_listing
 
 TARS_2012 = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}
 DEVKITS_2012 = ("ILSVRC2012_devkit_t12.tar.gz", "ILSVRC2012_devkit_t12")
@@ -53,6 +53,9 @@ class Collected:
     patches: dict[tuple[str, bytes], tuple[int, bytes, int, int]] = field(default_factory=dict)
     """(split, file name) -> what `TableBuilder.add_member` takes from `container` on."""
     others: Counter[str] = field(default_factory=Counter)
+    """Tar -> its files that are no pictures."""
+    lost: Counter[str] = field(default_factory=Counter)
+    """Tar -> its pictures that have no bytes in it."""
     found: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -61,18 +64,24 @@ class Collected:
     def listing(self, container: int, nested: bool = False) -> Listing:
         return cached_listing(join(self.root, self.containers[container]), nested, self.cache)
 
+    def pictures(self, container: int, nested: bool = False) -> Iterator[tuple[bytes, int, int]]:
+        """Name, offset and size of a tar's pictures (`nested`: of those in its class tars); the rest is counted."""
+        for member, offset, size in self.listing(container, nested):
+            if not is_picture(last_name(member)) or (nested and b".tar!" not in member):
+                self.others[self.containers[container]] += 1
+            elif offset == NOWHERE:
+                self.lost[self.containers[container]] += 1
+            else:
+                yield member, offset, size
+
     def add(self, split: str, label: int, container: int, member: bytes, offset: int, size: int) -> None:
-        name = re.split(rb"[/!]", member)[-1]
-        place = self.patches.get((split, name), (container, member, offset, size))
+        place = self.patches.get((split, last_name(member)), (container, member, offset, size))
         self.builder.add_member(self.splits.index(split), label, *place)
         self.found[split] += 1
 
     def add_classes(self, container: int, wnid: str | None = None) -> None:
         """Train pictures: of a tar of class tars, or of the tar of one class `wnid`."""
-        for member, offset, size in self.listing(container, nested=wnid is None):
-            if not is_picture(member):
-                self.others[self.containers[container]] += 1
-                continue
+        for member, offset, size in self.pictures(container, nested=wnid is None):
             name = wnid or text(member[: member.index(b".tar!")]).rpartition("/")[2]
             if name not in self.classes:
                 raise UserError(
@@ -83,10 +92,7 @@ class Collected:
 
     def add_numbered(self, split: str, container: int, labels: npt.NDArray[np.int32]) -> None:
         """Pictures whose names end in a number 1, 2, …, which is the place of their label."""
-        for member, offset, size in self.listing(container):
-            if not is_picture(member):
-                self.others[self.containers[container]] += 1
-                continue
+        for member, offset, size in self.pictures(container):
             matched = _NUMBER.search(member)
             if not matched or not 1 <= int(matched[1]) <= len(labels):
                 raise UserError(
@@ -101,9 +107,23 @@ class Collected:
             for split in self.splits
             if self.found[split] != expected[split]
         ]
-        return short + [
-            f"{count:,} files in {tar} are no pictures by their name." for tar, count in self.others.items()
+        return [
+            *short,
+            *(
+                f"{count:,} files in {tar} are no pictures by their name, or in no class tar."
+                for tar, count in self.others.items()
+            ),
+            *(
+                f"{count:,} pictures in {tar} have no bytes there (links that lead out of it, or no files) and are not "
+                "used."
+                for tar, count in self.lost.items()
+            ),
         ]
+
+
+def last_name(member: bytes) -> bytes:
+    """A member's file name without folders and outer tars."""
+    return re.split(rb"[/!]", member)[-1]
 
 
 def class_tars(root: str, names: Mapping[str, bool]) -> list[str]:
@@ -185,7 +205,7 @@ def classes_2010(devkit: Devkit | None, train: Listing) -> dict[str, str]:
     """Wnid -> words; out of the devkit, or without one, the wnids of the class tars as their own words."""
     if devkit:
         return dict(devkit.classes().values())
-    wnids = {text(member.split(b".tar!")[0]).rpartition("/")[2] for member, _, _ in train}
+    wnids = {text(member.split(b".tar!")[0]).rpartition("/")[2] for member, _, _ in train if b".tar!" in member}
     return {wnid: wnid for wnid in wnids}
 
 
@@ -246,8 +266,8 @@ def ground_truth_2010(
 def patches_2010(collected: Collected, container: int) -> dict[tuple[str, bytes], tuple[int, bytes, int, int]]:
     """The replacement pictures: members `…/train/NAME.JPEG`, `…/val/…`, `…/test/…`."""
     patches = {}
-    for member, offset, size in collected.listing(container):
+    for member, offset, size in collected.pictures(container):
         parts = member.split(b"/")
-        if is_picture(member) and len(parts) > 1:
+        if len(parts) > 1:
             patches[text(parts[-2]), parts[-1]] = (container, member, offset, size)
     return patches

@@ -26,7 +26,7 @@ from alexnet_fast.tools.picture_table import (
 from alexnet_fast.tools.source_folders import SPLIT_NAMES, VALIDATION_NAME
 from alexnet_fast.tools.source_tree import few, is_picture, text
 from alexnet_fast.tools.storage import join, list_folder
-from alexnet_fast.tools.tar_scan import Member, scan_tar
+from alexnet_fast.tools.tar_scan import NOWHERE, Member, scan_tar
 
 LABEL_FIELDS = ("label", "cls", "class_id", "class", "class_name")
 """Where a sample's json may say its class; the first that is there counts."""
@@ -98,11 +98,15 @@ class Sample:
 
     key: bytes
     pictures: list[Member] = field(default_factory=list)
+    lost: list[Member] = field(default_factory=list)
+    """Pictures by their names that have no bytes in the tar."""
     label_member: Member | None = None
 
     def add(self, extension: bytes, member: Member) -> None:
         if is_picture(b"x." + extension):
-            self.pictures.append(member)
+            (self.lost if member.offset == NOWHERE else self.pictures).append(member)
+        elif member.offset == NOWHERE:
+            return
         elif extension == b"cls" or (extension == b"json" and self.label_member is None):
             self.label_member = member
 
@@ -152,11 +156,15 @@ class _Collected:
         self.unlabeled: list[str] = []
         self.num_spare = 0
         """Pictures beside a sample's first one."""
+        self.lost: list[str] = []
+        self.num_bare_labels = 0
 
     def add_tar(self, root: str, split: int, container: int) -> None:
         path = join(root, self.containers[container])
         for sample in samples(path):
+            self.lost += [f"{self.containers[container]}!{text(member.name)}" for member in sample.lost]
             if not sample.pictures:
+                self.num_bare_labels += bool(sample.label_member and not sample.lost)
                 continue
             label = read_label(path, sample.label_member) if sample.label_member else None
             if label is None:
@@ -167,6 +175,22 @@ class _Collected:
             self.builder.add_member(split, number, container, picture.name, picture.offset, picture.size)
             self.evidence.append(imagenet_index(picture.name))
             self.num_spare += len(sample.pictures) - 1
+
+    def notes(self) -> list[str]:
+        """What is not used, so that every picture is accounted for."""
+        notes = []
+        if self.unlabeled:
+            notes.append(f"{len(self.unlabeled):,} pictures have no label and are not used: {few(self.unlabeled)}.")
+        if self.lost:
+            notes.append(
+                f"{len(self.lost):,} pictures have no bytes in their tar (links that lead out of it, or no files) and "
+                f"are not used: {few(self.lost)}."
+            )
+        if self.num_spare:
+            notes.append(f"{self.num_spare:,} pictures stand second in their samples and are not used.")
+        if self.num_bare_labels:
+            notes.append(f"{self.num_bare_labels:,} labels have no picture.")
+        return notes
 
 
 def imagenet_index(member: bytes) -> int:
@@ -196,13 +220,7 @@ def find_webdataset(root: str, names: Mapping[str, bool]) -> Source:
             f"{', '.join(LABEL_FIELDS)}) in {len(collected.containers):,} tars."
         )
     classes = label_classes(root, table, collected)
-    notes = []
-    if collected.unlabeled:
-        notes.append(
-            f"{len(collected.unlabeled):,} pictures have no label and are not used: {few(collected.unlabeled)}."
-        )
-    if collected.num_spare:
-        notes.append(f"{collected.num_spare:,} pictures stand second in their samples and are not used.")
+    notes = collected.notes()
     if classes[0].name == "0":
         notes.append("The tars say no class names: classes are called by their numbers.")
     return Source(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import posixpath
 import zipfile
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -23,19 +24,39 @@ BLOCK = 512
 READ = 2 * BLOCK
 """Bytes read at a header: the block behind it holds a small member (a label) whole, or a long name."""
 
+NOWHERE = -1
+"""Offset of what is listed in a tar but has no bytes in it: a link that leads out of it, a pipe."""
+
+REGULAR = frozenset((b"0", b"\0", b"7"))
+HARD_LINK, SYMBOLIC_LINK, FOLDER = b"1", b"2", b"5"
+WITHOUT_CONTENT = frozenset((HARD_LINK, SYMBOLIC_LINK, b"3", b"4", FOLDER, b"6"))
+"""Kinds of members behind whose header no content follows, whatever size it says."""
+
+MOST_LINKS = 40
+"""Links followed one after another, as Linux does."""
+
 ReadAt = Callable[[int, int], bytes]
 """(offset, size) -> bytes, fewer only at the end of the file."""
 
 
 class Member(NamedTuple):
-    """One regular file in a tar."""
+    """One file in a tar; of a link, the content is that of the file it leads to."""
 
     name: bytes
     offset: int
-    """Of the content, from the beginning of the (outer) tar."""
+    """Of the content, from the beginning of the (outer) tar, or `NOWHERE`."""
     size: int
     head: bytes
     """The content's first bytes, up to 512."""
+
+
+class Entry(NamedTuple):
+    """One member of any kind."""
+
+    member: Member
+    kind: bytes
+    target: bytes
+    """Of a link: hard, a member's name; symbolic, a path from the folder that the link is in."""
 
 
 class TarError(UserError):
@@ -58,10 +79,12 @@ def is_header(block: bytes) -> bool:
 
 
 def extended_fields(content: bytes) -> dict[bytes, bytes]:
-    """The fields of a pax header: lines of `length key=value`."""
+    """The fields of a pax header: lines of `length key=value`; ValueError where it is damaged."""
     fields = {}
     while content and content[:1].isdigit():
         length = int(content[: content.index(b" ")])
+        if length <= 0:
+            raise ValueError(f"a line of {length} bytes in a pax header")
         key, _, value = content[content.index(b" ") + 1 : length - 1].partition(b"=")
         fields[key] = value
         content = content[length:]
@@ -69,12 +92,47 @@ def extended_fields(content: bytes) -> dict[bytes, bytes]:
 
 
 def scan(read_at: ReadAt, path: str, start: int, end: int) -> Iterator[Member]:
-    """The regular files of the tar that lies between the bytes `start` and `end` of a file.
+    """The files of the tar that lies between the bytes `start` and `end` of a file: all members but folders.
+
+    A link is the file it leads to, under its own name.  Raises TarError, as `entries`.
+    """
+    targets: dict[bytes, Entry] | None = None
+    for entry in entries(read_at, path, start, end):
+        if entry.kind in REGULAR:
+            yield entry.member
+        elif entry.kind in (HARD_LINK, SYMBOLIC_LINK):
+            if targets is None:  # links are rare: only a tar that has one is gone through a second time
+                targets = {place(each.member.name): each for each in entries(read_at, path, start, end)}
+            yield follow(entry, targets)
+        elif entry.kind != FOLDER:
+            yield entry.member._replace(offset=NOWHERE, size=0, head=b"")
+
+
+def place(name: bytes) -> bytes:
+    """A member's name without `./` and `..`."""
+    return posixpath.normpath(name)
+
+
+def follow(link: Entry, targets: Mapping[bytes, Entry]) -> Member:
+    """The file that a link leads to, under the link's name; `NOWHERE` where it leads to none in the tar."""
+    entry: Entry | None = link
+    for _ in range(MOST_LINKS):
+        if entry is None or entry.kind in REGULAR:
+            break
+        folder = posixpath.dirname(entry.member.name) if entry.kind == SYMBOLIC_LINK else b""
+        entry = targets.get(place(posixpath.join(folder, entry.target)))
+    if entry is None or entry.kind not in REGULAR:
+        return Member(link.member.name, NOWHERE, 0, b"")
+    return entry.member._replace(name=link.member.name)
+
+
+def entries(read_at: ReadAt, path: str, start: int, end: int) -> Iterator[Entry]:
+    """All members of the tar that lies between the bytes `start` and `end` of a file.
 
     Takes ustar, GNU (long names) and pax.  Raises TarError, naming `path`, where the tar is cut: inside a member, or
     between two (then the closing zero block is missing, and pictures would be lost silently).
     """
-    position, long_name, fields = start, b"", dict[bytes, bytes]()
+    position, long_name, long_target, fields = start, b"", b"", dict[bytes, bytes]()
     while True:
         block = read_at(position, READ)
         header, head = block[:BLOCK], block[BLOCK:]
@@ -87,7 +145,8 @@ def scan(read_at: ReadAt, path: str, start: int, end: int) -> Iterator[Member]:
         if not is_header(header):
             raise TarError(f"{path}: no tar header at byte {position:,}; the file is damaged or is no tar.")
         kind = header[156:157]
-        size = int(fields[b"size"]) if b"size" in fields else number(header[124:136])
+        here = f"{path}: the header at byte {position:,}"
+        size = content_size(header, fields, here)
         content = position + BLOCK
         if content + size > end:
             raise TarError(
@@ -95,13 +154,34 @@ def scan(read_at: ReadAt, path: str, start: int, end: int) -> Iterator[Member]:
             )
         if kind == b"L":
             long_name = read_at(content, size).rstrip(b"\0")
+        elif kind == b"K":
+            long_target = read_at(content, size).rstrip(b"\0")
         elif kind == b"x":
-            fields = extended_fields(read_at(content, size))
-        elif kind not in b"gK":
-            if kind in (b"0", b"\0", b"7"):
-                yield Member(fields.get(b"path") or long_name or ustar_name(header), content, size, head[:size])
-            long_name, fields = b"", {}
+            try:
+                fields = extended_fields(read_at(content, size))
+            except ValueError as error:
+                raise TarError(f"{here} is damaged ({error}). Get it again.") from error
+        elif kind != b"g":
+            name = fields.get(b"path") or long_name or ustar_name(header)
+            target = fields.get(b"linkpath") or long_target or header[157:257].split(b"\0", 1)[0]
+            # Before ustar, folders were files whose names end in a slash.
+            kind = FOLDER if kind == b"\0" and name.endswith(b"/") else kind
+            yield Entry(Member(name, content, size, head[:size]), kind, target)
+            long_name, long_target, fields = b"", b"", {}
         position = content + -(-size // BLOCK) * BLOCK
+
+
+def content_size(header: bytes, fields: Mapping[bytes, bytes], what: str) -> int:
+    """Bytes that follow a header; TarError, saying `what` is damaged, where it tells none."""
+    if header[156:157] in WITHOUT_CONTENT:
+        return 0
+    try:
+        size = int(fields[b"size"]) if b"size" in fields else number(header[124:136])
+    except ValueError as error:
+        raise TarError(f"{what} is damaged ({error}). Get it again.") from error
+    if size < 0:
+        raise TarError(f"{what} is damaged (a size of {size}). Get it again.")
+    return size
 
 
 def ustar_name(header: bytes) -> bytes:
@@ -112,12 +192,12 @@ def ustar_name(header: bytes) -> bytes:
 
 
 def scan_tar(path: str, nested: bool = False) -> Iterator[Member]:
-    """The regular files of a tar, local or behind a URL; with `nested`, those of the tars in it (`inner.tar!name`)."""
+    """The files of a tar, local or behind a URL; with `nested`, those of the tars in it too (`inner.tar!name`)."""
     with TarBytes(path) as tar:
         for member in scan(tar.read_at, path, 0, tar.size):
-            if not nested:
+            if not nested or not member.name.endswith(b".tar") or member.offset == NOWHERE:
                 yield member
-            elif member.name.endswith(b".tar"):
+            else:
                 label = f"{path}!{member.name.decode('utf-8', 'backslashreplace')}"
                 for inner in scan(tar.read_at, label, member.offset, member.offset + member.size):
                     yield inner._replace(name=member.name + b"!" + inner.name)

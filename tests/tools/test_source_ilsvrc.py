@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import tarfile
 from pathlib import Path
@@ -21,6 +22,8 @@ from tests.tools.fake_sources import (
     jpeg,
     meta_mat,
     tar_bytes,
+    tar_member,
+    tar_of,
     train_tar,
     val_tar,
     write_files,
@@ -183,6 +186,71 @@ def test_scan_agrees_with_tarfile(tmp_path: Path, form: int) -> None:
     with tarfile.open(file) as archive:
         expected = [(member.name.encode(), member.offset_data, member.size) for member in archive]
     assert [tuple(member[:3]) for member in tar_scan.scan_tar(str(file))] == expected
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_links_are_what_they_lead_to(tmp_path: Path, form: int) -> None:
+    """As tarfile follows them; what has no bytes in the tar is listed without any."""
+    long = "d/" + "y" * 80 + ".jpg" if form == tarfile.USTAR_FORMAT else "d/" + "z" * 200 + ".jpg"
+    members = [
+        tar_member("before.jpg", kind=tarfile.SYMTYPE, target="d/a.jpg"),
+        tar_member("d/", kind=tarfile.DIRTYPE),
+        tar_member("./d/a.jpg", b"a" * 700),
+        tar_member(long, b"long"),
+        tar_member("hard.jpg", kind=tarfile.LNKTYPE, target="./d/a.jpg"),
+        tar_member("e/soft.jpg", kind=tarfile.SYMTYPE, target="../d/a.jpg"),
+        tar_member("chain.jpg", kind=tarfile.SYMTYPE, target="./e/../hard.jpg"),
+        tar_member("far.jpg", kind=tarfile.LNKTYPE, target=long),
+        tar_member("out.jpg", kind=tarfile.SYMTYPE, target="../elsewhere.jpg"),
+        tar_member("self.jpg", kind=tarfile.SYMTYPE, target="self.jpg"),
+        tar_member("folder.jpg", kind=tarfile.SYMTYPE, target="d"),
+        tar_member("pipe.jpg", kind=tarfile.FIFOTYPE),
+        tar_member("last.jpg", b"last"),
+    ]
+    file = tmp_path / "x.tar"
+    file.write_bytes(tar_of(members, form))
+    whole = file.read_bytes()
+    found = {m.name.decode(): whole[m.offset : m.offset + m.size] if m.offset != tar_scan.NOWHERE else None
+             for m in tar_scan.scan_tar(str(file))}  # fmt: skip
+    nowhere = {"out.jpg", "self.jpg", "folder.jpg", "pipe.jpg"}
+    with tarfile.open(file) as archive:
+        names = [member.name for member, _ in members if member.type != tarfile.DIRTYPE]
+        assert list(found) == names
+        for name in set(names) - nowhere - {"chain.jpg"}:
+            followed = archive.extractfile(name)
+            assert followed is not None and found[name] == followed.read()
+    assert found["chain.jpg"] == b"a" * 700
+    assert {name for name, content in found.items() if content is None} == nowhere
+
+
+@pytest.mark.parametrize("lines", [b"0 path=a\n", b"-9 path=a\n", b"12path=a", b"12 size=-512\n"])
+def test_a_damaged_pax_header_is_told(tmp_path: Path, lines: bytes) -> None:
+    with tarfile.open(tmp_path / "x.tar", "w", format=tarfile.USTAR_FORMAT) as archive:
+        for name, kind, content in (("pax", tarfile.XHDTYPE, lines), ("a.jpg", tarfile.REGTYPE, b"a")):
+            member, _ = tar_member(name, content, kind)
+            archive.addfile(member, io.BytesIO(content))
+    if lines.startswith(b"-"):  # no length at all: the header says nothing
+        assert [member.name for member in tar_scan.scan_tar(str(tmp_path / "x.tar"))] == [b"a.jpg"]
+        return
+    with pytest.raises(UserError, match=r"x\.tar: the header at byte [\d,]+ is damaged"):
+        list(tar_scan.scan_tar(str(tmp_path / "x.tar")))
+
+
+def test_links_and_loose_files_in_the_train_tar_are_accounted_for(tmp_path: Path) -> None:
+    inner = tar_of(
+        [
+            tar_member("./n01440764_1.JPEG", jpeg(1)),
+            tar_member("n01440764_2.JPEG", kind=tarfile.LNKTYPE, target="./n01440764_1.JPEG"),
+            tar_member("n01440764_3.JPEG", kind=tarfile.SYMTYPE, target="/mnt/3.JPEG"),
+        ]
+    )
+    outer = tar_bytes({"n01440764.tar": inner, "loose.JPEG": jpeg(2), "README": b""})
+    source = find_source(write_files(tmp_path, {"ILSVRC2012_img_train.tar": outer}))
+    assert {stem: row[2] for stem, row in by_stem(source).items()} == dict.fromkeys(
+        ("n01440764_1", "n01440764_2"), jpeg(1)
+    )
+    assert any("1 pictures in ILSVRC2012_img_train.tar have no bytes there" in note for note in source.notes)
+    assert any("2 files in ILSVRC2012_img_train.tar are no pictures" in note for note in source.notes)
 
 
 CLASSES_2010 = {1: ("n03126707", "crane"), 2: ("n01440764", "tench, Tinca tinca"), 3: ("n02012849", "crane, bird")}

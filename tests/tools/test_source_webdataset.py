@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.imagenet_classes import classes_by_wnid, validation_labels
 from alexnet_fast.tools.sources import Source, find_source, read_bytes
-from tests.tools.fake_sources import WNIDS, jpeg, tar_bytes, write_files
+from tests.tools.fake_sources import WNIDS, jpeg, tar_bytes, tar_member, tar_of, write_files
 
 
 def found(source: Source) -> list[tuple[str, int, str, bytes]]:
@@ -83,6 +84,30 @@ def test_what_is_not_used_is_mentioned(tmp_path: Path) -> None:
     assert len(source.table) == 2
     assert "1 pictures have no label and are not used: '0.tar!2'." in source.notes
     assert "1 pictures stand second in their samples and are not used." in source.notes
+
+
+def test_links_and_what_has_no_bytes(tmp_path: Path) -> None:
+    tar = tar_of(
+        [
+            tar_member("1.jpg", b"one"),
+            tar_member("1.cls", b"0"),
+            tar_member("2.jpg", kind=tarfile.LNKTYPE, target="1.jpg"),
+            tar_member("2.cls", b"1"),
+            tar_member("3.jpg", kind=tarfile.SYMTYPE, target="/data/3.jpg"),
+            tar_member("3.cls", b"1"),
+            tar_member("4.jpg", kind=tarfile.FIFOTYPE),
+            tar_member("5.jpg", b"five"),
+            tar_member("5.cls", kind=tarfile.SYMTYPE, target="1.cls"),
+            tar_member("6.cls", b"0"),
+        ]
+    )
+    source = find_source(write_files(tmp_path, {"0.tar": tar}))
+    assert [row[1:] for row in found(source)] == [(0, "1", b"one"), (1, "2", b"one"), (0, "5", b"five")]
+    assert any(
+        "2 pictures have no bytes in their tar" in note and "'0.tar!3.jpg', '0.tar!4.jpg'" in note
+        for note in source.notes
+    )
+    assert "1 labels have no picture." in source.notes
 
 
 def test_wrong_input(tmp_path: Path) -> None:
