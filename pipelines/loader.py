@@ -198,7 +198,8 @@ class TrainingLoader:
     def _residual_for(self, noise: bool) -> torch.Tensor | None:
         if self._residual is None:
             return None
-        scaled = self._residual * np.float32(1.0 / self._divisor(noise))
+        # The reciprocal that DALI multiplies with, to the bit.
+        scaled = self._residual * (np.float32(1) / np.float32(self._divisor(noise)))
         half = self._dtype == torch.float16 and self._decoding.backend == "mixed"
         return torch.from_numpy(scaled).to(self._execution.device, torch.float16 if half else torch.float32)
 
