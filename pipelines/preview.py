@@ -6,6 +6,7 @@ P pictures, V views of each, H × W pixels, C colours.
 from __future__ import annotations
 
 import io
+import warnings
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from alexnet_fast.pipelines.reader import Reading
 from alexnet_fast.pipelines.run import Execution, PipelineRun, to_torch
 from alexnet_fast.pipelines.training import CROP, draw, training_graph
 from alexnet_fast.tools.dataset import Dataset
+from alexnet_fast.tools.describe import printable
 from alexnet_fast.tools.errors import UserError
 from alexnet_fast.tools.shard_file import Sample, read_samples
 
@@ -40,6 +42,8 @@ GAP = 6
 NAME_LENGTH = 17
 """Letters of a class name that fit below its picture."""
 INK = "#333333"
+WIDTH = 14
+"""Of the figure, in inches of 100 pixels."""
 COLOURS = ("#4c4c4c", "#c0504d", "#3f7fbf")
 """Of the three principal directions: light, then what is left."""
 
@@ -68,6 +72,8 @@ def contact_samples(dataset: Dataset, split: str, count: int) -> list[Sample]:
     wanted = {int(label) for label in np.linspace(0, num_classes - 1, min(num_classes, count)).round()}
     room = dict.fromkeys(wanted, count // len(wanted))
     found: list[Sample] = []
+    spare: list[Sample] = []
+    """Others, for the places of classes that have too few."""
     num_read = 0
     for tar in dataset.tars(split):
         with tar.open("rb") as file:
@@ -76,8 +82,11 @@ def contact_samples(dataset: Dataset, split: str, count: int) -> list[Sample]:
                 if room.get(sample.label, 0):
                     room[sample.label] -= 1
                     found.append(sample)
+                elif len(spare) < count:
+                    spare.append(sample)
         if num_read >= MOST_READ or not any(room.values()):
             break
+    found += spare[: count - len(found)]
     return sorted(found, key=lambda sample: sample.label)
 
 
@@ -146,7 +155,7 @@ def mosaic(pictures: list[Pixels], columns: int, side: int) -> Pixels:
 
 def short(name: str, length: int) -> str:
     """A class name's first word or words: ImageNet lists synonyms, of which one is enough."""
-    first = name.split(",")[0]
+    first = printable(name.split(",")[0]).replace("_", " ")
     return first if len(first) <= length else first[: length - 1] + "…"
 
 
@@ -166,8 +175,9 @@ def draw_preview(dataset: Dataset, out: Path, *, split: str | None = None) -> No
     views = network_views(dataset, split, num_pictures=NUM_PICTURES, num_views=NUM_VIEWS)
     shifts = colour_shifts(dataset, split, NUM_SHIFTS)
     num_rows = -(-len(samples) // SHEET_COLUMNS)
-    heights = [1.18 * num_rows, 1.5 * len(views.originals), 2.6]
-    figure = plt.figure(figsize=(14, sum(heights) + 1.9), dpi=100, layout="constrained")
+    heights = [1.34 * num_rows + 0.4, 1.9 * len(views.originals) + 0.8, 3.1]
+    figure: Any = plt.figure(figsize=(WIDTH, sum(heights)), dpi=100, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.04, h_pad=0.06, wspace=0, hspace=0)
     parts: Any = figure.subfigures(3, 1, height_ratios=heights)
     draw_contact_sheet(parts[0], dataset, split, samples)
     draw_views(parts[1], dataset, views)
@@ -180,7 +190,9 @@ def draw_contact_sheet(part: Any, dataset: Dataset, split: str, samples: list[Sa
     """Pictures with their class names."""
     side = 108
     info = dataset.split(split)
-    part.suptitle(f"{dataset.folder.name}: {info.samples:,} pictures in {split}, {len(dataset.classes):,} classes")
+    name = printable(dataset.folder.absolute().name)
+    title = f"{name}: {info.samples:,} pictures in {split}, {len(dataset.classes):,} classes"
+    part.suptitle(title, parse_math=False)
     axes = part.subplots()
     pictures = [np.asarray(Image.open(io.BytesIO(sample.jpeg))) for sample in samples]
     step = side + GAP + 16  # room for the name
@@ -189,35 +201,55 @@ def draw_contact_sheet(part: Any, dataset: Dataset, split: str, samples: list[Sa
     for place, (sample, picture) in enumerate(zip(samples, pictures, strict=True)):
         y, x = place // SHEET_COLUMNS * step, place % SHEET_COLUMNS * (side + GAP)
         sheet[y : y + side, x : x + side] = np.asarray(Image.fromarray(picture).resize((side, side)))
-        name = short(dataset.classes[sample.label].label, NAME_LENGTH)
-        axes.text(x + side / 2, y + side + 9, name, ha="center", va="center", fontsize=7.5, color=INK)
+        write(axes, x + side / 2, y + side + 9, class_name(dataset, sample.label), va="center")
     axes.imshow(sheet)
     axes.set_axis_off()
 
 
+def class_name(dataset: Dataset, label: int) -> str:
+    """As it fits below a picture."""
+    return short(dataset.classes[label].label, NAME_LENGTH)
+
+
+def write(axes: Any, x: float, y: float, text: str, **placing: Any) -> None:
+    """A small line of text, centred, taken as it is: a dollar sign in a class's name begins no formula."""
+    axes.text(x, y, text, ha="center", fontsize=7.5, color=INK, parse_math=False, **placing)
+
+
 def draw_views(part: Any, dataset: Dataset, views: Views) -> None:
     """Each picture with its crops framed, then what the network got of it, the mean added back."""
-    part.suptitle("what the network sees: random 224 crop, mirror, colour (mean added back for the eye)")
+    part.suptitle("what the network sees (the mean added back for the eye)")
+    part.supxlabel(
+        "above: the corner (x, y) of the random 224 crop, and whether it is mirrored; below: the colour added (R G B)",
+        fontsize=9,
+        color=INK,
+    )
     mean = centre_mean(dataset)
     num_pictures, num_views = views.mirrored.shape
     all_axes = part.subplots(num_pictures, 1 + num_views, squeeze=False)
     for picture, row in enumerate(all_axes):
-        row[0].imshow(views.originals[picture])
-        row[0].set_title(short(dataset.classes[int(views.labels[picture])].label, NAME_LENGTH), fontsize=8, color=INK)
-        for y, x in views.corners[picture]:
-            frame = np.array([[x, y], [x + CROP, y], [x + CROP, y + CROP], [x, y + CROP], [x, y]]) - 0.5
-            row[0].plot(*frame.T, color="white", linewidth=0.5)
+        draw_crops(row[0], views.originals[picture], views.corners[picture])
+        name = class_name(dataset, int(views.labels[picture]))
+        write(row[0], 0.5, 1.04, name, va="bottom", transform=row[0].transAxes)
         for view, axes in enumerate(row[1:]):
             seen = views.images[picture, view] + mean
             axes.imshow(np.clip(seen, 0, 255).astype(np.uint8))
             y, x = views.corners[picture, view]
             mirror = ", mirrored" if views.mirrored[picture, view] else ""
-            axes.set_title(f"({x}, {y}){mirror}", fontsize=7.5, color=INK)
-            shift = " ".join(f"{value:+.0f}" for value in views.shifts[picture, view])
-            axes.text(0.5, -0.04, shift, transform=axes.transAxes, ha="center", va="top", fontsize=7, color=INK)
+            write(axes, 0.5, 1.04, f"({x}, {y}){mirror}", va="bottom", transform=axes.transAxes)
+            shift = " ".join(f"{round(value):+d}".replace("-", "−") for value in views.shifts[picture, view].tolist())
+            write(axes, 0.5, -0.03, shift, va="top", transform=axes.transAxes)
         for axes in row:
-            axes.set_xticks([])
-            axes.set_yticks([])
+            axes.set_axis_off()
+
+
+def draw_crops(axes: Any, original: Pixels, corners: npt.NDArray[np.int64]) -> None:
+    """A picture with the frames of its crops, white on black so that they show on any ground."""
+    axes.imshow(original)
+    for y, x in corners:
+        frame = np.array([[x, y], [x + CROP, y], [x + CROP, y + CROP], [x, y + CROP], [x, y]]) - 0.5
+        axes.plot(*frame.T, color="black", linewidth=1.2, alpha=0.5)
+        axes.plot(*frame.T, color="white", linewidth=0.5)
 
 
 def centre_mean(dataset: Dataset) -> Floats:
@@ -229,7 +261,7 @@ def centre_mean(dataset: Dataset) -> Floats:
 def draw_colours(part: Any, dataset: Dataset, shifts: Floats) -> None:
     """The mean image; the colour shifts along each principal direction, beside their theory."""
     statistics = dataset.statistics
-    part.suptitle(f"colour: mean image, and {len(shifts):,} drawn shifts against N(0, (0.1·s)²)")
+    part.suptitle(f"colour: mean image, and {len(shifts):,} drawn shifts against their theory, N(0, (0.1·s)²)")
     all_axes = part.subplots(1, 4, width_ratios=[0.7, 1, 1, 1])
     all_axes[0].imshow(dataset.mean_image.astype(np.uint8))
     all_axes[0].set_axis_off()
@@ -256,7 +288,9 @@ def save(figure: Any, out: Path) -> None:
     aside = out.with_name(f".{out.name}.part")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(aside, format="png")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing")  # a box is drawn instead, which says it all
+            figure.savefig(aside, format="png")
         aside.replace(out)
     except OSError as error:
         with suppress(OSError):
