@@ -5,6 +5,9 @@ Each tower is computed by itself: maps (N, C, H, W).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
@@ -49,38 +52,84 @@ def relu(x: Array) -> Array:
     return np.maximum(x, 0)
 
 
-def forward(images: Array, state: dict[str, Array], recipe: str) -> Array:
-    """Logits at test time.  `state`: whole tensors.  `recipe`: "2012", "2013" or "paper"."""
-    paper = recipe == "paper"
-    alpha_over_5 = 5e-4 / 5 if paper else 1e-4 / 5
+def no_norm(x: Array) -> Array:
+    return x
 
-    def halves(name: str) -> list[Array]:
-        return np.split(state[name], 2)
 
-    towers = []
-    for weight, bias in zip(halves("conv1.weight"), halves("conv1.bias"), strict=True):
-        x = convolve(images, weight, bias, 4, 0, 3)
-        assert x.shape[2:] == (55, 55)
-        if paper:
-            x = max_pool(norm_across_maps(relu(x), alpha_over_5))
-        else:
-            x = relu(max_pool(norm_across_maps(x, alpha_over_5)))
-        towers.append(x)
-    for t in range(2):
-        x = relu(convolve(towers[t], halves("conv2.weight")[t], halves("conv2.bias")[t], 1, 2, 2))
-        if recipe != "2013":
-            x = norm_across_maps(x, alpha_over_5)
-        if recipe == "2012":
-            x = norm_across_pixels(x)
-        towers[t] = max_pool(x)
-    both = np.concatenate(towers, axis=1)
-    towers = [relu(convolve(both, halves("conv3.weight")[t], halves("conv3.bias")[t], 1, 1, 1)) for t in range(2)]
-    for t in range(2):
-        x = relu(convolve(towers[t], halves("conv4.weight")[t], halves("conv4.bias")[t], 1, 1, 1))
-        x = convolve(x, halves("conv5.weight")[t], halves("conv5.bias")[t], 1, 1, 1)
-        towers[t] = relu(max_pool(x))
-    x = np.concatenate(towers, axis=1)
-    assert x.shape[1:] == (256, 6, 6)
-    x = 0.5 * relu(np.tensordot(x, state["fc6.weight"], axes=((1, 2, 3), (1, 2, 3))) + state["fc6.bias"])
-    x = 0.5 * relu(x @ state["fc7.weight"].T + state["fc7.bias"])
-    return np.asarray(x @ state["fc8.weight"].T + state["fc8.bias"])
+def norm(x: Array) -> Array:
+    return norm_across_maps(x, 1e-4 / 5)
+
+
+def paper_norm(x: Array) -> Array:
+    return norm_across_maps(x, 5e-4 / 5)
+
+
+def norm_twice(x: Array) -> Array:
+    return norm_across_pixels(norm(x))
+
+
+@dataclass(frozen=True)
+class Net:
+    """What differs between the authors' nets; the defaults are net 145's."""
+
+    towers: int = 2
+    exchanged: bool = True
+    norm1: Callable[[Array], Array] = norm
+    norm2: Callable[[Array], Array] = norm_twice
+    relu_before_norm1: bool = False
+    activate: Callable[[Array], Array] = relu
+    pool: int = 3
+    conv2_zeros: int = 2
+    conv5_zeros: int = 1
+
+
+NETS = {
+    "145": Net(),
+    "167": Net(norm2=no_norm),
+    "paper": Net(norm1=paper_norm, norm2=paper_norm, relu_before_norm1=True),
+    "145-half": Net(towers=1),
+    "147": Net(pool=2, conv2_zeros=1, conv5_zeros=0),
+    "148": Net(norm1=no_norm, norm2=no_norm),
+    "150": Net(exchanged=False),
+    "tanh": Net(norm2=no_norm, activate=np.tanh),
+}
+
+
+def forward(images: Array, state: dict[str, Array], name: str) -> Array:
+    """Logits at test time.  `state`: whole tensors.  `name`: of the net."""
+    net = NETS[name]
+    towers = range(net.towers)
+
+    def own(parameter: str) -> list[Array]:
+        return np.split(state[parameter], net.towers)
+
+    def seen(maps: list[Array]) -> list[Array]:
+        return [np.concatenate(maps, axis=1)] * net.towers if net.exchanged else maps
+
+    def layer(maps: list[Array], number: int, stride: int, before: int, after: int) -> list[Array]:
+        weights, biases = own(f"conv{number}.weight"), own(f"conv{number}.bias")
+        return [convolve(maps[t], weights[t], biases[t], stride, before, after) for t in towers]
+
+    def products(units: list[Array], number: int) -> list[Array]:
+        weights, biases = own(f"fc{number}.weight"), own(f"fc{number}.bias")
+        flat = [w.reshape(len(w), -1) for w in weights]
+        return [
+            0.5 * net.activate(u.reshape(len(u), -1) @ w.T + b) for u, w, b in zip(units, flat, biases, strict=True)
+        ]
+
+    x = layer([images] * net.towers, 1, 4, 0, 3)
+    assert x[0].shape[2:] == (55, 55)
+    if net.relu_before_norm1:
+        x = [max_pool(net.norm1(relu(maps)), net.pool) for maps in x]
+    else:
+        x = [net.activate(max_pool(net.norm1(maps), net.pool)) for maps in x]
+    x = layer(x, 2, 1, net.conv2_zeros, net.conv2_zeros)
+    x = [max_pool(net.norm2(net.activate(maps)), net.pool) for maps in x]
+    assert x[0].shape[2:] == (13, 13)
+    x = [net.activate(maps) for maps in layer(seen(x), 3, 1, 1, 1)]
+    x = [net.activate(maps) for maps in layer(x, 4, 1, 1, 1)]
+    x = [net.activate(max_pool(maps, net.pool)) for maps in layer(x, 5, 1, net.conv5_zeros, net.conv5_zeros)]
+    assert x[0].shape[2:] == (6, 6)
+    x = products(seen(x), 6)
+    x = products(seen(x), 7)
+    return np.asarray(np.concatenate(x, axis=1) @ state["fc8.weight"].T + state["fc8.bias"])
