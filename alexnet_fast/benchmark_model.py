@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -168,20 +170,26 @@ def norm_costs(device: torch.device, batch_size: int, precision: Precision) -> l
 
 
 def measure_peers(device: torch.device, batch_size: int, precision: Precision) -> list[Measurement]:
-    """A plain port of net 167, and torchvision's AlexNet eager and compiled, in the same precision, channels-last."""
+    """A plain port of net 167 and torchvision's AlexNet, eager and compiled, in the same precision, channels-last."""
     batch = batch_of(batch_size, device, torch.float32)
-    networks: list[tuple[str, Callable[[], torch.nn.Module], bool]] = [
-        ("plain port of net 167, training step", lambda: PlainAlexNet(NETS["167"]), False),
-        ("torchvision's AlexNet (no norms), training step", lambda: torchvision_alexnet(NUM_CLASSES), False),
-    ]
-    if device.type == "cuda":
-        networks += [(name.replace(",", ", compiled,"), make, True) for name, make, _ in networks]
+    networks: dict[str, Callable[[], torch.nn.Module]] = {
+        "plain port of net 167": lambda: PlainAlexNet(NETS["167"]),
+        "torchvision's AlexNet (no norms)": lambda: torchvision_alexnet(NUM_CLASSES),
+    }
     rows = []
-    for name, make, compiled in networks:
-        step = PlainStep(make(), device, precision.dtype, compiled=compiled)
-        rate, spread = time_rate(batch_size, lambda step=step: step(batch.images, batch.labels), device)  # type: ignore[misc]
-        rows.append(Measurement(name, rate, spread, {"batch size": batch_size, "precision": precision.name}))
+    for compiled in (False, True) if can_compile(device) else (False,):
+        for name, make in networks.items():
+            step = PlainStep(make(), device, precision.dtype, compiled=compiled)
+            rate, spread = time_rate(batch_size, lambda step=step: step(batch.images, batch.labels), device)  # type: ignore[misc]
+            details: dict[str, str | float | int] = {"batch size": batch_size, "precision": precision.name}
+            name = f"{name}, {'compiled, ' if compiled else ''}training step"
+            rows.append(Measurement(name, rate, spread, details | memory(device)))
     return rows
+
+
+def can_compile(device: torch.device) -> bool:
+    """torch.compile needs a C++ compiler for a CPU, and brings its own for a GPU."""
+    return device.type == "cuda" or any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++")))
 
 
 # ----------------------------------------------------------------- layer by layer
@@ -282,14 +290,23 @@ def medians(times: dict[str, list[float]]) -> dict[str, float]:
 
 
 def device_limits(device: torch.device, dtype: torch.dtype) -> tuple[float, float]:
-    """(FLOP/s of a large matrix product, bytes/s of a large copy), measured."""
-    side = 8192 if device.type == "cuda" else 2048
-    a = torch.randn(side, side, device=device).to(dtype)
+    """(FLOP/s of the fastest of some matrix products, bytes/s of a large copy), measured."""
+    sides = (4096, 8192, 16384) if device.type == "cuda" else (1024, 2048, 4096)
+    # Square ones, and one as tall and narrow as a convolution's.
+    shapes = [(side, side, side) for side in sides] + [(8 * sides[1], sides[0] // 2, sides[0] // 4)]
+    matrix = max(product_rate(shape, device, dtype) for shape in shapes)
     block = torch.empty((2**30 if device.type == "cuda" else 2**27) // 4, device=device)
     other = torch.empty_like(block)
-    matrix = best_seconds(lambda: a @ a, device)
     copy = best_seconds(lambda: other.copy_(block), device)
-    return 2 * side**3 / matrix, 2 * block.numel() * 4 / copy
+    return matrix, 2 * block.numel() * 4 / copy
+
+
+def product_rate(shape: tuple[int, int, int], device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of (rows, inner) @ (inner, columns)."""
+    rows, inner, columns = shape
+    a = torch.randn(rows, inner, device=device).to(dtype)
+    b = torch.randn(inner, columns, device=device).to(dtype)
+    return 2 * rows * inner * columns / best_seconds(lambda: a @ b, device)
 
 
 def best_seconds(work: Callable[[], object], device: torch.device) -> float:

@@ -1,8 +1,4 @@
-"""What two GPUs would reach, reckoned from one: a tower's step alone, and the bytes that the towers exchange.
-
-The assumptions: both GPUs take as long as this one, every exchange waits for the last byte (in truth conv3's and the
-gradients' overlap with products), and a link carries what it is built for.
-"""
+"""What two GPUs would reach, reckoned from one: a tower's step alone, and the bytes that the towers exchange."""
 
 from __future__ import annotations
 
@@ -21,6 +17,12 @@ from alexnet_fast.tools.measurement import Measurement
 
 LINKS = {"NVLink 4": 450e9, "PCIe 5": 50e9}
 """Bytes per second in one direction: of an H100's or H200's NVLink as specified, of PCIe 5 ×16 as usually measured."""
+ASSUMPTIONS = (
+    "Assumed: both GPUs take as long as this one; every exchange waits for its last byte (in truth conv3's and the\n"
+    "gradients' overlap with products); a link carries, in one direction, "
+    + ", ".join(f"{speed / 1e9:.0f} GB/s ({name})" for name, speed in LINKS.items())
+    + "."
+)
 
 
 class EchoExchange:

@@ -101,13 +101,14 @@ class Bench:
 
     def towers(self, batch_sizes: Sequence[int]) -> list[Measurement]:
         """One tower alone, and from it what two GPUs would reach."""
-        from alexnet_fast.benchmark_tower import measure_towers
+        from alexnet_fast.benchmark_tower import ASSUMPTIONS, measure_towers
 
         architecture = self.recipe.architecture(1000)
         if architecture.num_towers != 2:
             return []
         rows = measure_towers(architecture, device=self.device, batch_sizes=batch_sizes, precision=self.precision)
         show_table("One tower alone, and what two GPUs would reach", rows)
+        click.echo(ASSUMPTIONS)
         return rows
 
     def with_data(self, part: str, folder: Path, *, peers: bool, tune: bool) -> list[Measurement]:
