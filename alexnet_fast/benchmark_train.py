@@ -66,7 +66,8 @@ def measure_bare_step(recipe: Recipe, dataset: Dataset, loader: SyntheticLoader,
     model.initialize(recipe.seed)
     optimizer = SGD(model, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
     optimizer.set_rates(weights=1e-6, biases=1e-6)  # noise is nothing to learn from
-    step = TrainingStep(model, optimizer, precision=choose_precision(device, recipe.precision))
+    record = recipe.record_step and device.type == "cuda"  # as the trainer does
+    step = TrainingStep(model, optimizer, precision=choose_precision(device, recipe.precision), record=record)
     batches = loader.epoch(0)
     number = 0
 
