@@ -138,6 +138,8 @@ class Dataset:
     statistics: Statistics
     repaired: tuple[Note, ...]
     left_out: tuple[Note, ...]
+    notes: tuple[str, ...]
+    """What the source holds besides, and lacks: pictures in no class folder, without a label; sentences for people."""
     file_hashes: dict[str, str]
     """Sha256 of mean_image.npy and sources.tsv."""
 
@@ -221,6 +223,7 @@ class Dataset:
             ),
             repaired=_notes_from_json(content["repaired"]),
             left_out=_notes_from_json(content["left_out"]),
+            notes=tuple(content.get("notes", ())),  # absent in the first shards ever made
             file_hashes=dict(content["files"]),
         )
 
@@ -256,6 +259,7 @@ class Dataset:
             },
             "repaired": _notes_to_json(self.repaired),
             "left_out": _notes_to_json(self.left_out),
+            "notes": list(self.notes),
             "files": self.file_hashes,
         }
         content["checksum"] = manifest_checksum(content)

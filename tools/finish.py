@@ -66,6 +66,7 @@ def finish(plan: Plan, output: Output) -> Dataset:
         statistics=sums.statistics(plan.statistics_split),
         repaired=_sorted_notes(note for record in records for note in record.repaired),
         left_out=_sorted_notes(note for record in records for note in record.left_out),
+        notes=source.notes,
         file_hashes=file_hashes,
     )
     counts = dataset.accounting()

@@ -124,7 +124,7 @@ def group_pictures(tree: Tree, splits: dict[str, bytes]) -> list[Group]:
 
 
 def check_groups(root: str, tree: Tree, splits: dict[str, bytes], groups: list[Group]) -> None:
-    """UsageError: there is nothing to shard, a class folder is empty, or a split has a class that train has not."""
+    """UsageError: there is nothing to shard, or a split has a class that train has not, or only an empty folder of."""
     if not groups:
         loose = sum(map(len, tree.pictures.values()))
         seen = f"{loose:,} pictures in no class folder" if loose else " ".join(tree.notes()) or "no files"
@@ -132,29 +132,35 @@ def check_groups(root: str, tree: Tree, splits: dict[str, bytes], groups: list[G
             f"{root}: no pictures in class folders. Looked for train/<class>/…, val/<class>/… and <class>/…; "
             f"found {seen}."
         )
+    in_train = {group.name for group in groups if group.split == "train"}
+    for split in splits:
+        unknown = sorted({group.name for group in groups if group.split == split and group.name not in in_train})
+        empty = [text(name) for name in unknown if splits.get("train", b"") + name in tree.folders]
+        if in_train and empty:
+            raise UsageError(
+                f"{root}: no picture in the class folder {few(empty)} of train, but there are some of it in {split}. "
+                "Bring its pictures, or remove the class from every split."
+            )
+        if in_train and unknown:
+            raise UsageError(
+                f"{root}: the {split} split has the class {few([text(name) for name in unknown])}, which train "
+                "has not. The same classes must have the same folder names in every split."
+            )
+
+
+def empty_folders(tree: Tree, splits: dict[str, bytes]) -> list[str]:
+    """Folders where classes are expected, without a picture anywhere below."""
     filled = {
         folder[: len(prefix)] + folder[len(prefix) :].split(b"/")[0]
         for prefix in splits.values()
         for folder in tree.below(prefix)
     }
-    empty = [
+    return [
         text(prefix + name)
         for prefix in splits.values()
         for name in tree.first_level(prefix)
         if prefix + name not in filled
     ]
-    if empty:
-        raise UsageError(
-            f"{root}: no picture in the class folder {few(empty)}. Bring its pictures, or remove the folder."
-        )
-    in_train = {group.name for group in groups if group.split == "train"}
-    for split in splits:
-        unknown = sorted({text(group.name) for group in groups if group.split == split and group.name not in in_train})
-        if in_train and unknown:
-            raise UsageError(
-                f"{root}: the {split} split has the class {few(unknown)}, which the train split has not. "
-                "The same classes must have the same folder names in every split."
-            )
 
 
 def folder_notes(tree: Tree, splits: dict[str, bytes], groups: list[Group]) -> list[str]:
@@ -172,6 +178,9 @@ def folder_notes(tree: Tree, splits: dict[str, bytes], groups: list[Group]) -> l
         count = sum(map(len, [*tree.below(name + b"/").values(), tree.pictures.get(name, [])]))
         if name + b"/" not in splits.values() and count:
             notes.append(f"{count:,} pictures lie in {text(name)}/, which is no split, and are not used.")
+    empty = empty_folders(tree, splits)
+    if empty:
+        notes.append(f"{len(empty):,} folders hold no picture and are no classes: {few(empty)}.")
     return notes + tree.notes()
 
 

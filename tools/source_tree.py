@@ -48,6 +48,9 @@ class Tree:
     others: Counter[str] = field(default_factory=Counter)
     """Extension -> number of files that are no pictures by their name, so that nothing goes unmentioned."""
 
+    hidden: Counter[str] = field(default_factory=Counter)
+    """Folder that is hidden -> pictures anywhere below it."""
+
     def add(self, folder: bytes, files: dict[bytes, int]) -> None:
         """Take in a folder's files: name -> bytes, which count for pictures only."""
         pictures = sorted(name for name in files if is_picture(name))
@@ -73,21 +76,35 @@ class Tree:
         return {folder: names for folder, names in self.pictures.items() if folder and folder.startswith(prefix)}
 
     def notes(self) -> list[str]:
-        if not self.others:
-            return []
-        common = ", ".join(f"{name} {count:,}" for name, count in self.others.most_common(5))
-        return [f"{self.others.total():,} other files are no pictures by their name and are not used ({common})."]
+        notes = []
+        if self.hidden:
+            notes.append(
+                f"{self.hidden.total():,} pictures lie in hidden folders and are not used ({few(sorted(self.hidden))})."
+            )
+        if self.others:
+            # Equal counts in one order on every machine: the notes are stored.
+            common = sorted(self.others.items(), key=lambda item: (-item[1], item[0]))[:5]
+            shown = ", ".join(f"{name} {count:,}" for name, count in common)
+            count = self.others.total()
+            notes.append(f"{count:,} other files are no pictures by their name and are not used ({shown}).")
+        return notes
 
 
-def is_hidden(name: bytes) -> bool:
-    """Folders not entered: hidden ones and what archivers leave."""
-    return name.startswith(b".") or name == b"__MACOSX"
+def hidden_part(folder: bytes) -> bytes | None:
+    """The topmost folder on a path that is hidden, or that an archiver left; None where there is none."""
+    parts = folder.split(b"/")
+    depth = next((i for i, name in enumerate(parts, 1) if name.startswith(b".") or name == b"__MACOSX"), None)
+    return b"/".join(parts[:depth]) if depth else None
 
 
 def read_tree(root: str, exclude: Path | str | None = None) -> Tree:
     """List a folder or URL.  `exclude`: a folder or URL that is not entered (the output may lie inside the source)."""
     tree = Tree()
     for folder, files in walk_url(root, exclude) if is_url(root) else walk(os.fsencode(root), exclude):
+        hidden = hidden_part(folder)
+        if hidden is not None:
+            tree.hidden += Counter({text(hidden): sum(map(is_picture, files))})
+            continue
         if folder:
             tree.folders.add(folder)
         tree.add(folder, files)
@@ -108,14 +125,17 @@ def walk(root: bytes, exclude: Path | str | None) -> Iterator[tuple[bytes, dict[
         if here[-1] == excluded or here[-1] in above:
             continue
         files = {}
+        hidden = hidden_part(relative) is not None  # its pictures are counted only
         try:
             with os.scandir(path) as entries:
                 for entry in entries:
                     if not leads_to_folder(entry):
-                        files[entry.name] = picture_size(entry)
-                    elif not is_hidden(entry.name):
+                        files[entry.name] = 0 if hidden else picture_size(entry)
+                    else:
                         waiting.append((relative + b"/" + entry.name if relative else entry.name, here))
         except OSError as error:
+            if hidden:
+                continue
             raise UserError(
                 f"{text(path)}: cannot be listed ({error.strerror}). Mend that, or move the folder out of the source."
             ) from error
@@ -155,8 +175,7 @@ def walk_url(root: str, exclude: Path | str | None) -> Iterator[tuple[bytes, dic
         if f"{root.rstrip('/')}/{key[start:]}".startswith(excluded):
             continue
         folder, _, name = key[start:].encode().rpartition(b"/")
-        if not any(is_hidden(part) for part in folder.split(b"/") if part):
-            by_folder.setdefault(folder, {})[name] = int(entry["size"] or 0)
+        by_folder.setdefault(folder, {})[name] = int(entry["size"] or 0)
     folders = set(by_folder)
     for folder in by_folder:
         parts = folder.split(b"/")

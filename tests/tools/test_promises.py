@@ -226,7 +226,9 @@ def test_shards_inside_their_source_can_be_gone_on_with(
     with pytest.raises(SystemExit) as ended:  # another output beside the first
         main(["shard", ".", "--shard-size", "10", "--workers", "1", "--out", "others"])
     assert ended.value.code == 3
-    assert digests(source / "others") == digests(unbroken)
+    tars = [{name: digest for name, digest in digests(folder).items() if name.endswith(".tar")}
+            for folder in (source / "others", unbroken)]  # fmt: skip
+    assert tars[0] == tars[1]
 
 
 def test_mistakes_leave_nothing_behind(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -243,7 +245,7 @@ def test_mistakes_leave_nothing_behind(pictures: Path, tmp_path: Path, capsys: p
     before = sorted(entry.name for entry in tmp_path.iterdir())
     new = tmp_path / "new"
     for words, told in (
-        ((tmp_path / "classes", "--out", new, "--val-fraction", "0.5"), "empty"),
+        ((tmp_path / "classes", "--out", new, "--val-fraction", "0.5"), "0.5"),
         ((tmp_path / "nothing", "--out", new, "--val-fraction", "0.5"), "no picture"),
         ((tmp_path / "nowhere", "--out", new), "nowhere"),
         ((pictures, "--out", tmp_path / "mine"), "letter.txt"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import shutil
@@ -36,6 +37,7 @@ def test_every_picture_is_accounted_for(unbroken: Path, pictures: Path) -> None:
     assert "truncated" in reasons.values()
     assert len(dataset.repaired) == 10 * (4 + 2)  # of each class four oddities in train, two in val
     assert [entry.name for entry in dataset.classes] == sorted(folder.name for folder in (pictures / "val").iterdir())
+    assert dataset.notes == find_source(pictures).notes == ()
     names = sorted(file.name for file in unbroken.iterdir())
     tars = [name for name in names if name.endswith(".tar")]
     assert names == sorted(
@@ -48,6 +50,17 @@ def test_every_picture_is_accounted_for(unbroken: Path, pictures: Path) -> None:
             "sources.tsv",
         ]
     )
+
+
+def test_pictures_that_are_not_sharded_are_in_the_manifest_too(pictures: Path, tmp_path: Path) -> None:
+    shutil.copytree(pictures, tmp_path / "in")
+    shutil.copy(next((pictures / "val" / "star").iterdir()), tmp_path / "in" / "val" / "loose.jpg")
+    run(tmp_path / "in", tmp_path / "out")
+    notes = ("1 pictures lie in val/, in no class folder, and are not used.",)
+    assert Dataset.load(tmp_path / "out").notes == notes
+    manifest = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    del manifest["notes"]  # as the first shards were
+    assert Dataset.parse(json.dumps(manifest).encode(), "out").notes == ()
 
 
 def test_the_statistics_are_numpys(unbroken: Path, pictures: Path) -> None:

@@ -135,10 +135,23 @@ def test_everything_else_is_mentioned(tmp_path: Path) -> None:
     write_files(
         tmp_path,
         pictures(
-            "train/a/1.jpg", "train/a/notes.txt", "train/a/._1.jpg", "train/loose.jpg", "extra/5.jpg", ".hidden/1.jpg"
+            "train/a/1.jpg",
+            "train/a/notes.txt",
+            "train/a/._1.jpg",
+            "train/loose.jpg",
+            "extra/5.jpg",
+            ".hidden/1.jpg",
+            "train/a/.thumbs/deep/1.jpg",
+            "train/a/.thumbs/2.jpg",
         ),
     )
-    notes = " ".join(find_source(tmp_path).notes)
+    (tmp_path / "train" / "empty").mkdir()
+    (tmp_path / ".hidden" / "broken.jpg").symlink_to("nowhere.jpg")
+    source = find_source(tmp_path)
+    assert [row[2] for row in rows(source)] == ["train/a/1.jpg"]
+    notes = " ".join(source.notes)
+    assert "4 pictures lie in hidden folders and are not used ('.hidden', 'train/a/.thumbs')" in notes
+    assert "1 folders hold no picture and are no classes: 'train/empty'" in notes
     assert "1 pictures lie in train/" in notes
     assert "1 pictures lie in extra/" in notes
     assert "2 other files" in notes
@@ -148,13 +161,12 @@ def test_everything_else_is_mentioned(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "folder", "message"),
     [
-        (["train/a/1.jpg"], "train/b", "no picture in the class folder 'train/b'"),
-        (["a/1.jpg"], "b", "no picture in the class folder 'b'"),
+        (["train/a/1.jpg", "val/b/1.jpg"], "train/b", "no picture in the class folder 'b' of train, but .* in val"),
         (["train/a/1.txt"], "train/a", "1 other files are no pictures by their name"),
         ([], ".", "found no files"),
         (["1.jpg", "2.jpg"], ".", "2 pictures in no class folder"),
         (["train/1.jpg", "val/1.jpg"], ".", "2 pictures in no class folder"),
-        (["train/a/1.jpg", "val/b/1.jpg"], ".", "the val split has the class 'b', which the train split has not"),
+        (["train/a/1.jpg", "val/b/1.jpg"], ".", "the val split has the class 'b', which train has not"),
     ],
 )
 def test_wrong_input(tmp_path: Path, names: list[str], folder: str, message: str) -> None:
