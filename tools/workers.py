@@ -5,11 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.sharedctypes import Synchronized
 from typing import Any, Protocol, TypeVar
@@ -41,11 +43,22 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def start_quiet_tracker() -> None:
+    """Start multiprocessing's process that clears semaphores away after a kill; it need not write over the terminal."""
+    options = sys.warnoptions[:]
+    sys.warnoptions.append("ignore:resource_tracker")  # it inherits them, and says what it clears away by a warning
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        sys.warnoptions[:] = options
+
+
 class ProcessPool:
     """Worker processes of this machine.  They are spawned: a fork would inherit locks and threads in any state."""
 
     def __init__(self, num_workers: int) -> None:
         self.num_workers = num_workers
+        start_quiet_tracker()
         context = multiprocessing.get_context("spawn")
         self._pictures = context.Value("q", 0)
         self._bytes = context.Value("q", 0)
