@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import json
-import os
 import subprocess
 import sys
-import threading
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +14,7 @@ import pytest
 import torch
 
 from alexnet_fast.pipelines.dali import types
-from alexnet_fast.pipelines.loader import EvaluationLoader, TrainingLoader
+from alexnet_fast.pipelines.loader import TrainingLoader
 from alexnet_fast.pipelines.run import Execution, PipelineRun, to_torch
 from alexnet_fast.pipelines.training import Augmentation, draw, training_graph
 from alexnet_fast.tools.dataset import Dataset
@@ -213,47 +209,3 @@ def test_without_dali_there_is_a_sentence() -> None:
     )
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "pip install nvidia-dali-cuda120" in finished.stdout, finished.stderr
-
-
-# ---------------------------------------------------------------------- leftovers
-
-
-def open_files() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
-
-
-def test_many_epochs_leave_nothing_behind(tiny_dataset: Dataset) -> None:
-    def epochs(count: int) -> None:
-        for _ in range(count):
-            for _ in zip(loader.epoch(0), range(2), strict=False):
-                pass
-            for _ in evaluation:
-                pass
-
-    def memory() -> int:
-        gc.collect()
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-    evaluation = EvaluationLoader(tiny_dataset, batch_size=10, device=CPU, num_threads=1)
-    with loader_of(tiny_dataset) as loader:
-        epochs(6)
-        threads, files, before = threading.active_count(), open_files(), memory()
-        tasks = len(list(Path("/proc/self/task").iterdir()))
-        epochs(25)
-        assert threading.active_count() == threads
-        assert open_files() <= files + 2
-        assert len(list(Path("/proc/self/task").iterdir())) <= tasks + 2
-        assert memory() - before < 60e6
-
-
-def test_a_process_ends_cleanly_in_the_middle_of_an_epoch(tiny_dataset: Dataset) -> None:
-    code = (
-        "import sys, torch\n"
-        "from alexnet_fast.pipelines.loader import TrainingLoader\n"
-        "from alexnet_fast.tools.dataset import Dataset\n"
-        "loader = TrainingLoader(Dataset.load(sys.argv[1]), batch_size=4, device=torch.device('cpu'), seed=0)\n"
-        "next(loader.epoch(0))\n"
-    )
-    command = [sys.executable, "-c", code, str(tiny_dataset.folder)]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert (finished.returncode, finished.stderr) == (0, "")

@@ -1,0 +1,103 @@
+"""Pipelines leave nothing behind: no memory, threads or files over many epochs, no process at the end or at Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from alexnet_fast.tools.dataset import Dataset
+
+EPOCHS = """
+import ctypes, gc, json, os, sys, torch
+from pathlib import Path
+from alexnet_fast.pipelines.loader import EvaluationLoader, TrainingLoader
+from alexnet_fast.tools.dataset import Dataset
+
+def held():
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return len(os.listdir("/proc/self/task")), len(os.listdir("/proc/self/fd")), resident
+
+dataset = Dataset.load(sys.argv[1])
+choices = {"device": torch.device("cpu"), "num_threads": 1}
+found = []
+with TrainingLoader(dataset, batch_size=4, seed=0, **choices) as loader:
+    evaluation = EvaluationLoader(dataset, batch_size=10, **choices)
+    for epoch in range(50):
+        for place, _ in enumerate(loader.epoch(epoch)):
+            if place == 7:
+                for _ in evaluation:
+                    pass
+            if place == 9 and epoch % 2:
+                break  # the next epoch begins in the middle of this one
+        loader.close()
+        found.append(held())
+print(json.dumps(found))
+"""
+
+
+def test_fifty_epochs_leave_nothing_behind(tiny_dataset: Dataset) -> None:
+    command = [sys.executable, "-c", EPOCHS, str(tiny_dataset.folder)]
+    finished = subprocess.run(command, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    found = json.loads(finished.stdout)
+    early, late = (zip(*part, strict=True) for part in (found[10:18], found[42:]))
+    (threads, files, memory), (threads_then, files_then, memory_then) = early, late
+    assert max(threads_then) <= max(threads)
+    assert max(files_then) <= max(files)
+    # What is resident goes up and down by 15 MB; its floor stays.  One batch kept in each epoch would be 80 MB.
+    assert min(memory_then) - min(memory) < 12e6
+
+
+BEGIN = """
+import sys, torch
+from alexnet_fast.pipelines.loader import TrainingLoader
+from alexnet_fast.tools.dataset import Dataset
+loader = TrainingLoader(Dataset.load(sys.argv[1]), batch_size=4, device=torch.device("cpu"), seed=0)
+"""
+LEAVES = "next(loader.epoch(0))\n"
+RAISES = "next(loader.epoch(0))\nraise SystemExit(7)\n"
+WAITS = """
+def epochs():
+    for epoch in range(10**6):
+        for _ in loader.epoch(epoch):
+            print("batch", flush=True)
+"""
+STOPS = WAITS + "try:\n    epochs()\nexcept KeyboardInterrupt:\n    print('stopped')\n"
+
+
+@pytest.mark.parametrize(("ending", "code"), [(LEAVES, 0), (RAISES, 7)])
+def test_a_process_ends_cleanly_in_the_middle_of_an_epoch(tiny_dataset: Dataset, ending: str, code: int) -> None:
+    command = [sys.executable, "-c", BEGIN + ending, str(tiny_dataset.folder)]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (finished.returncode, finished.stderr) == (code, "")
+
+
+@pytest.mark.parametrize("caught", [True, False])
+def test_a_process_ends_at_once_at_ctrl_c(tiny_dataset: Dataset, caught: bool) -> None:
+    code = BEGIN + (STOPS if caught else WAITS + "epochs()\n")
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tiny_dataset.folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    with process:
+        assert process.stdout is not None
+        for _ in range(20):
+            assert process.stdout.readline() == "batch\n"
+        process.send_signal(signal.SIGINT)
+        out, errors = process.communicate(timeout=20)
+    if caught:
+        assert process.returncode == 0 and out.endswith("stopped\n") and errors == ""
+    else:
+        assert process.returncode == -signal.SIGINT and errors.endswith("KeyboardInterrupt\n")
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)  # its group is empty: nothing that it started lives on
