@@ -8,12 +8,16 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from alexnet_fast.tools.errors import UserError
 from alexnet_fast.tools.stems import unique_stems
+
+if TYPE_CHECKING:
+    from alexnet_fast.tools.tar_scan import ScanCache  # which lists in this module's columns
 
 SPLIT_ORDER = ("train", "val", "test")
 """All splits there can be, in the order in which they are listed and written."""
@@ -220,6 +224,8 @@ class Source:
     table: PictureTable
     notes: tuple[str, ...] = ()
     """What a user should know: no validation split, files that were no pictures."""
+    scans: ScanCache | None = None
+    """What took long to find, to be kept beside the output once it is sure that it is this source's."""
 
     def fingerprint(self) -> str:
         """Sha256 over the list of pictures: names, places, sizes, labels, splits, classes, but not its own path."""

@@ -78,6 +78,8 @@ def shard(
         output.prepare()
         if output.size(MANIFEST) is not None:
             return _mend(plan, output, pool, watch)
+        if plan.source.scans:
+            plan.source.scans.save()
         progress = Progress(len(plan.source.table), len(plan.shards))
         pending = []
         for planned in plan.shards:

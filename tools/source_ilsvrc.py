@@ -17,7 +17,7 @@ from alexnet_fast.tools.imagenet_classes import imagenet_classes, validation_lab
 from alexnet_fast.tools.picture_table import SPLIT_ORDER, ClassName, Source, TableBuilder
 from alexnet_fast.tools.source_tree import is_picture, text
 from alexnet_fast.tools.storage import join, list_folder, read_file
-from alexnet_fast.tools.tar_scan import NOWHERE, Listing, cached_listing
+from alexnet_fast.tools.tar_scan import NOWHERE, Listing, ScanCache
 
 TARS_2012 = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}
 DEVKITS_2012 = ("ILSVRC2012_devkit_t12.tar.gz", "ILSVRC2012_devkit_t12")
@@ -45,7 +45,7 @@ class Collected:
     """What is put together from the tars of one challenge."""
 
     root: str
-    cache: Path | None
+    scans: ScanCache
     containers: list[str]
     splits: tuple[str, ...]
     classes: Mapping[str, int]
@@ -62,7 +62,7 @@ class Collected:
         self.builder = TableBuilder(self.root, self.containers)
 
     def listing(self, container: int, nested: bool = False) -> Listing:
-        return cached_listing(join(self.root, self.containers[container]), nested, self.cache)
+        return self.scans.listing(join(self.root, self.containers[container]), nested)
 
     def pictures(self, container: int, nested: bool = False) -> Iterator[tuple[bytes, int, int]]:
         """Name, offset and size of a tar's pictures (`nested`: of those in its class tars); the rest is counted."""
@@ -142,7 +142,7 @@ def is_ilsvrc2010(root: str, names: Mapping[str, bool]) -> bool:
     return any(tar in names for tar in TARS_2010.values())
 
 
-def find_ilsvrc2012(root: str, names: dict[str, bool], cache: Path | None) -> Source:
+def find_ilsvrc2012(root: str, names: dict[str, bool], scans: ScanCache) -> Source:
     """ILSVRC-2012: labels are built in; a devkit beside the tars is compared with them."""
     train = [TARS_2012["train"]] if TARS_2012["train"] in names else class_tars(root, names)
     val = [TARS_2012["val"]] if TARS_2012["val"] in names else []
@@ -151,7 +151,7 @@ def find_ilsvrc2012(root: str, names: dict[str, bool], cache: Path | None) -> So
     splits = tuple(split for split, tars in (("train", train), ("val", val)) if tars)
     notes = compare_devkit(find_devkit(root, names, DEVKITS_2012))
     notes += missing_notes(names, TARS_2012, splits)
-    collected = Collected(root, cache, train + val, splits, {entry.wnid: entry.index for entry in imagenet_classes()})
+    collected = Collected(root, scans, train + val, splits, {entry.wnid: entry.index for entry in imagenet_classes()})
     for number, tar in enumerate(train):
         collected.add_classes(number, None if tar == TARS_2012["train"] else Path(tar).stem)
     if val:
@@ -209,7 +209,7 @@ def classes_2010(devkit: Devkit | None, train: Listing) -> dict[str, str]:
     return {wnid: wnid for wnid in wnids}
 
 
-def find_ilsvrc2010(root: str, names: dict[str, bool], cache: Path | None) -> Source:
+def find_ilsvrc2010(root: str, names: dict[str, bool], scans: ScanCache) -> Source:
     """ILSVRC-2010: classes and validation labels from the devkit, test labels from their own file beside the tars.
 
     Without the devkit only train can be labeled, by the names of its class tars.
@@ -217,7 +217,7 @@ def find_ilsvrc2010(root: str, names: dict[str, bool], cache: Path | None) -> So
     tars = {split: tar for split, tar in TARS_2010.items() if tar in names}
     containers = [*tars.values(), *([PATCHES_2010] if PATCHES_2010 in names else [])]
     devkit = find_devkit(root, names, DEVKITS_2010)
-    train = cached_listing(join(root, tars["train"]), True, cache) if "train" in tars and not devkit else Listing()
+    train = scans.listing(join(root, tars["train"]), True) if "train" in tars and not devkit else Listing()
     words = classes_2010(devkit, train)
     index_of = {wnid: index for index, wnid in enumerate(sorted(words))}
     truth = ground_truth_2010(root, names, devkit, index_of) if devkit else {}
@@ -227,7 +227,7 @@ def find_ilsvrc2010(root: str, names: dict[str, bool], cache: Path | None) -> So
     notes += [f"There is no {TRUTH_2010[split]}, so {split} is left out." for split in tars if split not in splits]
     if not splits:
         raise UserError(f"{root}: nothing can be labeled. " + " ".join(notes) + " Bring the missing files.")
-    collected = Collected(root, cache, containers, splits, index_of)
+    collected = Collected(root, scans, containers, splits, index_of)
     if PATCHES_2010 in names:
         collected.patches = patches_2010(collected, len(tars))
         notes.append(f"{len(collected.patches):,} pictures are taken from {PATCHES_2010} instead.")

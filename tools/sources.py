@@ -12,7 +12,8 @@ from alexnet_fast.tools.source_folders import find_class_folders
 from alexnet_fast.tools.source_ilsvrc import find_ilsvrc2010, find_ilsvrc2012, is_ilsvrc2010, is_ilsvrc2012
 from alexnet_fast.tools.source_webdataset import find_webdataset, is_webdataset
 from alexnet_fast.tools.storage import absolute, is_folder, is_url, join, list_folder
-from alexnet_fast.tools.validation_split import draw_validation
+from alexnet_fast.tools.tar_scan import ScanCache
+from alexnet_fast.tools.validation_split import check_fraction, draw_validation
 
 __all__ = ["KINDS", "ClassName", "Location", "PictureTable", "Source", "find_source", "read_bytes"]
 
@@ -36,18 +37,22 @@ def find_source(
 
     kind: one of `KINDS` overrules the looking.  val_fraction: draw a `val` split out of train, seeded.
     exclude: the output folder or URL, which may lie inside the source and is never looked into.
-    cache: a folder to keep the scan of large tars in, so that a second run need not repeat it.
+    cache: a folder to keep the scan of large tars in, so that a second run need not repeat it; it is written when the
+    source's `scans` are saved.
     Raises UsageError, with what was looked for and what was seen, where nothing fits.
     """
     if kind is not None and kind not in KINDS:
         raise UsageError(f"--source {kind}: there is no such kind of source; the kinds are {', '.join(KINDS)}.")
+    if val_fraction is not None:
+        check_fraction(val_fraction)  # before tars are scanned, which takes minutes
     root = absolute(path)
     if root.endswith(".tar") and not is_folder(root):
         root, _, name = root.rpartition("/")
         names = {name: False} if name in list_folder(root) else {}
     else:
         names = without_output(root, list_folder(root), exclude)
-    source = find_kind(root, names, kind or detect(root, names), exclude, cache)
+    scans = ScanCache(cache)
+    source = replace(find_kind(root, names, kind or detect(root, names), exclude, scans), scans=scans)
     if not len(source.table):
         raise UsageError(f"{root}: no pictures in it. {' '.join(source.notes)}")
     if val_fraction is not None:
@@ -83,11 +88,11 @@ def detect(root: str, names: dict[str, bool]) -> str:
     return "folders"
 
 
-def find_kind(root: str, names: dict[str, bool], kind: str, exclude: Path | str | None, cache: Path | None) -> Source:
+def find_kind(root: str, names: dict[str, bool], kind: str, exclude: Path | str | None, scans: ScanCache) -> Source:
     if kind == "ilsvrc2012":
-        return find_ilsvrc2012(root, names, cache)
+        return find_ilsvrc2012(root, names, scans)
     if kind == "ilsvrc2010":
-        return find_ilsvrc2010(root, names, cache)
+        return find_ilsvrc2010(root, names, scans)
     if kind == "webdataset":
         return find_webdataset(root, names)
     for below in KAGGLE_FOLDERS:

@@ -256,20 +256,36 @@ class Listing:
         self.sizes.append(member.size)
 
 
-def cached_listing(path: str, nested: bool, cache: Path | None) -> Listing:
-    """List a tar.  In the folder `cache` the list is kept, and used while the tar's size and time are the same."""
-    if cache is None or is_url(path):
-        return new_listing(path, nested)
-    status = Path(path).stat()
-    key = f"{path}\0{nested}\0{status.st_size}\0{status.st_mtime_ns}"
-    kept = cache / f"source-scan-{hashlib.sha256(key.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}.npz"
-    listing = load_listing(kept)
-    if listing:
+class ScanCache:
+    """Lists of tars, kept in a folder so that a run that goes on need not scan them again.
+
+    New ones are held back until `save` is called, so that a run that is refused leaves nothing behind.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        """None: nothing is kept."""
+        self._new: dict[Path, Listing] = {}
+
+    def listing(self, path: str, nested: bool) -> Listing:
+        """List a tar.  A kept list is used while the tar's size and time are the same."""
+        if self.folder is None or is_url(path):
+            return new_listing(path, nested)
+        status = Path(path).stat()
+        key = f"{path}\0{nested}\0{status.st_size}\0{status.st_mtime_ns}"
+        digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+        kept = self.folder / f"source-scan-{digest[:16]}.npz"
+        listing = self._new.get(kept) or load_listing(kept)
+        if listing is None:
+            listing = self._new[kept] = new_listing(path, nested)
         return listing
-    listing = new_listing(path, nested)
-    with suppress(OSError):  # a scan that cannot be kept is repeated
-        save_listing(listing, kept)
-    return listing
+
+    def save(self) -> None:
+        """Keep what was scanned since the last call, and let go of it."""
+        with suppress(OSError):  # a scan that cannot be kept is repeated
+            for file, listing in self._new.items():
+                save_listing(listing, file)
+        self._new.clear()
 
 
 def new_listing(path: str, nested: bool) -> Listing:

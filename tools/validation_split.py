@@ -11,10 +11,15 @@ from alexnet_fast.tools.errors import UsageError
 from alexnet_fast.tools.picture_table import SPLIT_ORDER, PictureTable, Source
 
 
-def draw_validation(source: Source, fraction: float, seed: int) -> Source:
-    """The source with a `val` split of round(fraction × train) pictures; refused where it has one already."""
+def check_fraction(fraction: float) -> None:
+    """UsageError where it is no fraction."""
     if not 0 < fraction < 1:
         raise UsageError(f"The val fraction must lie between 0 and 1, but is {fraction}.")
+
+
+def draw_validation(source: Source, fraction: float, seed: int) -> Source:
+    """The source with a `val` split of round(fraction × train) pictures; refused where it has one already."""
+    check_fraction(fraction)
     if "val" in source.splits or "train" not in source.splits:
         raise UsageError(
             f"{source.table.root}: the source has the splits {', '.join(source.splits)}, so a val fraction of "

@@ -27,6 +27,7 @@ from alexnet_fast.tools.shard import shard
 from alexnet_fast.tools.shard_worker import StrictError
 from alexnet_fast.tools.sources import find_source
 from alexnet_fast.tools.workers import local_pool
+from tests.tools.fake_sources import ilsvrc2012, jpeg, tar_bytes, val_tar, write_files
 from tests.tools.sharding import digests, run
 
 
@@ -229,6 +230,32 @@ def test_shards_inside_their_source_can_be_gone_on_with(
     tars = [{name: digest for name, digest in digests(folder).items() if name.endswith(".tar")}
             for folder in (source / "others", unbroken)]  # fmt: skip
     assert tars[0] == tars[1]
+
+
+def test_mistakes_with_tars_leave_nothing_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Their scan is kept beside the output, but not before it is sure that the output is theirs."""
+    tars = ilsvrc2012(tmp_path / "tars")
+    foreign = tar_bytes({"n99999999.tar": tar_bytes({"n99999999_1.JPEG": jpeg(1)})})
+    write_files(tmp_path / "foreign", {"ILSVRC2012_img_train.tar": foreign, "ILSVRC2012_img_val.tar": val_tar()})
+    new, made = tmp_path / "new", tmp_path / "made"
+    assert run(tars, made).made_shards == 2
+    before = digests(tmp_path)
+    for words, code, told in (
+        ((tars, "--out", new, "--val-fraction", "1.5"), 2, "1.5"),
+        ((tars, "--out", new, "--val-fraction", "0.5"), 2, "leave --val-fraction away"),
+        ((tars, "--out", new, "--source", "webdataset"), 2, "no sample"),
+        ((tmp_path / "foreign", "--out", new), 1, "no class of the challenge"),
+        ((tars, "--out", made, "--quality", "40"), 2, "--quality was 95, is 40"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(["shard", *map(str, words)])
+        assert ended.value.code == code and told in capsys.readouterr().err, words
+        assert digests(tmp_path) == before and not new.exists()
+    stopped = [str(word) for word in command(tars, "--out", new, "--shard-size", 10, "--workers", 1)]
+    assert subprocess.run(stopped, preexec_fn=partial(limit_files, 20_000), capture_output=True).returncode == 1
+    assert len(list((new / ".sharding").glob("source-scan-*.npz"))) == 2  # the next run need not scan
+    assert subprocess.run(stopped, capture_output=True).returncode == 0
+    assert digests(new) == digests(made)
 
 
 def test_mistakes_leave_nothing_behind(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

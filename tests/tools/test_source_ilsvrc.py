@@ -99,6 +99,8 @@ def test_scan_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, cache = ilsvrc2012(tmp_path / "source"), tmp_path / "cache"
     cache.mkdir()
     first = find_source(root, cache=cache)
+    assert first.scans is not None and not list(cache.iterdir())  # not before it is sure that the output is ours
+    first.scans.save()
     with monkeypatch.context() as patch:
         patch.setattr(tar_scan, "scan", lambda *_: pytest.fail("scanned again"))
         assert find_source(root, cache=cache).fingerprint() == first.fingerprint()
@@ -110,6 +112,8 @@ def test_scan_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_damaged_scan_is_made_again(tmp_path: Path, keep: int) -> None:
     root, cache = ilsvrc2012(tmp_path / "source"), tmp_path / "cache"
     first = find_source(root, cache=cache)
+    assert first.scans is not None
+    first.scans.save()
     kept = sorted(cache.iterdir())
     assert len(kept) == 2
     for file in kept:
