@@ -24,8 +24,8 @@ from alexnet_fast.pipelines.reader import Reading
 from alexnet_fast.pipelines.run import Execution, PipelineRun, to_torch
 from alexnet_fast.pipelines.training import CROP, draw, training_graph
 from alexnet_fast.tools.dataset import Dataset
-from alexnet_fast.tools.describe import printable
 from alexnet_fast.tools.errors import UserError
+from alexnet_fast.tools.finish import escaped
 from alexnet_fast.tools.shard_file import Sample, read_samples
 
 Pixels = npt.NDArray[np.uint8]
@@ -155,7 +155,7 @@ def mosaic(pictures: list[Pixels], columns: int, side: int) -> Pixels:
 
 def short(name: str, length: int) -> str:
     """A class name's first word or words: ImageNet lists synonyms, of which one is enough."""
-    first = printable(name.split(",")[0]).replace("_", " ")
+    first = escaped(name.split(",")[0]).replace("_", " ")
     return first if len(first) <= length else first[: length - 1] + "…"
 
 
@@ -190,7 +190,7 @@ def draw_contact_sheet(part: Any, dataset: Dataset, split: str, samples: list[Sa
     """Pictures with their class names."""
     side = 108
     info = dataset.split(split)
-    name = printable(dataset.folder.absolute().name)
+    name = escaped(dataset.folder.absolute().name)
     title = f"{name}: {info.samples:,} pictures in {split}, {len(dataset.classes):,} classes"
     part.suptitle(title, parse_math=False)
     axes = part.subplots()

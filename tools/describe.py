@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from alexnet_fast.tools.dataset import Dataset
+from alexnet_fast.tools.finish import escaped
 
 PROGRAM_2012 = {
     "mean R G B": (127.30, 119.72, 104.91),
@@ -39,23 +40,16 @@ def human_bytes(size: int) -> str:
     return f"{value:.2f} TB"
 
 
-def printable(text: str) -> str:
-    """Text from the data, safe to print: what would move or colour a terminal becomes an escape, as in Python."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
-    )
-
-
 def describe(dataset: Dataset) -> str:
     """What a data set is: splits, classes, sizes, how it was made, statistics beside those of 2012."""
     picture = dataset.picture
-    shown = ", ".join(printable(entry.label) for entry in dataset.classes[:6])
+    shown = ", ".join(escaped(entry.label) for entry in dataset.classes[:6])
     more = ", …" if len(dataset.classes) > 6 else ""
     repairs: dict[str, int] = {}
     for note in dataset.repaired:
         repairs[note.reason] = repairs.get(note.reason, 0) + 1
     lines = [
-        f"{printable(dataset.place)}: {len(dataset.classes):,} classes ({shown}{more})",
+        f"{escaped(dataset.place)}: {len(dataset.classes):,} classes ({shown}{more})",
         "",
         counts_table(dataset),
         "",
@@ -67,8 +61,8 @@ def describe(dataset: Dataset) -> str:
     ]
     if repairs:
         common = sorted(repairs.items(), key=lambda item: (-item[1], item[0]))
-        lines.append("repaired    " + ", ".join(f"{printable(reason)} {count:,}" for reason, count in common[:6]))
-    lines += [f"left out    {printable(note.file)}: {printable(note.reason)}" for note in dataset.left_out[:5]]
+        lines.append("repaired    " + ", ".join(f"{escaped(reason)} {count:,}" for reason, count in common[:6]))
+    lines += [f"left out    {escaped(note.file)}: {escaped(note.reason)}" for note in dataset.left_out[:5]]
     if len(dataset.left_out) > 5:
         lines.append(f"            … and {len(dataset.left_out) - 5:,} more, all in dataset.json")
     return "\n".join([*lines, "", statistics_table(dataset)])
