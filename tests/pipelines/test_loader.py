@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -159,16 +158,6 @@ def test_an_epoch_ends_where_another_begins(tiny_dataset: Dataset) -> None:
         loader.close()
         with pytest.raises(RuntimeError, match="the loader was closed"):
             next(not_begun)
-
-
-def test_the_shuffle_is_good(tiny_dataset: Dataset) -> None:
-    with loader_of(tiny_dataset, batch_size=1, shuffle_buffer=59) as loader:
-        epochs = [[int(batch.labels[0]) for batch in loader.epoch(number)] for number in range(6)]
-    places = [np.argsort(np.argsort(np.array(stems_seen(tiny_dataset, 0, 1, 1, number)))) for number in range(6)]
-    runs = [sum(a == b for a, b in pairwise(epoch)) for epoch in epochs]
-    assert np.mean(runs) < 12  # 5.8 neighbours with the same label are expected of 59 samples in ten classes
-    correlations = [abs(np.corrcoef(places[0], other)[0, 1]) for other in places[1:]]
-    assert np.mean(correlations) < 0.35
 
 
 # ------------------------------------------------------------------ what is refused
