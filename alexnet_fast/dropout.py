@@ -10,6 +10,7 @@ it is the same on every device, however rows and units are spread over processes
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -31,6 +32,40 @@ def step_key(seed: int, step: int) -> int:
     return mix_integer(mix_integer(seed & MASK_32) ^ (step & MASK_32))
 
 
+def drop(x: torch.Tensor, dropout: DropoutKey, layer: int, first_unit: int, rate: float) -> torch.Tensor:
+    """(rows, units) -> the same with dropped units 0; the others are not scaled.  See `dropout_mask`."""
+    if x.device.type == "cuda":
+        y: torch.Tensor = Dropped.apply(x, dropout, layer, first_unit, rate)  # type: ignore[no-untyped-call]
+        return y
+    return torch.where(dropout_mask(dropout, layer, x.shape[0], x.shape[1], first_unit, rate), x, 0)
+
+
+class Dropped(torch.autograd.Function):
+    """On a GPU; the mask is made again going back, which is cheaper than keeping it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, dropout: DropoutKey, layer: int, first_unit: int, rate: float
+    ) -> torch.Tensor:
+        ctx.mask = (dropout.key, layer, dropout.first_row, first_unit, threshold(rate))
+        return zero_dropped(x, *ctx.mask)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return zero_dropped(gradients[0].contiguous(), *ctx.mask), None, None, None, None
+
+
+def zero_dropped(x: torch.Tensor, *mask: Any) -> torch.Tensor:
+    from alexnet_fast.kernels import triton_dropout  # a torch without CUDA comes without Triton
+
+    return triton_dropout.zero_dropped(x, *mask)
+
+
+def threshold(rate: float) -> int:
+    """Hashes below it drop their unit; all have 32 bits."""
+    return int(rate * 2**32)
+
+
 def dropout_mask(
     dropout: DropoutKey, layer: int, num_rows: int, num_units: int, first_unit: int, rate: float
 ) -> torch.Tensor:
@@ -39,7 +74,7 @@ def dropout_mask(
     rows = torch.arange(dropout.first_row, dropout.first_row + num_rows, device=device)
     units = torch.arange(first_unit, first_unit + num_units, device=device)
     row_keys = mix(mix(dropout.key + layer) ^ rows)
-    return mix(row_keys[:, None] ^ units[None, :]) >= int(rate * 2**32)
+    return mix(row_keys[:, None] ^ units[None, :]) >= threshold(rate)
 
 
 def mix(x: torch.Tensor) -> torch.Tensor:

@@ -81,11 +81,6 @@ def spatial_norm(x: torch.Tensor) -> torch.Tensor:
     return norms.spatial_norm(x)
 
 
-def zero_where_not(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """x where the mask is True, else 0."""
-    return x * mask
-
-
 def joint(layer: str, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, groups: int) -> torch.Tensor:
     """conv3, fc6, fc7, fc8 when every map they see is in this process.  `groups` 2: towers that never exchange."""
     if layer == "conv3":

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from alexnet_fast import layers
-from alexnet_fast.dropout import DropoutKey, dropout_mask
+from alexnet_fast.dropout import DropoutKey
+from alexnet_fast.dropout import drop as dropped
 from alexnet_fast.exchange import Exchange, LocalExchange
 from alexnet_fast.tools.errors import UsageError
 
@@ -256,8 +257,7 @@ class AlexNet(nn.Module):
         if dropout is None:
             return x * (1.0 - rate)
         first_unit = self.architecture.rows(f"fc{layer}", self.towers).start
-        mask = dropout_mask(dropout, layer, x.shape[0], x.shape[1], first_unit, rate)
-        return layers.zero_where_not(x, mask)
+        return dropped(x, dropout, layer, first_unit, rate)
 
 
 def ignore(layer: str, output: torch.Tensor) -> None:

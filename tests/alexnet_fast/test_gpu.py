@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from alexnet_fast.checkpoint import load_checkpoint, saved_checkpoints
+from alexnet_fast.dropout import DropoutKey, drop, dropout_mask
 from alexnet_fast.kernels import norms, plain
 from alexnet_fast.model import NETS, AlexNet, small
 from alexnet_fast.optimizer import SGD
@@ -99,6 +100,17 @@ def test_nan_passes_the_relu_of_a_norm() -> None:
     x = torch.zeros(1, 8, 2, 2, device="cuda").contiguous(memory_format=torch.channels_last)
     x[0, 1, 1, 1] = float("nan")
     assert bool(norms.local_response_norm(x, 2, 1e-4, relu=True)[0, 1, 1, 1].isnan())
+
+
+def test_dropout_both_ways() -> None:
+    key = DropoutKey(torch.tensor(12345, device="cuda"), first_row=3)
+    x = torch.randn(16, 4096, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    y = drop(x, key, 6, 2048, 0.5)
+    y.backward(torch.ones_like(y))
+    mask = dropout_mask(key, 6, 16, 4096, 2048, 0.5)
+    assert torch.equal(y, torch.where(mask, x, 0))
+    assert x.grad is not None
+    assert torch.equal(x.grad, mask.to(x.dtype))
 
 
 @pytest.mark.parametrize("record_step", [True, False])

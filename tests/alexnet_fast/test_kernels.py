@@ -10,27 +10,27 @@ from typing import Any
 import pytest
 import torch
 
+from alexnet_fast.dropout import DropoutKey, dropout_mask, step_key, threshold
 from alexnet_fast.kernels import plain
 from alexnet_fast.kernels.update import plain_update
 
 triton = pytest.importorskip("triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-MODULES = ("alexnet_fast.kernels.triton_norms", "alexnet_fast.kernels.triton_update")
+MODULES = tuple(f"alexnet_fast.kernels.triton_{name}" for name in ("norms", "update", "dropout"))
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 8e-3, torch.float16: 5e-4}
 """Of the result, relative: half precision is rounded once, at the end (the interpreter cuts bfloat16's digits off)."""
 SHAPES = [(1, 2, 1, 1), (2, 6, 3, 5), (1, 96, 7, 3), (3, 10, 2, 9), (1, 260, 3, 2)]
 
 
 @pytest.fixture(scope="module")
-def kernels() -> Iterator[tuple[Any, Any]]:
-    """(norms, update); without a GPU, in the interpreter, which is chosen when the modules are imported."""
+def kernels() -> Iterator[tuple[Any, ...]]:
+    """(norms, update, dropout); without a GPU, in the interpreter, which is chosen when the modules are imported."""
     with pytest.MonkeyPatch.context() as patch:
         if DEVICE == "cpu":
             patch.setenv("TRITON_INTERPRET", "1")
         for name in MODULES:
             patch.delitem(sys.modules, name, raising=False)
-        norms, update = (importlib.import_module(name) for name in MODULES)
-        yield norms, update
+        yield tuple(importlib.import_module(name) for name in MODULES)
     for name in MODULES:
         sys.modules.pop(name, None)
 
@@ -52,7 +52,7 @@ def assert_close(ours: torch.Tensor, expected: torch.Tensor) -> None:
 @pytest.mark.parametrize("towers", [1, 2])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_norm_across_maps(
-    kernels: tuple[Any, Any], shape: tuple[int, ...], towers: int, relu: bool, dtype: torch.dtype
+    kernels: tuple[Any, ...], shape: tuple[int, ...], towers: int, relu: bool, dtype: torch.dtype
 ) -> None:
     x, g = maps(shape, 100.0, dtype), maps(shape, 1.0, dtype, seed=1)
     alpha = 1e-2  # large, so that neighbours matter
@@ -65,7 +65,7 @@ def test_norm_across_maps(
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_norm_across_pixels(kernels: tuple[Any, Any], shape: tuple[int, ...], dtype: torch.dtype) -> None:
+def test_norm_across_pixels(kernels: tuple[Any, ...], shape: tuple[int, ...], dtype: torch.dtype) -> None:
     x, g = maps(shape, 100.0, dtype), maps(shape, 1.0, dtype, seed=1)
     y = kernels[0].spatial_forward(x)
     assert y.dtype == dtype
@@ -75,7 +75,7 @@ def test_norm_across_pixels(kernels: tuple[Any, Any], shape: tuple[int, ...], dt
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("size", [0.0, 1e-7, 3e4])
-def test_extreme_values(kernels: tuple[Any, Any], size: float, dtype: torch.dtype) -> None:
+def test_extreme_values(kernels: tuple[Any, ...], size: float, dtype: torch.dtype) -> None:
     """Nothing becomes NaN or infinite, from zeros to float16's largest numbers."""
     x, g = maps((1, 12, 3, 3), 1.0, dtype).clamp(-2, 2) * size, maps((1, 12, 3, 3), 1.0, dtype, seed=1)
     assert x.isfinite().all()
@@ -89,7 +89,7 @@ def test_extreme_values(kernels: tuple[Any, Any], size: float, dtype: torch.dtyp
     assert_close(kernels[0].spatial_backward(g, x), plain.spatial_backward(g.double(), x.double()))
 
 
-def test_no_pictures(kernels: tuple[Any, Any]) -> None:
+def test_no_pictures(kernels: tuple[Any, ...]) -> None:
     empty = maps((0, 4, 3, 3), 1.0, torch.float32)
     for module in (kernels[0], plain):
         assert module.channel_forward(empty, 2, 1e-4, False).shape == empty.shape
@@ -100,7 +100,7 @@ def test_no_pictures(kernels: tuple[Any, Any]) -> None:
 @pytest.mark.parametrize("shape", [(7,), (48, 5, 3, 3), (3, 1000)])
 @pytest.mark.parametrize("alive", [True, False])
 def test_update(
-    kernels: tuple[Any, Any], shape: tuple[int, ...], working_dtype: torch.dtype | None, alive: bool
+    kernels: tuple[Any, ...], shape: tuple[int, ...], working_dtype: torch.dtype | None, alive: bool
 ) -> None:
     def tensors() -> list[torch.Tensor | None]:
         values = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE) for seed in range(3)]
@@ -126,6 +126,19 @@ def test_update(
     assert torch.equal(ours[0], tensors()[0]) != alive  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("rate", [0.5, 0.1])
+@pytest.mark.parametrize(
+    ("rows", "units", "first_row", "first_unit"), [(3, 10, 0, 0), (2, 2048, 96, 2048), (0, 4, 0, 0)]
+)
+def test_dropout(kernels: tuple[Any, ...], rows: int, units: int, first_row: int, first_unit: int, rate: float) -> None:
+    key = DropoutKey(torch.tensor(step_key(3, 2**31), device=DEVICE), first_row)
+    x = torch.randn(rows, units, generator=torch.Generator().manual_seed(0)).to(DEVICE, torch.bfloat16)
+    for layer in (6, 7):
+        mask = dropout_mask(key, layer, rows, units, first_unit, rate)
+        ours = kernels[2].zero_dropped(x, key.key, layer, first_row, first_unit, threshold(rate))
+        assert torch.equal(ours, torch.where(mask, x, 0))
+
+
 def compile_for_hopper(kernel: Any, types: str, constants: dict[str, int | bool]) -> str:
     """The PTX; compiled on to machine code, which needs no GPU.  `types`: of the arguments that are no constants."""
     from triton.backends.compiler import GPUTarget
@@ -149,7 +162,7 @@ def test_kernels_compile(half: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     for name in MODULES:
         monkeypatch.delitem(sys.modules, name, raising=False)
-    norms, update = (importlib.import_module(name) for name in MODULES)
+    norms, update, dropout = (importlib.import_module(name) for name in MODULES)
     across_maps: dict[str, int | bool] = {"RELU": True, "ROWS": 16, "COLUMNS": 64}
     across_pixels: dict[str, int | bool] = {"ROWS": 8, "COLUMNS": 128}
     sizes, scalars = "i32 i32 i32 i32", "fp32 fp32"
@@ -164,6 +177,7 @@ def test_kernels_compile(half: str, monkeypatch: pytest.MonkeyPatch) -> None:
             f"*fp32 *fp32 {half} {half} *fp64 *fp32 *u8 {scalars} i32",
             {"HAS_COPY": True, "BLOCK": 2048},
         ),
+        (dropout.dropout_kernel, f"{half} {half} *i64 i32 i32 i32 i64 i32", {"BLOCK": 1024}),
     ):
         ptx = compile_for_hopper(kernel, types, constants)
         if "RELU" in constants:  # a maximum that swallows NaN would hide that the run has diverged
