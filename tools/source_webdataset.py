@@ -78,9 +78,18 @@ def split_of(tar: str) -> str:
 def is_webdataset(root: str, names: Mapping[str, bool]) -> bool:
     """Whether the first tar begins with a sample of a picture and a label.
 
-    A damaged tar is the user's to know where there is nothing else, but must not hide class folders beside it.
+    Tars that are damaged, or whose names disagree about splits, are the user's to know where there is nothing else, but
+    must not hide class folders beside them; nor may a stray tar hide train/ and val/.
     """
-    tars = next(iter(tars_of(root, names).values()), [])
+    folders = [name for name, folder in names.items() if folder and not name.startswith(".")]
+    if holds_classes(root, [name for name in folders if name.lower().encode() in SPLIT_NAMES]):
+        return False
+    try:
+        tars = next(iter(tars_of(root, names).values()), [])
+    except UsageError:
+        if holds_classes(root, folders):
+            return False
+        raise
     if not tars:
         return False
     try:
@@ -90,6 +99,16 @@ def is_webdataset(root: str, names: Mapping[str, bool]) -> bool:
             return False
         raise
     return sample is not None and bool(sample.pictures) and sample.label_member is not None
+
+
+def holds_classes(root: str, folders: list[str]) -> bool:
+    """Whether one of the folders holds pictures or further folders, and no tars."""
+    inside = (list_folder(join(root, folder)) for folder in folders)
+    return any(
+        any(folder or is_picture(name.encode("utf-8", "surrogateescape")) for name, folder in names.items())
+        and not any(name.endswith(".tar") for name in names)
+        for names in inside
+    )
 
 
 @dataclass
@@ -211,8 +230,9 @@ def find_webdataset(root: str, names: Mapping[str, bool]) -> Source:
     tars = tars_of(root, names)
     collected = _Collected(root, tars)
     splits = tuple(tars)
-    for container, tar in enumerate(collected.containers):
-        collected.add_tar(root, next(i for i, split in enumerate(splits) if tar in tars[split]), container)
+    split_numbers = [number for number, split in enumerate(splits) for _ in tars[split]]
+    for container, number in enumerate(split_numbers):
+        collected.add_tar(root, number, container)
     table = collected.builder.finish()
     if len(table) == 0:
         raise UsageError(
@@ -237,7 +257,8 @@ def label_classes(root: str, table: PictureTable, collected: _Collected) -> tupl
     written = list(collected.labels)
     if not all(re.fullmatch(r"\d+", label) for label in written):
         order = sorted(written)
-        table.label = np.array([order.index(label) for label in written], np.int32)[table.label]
+        place = {label: index for index, label in enumerate(order)}
+        table.label = np.array([place[label] for label in written], np.int32)[table.label]
         return tuple(class_of_text(label) for label in order)
     largest = max(written, key=int)
     if int(largest) > MAX_LABEL:

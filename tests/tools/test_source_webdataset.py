@@ -129,3 +129,23 @@ def test_tars_beside_class_folders(tmp_path: Path) -> None:
     """A tar that is no WebDataset does not hide the class folders beside it."""
     write_files(tmp_path, {"backup.tar": tar_bytes({"readme.txt": b""}), "cat/1.jpg": b"1", "dog/1.jpg": b"2"})
     assert find_source(tmp_path).kind == "folders"
+
+
+@pytest.mark.parametrize("folders", [("train/cat", "val/cat"), ("cat", "dog")])
+def test_stray_tars_beside_class_folders(tmp_path: Path, folders: tuple[str, str]) -> None:
+    """Their names disagree about splits; one even holds samples."""
+    sample = tar_bytes({"1.jpg": b"1", "1.cls": b"0"})
+    write_files(tmp_path, {"train-old.tar": sample, "backup.tar": sample})
+    write_files(tmp_path, {f"{name}/1.jpg": b"1" for name in folders})
+    assert find_source(tmp_path).kind == "folders"
+    (tmp_path / "backup.tar").unlink()
+    assert find_source(tmp_path).kind == ("folders" if folders[0] == "train/cat" else "webdataset")
+
+
+def test_labels_that_are_many_names(tmp_path: Path) -> None:
+    words = [f"class {number}" for number in range(2_000)]
+    tar = tar_bytes({f"{number}.{key}": content for number, word in enumerate(words)
+                     for key, content in (("jpg", b""), ("cls", word.encode()))})  # fmt: skip
+    source = find_source(write_files(tmp_path, {"train/0.tar": tar}))
+    assert [entry.name for entry in source.classes] == sorted(words)
+    assert [source.classes[label].name for label in source.table.label[:100].tolist()] == words[:100]
