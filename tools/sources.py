@@ -7,7 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from alexnet_fast.tools.errors import UsageError
+from alexnet_fast.tools.output import Output
 from alexnet_fast.tools.picture_table import ClassName, Location, PictureTable, Source, read_bytes
+from alexnet_fast.tools.source_class_tars import find_class_tars, is_class_tars
 from alexnet_fast.tools.source_folders import find_class_folders
 from alexnet_fast.tools.source_ilsvrc import find_ilsvrc2010, find_ilsvrc2012, is_ilsvrc2010, is_ilsvrc2012
 from alexnet_fast.tools.source_webdataset import find_webdataset, is_webdataset
@@ -17,7 +19,7 @@ from alexnet_fast.tools.validation_split import check_fraction, draw_validation
 
 __all__ = ["KINDS", "ClassName", "Location", "PictureTable", "Source", "find_source", "read_bytes"]
 
-KINDS = ("folders", "ilsvrc2010", "ilsvrc2012", "webdataset")
+KINDS = ("class-tars", "folders", "ilsvrc2010", "ilsvrc2012", "webdataset")
 """What `--source` may be."""
 
 KAGGLE_FOLDERS = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC")
@@ -31,14 +33,14 @@ def find_source(
     val_fraction: float | None = None,
     seed: int = 0,
     exclude: Path | str | None = None,
-    cache: Path | None = None,
+    cache: Output | None = None,
 ) -> Source:
     """Find out what `path` (a folder, a tar, or a URL) holds and list its pictures.
 
     kind: one of `KINDS` overrules the looking.  val_fraction: draw a `val` split out of train, seeded.
     exclude: the output folder or URL, which may lie inside the source and is never looked into.
-    cache: a folder to keep the scan of large tars in, so that a second run need not repeat it; it is written when the
-    source's `scans` are saved.
+    cache: the output, to keep the scan of large tars in, so that a second run need not repeat it; it is written when
+    the source's `scans` are saved.
     Raises UsageError, with what was looked for and what was seen, where nothing fits.
     """
     if kind is not None and kind not in KINDS:
@@ -83,6 +85,8 @@ def detect(root: str, names: dict[str, bool]) -> str:
         return "ilsvrc2012"
     if is_ilsvrc2010(root, names):
         return "ilsvrc2010"
+    if is_class_tars(root, names):
+        return "class-tars"
     if is_webdataset(root, names):
         return "webdataset"
     return "folders"
@@ -93,6 +97,8 @@ def find_kind(root: str, names: dict[str, bool], kind: str, exclude: Path | str 
         return find_ilsvrc2012(root, names, scans)
     if kind == "ilsvrc2010":
         return find_ilsvrc2010(root, names, scans)
+    if kind == "class-tars":
+        return find_class_tars(root, names, scans)
     if kind == "webdataset":
         return find_webdataset(root, names)
     for below in KAGGLE_FOLDERS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import posixpath
 import zipfile
@@ -15,8 +16,9 @@ from typing import NamedTuple
 import numpy as np
 
 from alexnet_fast.tools.errors import UserError
+from alexnet_fast.tools.output import WORK, Output
 from alexnet_fast.tools.picture_table import ByteStrings
-from alexnet_fast.tools.storage import is_url, open_system
+from alexnet_fast.tools.storage import explaining, is_url, open_system
 
 BLOCK = 512
 """Bytes of a header; contents are padded to a multiple of it."""
@@ -257,35 +259,45 @@ class Listing:
 
 
 class ScanCache:
-    """Lists of tars, kept in a folder so that a run that goes on need not scan them again.
+    """Lists of tars, kept in the output so that a run that goes on need not scan them again.
 
     New ones are held back until `save` is called, so that a run that is refused leaves nothing behind.
     """
 
-    def __init__(self, folder: Path | None) -> None:
-        self.folder = folder
+    def __init__(self, output: Output | None) -> None:
+        self.output = output
         """None: nothing is kept."""
-        self._new: dict[Path, Listing] = {}
+        self._new: dict[str, Listing] = {}
 
     def listing(self, path: str, nested: bool) -> Listing:
-        """List a tar.  A kept list is used while the tar's size and time are the same."""
-        if self.folder is None or is_url(path):
+        """List a tar.  A kept list is used while the tar is the same."""
+        if self.output is None:
             return new_listing(path, nested)
-        status = Path(path).stat()
-        key = f"{path}\0{nested}\0{status.st_size}\0{status.st_mtime_ns}"
+        key = f"{path}\0{nested}\0{state_of(path)}"
         digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
-        kept = self.folder / f"source-scan-{digest[:16]}.npz"
-        listing = self._new.get(kept) or load_listing(kept)
+        name = f"{WORK}/source-scan-{digest[:16]}.npz"
+        listing = self._new.get(name) or load_listing(self.output, name)
         if listing is None:
-            listing = self._new[kept] = new_listing(path, nested)
+            listing = self._new[name] = new_listing(path, nested)
         return listing
 
     def save(self) -> None:
-        """Keep what was scanned since the last call, and let go of it."""
-        with suppress(OSError):  # a scan that cannot be kept is repeated
-            for file, listing in self._new.items():
-                save_listing(listing, file)
+        """Keep what was scanned since the last call, and let go of it; the output must be prepared."""
+        with suppress(UserError):  # a scan that cannot be kept is repeated
+            for name, listing in self._new.items():
+                assert self.output is not None
+                save_listing(listing, self.output, name)
         self._new.clear()
+
+
+def state_of(path: str) -> str:
+    """What is another when a file has changed: its size and time, or all that a store tells of it."""
+    if is_url(path):
+        system, name = open_system(path)
+        with explaining(path, "read"):
+            return str(system.ukey(name))
+    status = Path(path).stat()
+    return f"{status.st_size}\0{status.st_mtime_ns}"
 
 
 def new_listing(path: str, nested: bool) -> Listing:
@@ -295,38 +307,30 @@ def new_listing(path: str, nested: bool) -> Listing:
     return listing
 
 
-def save_listing(listing: Listing, file: Path) -> None:
-    """Whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    try:
-        with aside.open("wb") as stream:
-            np.savez(
-                stream,
-                names=np.frombuffer(listing.names.buffer, np.uint8),
-                ends=np.frombuffer(listing.names.ends, np.int64),
-                offsets=np.frombuffer(listing.offsets, np.int64),
-                sizes=np.frombuffer(listing.sizes, np.int64),
-            )
-            stream.flush()
-            os.fsync(stream.fileno())
-        aside.replace(file)
-    finally:
-        aside.unlink(missing_ok=True)
+def save_listing(listing: Listing, output: Output, name: str) -> None:
+    with output.create(name) as file:
+        np.savez(
+            file,
+            names=np.frombuffer(listing.names.buffer, np.uint8),
+            ends=np.frombuffer(listing.names.ends, np.int64),
+            offsets=np.frombuffer(listing.offsets, np.int64),
+            sizes=np.frombuffer(listing.sizes, np.int64),
+        )
 
 
-def load_listing(file: Path) -> Listing | None:
+def load_listing(output: Output, name: str) -> Listing | None:
     """A kept list; None where there is none, or one that a power cut damaged: the tar is scanned again then."""
+    stored = output.read(name)
     try:
-        return parse_listing(file)
+        return parse_listing(stored) if stored else None
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         return None
 
 
-def parse_listing(file: Path) -> Listing:
+def parse_listing(stored: bytes) -> Listing:
     """What `save_listing` wrote; any of numpy's and zipfile's errors where it is something else."""
     listing = Listing()
-    with np.load(file) as columns:
+    with np.load(io.BytesIO(stored)) as columns:
         listing.names.buffer += columns["names"].tobytes()
         listing.names.ends.frombytes(columns["ends"].tobytes())
         listing.offsets.frombytes(columns["offsets"].tobytes())

@@ -16,7 +16,7 @@ from alexnet_fast.tools.dataset import Dataset, PictureOptions
 from alexnet_fast.tools.describe import counts_table
 from alexnet_fast.tools.errors import UserError
 from alexnet_fast.tools.finish import escaped
-from alexnet_fast.tools.output import WORK, LocalOutput, open_output
+from alexnet_fast.tools.output import open_output
 from alexnet_fast.tools.picture import FILTERS
 from alexnet_fast.tools.plan import Plan, ShardOptions
 from alexnet_fast.tools.progress import ProgressBar
@@ -107,14 +107,13 @@ def _run(
 ) -> tuple[Outcome, float]:
     output = open_output(out)
     refuse_foreign(output)
-    folder = output.folder if isinstance(output, LocalOutput) else None
     found = find_source(
         source,
         kind,
         val_fraction=options.val_fraction,
         seed=options.seed,
         exclude=str(output),
-        cache=folder / WORK if folder else None,
+        cache=output,
     )
     click.echo(f"{escaped(found.description)}: {len(found.table):,} pictures")
     for note in found.notes:

@@ -18,6 +18,7 @@ import pytest
 
 from alexnet_fast.cli import main
 from alexnet_fast.demo_data import DemoData, draw_dataset
+from alexnet_fast.tools import tar_scan
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.output import WORK, Output, open_output
 from alexnet_fast.tools.plan import Plan, ShardOptions
@@ -26,6 +27,7 @@ from alexnet_fast.tools.shard import Outcome, shard
 from alexnet_fast.tools.sources import find_source
 from alexnet_fast.tools.storage import open_system, read_range
 from alexnet_fast.tools.workers import Pool, local_pool
+from tests.tools.fake_sources import jpeg, tar_bytes
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +178,21 @@ def test_any_name_may_stand_in_a_store(bucket: str, pictures: Path, tmp_path: Pa
     run(f"{bucket}/odd::pictures", output)
     assert contents(output) == contents(local_output)
     assert output.names(WORK) == []
+
+
+def test_scan_of_stored_tars_is_kept_in_a_store(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    system, root = open_system(f"{bucket}/tars")
+    tar = f"{root}/ILSVRC2012_img_val.tar"
+    system.pipe_file(tar, tar_bytes({f"ILSVRC2012_val_{i:08d}.JPEG": jpeg(i) for i in (1, 2, 3)}))
+    output = RemoteOutput(f"{bucket}/scanned")
+    first = find_source(f"{bucket}/tars", cache=output)
+    assert first.scans is not None
+    first.scans.save()
+    with monkeypatch.context() as patch:
+        patch.setattr(tar_scan, "scan", lambda *_: pytest.fail("scanned again"))
+        assert find_source(f"{bucket}/tars", cache=output).fingerprint() == first.fingerprint()
+    system.pipe_file(tar, tar_bytes({f"ILSVRC2012_val_{i:08d}.JPEG": jpeg(i) for i in (1, 2, 4)}))
+    assert find_source(f"{bucket}/tars", cache=output).fingerprint() != first.fingerprint()
 
 
 def test_a_picture_is_one_request(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import pytest
 from alexnet_fast.tools import tar_scan
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.imagenet_classes import classes_by_wnid, imagenet_classes, validation_labels
+from alexnet_fast.tools.output import WORK, open_output
 from alexnet_fast.tools.sources import Source, find_source, read_bytes
 from tests.tools.fake_sources import (
     WNIDS,
@@ -96,10 +97,12 @@ def test_class_tars(tmp_path: Path) -> None:
 
 
 def test_scan_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root, cache = ilsvrc2012(tmp_path / "source"), tmp_path / "cache"
-    cache.mkdir()
+    root, cache = ilsvrc2012(tmp_path / "source"), open_output(tmp_path / "shards")
     first = find_source(root, cache=cache)
-    assert first.scans is not None and not list(cache.iterdir())  # not before it is sure that the output is ours
+    assert (
+        first.scans is not None and not (tmp_path / "shards").exists()
+    )  # not before it is sure that the output is ours
+    cache.prepare()
     first.scans.save()
     with monkeypatch.context() as patch:
         patch.setattr(tar_scan, "scan", lambda *_: pytest.fail("scanned again"))
@@ -110,11 +113,12 @@ def test_scan_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("keep", [0, 100, -1000])
 def test_a_damaged_scan_is_made_again(tmp_path: Path, keep: int) -> None:
-    root, cache = ilsvrc2012(tmp_path / "source"), tmp_path / "cache"
+    root, cache = ilsvrc2012(tmp_path / "source"), open_output(tmp_path / "shards")
     first = find_source(root, cache=cache)
     assert first.scans is not None
+    cache.prepare()
     first.scans.save()
-    kept = sorted(cache.iterdir())
+    kept = sorted((tmp_path / "shards" / WORK).iterdir())
     assert len(kept) == 2
     for file in kept:
         file.write_bytes(file.read_bytes()[:keep])
