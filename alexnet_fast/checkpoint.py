@@ -10,6 +10,7 @@ import os
 import pickle
 import re
 import zipfile
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from alexnet_fast.recipe import Recipe, recipe_from
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever the meaning of a key changes."""
 NAME = re.compile(r"step-(\d{8})\.pt")
 BEST = "best.pt"
@@ -59,10 +60,11 @@ class Checkpoint:
     """Each process's place in its stream of pictures; empty at the end of an epoch."""
     scaler: dict[str, float]
     """float16's loss scale."""
-    evaluated: bool
-    """Whether the run has measured the error of these weights: not if it was stopped at the end of an epoch."""
+    error: float | None
+    """Top-1 error (0..1) of these weights, centre view; None: nobody has measured it, or there is no validation split.
+    """
     best_error: float | None
-    """Lowest top-1 error (0..1) of the run's evaluations so far."""
+    """Lowest top-1 error (0..1) of the run's evaluations so far, this one included."""
 
     @property
     def epoch(self) -> int:
@@ -73,6 +75,11 @@ class Checkpoint:
     def inside_an_epoch(self) -> bool:
         """Whether the epoch after those was begun."""
         return self.step % self.steps_per_epoch != 0
+
+    @property
+    def is_best(self) -> bool:
+        """Whether no checkpoint of the run so far has a lower error."""
+        return self.error is not None and self.error == self.best_error
 
     def architecture(self) -> Architecture:
         """Of the network that the weights are of."""
@@ -111,10 +118,19 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
             os.fsync(file.fileno())
         aside.replace(path)
         sync_folder(path.parent)
-    except RuntimeError as error:  # torch's writer hides the system's complaint
-        raise OSError(f"{path}: {error}") from error
+    except RuntimeError as error:  # torch's writer stumbles over the system's complaint and raises its own
+        raise system_error(error) from error
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+
+
+def system_error(error: BaseException) -> OSError:
+    """The complaint of the system that an error followed from."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__context__
+    return OSError(cause.errno, cause.strerror) if cause is not None else OSError(str(error))
 
 
 def sync_folder(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -116,3 +117,17 @@ def write_whole(path: Path, text: str) -> None:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def saying_what_is_full(run: Path) -> Iterator[None]:
+    """A disk that takes no more (full, over quota, read-only) becomes a UserError with the way on."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        raise UserError(
+            f"{run}: cannot be written ({error.strerror}). What was saved is whole: make room, then give the same "
+            "command with --resume."
+        ) from error

@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
+import zipfile
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from alexnet_fast.checkpoint import BEST, Checkpoint, checkpoint_path, save_checkpoint, saved_checkpoints, step_of
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Complaints that removing files can help."""
+
+
+@dataclass
+class Outcome:
+    """What became of a checkpoint."""
+
+    unsaved: str = ""
+    """Why it could not be written; "": it was."""
+    diverged: str = ""
+    """Why it must not be written: which of its tensors is not finite."""
+    notes: list[str] = field(default_factory=list)
+    """What people should know besides."""
 
 
 class Saver:
@@ -15,18 +35,57 @@ class Saver:
         """`keep`: how many of the newest stay."""
         self.folder, self.keep = folder, keep
 
-    def sweep(self) -> None:
-        """Remove what a killed process had half-written; while the run's lock is held."""
+    def begin(self, start: Checkpoint | None) -> None:
+        """Put in order what a killed process left, while the run's lock is held; `start`: where the run goes on from.
+
+        Half-written files go; if the process was killed before it marked its best checkpoint, that is done now.
+        """
         for file in self.folder.glob(".*.pt.partial"):
             file.unlink(missing_ok=True)
+        if start is not None and start.is_best:
+            file, best = checkpoint_path(self.folder, start.step), self.folder / BEST
+            if not best.exists() or best.stat().st_mtime_ns < file.stat().st_mtime_ns:
+                with suppress(OSError):  # the run itself can go on
+                    mark_best(file)
 
-    def save(self, checkpoint: Checkpoint, *, best: bool) -> None:
-        """Write, mark, drop what is no longer needed.  Raises OSError; what was there before stays then."""
+    def save(self, checkpoint: Checkpoint) -> Outcome:
+        """Write, mark, drop what is no longer needed.  What was there before stays if that cannot be."""
+        outcome = Outcome(diverged=first_not_finite(checkpoint))
+        if outcome.diverged:
+            return outcome
         file = checkpoint_path(self.folder, checkpoint.step)
-        save_checkpoint(file, checkpoint)
-        if best:
-            mark_best(file)
+        try:
+            self.write(file, checkpoint, outcome)
+        except OSError as error:
+            outcome.unsaved = error.strerror or str(error)
+            return outcome
+        if checkpoint.is_best:
+            try:
+                mark_best(file)
+            except OSError as error:
+                outcome.notes.append(
+                    f"{self.folder / BEST} could not be written ({error.strerror}): {file.name} is the best so far."
+                )
         self.drop_old(checkpoint.step)
+        return outcome
+
+    def write(self, file: Path, checkpoint: Checkpoint, outcome: Outcome) -> None:
+        """Write the file; where the disk is full, remove old checkpoints until it fits.  Raises OSError."""
+        while True:
+            try:
+                return save_checkpoint(file, checkpoint)
+            except OSError as error:  # noqa: PERF203
+                old = self.oldest_to_spare() if error.errno in FULL else None
+                if old is None:
+                    raise
+                old.unlink()
+                outcome.notes.append(f"The disk is full: {old.name} was removed to make room for {file.name}.")
+
+    def oldest_to_spare(self) -> Path | None:
+        """The oldest checkpoint beside the newest whole one, which must stay."""
+        saved = saved_checkpoints(self.folder)
+        whole = [file for file in saved if zipfile.is_zipfile(file)]
+        return next((file for file in saved if whole and file != whole[-1]), None)
 
     def drop_old(self, step: int) -> None:
         """Keep the newest ones up to the one after `step`, which was just written.
@@ -40,9 +99,25 @@ class Saver:
             file.unlink(missing_ok=True)
 
 
+def first_not_finite(checkpoint: Checkpoint) -> str:
+    """A clause that names the first weight or momentum with NaN or infinity in it; "" where there is none."""
+    for kind, tensors in (("", checkpoint.model), ("the momentum of ", checkpoint.optimizer or {})):
+        for name, tensor in tensors.items():
+            if not bool(tensor.isfinite().all()):
+                return f"after step {checkpoint.step:,} there are NaN or infinite numbers in {kind}{name}"
+    return ""
+
+
 def mark_best(file: Path) -> None:
-    """Give the checkpoint the second name best.pt, a hard link: no second copy on the disk."""
+    """Give the checkpoint the second name best.pt: a hard link, or a copy where the file system has none."""
     aside = file.with_name(f".{BEST}.partial")
-    aside.unlink(missing_ok=True)
-    os.link(file, aside)
-    aside.replace(file.with_name(BEST))
+    try:
+        aside.unlink(missing_ok=True)
+        try:
+            os.link(file, aside)
+        except OSError:
+            shutil.copy2(file, aside)
+        aside.replace(file.with_name(BEST))
+    finally:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)

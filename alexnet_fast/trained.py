@@ -77,7 +77,7 @@ def load_safetensors(file: Path) -> Checkpoint:
             steps_per_epoch=facts["steps_per_epoch"],
             loaders=(),
             scaler={},
-            evaluated=False,
+            error=None,
             best_error=None,
         )
     except (KeyError, TypeError, ValueError) as error:

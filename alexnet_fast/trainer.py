@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
+import math
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +21,6 @@ from alexnet_fast.interruption import Interruption
 from alexnet_fast.job import Job, Loader, StoppedError, make_loader
 from alexnet_fast.launch import launch
 from alexnet_fast.layout import Layout, choose_layout
-from alexnet_fast.machine import describe_machine
 from alexnet_fast.mesh import Mesh
 from alexnet_fast.meter import Meter
 from alexnet_fast.model import AlexNet, load_whole_state, whole_state, whole_tensor
@@ -32,9 +30,10 @@ from alexnet_fast.pipelines.settings import check_splits
 from alexnet_fast.precision import choose_precision
 from alexnet_fast.recipe import Recipe
 from alexnet_fast.report import draw_report
+from alexnet_fast.result import about_errors, about_run
 from alexnet_fast.resume import find_start, restore_place
-from alexnet_fast.run_folder import RunFolder, write_whole
-from alexnet_fast.saver import Saver
+from alexnet_fast.run_folder import RunFolder, saying_what_is_full, write_whole
+from alexnet_fast.saver import Outcome, Saver
 from alexnet_fast.schedule import Schedule
 from alexnet_fast.step import DivergedError, TrainingStep
 from alexnet_fast.telemetry import Silent, Telemetry
@@ -114,20 +113,6 @@ def work_of_a_process(mesh: Mesh, device: torch.device, layout: Layout, job: Job
             trainer.close()
 
 
-@contextlib.contextmanager
-def saying_what_is_full(run: Path) -> Iterator[None]:
-    """A disk that takes no more (full, over quota, read-only) becomes a UserError with the way on."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            raise
-        raise UserError(
-            f"{run}: cannot be written ({error.strerror}). What was saved is whole: make room, then give the same "
-            "command with --resume."
-        ) from error
-
-
 class Trainer:
     """One process's network, data and place in the run."""
 
@@ -154,13 +139,14 @@ class Trainer:
         self.saved_step = start.step if start else None
         self.saved_at = time.monotonic()
         self.best_error = start.best_error if start else None
-        self.evaluated = start is not None and start.evaluated
+        self.error = start.error if start else None
+        self.unsaved = ""
         self.centre: EvaluationResult | None = None
         self.meter = Meter(mesh, device)
         self.telemetry: Telemetry | Silent = Silent()
         self.saver = Saver(self.folder.checkpoints, self.recipe.keep_checkpoints)
         if mesh.is_speaker:
-            self.saver.sweep()
+            self.saver.begin(start)
             self.folder.forget_after(self.step / self.schedule.steps_per_epoch)
             write_whole(self.folder.recipe, self.recipe.to_toml())
             self.telemetry = Telemetry(self.folder, self.schedule, first_step=self.step, quiet=job.quiet)
@@ -198,7 +184,7 @@ class Trainer:
         Not where the place within an epoch was lost: weights of its middle are no epoch's result.
         """
         at_an_end = self.step % self.schedule.steps_per_epoch == 0 or self.step >= self.schedule.num_steps
-        return self.step > 0 and at_an_end and self.place_kept and not self.evaluated
+        return self.step > 0 and at_an_end and self.place_kept and self.error is None
 
     # ------------------------------------------------------------------- the run
 
@@ -212,18 +198,18 @@ class Trainer:
                 for _ in self.steps_of_epoch(interruption):
                     pass
                 self.end_epoch()
+            return self.finish(time.monotonic() - begun)
         except DivergedError as error:
             raise self.explained(error) from error
-        seconds = time.monotonic() - begun
-        return self.finish(seconds)
 
     def end_epoch(self) -> None:
         """Centre view over the validation split, and a checkpoint."""
         self.centre = self.evaluate(1)
-        self.evaluated = True
         if self.centre is not None:
             self.telemetry.evaluation(self.step, 1, self.centre)
-        self.save(self.centre)
+            self.error = self.centre.top1_error
+            self.best_error = self.error if self.best_error is None else min(self.error, self.best_error)
+        self.save()
 
     def steps_of_epoch(self, interruption: Interruption) -> Iterator[int]:
         """Do the steps from where the run stands to the end of the epoch, or of the run; their numbers."""
@@ -240,7 +226,7 @@ class Trainer:
                 self.optimizer.set_rates(weights=rates.weights, biases=rates.biases, conv1=rates.conv1)
             self.meter.add(self.train_step(batch, step=self.step, seed=self.recipe.seed))
             self.step += 1
-            self.evaluated = False
+            self.error = None
             if self.mesh.world_size == 1 or self.step % AGREE_EVERY == 0 or self.step == last:
                 self.look_up(interruption, noise, end_of_epoch=self.step == last)
             yield self.step
@@ -256,11 +242,12 @@ class Trainer:
             self.telemetry.training(self.step, self.meter.read(), self.schedule.rates(self.step - 1), noise)
         if stop or (save and not end_of_epoch):
             self.train_step.drain()
-            self.save(None)
+            self.save()
             self.meter.start()
         if stop:
             raise StoppedError(
-                f"stopped after step {self.step:,} of {self.schedule.num_steps:,}; everything is saved. "
+                f"stopped after step {self.step:,} of {self.schedule.num_steps:,}; "
+                f"{self.not_saved() if self.unsaved else 'everything is saved'}. "
                 f"Go on with the same command and --resume (the run is in {self.folder.path})."
             )
 
@@ -268,6 +255,7 @@ class Trainer:
         """Over the validation split; None where the data set has none."""
         if "val" not in self.job.dataset.splits:
             return None
+        #self.loader.close()  # its threads and buffers would stand idle beside the evaluation's
         loader = EvaluationLoader(
             self.job.dataset,
             batch_size=EVALUATION_BATCH,
@@ -278,28 +266,56 @@ class Trainer:
             num_ranks=self.mesh.num_replicas,
         )
         predictor = Predictor(self.model, self.train_step.working)
-        return evaluate([predictor], loader, num_views=num_views, mesh=self.mesh)
+        result = evaluate([predictor], loader, num_views=num_views, mesh=self.mesh)
+        if not math.isfinite(result.loss):
+            raise DivergedError(f"after step {self.step:,} the loss of the validation split is NaN or infinite")
+        return result
 
     # ---------------------------------------------------------------- checkpoints
 
-    def save(self, result: EvaluationResult | None) -> None:
-        """Write a checkpoint; where the disk is full, say so and go on with the one before."""
-        best = result is not None and (self.best_error is None or result.top1_error < self.best_error)
-        if best and result is not None:
-            self.best_error = result.top1_error
+    def save(self) -> None:
+        """Write a checkpoint; where the disk is full, say so and go on with the one before.
+
+        Raises DivergedError, in every process, if weights are not finite.
+        """
         state = self.state()
-        if state is not None and self.mesh.is_speaker:
-            try:
-                self.saver.save(state, best=best)
-                self.saved_step = self.step
-            except OSError as error:
-                self.telemetry.event(
-                    self.step,
-                    f"The checkpoint after step {self.step:,} could not be written ({error}). The one before is kept; "
-                    f"training goes on. Make room in {self.folder.checkpoints}.",
-                )
+        outcome = self.saver.save(state) if state is not None and self.mesh.is_speaker else Outcome()
+        outcome = self.from_speaker(outcome)
+        for note in outcome.notes:
+            self.telemetry.event(self.step, note)
+        if outcome.diverged:
+            raise DivergedError(outcome.diverged)
+        self.unsaved = outcome.unsaved
+        if self.unsaved:
+            self.telemetry.event(
+                self.step,
+                f"The checkpoint after step {self.step:,} could not be written ({self.unsaved}); {self.last_saved()}. "
+                f"Training goes on. Make room in {self.folder.checkpoints}.",
+            )
+        else:
+            self.saved_step = self.step
         self.saved_at = time.monotonic()
-        self.mesh.barrier()
+
+    def from_speaker(self, outcome: Outcome) -> Outcome:
+        """What the speaking process has, in all of them; those that wrote nothing wait for it here."""
+        if self.mesh.world_size == 1:
+            return outcome
+        told = [outcome]
+        dist.broadcast_object_list(told, src=0, group=self.mesh.host_group)
+        return told[0]
+
+    def not_saved(self) -> str:
+        """A clause and what to do, after a checkpoint could not be written."""
+        return (
+            f"its weights could not be saved ({self.unsaved}); {self.last_saved()}. "
+            f"Make room in {self.folder.checkpoints}"
+        )
+
+    def last_saved(self) -> str:
+        """Half a sentence: from where the run can go on."""
+        if self.saved_step is None:
+            return "nothing was saved before"
+        return f"the last good checkpoint is the one after step {self.saved_step:,}"
 
     def state(self) -> Checkpoint | None:
         """The run as it stands; None in processes that need not write it.  All processes call it together."""
@@ -322,7 +338,7 @@ class Trainer:
             steps_per_epoch=self.schedule.steps_per_epoch,
             loaders=tuple(states) if inside else (),
             scaler=self.train_step.state_dict(),
-            evaluated=self.evaluated,
+            error=self.error,
             best_error=self.best_error,
         )
 
@@ -331,10 +347,9 @@ class Trainer:
     def explained(self, error: DivergedError) -> DivergedError:
         """With the rates, the last good checkpoint, and what to try."""
         rates = self.schedule.rates(max(0, self.step - 1))
-        last = "none was saved yet" if self.saved_step is None else f"the one after step {self.saved_step:,}"
         return DivergedError(
-            f"{error}. The rates were {rates.weights:g} (weights) and {rates.biases:g} (biases); the last good "
-            f"checkpoint: {last}. To try: --set weight_rates=[…] and bias_rates=[…] with smaller values in a new run."
+            f"{error}. The rates were {rates.weights:g} (weights) and {rates.biases:g} (biases); {self.last_saved()}. "
+            f"To try: --set weight_rates=[…] and bias_rates=[…] with smaller values in a new run."
         )
 
     def finish(self, seconds: float) -> dict[str, Any]:
@@ -345,27 +360,18 @@ class Trainer:
             self.telemetry.say("The data set has no validation split: nothing was evaluated.")
         elif final is not centre:
             self.telemetry.evaluation(self.step, self.recipe.final_views, final)
+        if self.unsaved:
+            self.save()  # there may be room by now
+        if self.unsaved:
+            raise UserError(f"the run is at its end, but {self.not_saved()}. Then finish it with --resume.")
         result = {
-            "recipe": asdict(self.recipe),
-            "dataset": {
-                "folder": str(self.job.dataset.folder),
-                "fingerprint": self.job.dataset.fingerprint,
-                "classes": len(self.job.dataset.classes),
-                "samples": {name: split.samples for name, split in self.job.dataset.splits.items()},
-            },
-            "machine": describe_machine(),
-            "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
-            "processes": self.mesh.world_size,
-            "towers_split": self.mesh.split,
-            "precision": self.precision.name,
+            **about_run(self.job, self.mesh, self.device, self.precision.name),
             "steps": self.step,
             "epochs": self.step / self.schedule.steps_per_epoch,
             "seconds": round(seconds, 2),
             "pictures_per_s": self.meter.overall_rate,
             "data_wait": self.meter.overall_wait,
-            "best_top1_error": self.best_error,
-            "centre_view": None if centre is None else asdict(centre),
-            f"{self.recipe.final_views}_views": None if final is None else asdict(final),
+            **about_errors(centre, final, self.recipe.final_views, self.best_error),
         }
         conv1 = self.conv1()
         if self.mesh.is_speaker and conv1 is not None:

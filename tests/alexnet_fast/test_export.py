@@ -36,7 +36,7 @@ def checkpoint_of(recipe: Recipe) -> Checkpoint:
         steps_per_epoch=4,
         loaders=(),
         scaler={},
-        evaluated=False,
+        error=None,
         best_error=None,
     )
 

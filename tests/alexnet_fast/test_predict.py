@@ -33,7 +33,7 @@ def trained() -> Trained:
     tensors = {name: tensor * (5 if "weight" in name else 1) for name, tensor in whole_state(model).items()}
     load_whole_state(model, tensors)
     mean = Mean("rgb", None, torch.tensor(RGB))
-    checkpoint = Checkpoint(recipe, CLASSES, "f", mean, tensors, None, 1, 1, (), {}, False, None)
+    checkpoint = Checkpoint(recipe, CLASSES, "f", mean, tensors, None, 1, 1, (), {}, None, None)
     return Trained(Path("net.pt"), checkpoint, Predictor(model, model.working_weights(torch.float32)))
 
 

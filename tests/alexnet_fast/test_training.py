@@ -19,7 +19,7 @@ from alexnet_fast.checkpoint import load_checkpoint, saved_checkpoints, step_of
 from alexnet_fast.job import StoppedError
 from alexnet_fast.recipe import Recipe, load_recipe
 from alexnet_fast.run_folder import RunFolder
-from alexnet_fast.step import DivergedError
+from alexnet_fast.step import DivergedError, TrainingStep
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.trainer import train
@@ -179,8 +179,10 @@ def test_a_full_disk_leaves_the_checkpoint_before(
 
     run = tmp_path / "run"
     train(tiny_dataset, small_recipe("epochs=1"), run, device="cpu", quiet=True)
-    monkeypatch.setattr("alexnet_fast.saver.save_checkpoint", full)
-    train(tiny_dataset, small_recipe("epochs=2"), run, device="cpu", resume=True, quiet=True)
+    with monkeypatch.context() as patch:
+        patch.setattr("alexnet_fast.saver.save_checkpoint", full)
+        with pytest.raises(UserError, match=r"No space left.*last good checkpoint is the one after step 14"):
+            train(tiny_dataset, small_recipe("epochs=2"), run, device="cpu", resume=True, quiet=True)
     assert [file.name for file in saved_checkpoints(run / "checkpoints")] == ["step-00000014.pt"]
     events = [line["event"] for line in RunFolder(run).read_metrics() if line["kind"] == "event"]
     assert any("No space left" in event for event in events)
@@ -191,7 +193,33 @@ def test_divergence_stops_with_rates_and_remedy(tiny_dataset: Dataset, tmp_path:
     recipe = small_recipe("weight_rates=[1e6]", "weight_rate_epochs=[0]", "bias_rates=[1e6]", "bias_rate_epochs=[0]")
     with pytest.raises(DivergedError, match=r"step \d+: the loss or a gradient is NaN.*1e\+06.*To try") as caught:
         train(tiny_dataset, recipe, tmp_path / "run", device="cpu", quiet=True)
-    assert "none was saved yet" in str(caught.value)
+    assert "nothing was saved before" in str(caught.value)
+
+
+def test_weights_that_the_last_step_made_infinite_are_no_result(
+    tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No later step is there to notice."""
+    run = tmp_path / "run"
+    train(tiny_dataset, small_recipe("epochs=1"), run, device="cpu", quiet=True)
+    real = TrainingStep.drain
+
+    def ruin(step: TrainingStep) -> None:
+        real(step)
+        with torch.no_grad():
+            step.parameters["fc8.weight"][0, 0] = float("inf")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingStep, "drain", ruin)
+        patch.setattr("alexnet_fast.trainer.math.isfinite", lambda loss: True)
+        with pytest.raises(DivergedError, match=r"infinite numbers in fc8.weight.*one after step 14\..*To try"):
+            train(tiny_dataset, small_recipe("epochs=2"), run, device="cpu", resume=True, quiet=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingStep, "drain", ruin)
+        with pytest.raises(DivergedError, match="loss of the validation split is NaN"):
+            train(tiny_dataset, small_recipe("epochs=2"), run, device="cpu", resume=True, quiet=True)
+    assert step_of(saved_checkpoints(run / "checkpoints")[-1]) == 14
+    assert load_checkpoint(run / "checkpoints" / "best.pt").step == 14
 
 
 def test_other_classes_and_networks_cannot_go_on(unbroken: Path, tiny_dataset: Dataset, tmp_path: Path) -> None:

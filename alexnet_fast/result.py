@@ -1,0 +1,43 @@
+"""result.json: what a run was, on what, and what came out."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from alexnet_fast.evaluation import EvaluationResult
+from alexnet_fast.job import Job
+from alexnet_fast.machine import describe_machine
+from alexnet_fast.mesh import Mesh
+
+
+def about_run(job: Job, mesh: Mesh, device: torch.device, precision: str) -> dict[str, Any]:
+    """Recipe, data set, machine: everything that was there before the first step."""
+    dataset = job.dataset
+    return {
+        "recipe": asdict(job.recipe),
+        "dataset": {
+            "folder": str(dataset.folder),
+            "fingerprint": dataset.fingerprint,
+            "classes": len(dataset.classes),
+            "samples": {name: split.samples for name, split in dataset.splits.items()},
+        },
+        "machine": describe_machine(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "processes": mesh.world_size,
+        "towers_split": mesh.split,
+        "precision": precision,
+    }
+
+
+def about_errors(
+    centre: EvaluationResult | None, final: EvaluationResult | None, final_views: int, best_error: float | None
+) -> dict[str, Any]:
+    """Errors on the validation split, None where the data set has none."""
+    return {
+        "best_top1_error": best_error,
+        "centre_view": None if centre is None else asdict(centre),
+        f"{final_views}_views": None if final is None else asdict(final),
+    }
