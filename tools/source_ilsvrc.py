@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from alexnet_fast.tools.devkit import Devkit, find_devkit, parse_ids
 from alexnet_fast.tools.errors import UserError
-from alexnet_fast.tools.imagenet_classes import imagenet_classes, validation_labels
+from alexnet_fast.tools.imagenet_classes import classes_by_wnid, imagenet_classes, validation_labels
 from alexnet_fast.tools.picture_table import SPLIT_ORDER, ClassName, Source, TableBuilder
 from alexnet_fast.tools.source_tree import is_picture, text
 from alexnet_fast.tools.storage import join, list_folder, read_file
@@ -79,16 +79,16 @@ class Collected:
         self.builder.add_member(self.splits.index(split), label, *place)
         self.found[split] += 1
 
-    def add_classes(self, container: int, wnid: str | None = None) -> None:
-        """Train pictures: of a tar of class tars, or of the tar of one class `wnid`."""
+    def add_classes(self, container: int, wnid: str | None = None, split: str = "train") -> None:
+        """Pictures of a tar of class tars, or of the tar of one class `wnid`."""
         for member, offset, size in self.pictures(container, nested=wnid is None):
             name = wnid or text(member[: member.index(b".tar!")]).rpartition("/")[2]
             if name not in self.classes:
                 raise UserError(
                     f"{join(self.root, self.containers[container])}: {name}.tar is no class of the challenge."
-                    " If these are other classes, unpack them into class folders."
+                    " If these are other classes, put the class tars themselves into a folder of their own."
                 )
-            self.add("train", self.classes[name], container, member, offset, size)
+            self.add(split, self.classes[name], container, member, offset, size)
 
     def add_numbered(self, split: str, container: int, labels: npt.NDArray[np.int32]) -> None:
         """Pictures whose names end in a number 1, 2, …, which is the place of their label."""
@@ -105,7 +105,7 @@ class Collected:
         short = [
             f"{split} has {self.found[split]:,} of the challenge's {expected[split]:,} pictures."
             for split in self.splits
-            if self.found[split] != expected[split]
+            if self.found[split] != expected.get(split, self.found[split])
         ]
         return [
             *short,
@@ -135,7 +135,10 @@ def class_tars(root: str, names: Mapping[str, bool]) -> list[str]:
 
 
 def is_ilsvrc2012(root: str, names: Mapping[str, bool]) -> bool:
-    return any(tar in names for tar in TARS_2012.values()) or bool(class_tars(root, names))
+    if any(tar in names for tar in TARS_2012.values()):
+        return True
+    tars = class_tars(root, names)
+    return bool(tars) and all(Path(tar).stem in classes_by_wnid() for tar in tars)
 
 
 def is_ilsvrc2010(root: str, names: Mapping[str, bool]) -> bool:

@@ -182,7 +182,7 @@ def test_missing_folder_and_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(UsageError, match="cannot be listed"):
         find_source(tmp_path / "file")
-    with pytest.raises(UsageError, match="the kinds are folders"):
+    with pytest.raises(UsageError, match="the kinds are class-tars, folders"):
         find_source(tmp_path, "floppies")
 
 
