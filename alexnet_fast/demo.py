@@ -23,6 +23,8 @@ from alexnet_fast.tools.sources import find_source
 from alexnet_fast.tools.workers import local_pool, num_cores
 
 PICTURES, SHARDS, RUN = "pictures", "shards", "run"
+MARKER = ".alexnet-fast-demo"
+"""A file by which the demo knows a folder that it made: in any other, what has these names is somebody else's."""
 SHARD_SIZE = 300
 """Small, so that the small data set has several shards."""
 BENCH_DATA = DemoData(num_train=100, num_val=2)
@@ -55,14 +57,13 @@ def run_demo(folder: Path, say: Callable[[str], None], *, device: str | None = N
     """Everything, below `folder`; a demo that is there already is trained anew on the pictures it has."""
     from alexnet_fast.trainer import train
 
-    if folder.exists() and (not folder.is_dir() or any(not is_ours(entry) for entry in folder.iterdir())):
-        raise UsageError(f"{folder}: holds something else than a demo. Give --out another folder.")
     seconds: dict[str, float] = {}
     try:
+        take(folder)
         with timed(seconds, "draw and shard"):
             say("Drawing ten classes of shapes and textures, and sharding them …")
             dataset = Dataset.load(draw_shards(folder, DemoData()))
-        shutil.rmtree(folder / RUN, ignore_errors=True)
+        remove_run(RunFolder(folder / RUN))
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}). Give --out another folder.") from error
     with timed(seconds, "train and test"):
@@ -71,9 +72,20 @@ def run_demo(folder: Path, say: Callable[[str], None], *, device: str | None = N
     return DemoResult(dataset, result, seconds)
 
 
-def is_ours(entry: Path) -> bool:
-    """Whether the demo made this."""
-    return entry.name.lstrip(".").removesuffix(".part") in (PICTURES, SHARDS, RUN)
+def take(folder: Path) -> None:
+    """Make the folder and mark it as the demo's; UsageError where it holds something else."""
+    marker = folder / MARKER
+    if folder.exists() and not (folder.is_dir() and (marker.exists() or not any(folder.iterdir()))):
+        raise UsageError(f"{folder}: holds something else than a demo. Give --out another folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    marker.touch()
+
+
+def remove_run(run: RunFolder) -> None:
+    """Remove the last demo's run; UserError while it is still running."""
+    if run.path.exists():
+        with run.lock():
+            shutil.rmtree(run.path)
 
 
 @contextmanager

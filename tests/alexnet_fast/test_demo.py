@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from alexnet_fast.demo import remove_run, run_demo, take
 from alexnet_fast.demo_data import KINDS, DemoData, draw_dataset
 from alexnet_fast.pipelines.preview import colour_shifts, contact_samples, draw_preview, network_views
 from alexnet_fast.recipe import load_recipe
 from alexnet_fast.report import draw_curves, tile
+from alexnet_fast.run_folder import RunFolder
 from alexnet_fast.tools.dataset import Dataset
-from alexnet_fast.tools.errors import UserError
+from alexnet_fast.tools.errors import UsageError, UserError
 
 
 @pytest.fixture(scope="module")
@@ -130,3 +132,27 @@ def test_the_preview_shows_what_the_network_sees(tiny_dataset: Dataset, tmp_path
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         draw_preview(tiny_dataset, tmp_path / "file" / "preview.png")
+
+
+@pytest.mark.parametrize("content", ["run/result.json", "shards/dataset.json", "letter.txt"])
+def test_a_folder_that_the_demo_did_not_make_is_left_alone(content: str, tmp_path: Path) -> None:
+    """Names alone say nothing: `train --out run` makes a folder of that name too."""
+    mine = tmp_path / content
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("mine")
+    with pytest.raises(UsageError, match="something else than a demo"):
+        run_demo(tmp_path, lambda text: None)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [mine]
+
+
+def test_a_demo_that_is_still_running_keeps_its_run(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    take(tmp_path)
+    run.path.mkdir()
+    run.recipe.write_text("seed = 1")
+    with run.lock(), pytest.raises(UserError, match="in use by process"):
+        remove_run(RunFolder(tmp_path / "run"))
+    assert run.recipe.exists()
+    take(tmp_path)
+    remove_run(run)
+    assert not run.path.exists()
