@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import time
@@ -32,7 +31,7 @@ from alexnet_fast.recipe import Recipe
 from alexnet_fast.report import draw_report
 from alexnet_fast.result import about_errors, about_run
 from alexnet_fast.resume import find_start, restore_place
-from alexnet_fast.run_folder import RunFolder, saying_what_is_full, write_whole
+from alexnet_fast.run_folder import RunFolder, saying_what_is_full, to_json, write_whole
 from alexnet_fast.saver import Outcome, Saver
 from alexnet_fast.schedule import Schedule
 from alexnet_fast.step import DivergedError, TrainingStep
@@ -87,8 +86,7 @@ def train(
     if layout.started:
         return launch(layout, work_of_a_process, layout, job)
     folder = RunFolder(run)
-    folder.prepare(resume=resume)
-    with folder.lock():
+    with folder.taken(resume=resume):
         return launch(layout, work_of_a_process, layout, job)
 
 
@@ -100,8 +98,7 @@ def work_of_a_process(mesh: Mesh, device: torch.device, layout: Layout, job: Job
     folder = RunFolder(job.run)
     with contextlib.ExitStack() as stack:
         if layout.started and mesh.is_speaker:  # torchrun's processes have no parent that did it
-            folder.prepare(resume=job.resume or folder.holds_a_run())
-            stack.enter_context(folder.lock())
+            stack.enter_context(folder.taken(resume=job.resume or folder.holds_a_run()))
         mesh.barrier()
         stack.enter_context(saying_what_is_full(job.run))
         trainer = Trainer(mesh, device, job)
@@ -255,7 +252,7 @@ class Trainer:
         """Over the validation split; None where the data set has none."""
         if "val" not in self.job.dataset.splits:
             return None
-        #self.loader.close()  # its threads and buffers would stand idle beside the evaluation's
+        self.loader.close()  # its threads and buffers would stand idle beside the evaluation's
         loader = EvaluationLoader(
             self.job.dataset,
             batch_size=EVALUATION_BATCH,
@@ -375,7 +372,7 @@ class Trainer:
         }
         conv1 = self.conv1()
         if self.mesh.is_speaker and conv1 is not None:
-            write_whole(self.folder.result, json.dumps(result, indent=2) + "\n")
+            write_whole(self.folder.result, to_json(result, indent=2) + "\n")
             draw_report(self.folder.path, conv1.float().numpy(), self.model.architecture.num_towers)
         return result
 

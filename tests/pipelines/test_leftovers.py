@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from alexnet_fast.pipelines.loader import EvaluationLoader
+from alexnet_fast.pipelines.run import PipelineRun
+from alexnet_fast.recipe import load_recipe
 from alexnet_fast.tools.dataset import Dataset
+from alexnet_fast.trainer import train
 
 EPOCHS = """
 import ctypes, gc, json, os, sys, torch
@@ -53,6 +60,21 @@ def test_fifty_epochs_leave_nothing_behind(tiny_dataset: Dataset) -> None:
     assert max(files_then) <= max(files)
     # What is resident goes up and down by 15 MB; its floor stays.  One batch kept in each epoch would be 80 MB.
     assert min(memory_then) - min(memory) < 12e6
+
+
+def test_training_pictures_wait_for_the_evaluation(
+    tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running: list[int] = []
+
+    def evaluation(*arguments: Any, **choices: Any) -> EvaluationLoader:
+        running.append(sum(type(thing) is PipelineRun for thing in gc.get_objects()))
+        return EvaluationLoader(*arguments, **choices)
+
+    monkeypatch.setattr("alexnet_fast.trainer.EvaluationLoader", evaluation)
+    settings = ["width_divisor=16", "batch_size=8", "rates_for_batch=8", "epochs=1.5", "precision=fp32"]
+    train(tiny_dataset, load_recipe("2013", settings), tmp_path / "run", device="cpu", quiet=True)
+    assert len(running) >= 2 and not any(running)
 
 
 BEGIN = """
