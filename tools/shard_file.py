@@ -117,10 +117,12 @@ def read_samples(file: IO[bytes]) -> Iterator[Sample]:
             held: tuple[str, bytes, str] | None = None
             for member in tar:
                 stem, _, extension = member.name.rpartition(".")
+                if not member.isreg():  # asked first: a link is followed, to a KeyError where it leads nowhere
+                    raise BrokenShardError(f"member {member.name!r} is no file")
                 reader = tar.extractfile(member)
                 content = reader.read() if reader else b""
-                if not member.isreg() or len(content) != member.size:
-                    raise BrokenShardError(f"member {member.name!r} is cut short or no file")
+                if len(content) != member.size:
+                    raise BrokenShardError(f"member {member.name!r} is cut short")
                 entry = f"{extension} {member.offset_data} {member.size} {member.name}"
                 if held is None and extension == "cls":
                     held = (stem, content, entry)

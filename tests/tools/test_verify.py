@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tarfile
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -31,6 +32,17 @@ def swap_a_label(folder: Path) -> str:
     content[start + 4] = ord("0") + (content[start + 4] - ord("0") + 1) % 10
     tar.write_bytes(content)
     return "val-000000.tar: is not what was written"
+
+
+def put_a_link(folder: Path) -> str:
+    """A link to nowhere, where the first label was."""
+    tar = folder / "train-000000.tar"
+    with tarfile.open(tar) as archive:
+        first = archive.getmembers()[0]
+    first.type, first.linkname = tarfile.SYMTYPE, "nowhere"
+    content = tar.read_bytes()
+    tar.write_bytes(first.tobuf(tarfile.USTAR_FORMAT) + content[512:])
+    return f"train-000000.tar: member {first.name!r} is no file"
 
 
 def lose_a_shard(folder: Path) -> str:
@@ -76,6 +88,7 @@ def change_the_mean(folder: Path) -> str:
     [
         flip_a_bit,
         swap_a_label,
+        put_a_link,
         lose_a_shard,
         move_an_index_line,
         double_a_sample,
