@@ -157,7 +157,7 @@ class Dataset:
 
     @classmethod
     def read(cls, path: Path | str) -> Dataset:
-        """As `load`, but from a URL too: enough to describe the data set, not to read its pictures."""
+        """As `load`, but from a URL too: enough to describe and to verify the data set, not to train on it."""
         place = as_text(path).rstrip("/") or "/"
         folder, _, name = place.rpartition("/")
         if name == MANIFEST:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -117,6 +118,23 @@ def read_range(url: str, offset: int, size: int | None) -> bytes:
                 raise
             content = b""  # of an empty object no range can be given
     return bytes(content)
+
+
+@contextmanager
+def local_copy(file: str) -> Iterator[Path | None]:
+    """A file as one of this machine: itself, or a temporary copy while the block lasts; None where there is none."""
+    if not is_url(file):
+        yield Path(file) if Path(file).is_file() else None
+        return
+    system, path = open_system(file)
+    with tempfile.NamedTemporaryFile(prefix="alexnet-fast-") as copy:
+        found: Path | None = Path(copy.name)
+        with explaining(file, "copied to this machine's temporary folder"):
+            try:
+                system.get_file(path, copy.name)
+            except FileNotFoundError:
+                found = None
+        yield found
 
 
 @contextmanager

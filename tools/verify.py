@@ -18,7 +18,9 @@ from PIL import Image
 from alexnet_fast.tools.dataset import MANIFEST, Dataset, Shard, manifest_checksum
 from alexnet_fast.tools.errors import UserError
 from alexnet_fast.tools.mend import file_hashes
+from alexnet_fast.tools.output import open_output
 from alexnet_fast.tools.shard_file import BrokenShardError, index_bytes, read_samples
+from alexnet_fast.tools.storage import join, local_copy
 from alexnet_fast.tools.workers import LostWorkerError, local_pool
 
 MOST_PROBLEMS = 5
@@ -61,7 +63,7 @@ def verify(dataset: Dataset, *, decode: bool, num_workers: int, watch: Watch) ->
     try:
         with local_pool(num_workers) as pool:
             running: set[Future[ShardCheck]] = {
-                pool.call(check_shard, dataset.folder, shard, len(dataset.classes), size) for shard in shards
+                pool.call(check_shard, dataset.place, shard, len(dataset.classes), size) for shard in shards
             }
             while running:
                 done, running = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
@@ -76,11 +78,11 @@ def verify(dataset: Dataset, *, decode: bool, num_workers: int, watch: Watch) ->
     ordered = [checks[shard.name] for shard in shards]
     for check in ordered:
         problems += check.problems
-    return problems + _doubled_between_shards(dataset.folder, ordered)
+    return problems + _doubled_between_shards(dataset.place, ordered)
 
 
 def _check_manifest(dataset: Dataset) -> Iterator[Problem]:
-    content = json.loads((dataset.folder / MANIFEST).read_text(encoding="utf-8"))
+    content = json.loads(open_output(dataset.place).read(MANIFEST) or b"{}")
     if content.get("checksum") != manifest_checksum(content):
         yield Problem(MANIFEST, "was changed since it was written")
     counts = dataset.accounting()
@@ -97,32 +99,32 @@ def _check_manifest(dataset: Dataset) -> Iterator[Problem]:
 def _check_files(dataset: Dataset) -> Iterator[Problem]:
     """The files that are no shards, and files that should not be there."""
     for name, sha256 in file_hashes(dataset).items():
-        file = dataset.folder / name
-        if not file.is_file():
-            yield Problem(name, "is missing")
-        elif _file_sha256(file) != sha256:
-            yield Problem(name, "is not what was written (sha256 differs)")
+        with local_copy(join(dataset.place, name)) as file:
+            if file is None:
+                yield Problem(name, "is missing")
+            elif _file_sha256(file) != sha256:
+                yield Problem(name, "is not what was written (sha256 differs)")
     known = {shard.name for split in dataset.splits.values() for shard in split.shards}
-    for path in sorted(dataset.folder.glob("*.tar")):
-        if path.name not in known:
-            yield Problem(path.name, f"is not in {MANIFEST}, but programs that read *.tar would read it")
+    for name in open_output(dataset.place).names():
+        if name.endswith(".tar") and name not in known:
+            yield Problem(name, f"is not in {MANIFEST}, but programs that read *.tar would read it")
 
 
-def check_shard(folder: Path, shard: Shard, num_classes: int, size: int | None) -> ShardCheck:
+def check_shard(place: str, shard: Shard, num_classes: int, size: int | None) -> ShardCheck:
     """Check a tar and its index; size: decode every picture and look that it is RGB of that many pixels a side."""
     check = ShardCheck(shard)
-    tar, index = folder / shard.name, folder / shard.index_name
     try:
-        if not tar.is_file():
-            check.problems.append(Problem(shard.name, "is missing"))
-            return check
-        check.num_bytes = tar.stat().st_size
-        if check.num_bytes != shard.bytes:
-            check.problems.append(Problem(shard.name, f"has {check.num_bytes:,} bytes, not {shard.bytes:,}"))
-        elif _file_sha256(tar) != shard.sha256:
-            check.problems.append(Problem(shard.name, "is not what was written (sha256 differs)"))
-        lines = _check_samples(check, tar, num_classes, size)
-        _check_index(check, index, lines)
+        with local_copy(join(place, shard.name)) as tar, local_copy(join(place, shard.index_name)) as index:
+            if tar is None:
+                check.problems.append(Problem(shard.name, "is missing"))
+                return check
+            check.num_bytes = tar.stat().st_size
+            if check.num_bytes != shard.bytes:
+                check.problems.append(Problem(shard.name, f"has {check.num_bytes:,} bytes, not {shard.bytes:,}"))
+            elif _file_sha256(tar) != shard.sha256:
+                check.problems.append(Problem(shard.name, "is not what was written (sha256 differs)"))
+            lines = _check_samples(check, tar, num_classes, size)
+            _check_index(check, index, lines)
     except OSError as error:
         check.problems.append(Problem(shard.name, f"cannot be read ({error.strerror})"))
     return check
@@ -176,9 +178,9 @@ def _undecodable(jpeg: bytes, size: int) -> str | None:
     return None
 
 
-def _check_index(check: ShardCheck, index: Path, lines: list[str] | None) -> None:
+def _check_index(check: ShardCheck, index: Path | None, lines: list[str] | None) -> None:
     name = check.shard.index_name
-    if not index.is_file():
+    if index is None:
         check.problems.append(Problem(name, "is missing"))
         return
     stored = index.read_bytes()
@@ -194,7 +196,7 @@ def _check_index(check: ShardCheck, index: Path, lines: list[str] | None) -> Non
         check.problems.append(Problem(name, "is not what was written (sha256 differs)"))
 
 
-def _doubled_between_shards(folder: Path, checks: list[ShardCheck]) -> list[Problem]:
+def _doubled_between_shards(place: str, checks: list[ShardCheck]) -> list[Problem]:
     """Samples that two shards hold; the hashes only say where to look, the names decide."""
     if not checks:
         return []
@@ -209,17 +211,23 @@ def _doubled_between_shards(folder: Path, checks: list[ShardCheck]) -> list[Prob
     problems = []
     for number in sorted({int(owner) for owner, value in zip(owners, hashes, strict=True) if int(value) in repeated}):
         name = checks[number].shard.name
-        with (folder / name).open("rb") as file:
-            try:
-                stems = [sample.stem for sample in read_samples(file) if _stem_hash(sample.stem) in repeated]
-            except BrokenShardError:
-                continue  # told already
+        with local_copy(join(place, name)) as tar:
+            stems = _stems_among(repeated, tar) if tar else []
         problems += [
             Problem(name, f"sample {stem} is in {first[stem]} too")
             for stem in stems
             if first.setdefault(stem, name) != name
         ]
     return problems
+
+
+def _stems_among(hashes: set[int], tar: Path) -> list[str]:
+    """The tar's stems with these hashes; none where it is broken, which is told already."""
+    with tar.open("rb") as file:
+        try:
+            return [sample.stem for sample in read_samples(file) if _stem_hash(sample.stem) in hashes]
+        except BrokenShardError:
+            return []
 
 
 def _stem_hash(stem: str) -> int:

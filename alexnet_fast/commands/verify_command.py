@@ -23,11 +23,11 @@ from alexnet_fast.tools.workers import num_cores
     "--workers", type=click.IntRange(1), default=None, help="Worker processes.  [default: one for every core]"
 )
 def command(data: str | None, decode: bool, workers: int | None) -> None:
-    """Check the shards folder DATA ($ALEXNET_FAST_DATA, else ./shards) against its manifest.
+    """Check the shards folder or URL DATA ($ALEXNET_FAST_DATA, else ./shards) against its manifest.
 
     Reads every byte: sizes, hashes, indexes, labels, samples that come twice.  Exit code 3: something does not match.
     """
-    dataset = Dataset.load(data or os.environ.get("ALEXNET_FAST_DATA") or "shards")
+    dataset = Dataset.read(data or os.environ.get("ALEXNET_FAST_DATA") or "shards")
     total = sum(split.bytes for split in dataset.splits.values())
     num_shards = sum(len(split.shards) for split in dataset.splits.values())
     begun = time.monotonic()
@@ -54,7 +54,7 @@ def command(data: str | None, decode: bool, workers: int | None) -> None:
         click.echo(f"  {problem.file}: {problem.what}")
     click.echo(
         f"{len(problems):,} problem{'s' if len(problems) > 1 else ''}. Remove a damaged shard (its .tar) and run the "
-        f"same `alexnet-fast shard … --out {dataset.folder}` again: it makes lost shards anew. Other files come back "
+        f"same `alexnet-fast shard … --out {dataset.place}` again: it makes lost shards anew. Other files come back "
         "from a copy, or by sharding into a new folder."
     )
     sys.exit(3)

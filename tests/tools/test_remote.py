@@ -106,9 +106,32 @@ def test_the_next_steps_after_s3_are_told_and_work(
     assert call(capsys, "info", f"{bucket}/nowhere") == (2, f"alexnet-fast: {bucket}/nowhere: no shards folder, it has "
         "no dataset.json. Give the folder that `alexnet-fast shard` wrote; if sharding was interrupted, run the same "
         "command again to finish it.\n")  # fmt: skip
-    for words in (["train"], ["verify"], ["preview"], ["bench", "loader"]):
+    for words in (["train"], ["preview"], ["bench", "loader"]):
         code, told = call(capsys, *words, url)
         assert code == 2 and f"{url}: pictures are read from a disk" in told and copy in told
+
+
+def test_shards_in_a_store_are_verified(bucket: str, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url = f"{bucket}/verified"
+    output = open_output(url)
+    run(pictures, output)
+    words = ("verify", url, "--decode", "--workers", 1)
+    assert call(capsys, *words)[0] == 0
+    system, root = open_system(url)
+    system.rm_file(f"{root}/val-000000.idx")
+    system.rm_file(f"{root}/_info.json")
+    tar = bytearray(output.read("train-000001.tar") or b"")
+    tar[1000] ^= 1  # in the padding of a label: only the hash can tell
+    system.pipe_file(f"{root}/train-000001.tar", bytes(tar))
+    system.pipe_file(f"{root}/train-000009.tar", bytes(tar))
+    code, told = call(capsys, *words)
+    problems = {line.strip() for line in told.splitlines() if line.startswith("  ")}
+    assert code == 3 and problems == {
+        "_info.json: is missing",
+        "train-000001.tar: is not what was written (sha256 differs)",
+        "train-000009.tar: is not in dataset.json, but programs that read *.tar would read it",
+        "val-000000.idx: is missing",
+    }
 
 
 def test_a_run_into_s3_that_breaks_off_goes_on(
