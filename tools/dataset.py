@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,8 @@ import numpy.typing as npt
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.output import open_output
 from alexnet_fast.tools.storage import as_text, copied_first, is_url
+
+Made = TypeVar("Made")
 
 FORMAT = "alexnet-fast shards"
 FORMAT_VERSION = 1
@@ -192,7 +194,7 @@ class Dataset:
                     f"{FORMAT!r}, version {FORMAT_VERSION}. Shard again, or use the version that wrote it."
                 )
             return cls._from_json(place, content)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(
                 f"{file}: is damaged ({type(error).__name__}: {error}). Bring it back from a copy, or shard again."
             ) from error
@@ -202,20 +204,17 @@ class Dataset:
         statistics = content["statistics"]
         return cls(
             place=place,
-            program=content["program"],
-            source=content["source"]["kind"],
-            source_fingerprint=content["source"]["fingerprint"],
-            classes=tuple(DatasetClass(name, label) for name, label in content["classes"]),
-            splits={
-                name: Split(name, split["samples"], split["found"], tuple(Shard(**shard) for shard in split["shards"]))
-                for name, split in content["splits"].items()
-            },
-            picture=PictureOptions(**content["options"]["picture"]),
-            seed=content["options"]["seed"],
-            shard_size=content["options"]["shard_size"],
-            val_fraction=content["options"]["val_fraction"],
+            program=_of(str, content["program"]),
+            source=_of(str, content["source"]["kind"]),
+            source_fingerprint=_of(str, content["source"]["fingerprint"]),
+            classes=tuple(DatasetClass(_of(str, name), _of(str, label)) for name, label in content["classes"]),
+            splits={name: _split_from_json(name, split) for name, split in content["splits"].items()},
+            picture=_from_fields(PictureOptions, content["options"]["picture"]),
+            seed=_of(int, content["options"]["seed"]),
+            shard_size=_of(int, content["options"]["shard_size"]),
+            val_fraction=_of((float, type(None)), content["options"]["val_fraction"]),
             statistics=Statistics(
-                split=statistics["split"],
+                split=_of(str, statistics["split"]),
                 mean_rgb=np.array(statistics["mean_rgb"], dtype=np.float64).reshape(3),
                 covariance=np.array(statistics["covariance"], dtype=np.float64).reshape(3, 3),
                 standard_deviations=np.array(statistics["standard_deviations"], dtype=np.float64).reshape(3),
@@ -223,8 +222,9 @@ class Dataset:
             ),
             repaired=_notes_from_json(content["repaired"]),
             left_out=_notes_from_json(content["left_out"]),
-            notes=tuple(content.get("notes", ())),  # absent in the first shards ever made
-            file_hashes=dict(content["files"]),
+            # Absent in the first shards ever made.
+            notes=tuple(_of(str, note) for note in content.get("notes", ())),
+            file_hashes={name: _of(str, content["files"][name]) for name in (MEAN_IMAGE, SOURCES)},
         )
 
     def to_json(self) -> bytes:
@@ -376,4 +376,23 @@ def _notes_to_json(notes: tuple[Note, ...]) -> dict[str, list[str]]:
 
 
 def _notes_from_json(by_reason: dict[str, list[str]]) -> tuple[Note, ...]:
-    return tuple(Note(file, reason) for reason, files in by_reason.items() for file in files)
+    return tuple(Note(_of(str, file), reason) for reason, files in by_reason.items() for file in _of(list, files))
+
+
+def _split_from_json(name: str, split: dict[str, Any]) -> Split:
+    shards = tuple(_from_fields(Shard, shard) for shard in split["shards"])
+    return Split(name, _of(int, split["samples"]), _of(int, split["found"]), shards)
+
+
+def _from_fields(kind: type[Made], fields: dict[str, Any]) -> Made:
+    """A dataclass of JSON's own types; TypeError where an entry is missing, unknown or of another type."""
+    for name, hint in get_type_hints(kind).items():
+        _of(hint, fields[name])
+    return kind(**fields)
+
+
+def _of(kind: type | tuple[type, ...], value: Any) -> Any:
+    """The value; TypeError where it is of another type: what is wrong shows here, not as a traceback of its use."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{str(value)[:40]!r} is of the wrong type")
+    return value

@@ -17,7 +17,7 @@ import pytest
 
 from alexnet_fast.cli import main
 from alexnet_fast.tools.dataset import Dataset, PictureOptions
-from alexnet_fast.tools.errors import UsageError
+from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.output import open_output
 from alexnet_fast.tools.picture import encode
 from alexnet_fast.tools.plan import Plan, ShardOptions
@@ -61,6 +61,39 @@ def test_pictures_that_are_not_sharded_are_in_the_manifest_too(pictures: Path, t
     manifest = json.loads((tmp_path / "out" / "dataset.json").read_text())
     del manifest["notes"]  # as the first shards were
     assert Dataset.parse(json.dumps(manifest).encode(), "out").notes == ()
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("splits", "train", "shards", 0, "bytes"), "x"),
+        (("splits", "train", "shards", 0, "sha256"), None),
+        (("splits", "train", "shards"), 3),
+        (("splits", "train", "samples"), "41"),
+        (("options", "picture", "size"), "256"),
+        (("options", "seed"), 0.5),
+        (("classes",), [["a", 1]]),
+        (("left_out",), {"truncated": "train"}),
+        (("notes",), [1]),
+        (("files",), {}),
+        (("statistics", "mean_rgb"), ["red", 1, 2]),
+    ],
+)
+def test_a_manifest_of_other_types_is_told(path: tuple[Any, ...], value: object, unbroken: Path) -> None:
+    content = json.loads((unbroken / "dataset.json").read_bytes())
+    Dataset.parse(json.dumps(content).encode(), "shards")
+    inner = content
+    for step in path[:-1]:
+        inner = inner[step]
+    inner[path[-1]] = value
+    with pytest.raises(UserError, match=r"shards/dataset\.json: is damaged .*Bring it back"):
+        Dataset.parse(json.dumps(content).encode(), "shards")
+
+
+@pytest.mark.parametrize("garbage", [b"", b"[" * 100_000, b"\xff", b"7", b"[]"])
+def test_a_manifest_that_is_none_is_told(garbage: bytes) -> None:
+    with pytest.raises(UserError, match=r"dataset\.json: is damaged"):
+        Dataset.parse(garbage, "shards")
 
 
 def test_the_statistics_are_numpys(unbroken: Path, pictures: Path) -> None:
