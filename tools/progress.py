@@ -40,9 +40,17 @@ class ProgressBar:
         self._bar.update(progress.pictures - self._bar.n)
 
     @property
-    def shards_done(self) -> str:
-        """How far it came, for people."""
-        return f"{self._last.shards:,} of {self._last.num_shards:,} shards are done"
+    def stopped(self) -> str:
+        """How far a stopped run came and how to go on, for people."""
+        if self._bar is None:
+            return (
+                "Stopped while the source was looked through, before any shard was begun. Run the same command again "
+                "to begin; nothing that was done earlier is lost."
+            )
+        return (
+            f"Stopped: {self._last.shards:,} of {self._last.num_shards:,} shards are done. Nothing that is done is "
+            "lost; run the same command again to go on."
+        )
 
     def close(self) -> None:
         """Leave the bar as it is and go to the next line."""

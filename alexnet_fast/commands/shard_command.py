@@ -86,9 +86,7 @@ def command(
     try:
         outcome, seconds = _run(source, kind, out, options, pool, strict, bar)
     except KeyboardInterrupt as error:
-        raise UserError(
-            f"Stopped: {bar.shards_done}. Nothing that is done is lost; run the same command again to go on."
-        ) from error
+        raise UserError(bar.stopped) from error
     finally:
         bar.close()
     _report(outcome, seconds, out)

@@ -99,6 +99,23 @@ def test_ctrl_c_stops_soon_and_says_how_to_go_on(pictures: Path, tmp_path: Path)
     assert "of 36 shards" in told and "run the same command again" in told
 
 
+@pytest.mark.parametrize(
+    "place", ["alexnet_fast.commands.shard_command.find_source", "alexnet_fast.tools.shard.check_space"]
+)
+def test_ctrl_c_before_the_work_says_so(
+    place: str, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(place, stop)
+    with pytest.raises(SystemExit) as ended:
+        main(["shard", str(pictures), "--out", str(tmp_path / "shards")])
+    told = capsys.readouterr().err
+    assert ended.value.code == 1
+    assert "before any shard was begun. Run the same command again" in told and "0 of 0" not in told
+
+
 def limit_files(num_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, resource.RLIM_INFINITY))
 
