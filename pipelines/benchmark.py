@@ -1,246 +1,245 @@
-"""Pictures per second of our loader, and of what people use instead, on the same JPEGs.
+"""Pictures per second of our loader, of its parts, and of what people use instead, on the same JPEGs.
 
-Every rate is of a whole pass over the split after a warm-up batch; the file cache is warm.
+The file cache is warm; rates are of batches in the stride of an epoch, its start left out.
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Iterator
-from itertools import islice
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
+from itertools import cycle, islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from alexnet_fast.pipelines.dali import fn
+from alexnet_fast.pipelines.dali import fn, types
 from alexnet_fast.pipelines.decoding import Decoding, decode
 from alexnet_fast.pipelines.loader import TrainingLoader
+from alexnet_fast.pipelines.peers import Recipe, all_jpegs, open_ffcv, torch_loader, webdataset_loader
 from alexnet_fast.pipelines.reader import Reading, read_samples
-from alexnet_fast.pipelines.run import Execution, PipelineRun
-from alexnet_fast.pipelines.settings import LoaderSettings, num_cores, remember
-from alexnet_fast.pipelines.training import CROP
+from alexnet_fast.pipelines.run import Execution, PipelineRun, to_torch
+from alexnet_fast.pipelines.settings import LoaderSettings, default_settings, num_cores
+from alexnet_fast.pipelines.training import CROP, Augmentation, draw, training_graph
+from alexnet_fast.pipelines.turns import LEAD, Candidate, measure_in_turns, stream_seconds
 from alexnet_fast.tools.dataset import Dataset
-from alexnet_fast.tools.measurement import Measurement, measure_rate
-from alexnet_fast.tools.shard_file import read_samples as samples_of_tar
+from alexnet_fast.tools.measurement import Measurement
 
 SPLIT = "train"
-REPETITIONS = 3
-MOST_BATCHES = 60
-"""Of one repetition: enough for a rate, short enough to wait for."""
+TURNS = 7
+BATCHES = 20
+"""Timed in one turn: short, so that the turns of two loaders see the same neighbours on the machine."""
+FULL_GRAPH = "loader, shards to torch"
+MEAN_COLOUR = "loader, mean colour"
 
 
 def measure_loader(dataset: Dataset, *, device: torch.device, batch_size: int, num_threads: int | None) -> Measurement:
-    """Our whole graph, from the shards to torch tensors: crop, mirror, colour noise, mean."""
-    return rate_of_loader("loader, shards to torch", dataset, device, batch_size, num_threads=num_threads)
+    """Our whole graph, from the shards to torch tensors: crop, mirror, colour noise, mean image."""
+    named = {FULL_GRAPH: {"num_threads": num_threads}}
+    (row,) = measure_settings(named, dataset, device, batch_size, turns=TURNS, count=BATCHES)
+    return row
 
 
-def rate_of_loader(name: str, dataset: Dataset, device: torch.device, batch_size: int, **settings: Any) -> Measurement:
-    """One setting of our loader."""
+def measure_settings(
+    named: Mapping[str, Mapping[str, Any]],
+    dataset: Dataset,
+    device: torch.device,
+    batch_size: int,
+    *,
+    turns: int,
+    count: int,
+) -> list[Measurement]:
+    """Our loader with each of the named settings, in turns of `count` batches; one of them is open at a time."""
+    candidates = [
+        Candidate(
+            name, partial(stream_seconds, partial(epochs, our_loader(dataset, device, batch_size, **choices)), device)
+        )
+        for name, choices in named.items()
+    ]
+    return measure_in_turns(candidates, batch_size=batch_size, count=count, turns=turns, device=device)
+
+
+def our_loader(dataset: Dataset, device: torch.device, batch_size: int, **settings: Any) -> TrainingLoader:
+    """As `train` makes it."""
     dtype = torch.float16 if device.type == "cuda" else torch.float32
-    with TrainingLoader(dataset, batch_size=batch_size, device=device, seed=0, dtype=dtype, **settings) as loader:
-        batches = endless(loader)
-        next(batches)
-        count = min(loader.num_batches, MOST_BATCHES)
-
-        def work() -> None:
-            for _ in range(count):
-                next(batches)
-            finish(device)
-
-        rate, spread = measure_rate(count * batch_size, work, repetitions=REPETITIONS)
-    return Measurement(name, rate, spread, {"batch size": batch_size, "device": device.type})
+    return TrainingLoader(dataset, batch_size=batch_size, device=device, seed=0, dtype=dtype, **settings)
 
 
-def endless(loader: TrainingLoader) -> Iterator[object]:
-    """Epoch after epoch."""
+def epochs(loader: TrainingLoader) -> Iterator[object]:
+    """Epoch after epoch; a small data set needs several for one turn."""
     number = 0
-    while True:
-        yield from loader.epoch(number)
-        number += 1
-
-
-def finish(device: torch.device) -> None:
-    """Wait for what is still on its way."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-# ----------------------------------------------------------------------- peers
+    try:
+        while True:
+            yield from loader.epoch(number)
+            number += 1
+    finally:
+        loader.close()  # nothing of this loader runs in the others' turns
 
 
 def measure_peers(
-    dataset: Dataset, *, device: torch.device, batch_size: int, num_threads: int | None
+    dataset: Dataset,
+    *,
+    device: torch.device,
+    batch_size: int,
+    num_threads: int | None,
+    ffcv_python: Path | None = None,
+    say: Callable[[str], None],
 ) -> list[Measurement]:
-    """The limit, the parts of our graph, and other people's loaders; crop and mirror in all that can."""
-    threads = num_threads if num_threads is not None else num_cores()
-    count = min(dataset.split(SPLIT).samples // batch_size, MOST_BATCHES)
-    jpegs = list(islice(all_jpegs(dataset), count * batch_size))
-    limit = measure_decoder_alone(jpegs, threads)
-    parts = [
-        measure_dali("DALI: decode only", dataset, device, batch_size, threads, crop=False),
-        measure_dali("DALI: decode, crop, mirror, uint8", dataset, device, batch_size, threads, crop=True),
-    ]
-    full = measure_loader(dataset, device=device, batch_size=batch_size, num_threads=num_threads)
-    # The peers subtract a mean colour; so does this, and it is what they are compared with.
-    ours = rate_of_loader("loader, mean colour", dataset, device, batch_size, num_threads=num_threads, mean="rgb")
-    others = [
-        measure_torch_loader(jpegs, batch_size, threads),
-        measure_webdataset(dataset, batch_size, threads, count),
-    ]
-    rows = [limit, *parts, full, ours, *others]
-    return [
-        Measurement(row.name, row.rate, row.spread, {**row.details, "mean colour is": f"{ours.rate / row.rate:.2f}×"})
-        for row in rows
-    ]
+    """The limit, our graph and its parts, and other people's loaders, in turns.
 
-
-def all_jpegs(dataset: Dataset) -> Iterator[tuple[bytes, int]]:
-    """(JPEG, label) of the split's samples in order."""
-    for tar in dataset.tars(SPLIT):
-        with tar.open("rb") as file:
-            for sample in samples_of_tar(file):
-                yield sample.jpeg, sample.label
-
-
-def measure_decoder_alone(jpegs: list[tuple[bytes, int]], threads: int) -> Measurement:
-    """libjpeg-turbo through Pillow's decoder in threads, pixels thrown away: the CPU's limit."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    from PIL import Image
-
-    def decode_one(entry: tuple[bytes, int]) -> None:
-        Image.open(io.BytesIO(entry[0])).load()
-
-    with ThreadPoolExecutor(threads) as pool:
-
-        def work() -> None:
-            for _ in pool.map(decode_one, jpegs, chunksize=64):
-                pass
-
-        work()
-        rate, spread = measure_rate(len(jpegs), work, repetitions=REPETITIONS)
-    return Measurement("libjpeg-turbo alone, threads", rate, spread, {"device": "cpu"})
-
-
-def measure_dali(
-    name: str, dataset: Dataset, device: torch.device, batch_size: int, threads: int, *, crop: bool
-) -> Measurement:
-    """A part of our graph, left in DALI's memory."""
-    count = min(dataset.split(SPLIT).samples // batch_size, MOST_BATCHES)
-    reading = Reading.of(dataset.tars(SPLIT), dataset.indexes(SPLIT), rank=0, num_ranks=1, shuffle_buffer=1024, seed=0)
-    decoding = Decoding("cpu" if device.type == "cpu" else "mixed", dataset.picture.size)
-
-    def graph() -> tuple[Any, ...]:
-        jpeg, label = read_samples(reading)
-        pixels = decode(jpeg, decoding)
-        if crop:
-            pixels = fn.crop(
-                pixels,
-                crop=(CROP, CROP),
-                crop_pos_x=fn.random.uniform(range=[0, 1]),
-                crop_pos_y=fn.random.uniform(range=[0, 1]),
-            )
-            pixels = fn.flip(pixels, horizontal=fn.random.coin_flip())
-        return pixels, label
-
-    run = PipelineRun(graph, Execution(batch_size, device, threads, 2), 1 + count * REPETITIONS)
-    run.next()
-
-    def work() -> None:
-        for _ in range(count):
-            run.next()
-        finish(device)
-
-    rate, spread = measure_rate(count * batch_size, work, repetitions=REPETITIONS)
-    return Measurement(name, rate, spread, {"batch size": batch_size, "device": device.type})
-
-
-class PillowPictures(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
-    """What most people write: Pillow, a random crop, a mirror, numpy, colour noise, mean; JPEGs already in memory."""
-
-    def __init__(self, jpegs: list[tuple[bytes, int]]) -> None:
-        self.jpegs = jpegs
-
-    def __len__(self) -> int:
-        return len(self.jpegs)
-
-    def __getitem__(self, place: int) -> tuple[torch.Tensor, int]:
-        content, label = self.jpegs[place]
-        return augmented(content), label
-
-
-def augmented(content: bytes) -> torch.Tensor:
-    """(224, 224, 3) float32, made as our graph makes it, with Pillow and numpy."""
-    from PIL import Image
-
-    picture = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
-    margin = picture.shape[0] - CROP
-    y, x = np.random.randint(margin + 1), np.random.randint(margin + 1)  # noqa: NPY002 (what people write)
-    view = picture[y : y + CROP, x : x + CROP]
-    if np.random.rand() < 0.5:  # noqa: NPY002
-        view = view[:, ::-1]
-    shift = np.random.randn(3).astype(np.float32)  # noqa: NPY002
-    return torch.from_numpy((view.astype(np.float32) - (118 - shift)) / np.float32(1.1))
-
-
-def measure_torch_loader(jpegs: list[tuple[bytes, int]], batch_size: int, workers: int) -> Measurement:
-    """torch.utils.data.DataLoader with Pillow, one worker for each core."""
-    loader = torch.utils.data.DataLoader(
-        PillowPictures(jpegs), batch_size, shuffle=True, num_workers=workers, drop_last=True, persistent_workers=True
-    )
-
-    def work() -> None:
-        for _ in loader:
-            pass
-
-    work()
-    rate, spread = measure_rate(len(jpegs) // batch_size * batch_size, work, repetitions=REPETITIONS)
-    return Measurement("torch DataLoader + Pillow", rate, spread, {"batch size": batch_size, "device": "cpu"})
-
-
-def measure_webdataset(dataset: Dataset, batch_size: int, workers: int, count: int) -> Measurement:
-    """webdataset with Pillow, reading the same shards, one worker for each core."""
-    import webdataset
-
-    tars = [str(tar) for tar in dataset.tars(SPLIT)]
-    workers = min(workers, len(tars))
-    source = webdataset.WebDataset(tars, shardshuffle=len(tars), empty_check=False)
-    stream = source.shuffle(1000).to_tuple("jpg", "cls").map_tuple(augmented, int).batched(batch_size, partial=False)
-    loader = torch.utils.data.DataLoader(stream, batch_size=None, num_workers=workers, persistent_workers=True)
-    counted = 0
-
-    def work() -> None:
-        nonlocal counted
-        counted = sum(len(labels) for _, labels in islice(loader, count))
-
-    work()
-    rate, spread = measure_rate(counted, work, repetitions=REPETITIONS)
-    return Measurement("webdataset + Pillow", rate, spread, {"batch size": batch_size, "device": "cpu"})
-
-
-# ---------------------------------------------------------------------- tuning
-
-
-def tune(dataset: Dataset, *, device: torch.device, batch_size: int, say: Callable[[str], None]) -> list[Measurement]:
-    """Try threads × prefetch (× share of the JPEG engines on a GPU); the best is kept for this machine.
-
-    Returns the rows, the fastest first.
+    ffcv_python: a Python that can import FFCV, which needs older libraries than ours; None leaves FFCV out.
     """
-    cores = num_cores()
-    loads = (0.0, 0.5, 0.65, 0.8, 1.0) if device.type == "cuda" else (0.65,)
-    tried: list[tuple[LoaderSettings, Measurement]] = []
-    for threads in sorted({1, max(1, cores // 2), cores, *({2 * cores} if device.type == "cuda" else ())}):
-        for prefetch in (1, 2, 4):
-            for load in loads:
-                settings = LoaderSettings(threads, prefetch, load)
-                name = f"{threads} threads, prefetch {prefetch}" + (f", engines {load:g}" if len(loads) > 1 else "")
-                row = rate_of_loader(
-                    name, dataset, device, batch_size,
-                    num_threads=threads, prefetch=prefetch, hw_decoder_load=load,
-                )  # fmt: skip
-                tried.append((settings, row))
-    tried.sort(key=lambda entry: -entry[1].rate)
-    kept = remember(device, tried[0][0])
-    say(f"The best is kept in {kept}: {tried[0][1].name}")
-    return [row for _, row in tried]
+    threads, handing_over = num_threads if num_threads is not None else num_cores(), HandOver()
+    jpegs = list(islice(all_jpegs(dataset, SPLIT), (LEAD + BATCHES) * batch_size))
+    recipe = Recipe.of(dataset)
+    parts = Parts(dataset, device, batch_size, default_settings(device, num_threads, None, None))
+
+    def ours(**choices: Any) -> Callable[[], Iterator[object]]:
+        return partial(epochs, our_loader(dataset, device, batch_size, num_threads=num_threads, **choices))
+
+    with ExitStack() as stack:
+        streams = {
+            "DALI: decode only": parts.stream(parts.decoded),
+            "DALI: decode, crop, mirror, uint8": parts.stream(parts.cropped),
+            "DALI: whole graph but the mean image": parts.stream(parts.whole),
+            "the same, handed to torch": parts.stream(parts.whole, handing_over),
+            MEAN_COLOUR: ours(mean="rgb"),
+            FULL_GRAPH: ours(),
+            "torch DataLoader + Pillow": torch_loader(jpegs, recipe, batch_size, threads),
+            "webdataset + Pillow": webdataset_loader(dataset, SPLIT, recipe, batch_size, threads),
+        }
+        candidates = [Candidate(name, partial(stream_seconds, stream, device)) for name, stream in streams.items()]
+        candidates[:0] = decoder_alone(jpegs, batch_size, threads, say)
+        if ffcv_python is not None:
+            candidates += stack.enter_context(open_ffcv(ffcv_python, jpegs, recipe, batch_size, threads))
+        rows = measure_in_turns(candidates, batch_size=batch_size, count=BATCHES, turns=TURNS, device=device)
+    say(handing_over.share())
+    return compared(rows, FULL_GRAPH)
+
+
+def compared(rows: list[Measurement], name: str) -> list[Measurement]:
+    """The rows with a column: how many times as fast the row called `name` is."""
+    (ours,) = (row.rate for row in rows if row.name == name)
+    column = "loader is"
+    return [
+        Measurement(row.name, row.rate, row.spread, {**row.details, column: f"{ours / row.rate:.2f}×"}) for row in rows
+    ]
+
+
+# ----------------------------------------------------------------------- limit
+
+
+def decoder_alone(
+    jpegs: list[tuple[bytes, int]], batch_size: int, threads: int, say: Callable[[str], None]
+) -> list[Candidate]:
+    """libjpeg-turbo in threads, pixels thrown away: no loader that decodes on these cores can be faster."""
+    try:
+        import simplejpeg
+    except ImportError:
+        say("libjpeg-turbo alone was not measured: `pip install simplejpeg` brings it.")
+        return []
+
+    def decode_batch(batch: list[bytes]) -> None:
+        for jpeg in batch:
+            simplejpeg.decode_jpeg(jpeg)
+
+    def stream() -> Iterator[object]:
+        source = cycle([jpeg for jpeg, _ in jpegs])
+        pending: deque[Future[None]] = deque()
+        with ThreadPoolExecutor(threads) as pool:
+            while True:
+                while len(pending) < 2 * threads:
+                    pending.append(pool.submit(decode_batch, list(islice(source, batch_size))))
+                yield pending.popleft().result()
+
+    return [Candidate("libjpeg-turbo alone", partial(stream_seconds, stream, torch.device("cpu")))]
+
+
+# ----------------------------------------------------------- parts of our graph
+
+
+class Parts:
+    """Our graph up to some point."""
+
+    def __init__(self, dataset: Dataset, device: torch.device, batch_size: int, settings: LoaderSettings) -> None:
+        self.dataset = dataset
+        self.device = device
+        self.execution = Execution(batch_size, device, settings.num_threads, settings.prefetch)
+        backend: Any = "cpu" if device.type == "cpu" else "mixed"
+        self.decoding = Decoding(backend, dataset.picture.size, settings.hw_decoder_load)
+        self.reading = Reading.of(
+            dataset.tars(SPLIT), dataset.indexes(SPLIT), rank=0, num_ranks=1,
+            shuffle_buffer=min(8192, dataset.split(SPLIT).samples), seed=0,
+        )  # fmt: skip
+
+    def read(self) -> tuple[Any, ...]:
+        """Compressed pictures and labels, in host memory."""
+        return read_samples(self.reading)
+
+    def parsed(self) -> tuple[Any, ...]:
+        """The size that each JPEG's header tells."""
+        jpeg, label = read_samples(self.reading)
+        return fn.peek_image_shape(jpeg), label
+
+    def decoded(self) -> tuple[Any, ...]:
+        """Whole pictures, uint8."""
+        jpeg, label = read_samples(self.reading)
+        return decode(jpeg, self.decoding), label
+
+    def cropped(self) -> tuple[Any, ...]:
+        """Random crops, mirrored or not, uint8."""
+        pixels, label = self.decoded()
+        draws = draw(self.augmentation(), self.decoding.size)
+        pixels = fn.crop(pixels, crop=(CROP, CROP), crop_pos_x=draws.crop_x, crop_pos_y=draws.crop_y)
+        return fn.flip(pixels, horizontal=draws.mirror), label
+
+    def whole(self) -> tuple[Any, ...]:
+        """What the training loader runs, with a mean colour."""
+        dtype = types.FLOAT16 if self.decoding.backend == "mixed" else types.FLOAT
+        return training_graph(self.reading, self.decoding, self.augmentation(), dtype)
+
+    def augmentation(self) -> Augmentation:
+        recipe, mean = Recipe.of(self.dataset), self.dataset.statistics.mean_rgb.astype(np.float32)
+        return Augmentation(
+            mean, recipe.directions, strength=recipe.noise, divisor=1 + recipe.noise, seed=0, epoch=0, rank=0
+        )
+
+    def stream(
+        self, graph: Callable[[], tuple[Any, ...]], use: Callable[[tuple[Any, ...]], object] | None = None
+    ) -> Callable[[], Iterator[object]]:
+        """Batches left in DALI's memory, or what `use` makes of them."""
+
+        def batches() -> Iterator[object]:
+            num_batches = LEAD + BATCHES
+            run = PipelineRun(graph, self.execution, num_batches)
+            for _ in range(num_batches):
+                outputs = run.next()
+                yield outputs if use is None else use(outputs)
+
+        return batches
+
+
+class HandOver:
+    """Hands batches to torch, and keeps count of what that takes."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.begun: list[float] = []
+
+    def __call__(self, outputs: tuple[Any, ...]) -> object:
+        start = time.perf_counter()
+        images, labels = (to_torch(output) for output in outputs)
+        batch = images.permute(0, 3, 1, 2), labels
+        self.begun.append(start)
+        self.seconds.append(time.perf_counter() - start)
+        return batch
+
+    def share(self) -> str:
+        """In words: a batch's hand-over beside the time from one batch to the next, medians."""
+        hand_over, period = float(np.median(self.seconds)), float(np.median(np.diff(self.begun)))
+        return f"Hand-over to torch: {1000 * hand_over:.3f} ms a batch, {hand_over / period:.2%} of its time."

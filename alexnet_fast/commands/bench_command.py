@@ -30,6 +30,7 @@ CPU_SWEEP = (64,)
 @click.option("--precision", type=click.Choice(["auto", "bf16", "fp16", "fp32"]), default="auto", show_default=True)
 @click.option("--threads", type=click.IntRange(1), default=None, help="DALI's threads.  [default: as `train`]")
 @click.option("--peers", is_flag=True, help="Also what people use instead: other loaders, other AlexNets.")
+@click.option("--ffcv-python", type=click.Path(path_type=Path), default=None, help="A Python with FFCV, for --peers.")
 @click.option("--tune", is_flag=True, help="Find the loader's best settings for this machine and keep them.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), default=None, help="Also write the rows there.")
 def command(
@@ -41,6 +42,7 @@ def command(
     precision: str,
     threads: int | None,
     peers: bool,
+    ffcv_python: Path | None,
     tune: bool,
     json_file: Path | None,
 ) -> None:
@@ -50,9 +52,11 @@ def command(
     """
     if tune and part not in ("loader", "all"):
         raise UsageError(f"--tune is about the loader: `alexnet-fast bench loader --tune`, not `bench {part}`.")
+    if ffcv_python is not None and not (peers and part in ("loader", "all")):
+        raise UsageError("--ffcv-python is about the loader's peers: `alexnet-fast bench loader --peers`.")
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise UsageError(f"--json {json_file}: there is no folder {json_file.absolute().parent}; make it first.")
-    bench = Bench(device, batch_size, recipe_name, precision, threads)
+    bench = Bench(device, batch_size, recipe_name, precision, threads, ffcv_python)
     rows: list[Measurement] = []
     if part == "model":
         rows += bench.model(peers)
@@ -67,7 +71,13 @@ class Bench:
     """The measurements with what they share."""
 
     def __init__(
-        self, device: str | None, batch_size: int | None, recipe_name: str, precision: str, threads: int | None
+        self,
+        device: str | None,
+        batch_size: int | None,
+        recipe_name: str,
+        precision: str,
+        threads: int | None,
+        ffcv_python: Path | None,
     ) -> None:
         from alexnet_fast.devices import use_device
         from alexnet_fast.precision import choose_precision
@@ -79,6 +89,7 @@ class Bench:
         self.batch_size = batch_size or (1024 if self.on_gpu else 64)
         self.precision = choose_precision(self.device, precision)
         self.threads = threads
+        self.ffcv_python = ffcv_python
         settings = [f"batch_size={self.batch_size}"]
         if precision != "auto":
             settings.append(f"precision={precision}")
@@ -115,21 +126,22 @@ class Bench:
         """Everything that reads shards."""
         dataset = Dataset.load(folder)
         dataset.check_sizes()
-        if tune:
-            self.tune(dataset)
+        tuned = self.tune(dataset) if tune else []
         rows = {"loader": self.loader, "train": self.training, "all": self.everything}[part](dataset)
         show_table("Pictures per second", rows)
         if part == "all":
             click.echo(wall(rows[0].rate, rows[1].rate, rows[2].rate, shared=not self.on_gpu))
         if peers:
             rows += self.peers(part, dataset)
+        return [*rows, *tuned]
+
+    def tune(self, dataset: Dataset) -> list[Measurement]:
+        """The sweep and the limits; the best is kept for `train`."""
+        from alexnet_fast.pipelines.tune import tune
+
+        rows = tune(dataset, device=self.device, batch_size=self.batch_size, num_threads=self.threads, say=click.echo)
+        show_table("Loader settings, and what each stage alone would reach", rows)
         return rows
-
-    def tune(self, dataset: Dataset) -> None:
-        """Print the sweep; the best is kept for `train`."""
-        from alexnet_fast.pipelines.benchmark import tune
-
-        show_table("Loader settings", tune(dataset, device=self.device, batch_size=self.batch_size, say=click.echo))
 
     def loader(self, dataset: Dataset) -> list[Measurement]:
         """From the shards to torch tensors."""
@@ -165,7 +177,10 @@ class Bench:
         if part in ("loader", "all"):
             from alexnet_fast.pipelines.benchmark import measure_peers
 
-            rows += measure_peers(dataset, device=self.device, batch_size=self.batch_size, num_threads=self.threads)
+            rows += measure_peers(
+                dataset, device=self.device, batch_size=self.batch_size, num_threads=self.threads,
+                ffcv_python=self.ffcv_python, say=click.echo,
+            )  # fmt: skip
             show_table("Loaders on the same pictures", rows)
         if part == "all":
             rows += self.model(peers=True)

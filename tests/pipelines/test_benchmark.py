@@ -1,0 +1,322 @@
+"""The loader's benchmarks: who is measured, what is counted, and what is made of it.  No speed is asserted."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from alexnet_fast.commands import bench_command
+from alexnet_fast.pipelines import benchmark, peers, tune, turns
+from alexnet_fast.pipelines.loader import TrainingLoader
+from alexnet_fast.pipelines.mean_image import subtract_image
+from alexnet_fast.pipelines.run import PipelineRun, to_torch
+from alexnet_fast.pipelines.settings import LoaderSettings, remembered
+from alexnet_fast.pipelines.training import CROP
+from alexnet_fast.tools.dataset import Dataset
+from alexnet_fast.tools.errors import UsageError, UserError
+from alexnet_fast.tools.measurement import Measurement
+from alexnet_fast.tools.shard_file import read_samples
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+SETTINGS = LoaderSettings(1, 1, 0.65)
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Turns of two batches, and a home for settings that is nobody's."""
+    for module in (benchmark, tune):
+        monkeypatch.setattr(module, "TURNS", 1)
+        monkeypatch.setattr(module, "BATCHES", 2)
+    for module in (benchmark, turns):
+        monkeypatch.setattr(module, "LEAD", 1)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+# ------------------------------------------------------------------------ turns
+
+
+def test_turns_alternate_and_the_median_counts() -> None:
+    order = []
+
+    def taking(name: str, seconds: list[float]) -> turns.Candidate:
+        def work(lead: int, count: int) -> float:
+            order.append(name)
+            assert (lead, count) == (turns.LEAD, 5)
+            return seconds.pop(0)
+
+        return turns.Candidate(name, work, {"of": name})
+
+    rows = turns.measure_in_turns(
+        [taking("a", [1.0, 4.0, 2.0]), taking("b", [0.5, 0.5, 0.5])], batch_size=8, count=5, turns=3, device=CPU
+    )
+    assert order == ["a", "b"] * 3
+    assert [(row.name, row.rate, row.details["of"]) for row in rows] == [("a", 20.0, "a"), ("b", 80.0, "b")]
+    assert rows[0].spread == pytest.approx((40 - 10) / 2 / 20) and rows[1].spread == 0
+
+
+def test_only_the_batches_after_the_lead_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, closed = [0.0], []
+
+    def stream() -> Iterator[int]:
+        try:
+            for number in range(9):
+                clock[0] += 100 if number < 3 else 1
+                yield number
+        finally:
+            closed.append(True)
+
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    assert turns.stream_seconds(stream, CPU, 3, 5) == 5 and closed
+    with pytest.raises(AssertionError, match="ended after 6 of 7"):
+        turns.stream_seconds(stream, CPU, 3, 7)
+
+
+# ------------------------------------------------------------ parts of our graph
+
+
+def jpegs_of(dataset: Dataset) -> list[bytes]:
+    found = []
+    for tar in dataset.tars("train"):
+        with tar.open("rb") as file:
+            found += [sample.jpeg for sample in read_samples(file)]
+    return found
+
+
+def windows(pixels: np.ndarray[Any, Any]) -> Iterator[tuple[int, int, bool, np.ndarray[Any, Any]]]:
+    """Every crop of a picture, and its mirror image."""
+    margin = pixels.shape[0] - CROP
+    for y in range(margin + 1):
+        for x in range(margin + 1):
+            view = pixels[y : y + CROP, x : x + CROP]
+            yield from ((y, x, False, view), (y, x, True, view[:, ::-1]))
+
+
+def test_parts_of_the_graph_give_what_they_are_called(tiny_dataset: Dataset) -> None:
+    parts = benchmark.Parts(tiny_dataset, CPU, 6, SETTINGS)
+
+    def first(graph: Callable[[], tuple[Any, ...]]) -> torch.Tensor:
+        images, labels = PipelineRun(graph, parts.execution, 1).next()
+        assert to_torch(labels).dtype == torch.int64
+        return to_torch(images).clone()
+
+    size = tiny_dataset.picture.size
+    decoded, cropped = first(parts.decoded).numpy(), first(parts.cropped).numpy()
+    assert decoded.shape == (6, size, size, 3) and first(parts.parsed).tolist() == [[size, size, 3]] * 6
+    for whole, crop in zip(decoded, cropped, strict=True):
+        assert any(np.array_equal(view, crop) for _, _, _, view in windows(whole))
+    mean = tiny_dataset.statistics.mean_rgb
+    assert first(parts.whole).mean((0, 1, 2)).numpy() == pytest.approx((decoded.mean((0, 1, 2)) - mean) / 1.1, abs=25)
+
+
+def test_the_mean_image_is_subtracted_in_place_with_one_rounding() -> None:
+    generator = np.random.default_rng(0)
+    images = torch.from_numpy(generator.normal(0, 60, (3, 8, 8, 3)).astype(np.float32))
+    residual = torch.from_numpy(generator.normal(0, 9, (8, 8, 3)).astype(np.float32))
+    wanted = (images.double() - residual.double()).float()
+    subtract_image(images, residual)
+    assert torch.equal(images, wanted)
+
+
+# ------------------------------------------------------------------------ peers
+
+
+def test_peers_do_the_work_that_our_graph_does(tiny_dataset: Dataset) -> None:
+    """Crop, mirror, colours along the data set's directions, the mean image: undone, a crop of the picture is left."""
+    recipe, jpegs, statistics = peers.Recipe.of(tiny_dataset), jpegs_of(tiny_dataset), tiny_dataset.statistics
+    np.random.seed(0)  # noqa: NPY002 (what the peers draw from)
+    offsets, mirrored, along = [], [], []
+    for jpeg in jpegs * 2:
+        restored = recipe.view(jpeg).numpy() * 1.1 + recipe.mean
+        pixels = decoded_by_pillow(jpeg)
+        probes = np.random.default_rng(1).integers(0, CROP, (24, 2)).T
+        spreads = [
+            (np.ptp(restored[tuple(probes)] - view[tuple(probes)], axis=0).max(), (y, x, mirror))
+            for y, x, mirror, view in windows(pixels)
+        ]
+        spread, (y, x, mirror) = min(spreads)
+        assert spread < 1e-3  # the same colour at every pixel
+        view = pixels[y : y + CROP, x : x + CROP]
+        shift = (restored - (view[:, ::-1] if mirror else view)).mean((0, 1))
+        offsets += [y, x]
+        mirrored.append(mirror)
+        along.append(shift @ statistics.directions.T / statistics.standard_deviations)
+    assert min(offsets) < 4 and max(offsets) > 28 and 0.3 < np.mean(mirrored) < 0.7
+    assert stats.kstest(np.ravel(along), "norm", args=(0, 0.1)).pvalue > 1e-4
+    assert np.abs(np.corrcoef(np.array(along).T) - np.eye(3)).max() < 0.4
+
+
+def decoded_by_pillow(jpeg: bytes) -> np.ndarray[Any, Any]:
+    import io
+
+    from PIL import Image
+
+    return np.asarray(Image.open(io.BytesIO(jpeg))).astype(np.float32)
+
+
+@pytest.mark.usefixtures("short")
+def test_all_loaders_are_measured_on_the_same_pictures(tiny_dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    rows = benchmark.measure_peers(tiny_dataset, device=CPU, batch_size=6, num_threads=1, say=said.append)
+    rates = {row.name: row.rate for row in rows}
+    assert {
+        "libjpeg-turbo alone", "DALI: decode only", "the same, handed to torch", benchmark.MEAN_COLOUR,
+        benchmark.FULL_GRAPH, "torch DataLoader + Pillow", "webdataset + Pillow",
+    } <= set(rates)  # fmt: skip
+    for row in rows:
+        assert row.details["loader is"] == f"{rates[benchmark.FULL_GRAPH] / row.rate:.2f}×"
+    assert any(line.startswith("Hand-over to torch: ") and "%" in line for line in said)
+    monkeypatch.setitem(sys.modules, "simplejpeg", None)
+    assert benchmark.decoder_alone([], 6, 1, said.append) == []
+    assert "pip install simplejpeg" in said[-1]
+
+
+def test_other_peoples_loaders_hand_out_channels_last_batches(tiny_dataset: Dataset) -> None:
+    recipe = peers.Recipe.of(tiny_dataset)
+    jpegs = [(jpeg, 7) for jpeg in jpegs_of(tiny_dataset)]
+    for stream in (
+        peers.torch_loader(jpegs, recipe, 5, 1)(),
+        peers.webdataset_loader(tiny_dataset, "train", recipe, 5, 1)(),
+    ):
+        batch: Any = next(stream)
+        images, labels = batch
+        assert images.shape == (5, 3, CROP, CROP) and images.dtype == torch.float32
+        assert images.is_contiguous(memory_format=torch.channels_last) and len(labels) == 5
+
+
+# ------------------------------------------------------------------------- FFCV
+
+FAKE_PEER = """
+import json, sys
+import numpy as np
+stored = np.load(sys.argv[1] + "/jpegs.npz")
+print("noise of a library")
+print("answer", json.dumps(["FFCV " + str(stored["lengths"].tolist())]), flush=True)
+for line in sys.stdin:
+    name, lead, count = json.loads(line)
+    if count == 13:
+        raise SystemExit("no luck")
+    print("answer", lead + count / 4, flush=True)
+"""
+
+
+def test_ffcv_is_asked_in_a_process_of_its_own(
+    tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "peer.py").write_text(FAKE_PEER)
+    monkeypatch.setattr(peers, "FFCV_PEER", tmp_path / "peer.py")
+    monkeypatch.setattr(peers, "check_ffcv", lambda python: None)
+    recipe = peers.Recipe.of(tiny_dataset)
+    with peers.open_ffcv(Path(sys.executable), [(b"12", 0), (b"345", 1)], recipe, 4, 1) as (candidate,):
+        assert candidate.name == "FFCV [2, 3]"
+        assert candidate.seconds(2, 2) == 2.5
+        with pytest.raises(UserError, match=r"no luck.*Leave --ffcv-python out"):
+            candidate.seconds(1, 13)
+
+
+@pytest.mark.parametrize(
+    ("python", "words"), [("/none/python", "cannot be started"), (sys.executable, "cannot import")]
+)
+def test_a_python_without_ffcv_gets_a_sentence(python: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        peers.check_ffcv(Path(python))
+
+
+# ------------------------------------------------------------------------- tune
+
+
+def rated(rate: Callable[[LoaderSettings], float]) -> tuple[tune.Attempt, list[list[LoaderSettings]]]:
+    """An attempt whose rates are known, and the rounds that were asked for."""
+    rounds: list[list[LoaderSettings]] = []
+
+    def attempt(candidates: list[LoaderSettings]) -> list[Measurement]:
+        rounds.append(candidates)
+        return [Measurement(str(settings), rate(settings)) for settings in candidates]
+
+    return attempt, rounds
+
+
+def test_the_sweep_finds_the_best_without_trying_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tune, "num_cores", lambda: 16)
+
+    def rate(settings: LoaderSettings) -> float:
+        distance = (settings.num_threads - 32) ** 2 + (settings.prefetch - 4) ** 2
+        return 1e6 - distance - 1e3 * abs(settings.hw_decoder_load - 0.18)
+
+    attempt, rounds = rated(rate)
+    best, tried = tune.sweep(attempt, CUDA, None, deadline=np.inf)
+    assert best == LoaderSettings(32, 4, 0.185)
+    assert {0.0, 0.12, 0.25, 1.0} <= {settings.hw_decoder_load for settings in rounds[0]}
+    assert len(tried) < 20
+    for earlier, later in pairwise(rounds):
+        assert max(earlier, key=rate) in later  # measured again beside its rivals
+
+
+def test_the_sweep_keeps_to_the_threads_it_is_told_and_to_its_time() -> None:
+    attempt, rounds = rated(lambda settings: settings.prefetch)
+    best, tried = tune.sweep(attempt, CPU, 5, deadline=np.inf)
+    assert {settings.num_threads for settings in tried} == {5} and best.prefetch == 4
+    attempt, rounds = rated(lambda settings: settings.num_threads)
+    tune.sweep(attempt, CUDA, None, deadline=-np.inf)
+    assert len(rounds) == 1
+
+
+@pytest.mark.usefixtures("short")
+def test_tuning_keeps_the_best_and_names_the_wall(tiny_dataset: Dataset) -> None:
+    said: list[str] = []
+    rows = tune.tune(tiny_dataset, device=CPU, batch_size=6, num_threads=2, say=said.append)
+    settings = [row for row in rows if not row.name.startswith("limit: ")]
+    limits = [row for row in rows if row.name.startswith("limit: ")]
+    kept = remembered(CPU)
+    assert kept is not None and kept.num_threads == 2
+    assert f"2 threads, prefetch {kept.prefetch}" in said[0]
+    assert len(settings) == 3 and len(limits) == 5
+    assert said[-1].startswith("The wall is ") and any(row.name[7:] in said[-1] for row in limits)
+    with TrainingLoader(tiny_dataset, batch_size=6, device=CPU, seed=0) as loader:
+        assert loader._execution.prefetch == kept.prefetch  # what was kept is what `train` runs with
+
+
+def test_reading_is_counted_in_bytes(tiny_dataset: Dataset) -> None:
+    for cold in (True, False):
+        row = tune.read_limit("disk", tiny_dataset.tars("train"), 20_000.0, cold=cold)
+        assert row.rate > 0 and row.rate * 20_000 == pytest.approx(1e9 * float(row.details["GB/s"]))
+
+
+@pytest.mark.parametrize(("fits", "nearest"), [(True, "limit: CPU, decoding"), (False, tune.DISK)])
+def test_the_wall_is_the_lowest_limit_that_holds(fits: bool, nearest: str) -> None:
+    limits = [
+        Measurement(tune.DISK, 500.0),
+        Measurement("limit: decoding, engines alone", 100.0),
+        Measurement("limit: CPU, decoding", 1000.0),
+        Measurement("limit: CPU, reading samples", 9000.0),
+    ]
+    sentence = tune.wall(450.0, limits, fits_memory=fits)
+    assert nearest.removeprefix("limit: ") in sentence.partition(":")[0]
+    assert ("45%" in sentence) == fits and ("90%" in sentence) != fits
+    assert ("first pass" in sentence) == fits
+
+
+# ---------------------------------------------------------------------- command
+
+
+@pytest.mark.usefixtures("short")
+def test_rows_of_the_sweep_are_in_the_json(tiny_shards: Path, tmp_path: Path) -> None:
+    file = tmp_path / "loader.json"
+    words = ["loader", str(tiny_shards), "--device", "cpu", "--batch-size", "6", "--threads", "1", "--tune"]
+    bench_command.command.main([*words, "--json", str(file)], standalone_mode=False)
+    names = [row["name"] for row in json.loads(file.read_text())["rows"]]
+    assert names[0] == benchmark.FULL_GRAPH
+    assert "1 threads, prefetch 4" in names and tune.DISK in names
+
+
+def test_a_python_for_ffcv_is_for_peers(tiny_shards: Path) -> None:
+    with pytest.raises(UsageError, match="--ffcv-python is about the loader's peers"):
+        bench_command.command.main(["loader", str(tiny_shards), "--ffcv-python", "python"], standalone_mode=False)
