@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,24 @@ class RunFolder:
     def holds_a_run(self) -> bool:
         return self.recipe.exists() or self.checkpoints.exists()
 
+    @contextmanager
+    def taken(self, *, resume: bool) -> Iterator[None]:
+        """Make the folder, or find the run that is to go on, and keep other processes out in the block.
+
+        What was made is removed again if the block fails before it has written recipe.toml: nothing was begun.
+        Raises UsageError or UserError where there can be no run.
+        """
+        made = [path for path in (self.path, *self.path.absolute().parents) if not path.exists()]
+        new = bool(made) or (self.path.is_dir() and not any(self.path.iterdir()))
+        try:
+            self.prepare(resume=resume)
+            with self.lock():
+                yield
+        except BaseException:
+            if new and not self.recipe.exists():
+                self.remove_beginning(made)
+            raise
+
     def prepare(self, *, resume: bool) -> None:
         """Make the folder, or find the run that is to go on.  Raises UsageError or UserError where neither can be."""
         if resume and not self.holds_a_run():
@@ -62,21 +81,37 @@ class RunFolder:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             self.figures.mkdir(exist_ok=True)
         except OSError as error:
-            raise UserError(f"{self.path}: cannot be written ({error.strerror}). Choose another --out.") from error
+            raise UserError(f"{self.path}: cannot be written ({error.strerror}). {self.remedy(resume)}") from error
+
+    def remove_beginning(self, made: Sequence[Path]) -> None:
+        """Remove an empty run, and those of the folders around it (the inner first) that hold nothing else."""
+        with suppress(OSError):  # it was not made
+            (self.path / LOCK).unlink()
+        for folder in (self.checkpoints, self.figures, *made):
+            with suppress(OSError):  # the same, or something is in it
+                folder.rmdir()
+
+    def remedy(self, resume: bool) -> str:
+        """What to do where the folder cannot be written."""
+        return "Make room, or give yourself the right to write there." if resume else "Choose another --out."
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other processes out as long as this one lives."""
-        with (self.path / LOCK).open("a+") as file:
+        """Keep other processes out as long as this one lives.  Raises UserError."""
+        try:
+            file = (self.path / LOCK).open("a+b", buffering=0)
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written ({error.strerror}). {self.remedy(True)}") from error
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 file.seek(0)
-                owner = file.read().strip() or "unknown"
+                owner = file.read(20).decode().strip() or "unknown"
                 raise UserError(f"{self.path} is in use by process {owner}: wait for its end, or stop it.") from error
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
+            with suppress(OSError):  # a full disk: the lock holds without its owner's name too
+                file.truncate(0)
+                file.write(str(os.getpid()).encode())
             yield
 
     def is_running(self) -> bool:
@@ -91,11 +126,20 @@ class RunFolder:
         return False
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """All whole lines of metrics.jsonl."""
+        """All whole lines of metrics.jsonl; what a power cut left of others is passed over."""
         if not self.metrics.exists():
             return []
-        lines = self.metrics.read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in lines[:-1]]  # after the last newline: nothing, or a line cut short
+        lines = self.metrics.read_text(encoding="utf-8", errors="replace").split("\n")
+        found = [metrics_line(line) for line in lines[:-1]]  # after the last newline: nothing, or a line cut short
+        return [line for line in found if line is not None]
+
+    def read_result(self) -> dict[str, Any] | None:
+        """result.json; None where there is none, or none that can be read."""
+        try:
+            content = json.loads(self.result.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return content if isinstance(content, dict) else None
 
     def forget_after(self, epoch: float) -> None:
         """Drop what was measured after `epoch` (whole and parts): that will be done again.
@@ -103,7 +147,32 @@ class RunFolder:
         By epochs, since steps count anew where an epoch has another number of them.
         """
         kept = [line for line in self.read_metrics() if line["epoch"] <= epoch + EPOCH_ROUNDING]
-        write_whole(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
+        write_whole(self.metrics, "".join(to_json(line) + "\n" for line in kept))
+
+
+def metrics_line(text: str) -> dict[str, Any] | None:
+    """What a line of metrics.jsonl says; None where it is damaged."""
+    try:
+        line = json.loads(text)
+    except ValueError:
+        return None
+    if not isinstance(line, dict) or not isinstance(line.get("kind"), str):
+        return None
+    return line if all(isinstance(line.get(key), int | float) for key in ("step", "epoch")) else None
+
+
+def to_json(value: Any, *, indent: int | None = None) -> str:
+    """JSON that any program reads: it has neither NaN nor infinity, null stands for both."""
+    return json.dumps(finite(value), indent=indent, allow_nan=False, ensure_ascii=False)
+
+
+def finite(value: Any) -> Any:
+    """The value with None for every number in it that is not finite."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def write_whole(path: Path, text: str) -> None:

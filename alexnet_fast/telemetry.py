@@ -11,7 +11,6 @@ metrics.jsonl, one JSON object a line, shares and errors as fractions 0..1:
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 import threading
 import time
@@ -22,7 +21,7 @@ from tqdm import tqdm
 
 from alexnet_fast.evaluation import EvaluationResult
 from alexnet_fast.meter import Reading
-from alexnet_fast.run_folder import RunFolder
+from alexnet_fast.run_folder import RunFolder, to_json
 from alexnet_fast.schedule import Rates, Schedule
 
 PLAIN_SECONDS = 30.0
@@ -106,7 +105,7 @@ class Telemetry:
         seconds = round(time.monotonic() - self.began, 2)
         line = {"kind": kind, "step": step, "epoch": round(self.epoch(step), 6), **values, "seconds": seconds}
         try:
-            self.metrics.write(json.dumps(line) + "\n")
+            self.metrics.write(to_json(line) + "\n")
             self.metrics.flush()
         except OSError as error:
             self.complain(f"metrics.jsonl could not be written ({error.strerror}); training goes on without its lines.")
