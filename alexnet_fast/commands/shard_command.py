@@ -75,8 +75,9 @@ def command(
 ) -> None:
     """Repack the pictures of SOURCE into 256 px WebDataset shards.
 
-    SOURCE is found out by looking: ImageNet's tars or folders, any class folders, WebDataset tars.  Stop it whenever
-    you like: the same command goes on where it stopped.  Exit code 3: done, but pictures were left out.
+    SOURCE is found out by looking: ImageNet's tars or folders, any class folders or class tars, WebDataset tars.  Stop
+    it whenever you like: the same command goes on where it stopped, and mends what was lost or damaged since.  Exit
+    code 3: done, but pictures were left out.
     """
     signal.signal(signal.SIGTERM, _interrupt)
     picture = PictureOptions(size=size, quality=quality, filter=filter_name, exif=exif)

@@ -54,7 +54,7 @@ def command(data: str | None, decode: bool, workers: int | None) -> None:
         click.echo(f"  {problem.file}: {problem.what}")
     click.echo(
         f"{len(problems):,} problem{'s' if len(problems) > 1 else ''}. Remove a damaged shard (its .tar) and run the "
-        f"same `alexnet-fast shard … --out {dataset.place}` again: it makes lost shards anew. Other files come back "
-        "from a copy, or by sharding into a new folder."
+        f"same `alexnet-fast shard … --out {dataset.place}` again: it makes lost shards anew, and mends indexes and "
+        "the files beside them. Only dataset.json itself must come back from a copy."
     )
     sys.exit(3)

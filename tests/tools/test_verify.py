@@ -15,6 +15,7 @@ import pytest
 from alexnet_fast.cli import main
 from alexnet_fast.tools.dataset import manifest_checksum
 from alexnet_fast.tools.shard_file import read_samples
+from tests.tools.sharding import digests, run
 
 
 def flip_a_bit(folder: Path) -> str:
@@ -108,6 +109,29 @@ def test_verify_finds_it(
     told = capsys.readouterr()
     assert ended.value.code == 3
     assert words in told.out + told.err
+
+
+@pytest.mark.parametrize(
+    ("damage", "removed"),
+    [
+        (flip_a_bit, "train-000001.tar"),
+        (lose_a_shard, None),
+        (put_a_link, "train-000000.tar"),
+        (move_an_index_line, None),
+        (change_the_mean, None),
+    ],
+)
+def test_its_advice_mends_it(
+    damage: Callable[[Path], str], removed: str | None, pictures: Path, unbroken: Path, tmp_path: Path
+) -> None:
+    """Remove the tar that is bad; run the same command again."""
+    folder = tmp_path / "shards"
+    shutil.copytree(unbroken, folder)
+    damage(folder)
+    if removed:
+        (folder / removed).unlink()
+    run(pictures, folder)
+    assert digests(folder) == digests(unbroken)
 
 
 def break_a_picture(folder: Path) -> str:
