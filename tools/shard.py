@@ -140,8 +140,8 @@ def _stored_identity(output: Output) -> dict[str, object]:
         before = None
     if not isinstance(before, dict):
         raise UserError(
-            f"{output}/{IDENTITY}: is damaged, so that nobody knows what the shards there are made of. Remove {output} "
-            "and run again, or give another --out."
+            f"{output}/{IDENTITY}: is missing or damaged, so that nobody knows what the shards there are made of. "
+            f"Remove {output} and run again, or give another --out."
         )
     return before
 

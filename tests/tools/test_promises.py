@@ -205,7 +205,7 @@ def test_a_damaged_identity_is_told(pictures: Path, tmp_path: Path) -> None:
         run(pictures, folder, strict=True)
     for garbage in (b"", b"{", b"7", b"[" * 100_000, b"\xff"):
         (folder / ".sharding" / "identity.json").write_bytes(garbage)
-        with pytest.raises(UserError, match=r"identity\.json: is damaged.*Remove .*/shards and run again"):
+        with pytest.raises(UserError, match=r"identity\.json: is missing or damaged.*Remove .*/shards and run again"):
             run(pictures, folder)
 
 
