@@ -286,6 +286,29 @@ def test_of_two_runs_at_the_same_moment_one_gets_the_lock(
     assert f"process {winner} on here" in str(refused[0])
 
 
+@pytest.mark.parametrize("left_over", [False, True], ids=["free", "dead"])
+def test_a_lock_taken_since_one_looked_is_not_overwritten(
+    bucket: str, left_over: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = RemoteOutput(f"{bucket}/overtaken-{left_over}")
+    if left_over:
+        write_lock(output, 1, age=3600)
+    look = RemoteOutput.lock_numbers
+    taken = []
+
+    def look_and_be_overtaken(self: RemoteOutput) -> list[int]:
+        found = look(self)
+        monkeypatch.setattr(RemoteOutput, "lock_numbers", look)
+        taken.append(output.take_lock({"token": "first", "host": "here", "process": 1}))
+        return found
+
+    monkeypatch.setattr(RemoteOutput, "lock_numbers", look_and_be_overtaken)
+    with pytest.raises(UserError, match="process 1 on here"):
+        output.take_lock({"token": "second", "host": "here", "process": 2})
+    holder = output.lock_holder(taken[0])
+    assert holder is not None and holder["token"] == "first"
+
+
 def test_a_run_that_was_silent_leaves_its_successors_lock_alone(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("alexnet_fast.tools.remote_output.BEAT_SECONDS", 0.02)
     output = RemoteOutput(f"{bucket}/silent")
