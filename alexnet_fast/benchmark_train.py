@@ -100,7 +100,7 @@ def measure_trainer(
             rates = run_steps(trainer, steps_for(device), device)
             if trainer.meter.pictures:
                 trainer.meter.read()
-            wait = trainer.meter.overall_wait or 0.0
+            wait = trainer.meter.totals.data_wait or 0.0
         finally:
             trainer.close()
     middle = sorted(rates)[len(rates) // 2]

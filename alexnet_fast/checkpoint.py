@@ -21,6 +21,7 @@ from alexnet_fast.model import Architecture
 from alexnet_fast.recipe import Recipe, recipe_from
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
+from alexnet_fast.totals import Totals
 
 FORMAT = 2
 """Raised whenever the meaning of a key changes."""
@@ -65,6 +66,8 @@ class Checkpoint:
     """
     best_error: float | None
     """Lowest top-1 error (0..1) of the run's evaluations so far, this one included."""
+    totals: Totals
+    """What the run has cost so far."""
 
     @property
     def epoch(self) -> int:
@@ -109,6 +112,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "classes": [list(entry) for entry in checkpoint.classes],
         "mean": {field.name: getattr(checkpoint.mean, field.name) for field in fields(Mean)},
         "loaders": list(checkpoint.loaders),
+        "totals": asdict(checkpoint.totals),
     }
     aside = path.with_name(f".{path.name}.partial")
     try:
@@ -182,6 +186,7 @@ def checkpoint_from(content: Any, path: Path) -> Checkpoint:
         values["classes"] = tuple((name, label) for name, label in content["classes"])
         values["mean"] = Mean(**content["mean"])
         values["loaders"] = tuple(content["loaders"])
+        values["totals"] = Totals(**content["totals"])
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, UserError):
             raise

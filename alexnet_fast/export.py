@@ -58,6 +58,7 @@ def export_safetensors(checkpoint: Checkpoint, file: Path) -> list[Path]:
         "classes": checkpoint.classes,
         "dataset_fingerprint": checkpoint.dataset_fingerprint,
         "mean": checkpoint.mean.kind,
+        "started": checkpoint.totals.started,
         "step": checkpoint.step,
         "steps_per_epoch": checkpoint.steps_per_epoch,
     }

@@ -11,6 +11,7 @@ import torch
 
 from alexnet_fast.mesh import Mesh
 from alexnet_fast.step import StepResult
+from alexnet_fast.totals import Totals, utc_now
 
 
 @dataclass(frozen=True)
@@ -28,15 +29,17 @@ class Reading:
 class Meter:
     """Counts while it runs; `start` it when steps begin, so that evaluations between them do not count."""
 
-    def __init__(self, mesh: Mesh, device: torch.device) -> None:
+    def __init__(self, mesh: Mesh, device: torch.device, before: Totals | None = None) -> None:
+        """`before`: of the run's sessions until now."""
         self.mesh = mesh
         self.loss = torch.zeros((), dtype=torch.float64, device=device)
         self.errors = torch.zeros((), dtype=torch.int64, device=device)
         self.pictures, self.waited, self.since = 0, 0.0, time.monotonic()
-        self.all_pictures, self.all_waited, self.all_seconds = 0, 0.0, 0.0
+        self.totals = before if before is not None else Totals(utc_now())
 
     def start(self) -> None:
-        """Forget the time since the last reading."""
+        """Forget the time since the last reading, in which no step was done."""
+        assert self.pictures == 0, "read first: pictures without their time would be a speed that nobody had"
         self.waited, self.since = 0.0, time.monotonic()
 
     @property
@@ -64,21 +67,9 @@ class Meter:
         error = int(self.mesh.sum_over_replicas(self.errors)) / pictures
         seconds = self.seconds
         reading = Reading(loss, error, pictures / seconds, self.waited / seconds)
-        self.all_pictures += pictures
-        self.all_waited += self.waited
-        self.all_seconds += seconds
+        self.totals = self.totals.with_training(pictures, seconds, self.waited)
         self.loss.zero_()
         self.errors.zero_()
         self.pictures = 0
         self.start()
         return reading
-
-    @property
-    def overall_rate(self) -> float | None:
-        """Pictures/s of all that was read; None: nothing was."""
-        return self.all_pictures / self.all_seconds if self.all_pictures else None
-
-    @property
-    def overall_wait(self) -> float | None:
-        """Share of the time that was waiting for data; None: nothing was read."""
-        return self.all_waited / self.all_seconds if self.all_pictures else None

@@ -11,6 +11,7 @@ from alexnet_fast.evaluation import EvaluationResult
 from alexnet_fast.job import Job
 from alexnet_fast.machine import describe_machine
 from alexnet_fast.mesh import Mesh
+from alexnet_fast.totals import Totals, utc_now
 
 
 def about_run(job: Job, mesh: Mesh, device: torch.device, precision: str) -> dict[str, Any]:
@@ -29,6 +30,18 @@ def about_run(job: Job, mesh: Mesh, device: torch.device, precision: str) -> dic
         "processes": mesh.world_size,
         "towers_split": mesh.split,
         "precision": precision,
+    }
+
+
+def about_totals(totals: Totals) -> dict[str, Any]:
+    """When, how long, how fast, and the energy where the GPUs tell; over all sessions."""
+    return {
+        "started": totals.started,
+        "finished": utc_now(),
+        "seconds": round(totals.seconds, 2),
+        "pictures_per_s": totals.pictures_per_s,
+        "data_wait": totals.data_wait,
+        "energy_kwh": totals.energy_kwh,
     }
 
 

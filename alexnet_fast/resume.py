@@ -8,7 +8,7 @@ from typing import Any
 
 from alexnet_fast.checkpoint import Checkpoint, classes_of, newest_checkpoint
 from alexnet_fast.recipe import Recipe
-from alexnet_fast.run_folder import RunFolder
+from alexnet_fast.run_folder import RunFolder, finite
 from alexnet_fast.schedule import Schedule
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
@@ -54,6 +54,16 @@ def check_classes(checkpoint: Checkpoint, dataset: Dataset) -> None:
             raise UsageError(
                 f"{dataset.folder}: class {index} is {our_name!r}, the checkpoint's network knows it as {their_name!r}"
             )
+
+
+def finished_result(folder: RunFolder, schedule: Schedule, step: int) -> dict[str, Any] | None:
+    """result.json, where the run that stands after `step` was brought to its end before, with this recipe."""
+    result = folder.read_result()
+    if result is None or step < schedule.num_steps or result.get("steps") != step:
+        return None
+    was, now = result.get("recipe"), finite(asdict(schedule.recipe))
+    same = isinstance(was, dict) and all(was.get(key) == now[key] for key in now if key not in ONLY_WORDS)
+    return result if same else None
 
 
 def restore_place(

@@ -14,6 +14,7 @@ from alexnet_fast.model import AlexNet, load_whole_state
 from alexnet_fast.precision import Precision
 from alexnet_fast.recipe import recipe_from
 from alexnet_fast.tools.errors import UsageError, UserError
+from alexnet_fast.totals import Totals
 
 CROP = 224
 
@@ -79,6 +80,7 @@ def load_safetensors(file: Path) -> Checkpoint:
             scaler={},
             error=None,
             best_error=None,
+            totals=Totals(facts["started"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, UserError):

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
 
 from alexnet_fast import checkpoint as checkpoints
 from alexnet_fast.checkpoint import Checkpoint
+from alexnet_fast.energy import EnergyCounter
 from alexnet_fast.evaluation import EvaluationResult, Predictor, evaluate
 from alexnet_fast.interruption import Interruption
 from alexnet_fast.job import Job, Loader, StoppedError, make_loader
@@ -29,15 +29,17 @@ from alexnet_fast.pipelines.settings import check_splits
 from alexnet_fast.precision import choose_precision
 from alexnet_fast.recipe import Recipe
 from alexnet_fast.report import draw_report
-from alexnet_fast.result import about_errors, about_run
-from alexnet_fast.resume import find_start, restore_place
+from alexnet_fast.result import about_errors, about_run, about_totals
+from alexnet_fast.resume import find_start, finished_result, restore_place
 from alexnet_fast.run_folder import RunFolder, saying_what_is_full, to_json, write_whole
 from alexnet_fast.saver import Outcome, Saver
 from alexnet_fast.schedule import Schedule
 from alexnet_fast.step import DivergedError, TrainingStep
+from alexnet_fast.talk import from_all, from_speaker
 from alexnet_fast.telemetry import Silent, Telemetry
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UserError
+from alexnet_fast.totals import Totals
 
 AGREE_EVERY = 8
 """Steps after which several processes ask one another whether anybody was told to stop."""
@@ -139,7 +141,8 @@ class Trainer:
         self.error = start.error if start else None
         self.unsaved = ""
         self.centre: EvaluationResult | None = None
-        self.meter = Meter(mesh, device)
+        self.begun, self.energy = time.monotonic(), EnergyCounter(device)
+        self.meter = Meter(mesh, device, start.totals if start else None)
         self.telemetry: Telemetry | Silent = Silent()
         self.saver = Saver(self.folder.checkpoints, self.recipe.keep_checkpoints)
         if mesh.is_speaker:
@@ -187,7 +190,12 @@ class Trainer:
 
     def run(self, interruption: Interruption) -> dict[str, Any]:
         """All epochs that are left, then the last evaluation and the report."""
-        begun = time.monotonic()
+        result = from_speaker(self.mesh, finished_result(self.folder, self.schedule, self.step))
+        if result is not None:
+            self.telemetry.say(f"This run is done already: nothing is left to train. Its result: {self.folder.result}")
+            return result
+        if self.mesh.is_speaker:
+            self.folder.result.unlink(missing_ok=True)  # of a shorter run: this one is not done
         try:
             if self.owes_evaluation():
                 self.end_epoch()
@@ -195,7 +203,7 @@ class Trainer:
                 for _ in self.steps_of_epoch(interruption):
                     pass
                 self.end_epoch()
-            return self.finish(time.monotonic() - begun)
+            return self.finish()
         except DivergedError as error:
             raise self.explained(error) from error
 
@@ -235,7 +243,7 @@ class Trainer:
         stop, save, tell = self.mesh.any_process(
             interruption.asked, minutes >= self.recipe.checkpoint_minutes, self.meter.seconds >= TELL_SECONDS
         )
-        if tell or end_of_epoch or stop:
+        if tell or save or end_of_epoch or stop:
             self.telemetry.training(self.step, self.meter.read(), self.schedule.rates(self.step - 1), noise)
         if stop or (save and not end_of_epoch):
             self.train_step.drain()
@@ -277,7 +285,7 @@ class Trainer:
         """
         state = self.state()
         outcome = self.saver.save(state) if state is not None and self.mesh.is_speaker else Outcome()
-        outcome = self.from_speaker(outcome)
+        outcome = from_speaker(self.mesh, outcome)
         for note in outcome.notes:
             self.telemetry.event(self.step, note)
         if outcome.diverged:
@@ -293,13 +301,9 @@ class Trainer:
             self.saved_step = self.step
         self.saved_at = time.monotonic()
 
-    def from_speaker(self, outcome: Outcome) -> Outcome:
-        """What the speaking process has, in all of them; those that wrote nothing wait for it here."""
-        if self.mesh.world_size == 1:
-            return outcome
-        told = [outcome]
-        dist.broadcast_object_list(told, src=0, group=self.mesh.host_group)
-        return told[0]
+    def totals(self) -> Totals:
+        """What the run has cost until now.  All processes call it together."""
+        return self.meter.totals.with_session(time.monotonic() - self.begun, from_all(self.mesh, self.energy.kwh()))
 
     def not_saved(self) -> str:
         """A clause and what to do, after a checkpoint could not be written."""
@@ -317,11 +321,7 @@ class Trainer:
     def state(self) -> Checkpoint | None:
         """The run as it stands; None in processes that need not write it.  All processes call it together."""
         inside = self.step % self.schedule.steps_per_epoch != 0
-        own: list[Any] = [self.loader.state_dict() if inside else None]
-        states = own
-        if self.mesh.world_size > 1:
-            states = [None] * self.mesh.world_size
-            dist.all_gather_object(states, own[0])
+        places, totals = from_all(self.mesh, self.loader.state_dict() if inside else None), self.totals()
         if not self.mesh.writes_state:
             return None
         return Checkpoint(
@@ -333,10 +333,11 @@ class Trainer:
             optimizer=self.optimizer.whole_state(),
             step=self.step,
             steps_per_epoch=self.schedule.steps_per_epoch,
-            loaders=tuple(states) if inside else (),
+            loaders=tuple(place for place in places if place is not None),
             scaler=self.train_step.state_dict(),
             error=self.error,
             best_error=self.best_error,
+            totals=totals,
         )
 
     # ------------------------------------------------------------------------ end
@@ -349,7 +350,7 @@ class Trainer:
             f"To try: --set weight_rates=[…] and bias_rates=[…] with smaller values in a new run."
         )
 
-    def finish(self, seconds: float) -> dict[str, Any]:
+    def finish(self) -> dict[str, Any]:
         """The last evaluation, result.json and the figures."""
         centre = self.centre or self.evaluate(1)
         final = centre if self.recipe.final_views == 1 else self.evaluate(self.recipe.final_views)
@@ -365,15 +366,14 @@ class Trainer:
             **about_run(self.job, self.mesh, self.device, self.precision.name),
             "steps": self.step,
             "epochs": self.step / self.schedule.steps_per_epoch,
-            "seconds": round(seconds, 2),
-            "pictures_per_s": self.meter.overall_rate,
-            "data_wait": self.meter.overall_wait,
+            **about_totals(self.totals()),
             **about_errors(centre, final, self.recipe.final_views, self.best_error),
         }
         conv1 = self.conv1()
         if self.mesh.is_speaker and conv1 is not None:
-            write_whole(self.folder.result, to_json(result, indent=2) + "\n")
             draw_report(self.folder.path, conv1.float().numpy(), self.model.architecture.num_towers)
+            # The last of all: whoever finds it finds everything.
+            write_whole(self.folder.result, to_json(result, indent=2) + "\n")
         return result
 
     def conv1(self) -> torch.Tensor | None:

@@ -14,6 +14,7 @@ from alexnet_fast.export import TOLERANCE, export
 from alexnet_fast.model import AlexNet, load_whole_state, whole_state
 from alexnet_fast.recipe import Recipe, load_recipe, recipe_names
 from alexnet_fast.tools.errors import UsageError, UserError
+from alexnet_fast.totals import Totals
 from alexnet_fast.trained import load_safetensors
 
 CLASSES = tuple((f"n{number:08d}", f"thing {number}") for number in range(7))
@@ -38,6 +39,7 @@ def checkpoint_of(recipe: Recipe) -> Checkpoint:
         scaler={},
         error=None,
         best_error=None,
+        totals=Totals("2026-01-01T00:00:00+00:00"),
     )
 
 

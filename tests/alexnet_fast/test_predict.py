@@ -18,6 +18,7 @@ from alexnet_fast.model import AlexNet, load_whole_state, whole_state
 from alexnet_fast.precision import choose_precision
 from alexnet_fast.predict import Answer, predict
 from alexnet_fast.recipe import load_recipe
+from alexnet_fast.totals import Totals
 from alexnet_fast.trained import Trained
 
 CPU = torch.device("cpu")
@@ -33,7 +34,7 @@ def trained() -> Trained:
     tensors = {name: tensor * (5 if "weight" in name else 1) for name, tensor in whole_state(model).items()}
     load_whole_state(model, tensors)
     mean = Mean("rgb", None, torch.tensor(RGB))
-    checkpoint = Checkpoint(recipe, CLASSES, "f", mean, tensors, None, 1, 1, (), {}, None, None)
+    checkpoint = Checkpoint(recipe, CLASSES, "f", mean, tensors, None, 1, 1, (), {}, None, None, Totals(""))
     return Trained(Path("net.pt"), checkpoint, Predictor(model, model.working_weights(torch.float32)))
 
 

@@ -20,6 +20,7 @@ from alexnet_fast.recipe import load_recipe
 from alexnet_fast.saver import Outcome, Saver
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UserError
+from alexnet_fast.totals import Totals
 from alexnet_fast.trainer import train
 
 
@@ -60,7 +61,7 @@ def checkpoint_at(step: int, error: float | None = None, best_error: float | Non
     mean = Mean("rgb", None, torch.tensor([1.0, 2.0, 3.0]))
     tensors = whole_state(model)
     momentum = {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
-    return Checkpoint(recipe, classes, "f", mean, tensors, momentum, step, 4, (), {}, error, best_error)
+    return Checkpoint(recipe, classes, "f", mean, tensors, momentum, step, 4, (), {}, error, best_error, Totals(""))
 
 
 @pytest.fixture

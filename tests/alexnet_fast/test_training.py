@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from alexnet_fast.checkpoint import load_checkpoint, saved_checkpoints, step_of
 from alexnet_fast.job import StoppedError
 from alexnet_fast.recipe import Recipe, load_recipe
 from alexnet_fast.run_folder import RunFolder
+from alexnet_fast.run_info import describe_run
 from alexnet_fast.step import DivergedError, TrainingStep
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
@@ -80,6 +82,51 @@ def test_a_run_leaves_what_it_promises(unbroken: Path) -> None:
     assert any((unbroken / "tensorboard").iterdir())
     assert (unbroken / "checkpoints" / "best.pt").exists()
     assert not list(unbroken.rglob("*.partial"))
+
+
+def test_a_run_over_several_sessions_tells_what_all_of_them_cost(
+    tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr("alexnet_fast.trainer.Interruption", StopAfter(20))
+        with pytest.raises(StoppedError):
+            train(tiny_dataset, small_recipe(), run, device="cpu", quiet=True)
+    first = load_checkpoint(saved_checkpoints(run / "checkpoints")[-1]).totals
+    assert (first.pictures, first.energy_kwh) == (21 * 4, None)
+    result = train(tiny_dataset, small_recipe(), run, device="cpu", resume=True, quiet=True)
+    last = load_checkpoint(saved_checkpoints(run / "checkpoints")[-1]).totals
+    assert last.pictures == 28 * 4
+    assert result["pictures_per_s"] == pytest.approx(last.pictures / last.training_seconds)
+    assert result["seconds"] > last.seconds > last.training_seconds > first.training_seconds
+    assert result["started"] == first.started and result["energy_kwh"] is None
+    times = [datetime.fromisoformat(result[key]) for key in ("started", "finished")]
+    assert all(time.utcoffset() == timedelta(0) for time in times)
+    assert -1 <= (times[1] - times[0]).total_seconds() - result["seconds"] < 60  # timestamps have whole seconds
+
+
+def test_a_finished_run_is_left_as_it_is(
+    unbroken: Path, tiny_dataset: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(unbroken, run)
+    before = {file: file.read_bytes() for file in (run / "result.json", run / "metrics.jsonl")}
+    result = train(tiny_dataset, small_recipe(), run, device="cpu", resume=True)
+    assert result == json.loads((run / "result.json").read_text()) and result["pictures_per_s"] > 0
+    assert "is done already" in capsys.readouterr().err
+    assert {file: file.read_bytes() for file in before} == before
+
+
+def test_a_finished_run_that_goes_on_is_not_done(
+    unbroken: Path, tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(unbroken, run)
+    assert "done after 2 epochs" in describe_run(RunFolder(run))
+    monkeypatch.setattr("alexnet_fast.trainer.Interruption", StopAfter(3))
+    with pytest.raises(StoppedError):
+        train(tiny_dataset, small_recipe("epochs=3"), run, device="cpu", resume=True, quiet=True)
+    assert "stopped at epoch 2.29 of 3" in describe_run(RunFolder(run))
 
 
 class StopAfter:
