@@ -1,0 +1,300 @@
+"""Sharding's speed and memory, beside a bare loop and beside what people use instead.
+
+    python benchmarks/bench_shard.py PICTURES [--json FILE] [--img2dataset COMMAND] [--ffcv-python PYTHON]
+
+PICTURES holds class folders, as `alexnet-fast shard` reads them, of whole pictures: the others know no bad ones.  Every
+candidate makes the same number of pictures, in turns, three rounds; the file cache is warm.  Candidates of one core are
+bound to one.  img2dataset and FFCV need other versions of common libraries, so they are called in environments of their
+own.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import multiprocessing
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from array import array
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from PIL import Image
+
+from alexnet_fast.machine import describe_machine
+from alexnet_fast.tools import source_folders
+from alexnet_fast.tools.dataset import Note, PictureOptions, Shard
+from alexnet_fast.tools.measurement import Measurement, table
+from alexnet_fast.tools.output import LocalOutput
+from alexnet_fast.tools.picture_table import Source, read_bytes
+from alexnet_fast.tools.plan import Plan, ShardOptions, ShardTask
+from alexnet_fast.tools.shard import shard
+from alexnet_fast.tools.shard_file import index_bytes
+from alexnet_fast.tools.shard_worker import ShardRecord, make_shard, write_record
+from alexnet_fast.tools.source_tree import Tree
+from alexnet_fast.tools.sources import find_source
+from alexnet_fast.tools.statistics import PixelSums
+from alexnet_fast.tools.workers import local_pool
+
+ROUNDS = 3
+QUALITY = 95
+IMAGENET = 1_281_167 + 50_000
+"""Pictures of ILSVRC-2012's train and val."""
+
+Candidate = Callable[[Path], float]
+"""Makes the pictures into an empty folder; returns the seconds that took."""
+
+
+def timed(work: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+# ------------------------------------------------------------------ one core
+
+
+def in_one_core(work: Callable[[Plan, Path], float], plan: Plan, folder: Path) -> float:
+    """Seconds of the work in a new process that may use one core only."""
+    with multiprocessing.get_context("spawn").Pool(
+        1, os.sched_setaffinity, (0, {min(os.sched_getaffinity(0))})
+    ) as pool:
+        return pool.apply(work, (plan, folder))
+
+
+def bare_loop(plan: Plan, folder: Path, resampling: Image.Resampling) -> float:
+    """Pillow alone: decode, centre square to 256, encode, thrown away."""
+    contents = [read_bytes(plan.picture(number).location) for number in range(len(plan.source.table))]
+
+    def work() -> None:
+        for content in contents:
+            pillow(content, resampling)
+
+    return timed(work)
+
+
+def pillow(content: bytes, resampling: Image.Resampling) -> bytes:
+    """What anybody would write."""
+    image = Image.open(io.BytesIO(content)).convert("RGB")
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    stream = io.BytesIO()
+    image.resize((256, 256), resampling, box=(left, top, left + side, top + side)).save(stream, "JPEG", quality=QUALITY)
+    return stream.getvalue()
+
+
+def worker(plan: Plan, folder: Path) -> float:
+    """What a worker process does: read, encode, statistics, tar, index, hash, written to the disk."""
+    output = LocalOutput(folder)
+    output.prepare()
+    tasks = [plan.task(planned, output, False) for planned in plan.shards]
+    return timed(lambda: [make_shard(task) for task in tasks])
+
+
+def webdataset_loop(plan: Plan, folder: Path) -> float:
+    """webdataset's ShardWriter in a plain loop, with Pillow's BILINEAR."""
+    import webdataset
+
+    def work() -> None:
+        with webdataset.ShardWriter(f"{folder}/%06d.tar", maxcount=1000, verbose=0) as sink:
+            for number in range(len(plan.source.table)):
+                picture = plan.picture(number)
+                jpeg = pillow(read_bytes(picture.location), Image.Resampling.BILINEAR)
+                sink.write({"__key__": picture.stem, "jpg": jpeg, "cls": str(picture.label)})
+
+    return timed(work)
+
+
+# ---------------------------------------------------------------- the program
+
+
+def whole_run(source: Path, workers: int, folder: Path) -> float:
+    """`alexnet-fast shard` from listing to dataset.json, processes' start included."""
+
+    def work() -> None:
+        plan = Plan(find_source(str(source), None, val_fraction=None, seed=0, exclude=None, cache=None), ShardOptions())
+        shard(plan, LocalOutput(folder), partial(local_pool, workers), strict=False, watch=lambda progress: None)
+
+    return timed(work)
+
+
+# ----------------------------------------------------------------- other people
+
+
+def img2dataset(command: str, source: Path, processes: int, folder: Path) -> float:
+    """img2dataset on file:// addresses, with the same crop, size and quality."""
+    addresses = folder / "addresses.txt"
+    addresses.write_text("".join(f"file://{file}\n" for file in sorted(source.rglob("*.*"))))
+    words = [
+        command, "--url_list", addresses, "--output_folder", folder / "out", "--output_format", "webdataset",
+        "--processes_count", processes, "--thread_count", 2 * processes, "--image_size", 256,
+        "--resize_mode", "center_crop", "--encode_quality", QUALITY, "--number_sample_per_shard", 1000,
+        "--enable_wandb", False, "--compute_hash", None,
+    ]  # fmt: skip
+    seconds = timed(lambda: subprocess.run([str(word) for word in words], check=True, capture_output=True))
+    told = [json.loads(file.read_bytes()) for file in (folder / "out").glob("*_stats.json")]
+    made = sum(shard["successes"] for shard in told)
+    assert made == sum(shard["count"] for shard in told) > 0, "img2dataset could not use all of the pictures"
+    return seconds
+
+
+FFCV_WRITER = """
+import sys, time
+from pathlib import Path
+from PIL import Image
+from ffcv.writer import DatasetWriter
+from ffcv.fields import RGBImageField, IntField
+class Pictures:
+    files = sorted(Path(sys.argv[1]).rglob("*.*"))
+    def __len__(self): return len(self.files)
+    def __getitem__(self, number): return Image.open(self.files[number]).convert("RGB"), 0
+fields = {"image": RGBImageField(write_mode="jpg", max_resolution=256, jpeg_quality=95), "label": IntField()}
+begun = time.perf_counter()
+DatasetWriter(sys.argv[2] + "/out.beton", fields, num_workers=int(sys.argv[3])).from_indexed_dataset(Pictures())
+print(time.perf_counter() - begun)
+"""
+
+
+def ffcv(python: str, source: Path, processes: int, folder: Path) -> float:
+    """FFCV's writer in its JPEG mode; its pictures' longer side is 256, so they are smaller than ours."""
+    words = [python, "-c", FFCV_WRITER, str(source), str(folder), str(processes)]
+    told = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+    return float(told.splitlines()[-1])
+
+
+# ---------------------------------------------------------------------- memory
+
+
+class NoPool:
+    """A pool that encodes nothing: every shard is done at once, so that only the parent's own work is left."""
+
+    num_workers = 2
+
+    def __init__(self) -> None:
+        self._sums = PixelSums(256)
+        self._sums.add(np.zeros((256, 256, 3), np.uint8))
+
+    def submit(self, task: ShardTask) -> Future[ShardRecord]:
+        notes = tuple(Note(picture.origin, "truncated") for picture in task.pictures[:2])
+        count = len(task.pictures)
+        with task.output.create(task.name.replace(".tar", ".idx")) as file:
+            file.write(index_bytes([f"cls 0 5 {picture.stem}.cls" for picture in task.pictures[2:]]))
+        record = ShardRecord(Shard(task.name, count - 2, 40_000 * count, "0" * 64, "0" * 64), count, 0, notes, notes)
+        write_record(task.output, record, self._sums if task.keep_sums else None)
+        done: Future[ShardRecord] = Future()
+        done.set_result(record)
+        return done
+
+    def counts(self) -> None:
+        return None
+
+    def stop(self) -> None:
+        return None
+
+
+class Roomy(LocalOutput):
+    """A folder whose free space nobody asks for: the pictures are not there to be sampled."""
+
+    def free_bytes(self) -> None:
+        return None
+
+
+def parent_memory(folder: Path) -> tuple[float, float]:
+    """(peak MB of this process, seconds) for a plan and manifest of ImageNet's size, from the listing on."""
+    names = [b"n%08d" % number for number in range(1000)]
+    tree = Tree(folders={b"train", *(b"train/" + name for name in names)})
+    for number, name in enumerate(names):
+        files = [b"%s_%d.JPEG" % (name, 10 * i) for i in range(1281 + (number < 167))]
+        tree.pictures[b"train/" + name] = files
+        tree.sizes[b"train/" + name] = array("q", range(len(files)))
+    trees = [tree]  # given away, not kept
+    del tree
+    setattr(source_folders, "read_tree", lambda *_: trees.pop())  # noqa: B010 (mypy knows the name as another module's)
+    begun = time.perf_counter()
+    found: Source = find_source(str(folder), "folders", val_fraction=None, seed=0, exclude=None, cache=None)
+    plan = Plan(found, ShardOptions())
+
+    @contextmanager
+    def pool() -> Any:
+        yield NoPool()
+
+    shard(plan, Roomy(folder / "out"), pool, strict=False, watch=lambda progress: None)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, time.perf_counter() - begun
+
+
+# ------------------------------------------------------------------------ main
+
+
+def measure(name: str, count: int, seconds: list[float], details: dict[str, Any]) -> Measurement:
+    rates = [count / each for each in seconds]
+    median = statistics.median(rates)
+    return Measurement(name, median, (max(rates) - min(rates)) / 2 / median, details)
+
+
+@click.command()
+@click.argument("pictures", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--json", "json_file", type=click.Path(path_type=Path), default=None)
+@click.option("--img2dataset", "img2dataset_command", default=None, help="Its command.")
+@click.option("--ffcv-python", default=None, help="A Python that has FFCV.")
+def main(pictures: Path, json_file: Path | None, img2dataset_command: str | None, ffcv_python: str | None) -> None:
+    """Measure sharding on PICTURES."""
+    pictures = pictures.resolve()
+    plan = Plan(find_source(str(pictures), None, val_fraction=None, seed=0, exclude=None, cache=None), ShardOptions())
+    assert plan.options.picture == PictureOptions(quality=QUALITY)
+    count = len(plan.source.table)
+    bilinear = partial(bare_loop, resampling=Image.Resampling.BILINEAR)
+    box = partial(bare_loop, resampling=Image.Resampling.BOX)
+    one, two = {"cores": 1}, {"cores": 2}
+    candidates: list[tuple[str, dict[str, Any], Candidate]] = [
+        ("bare loop: Pillow decode, BILINEAR, encode", one, partial(in_one_core, bilinear, plan)),
+        ("bare loop with BOX", one, partial(in_one_core, box, plan)),
+        ("our worker", one, partial(in_one_core, worker, plan)),
+        ("webdataset.ShardWriter in a loop, BILINEAR", one, partial(in_one_core, webdataset_loop, plan)),
+        ("alexnet-fast shard --workers 1", {}, partial(whole_run, pictures, 1)),
+        ("alexnet-fast shard --workers 2", two, partial(whole_run, pictures, 2)),
+    ]
+    if img2dataset_command:
+        candidates.append(("img2dataset, 2 processes", two, partial(img2dataset, img2dataset_command, pictures, 2)))
+    if ffcv_python:
+        candidates.append(("FFCV's writer, JPEG, 2 processes", two, partial(ffcv, ffcv_python, pictures, 2)))
+    seconds: dict[str, list[float]] = {name: [] for name, _, _ in candidates}
+    for _ in range(ROUNDS):
+        for name, _, candidate in candidates:
+            with tempfile.TemporaryDirectory() as folder:
+                seconds[name].append(candidate(Path(folder)))
+    rows = [measure(name, count, seconds[name], details) for name, details, _ in candidates]
+    rates = {row.name: row.rate for row in rows}
+    click.echo(table(rows))
+    ratio = rates["our worker"] / rates["bare loop: Pillow decode, BILINEAR, encode"]
+    both = rates["alexnet-fast shard --workers 2"] / rates["alexnet-fast shard --workers 1"]
+    click.echo(f"worker / bare loop: {ratio:.3f}; two workers / one: {both:.2f}")
+    per_core = rates["alexnet-fast shard --workers 2"] / 2
+    hours = {cores: IMAGENET / (per_core * cores) / 3600 for cores in (2, 16, 64)}
+    click.echo("ImageNet-2012, were its pictures like these and every core as fast: " + ", ".join(
+        f"{value:.1f} h on {cores} cores" for cores, value in hours.items()))  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder, multiprocessing.get_context("spawn").Pool(1) as pool:
+        megabytes, took = pool.apply(parent_memory, (Path(folder),))
+    click.echo(f"the parent with 1,281,167 pictures: {megabytes:.0f} MB at most, {took:.0f} s in all")
+    if json_file:
+        content = {
+            "command": " ".join(["python", *sys.argv]), "machine": describe_machine(), "pictures": count,
+            "rows": [asdict(row) for row in rows], "worker / bare loop": ratio, "two workers / one": both,
+            "ImageNet hours": hours, "parent MB with 1,281,167 pictures": megabytes,
+        }  # fmt: skip
+        json_file.write_text(json.dumps(content, indent=2, default=str) + "\n")
+
+
+if __name__ == "__main__":
+    main()
