@@ -106,7 +106,7 @@ def test_dropout_both_ways() -> None:
     key = DropoutKey(torch.tensor(12345, device="cuda"), first_row=3)
     x = torch.randn(16, 4096, device="cuda", dtype=torch.bfloat16, requires_grad=True)
     y = drop(x, key, 6, 2048, 0.5)
-    y.backward(torch.ones_like(y))
+    y.backward(torch.ones_like(y))  # type: ignore[no-untyped-call]
     mask = dropout_mask(key, 6, 16, 4096, 2048, 0.5)
     assert torch.equal(y, torch.where(mask, x, 0))
     assert x.grad is not None
