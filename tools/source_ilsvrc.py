@@ -138,6 +138,8 @@ def is_ilsvrc2012(root: str, names: Mapping[str, bool]) -> bool:
     if any(tar in names for tar in TARS_2012.values()):
         return True
     tars = class_tars(root, names)
+    if names.get("val") and any(CLASS_TAR.match(name) for name in list_folder(join(root, "val"))):
+        return False  # the challenge's validation pictures are in no class tars: these are somebody's own
     return bool(tars) and all(Path(tar).stem in classes_by_wnid() for tar in tars)
 
 

@@ -68,6 +68,12 @@ def test_split_folders(tmp_path: Path) -> None:
         find_source(tmp_path)
 
 
+def test_imagenet_in_class_tars_of_both_splits(tmp_path: Path) -> None:
+    """All wnids are the challenge's, but its own validation tar is not there."""
+    write_files(tmp_path, {f"{split}/n01440764.tar": class_tar(split, 1) for split in ("train", "val")})
+    assert [row[:2] for row in found(find_source(tmp_path))] == [("train", "n01440764"), ("val", "n01440764")]
+
+
 def test_classes_with_other_names_are_taken_where_asked_for(tmp_path: Path) -> None:
     write_files(tmp_path, {"cat.tar": class_tar("a", 1), "big dog.tar": class_tar("b", 2)})
     assert [row[1] for row in found(find_source(tmp_path, "class-tars"))] == ["big dog", "cat"]
