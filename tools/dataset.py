@@ -223,7 +223,7 @@ class Dataset:
             repaired=_notes_from_json(content["repaired"]),
             left_out=_notes_from_json(content["left_out"]),
             # Absent in the first shards ever made.
-            notes=tuple(_of(str, note) for note in content.get("notes", ())),
+            notes=tuple(_of(str, note) for note in content["notes"]),
             file_hashes={name: _of(str, content["files"][name]) for name in (MEAN_IMAGE, SOURCES)},
         )
 

@@ -65,6 +65,7 @@ def describe(dataset: Dataset) -> str:
     lines += [f"left out    {escaped(note.file)}: {escaped(note.reason)}" for note in dataset.left_out[:5]]
     if len(dataset.left_out) > 5:
         lines.append(f"            … and {len(dataset.left_out) - 5:,} more, all in dataset.json")
+    lines += [f"note        {escaped(note)}" for note in dataset.notes]
     return "\n".join([*lines, "", statistics_table(dataset)])
 
 
