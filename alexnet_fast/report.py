@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -64,8 +65,8 @@ def draw_curves(metrics: Sequence[dict[str, Any]], file: Path) -> None:
 
 
 def series(lines: Sequence[dict[str, Any]], key: str) -> tuple[list[float], list[float]]:
-    """(epochs, values)."""
-    return [line["epoch"] for line in lines], [line[key] for line in lines]
+    """(epochs, values); a value that was not finite is null in the file and a gap in the curve."""
+    return [line["epoch"] for line in lines], [math.nan if line[key] is None else line[key] for line in lines]
 
 
 def mark_rates(place: Any, train: Sequence[dict[str, Any]]) -> None:

@@ -5,20 +5,24 @@ metrics.jsonl, one JSON object a line, shares and errors as fractions 0..1:
       pictures_per_s, data_wait (share of the time), weight_rate, bias_rate, noise, seconds (since the program started),
       gpu_memory_gb (peak, on a GPU)
   kind "val": step, epoch, views, samples, loss, top1_error, top5_error, seconds
-  kind "event": step, epoch, event
+  kind "event": step, epoch, event, seconds: something that happened once, in words
+  kind "diverged": as "event": the loss, a gradient or a weight was NaN or infinite, and the run ended
+
+A number that is NaN or infinite is null.  TensorBoard has the same numbers by step: train/…, val/… (centre view),
+val_10_views/….
 """
 
 from __future__ import annotations
 
 import contextlib
 import sys
-import threading
 import time
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
+from alexnet_fast.epoch_bar import EpochBar
 from alexnet_fast.evaluation import EvaluationResult
 from alexnet_fast.meter import Reading
 from alexnet_fast.run_folder import RunFolder, to_json
@@ -26,6 +30,8 @@ from alexnet_fast.schedule import Rates, Schedule
 
 PLAIN_SECONDS = 30.0
 """Between two lines of progress where nobody watches a terminal."""
+NO_CURVES = ("views", "samples")
+"""Numbers of metrics.jsonl that TensorBoard need not draw."""
 
 
 class Telemetry:
@@ -42,15 +48,24 @@ class Telemetry:
         self.metrics = folder.metrics.open("a", encoding="utf-8")
         self.complaints: set[str] = set()
         self.board: Any = SummaryWriter(str(folder.path / "tensorboard"), purge_step=first_step or None)
-        tqdm.set_lock(threading.RLock())  # not the system's semaphore, which a killed process leaves behind
-        self.bar: Any = None
-        if not quiet and sys.stderr.isatty():
-            self.bar = tqdm(total=schedule.num_steps, initial=first_step, unit="step", dynamic_ncols=True, leave=False)
+        self.shows_bar = not quiet and sys.stderr.isatty()
+        self.bar: EpochBar | None = None
 
     def say(self, text: str) -> None:
         """A line for people."""
         if not self.quiet:
             tqdm.write(text, file=sys.stderr)
+
+    def begin_epoch(self, epoch: int, step: int) -> None:
+        """Show a bar for the epoch (from 0), where there is a terminal; `step`: done so far."""
+        if self.shows_bar:
+            self.close_bar()
+            self.bar = EpochBar(self.schedule, epoch, step)
+
+    def close_bar(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
 
     def training(self, step: int, reading: Reading, rates: Rates, noise: bool) -> None:
         """What the steps since the last call were like."""
@@ -63,22 +78,23 @@ class Telemetry:
             "bias_rate": rates.biases,
             "noise": noise,
         }
+        memory = None
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-            values["gpu_memory_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
+            memory = values["gpu_memory_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
         self.write("train", step, values)
-        line = (
-            f"loss {reading.loss:.3f}, error {reading.error:.1%}, {reading.pictures_per_s:,.0f} pictures/s, "
-            f"{reading.data_wait:.0%} waiting for data"
-        )
         if self.bar is not None:
-            self.bar.set_description_str(f"epoch {self.epoch(step):.1f}/{self.schedule.recipe.epochs:g}: {line}")
-            self.bar.update(step - self.bar.n)
+            self.bar.show(step, reading, gpu_memory_gb=memory, time_left=self.time_left(step))
         elif not self.quiet and time.monotonic() - self.last_plain >= PLAIN_SECONDS:
             self.last_plain = time.monotonic()
-            self.say(f"epoch {self.epoch(step):.2f}: {line}, {self.time_left(step)} left")
+            self.say(
+                f"epoch {self.epoch(step):.2f}: loss {reading.loss:.3f}, error {reading.error:.1%}, "
+                f"{reading.pictures_per_s:,.0f} pictures/s, {reading.data_wait:.0%} waiting for data, "
+                f"{self.time_left(step)} left"
+            )
 
     def evaluation(self, step: int, views: int, result: EvaluationResult) -> None:
         """An evaluation's errors."""
+        self.close_bar()
         self.write(
             "val",
             step,
@@ -100,6 +116,10 @@ class Telemetry:
         self.write("event", step, {"event": text})
         self.say(text)
 
+    def diverged(self, step: int, text: str) -> None:
+        """The run's end; the error itself is said by whoever catches it."""
+        self.write("diverged", step, {"event": text})
+
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """To metrics.jsonl and TensorBoard."""
         seconds = round(time.monotonic() - self.began, 2)
@@ -111,9 +131,9 @@ class Telemetry:
             self.complain(f"metrics.jsonl could not be written ({error.strerror}); training goes on without its lines.")
         try:
             for name, value in values.items():
-                if self.board is not None and isinstance(value, int | float):
-                    name = f"{name}_{values['views']}_views" if kind == "val" else name
-                    self.board.add_scalar(f"{kind}/{name}", value, step)
+                if self.board is not None and isinstance(value, int | float) and name not in NO_CURVES:
+                    group = kind if values.get("views", 1) == 1 else f"{kind}_{values['views']}_views"
+                    self.board.add_scalar(f"{group}/{name}", value, step)
         except OSError as error:
             self.board = None  # its thread has ended with the error
             self.complain(f"TensorBoard's files could not be written ({error.strerror}); training goes on without.")
@@ -135,8 +155,7 @@ class Telemetry:
 
     def close(self) -> None:
         """Write out what is kept back."""
-        if self.bar is not None:
-            self.bar.close()
+        self.close_bar()
         with contextlib.suppress(OSError):  # a full disk was complained of
             self.metrics.close()
         if self.board is not None:
@@ -148,6 +167,10 @@ class Silent:
     """The telemetry of a process that says nothing."""
 
     def say(self, text: str) -> None: ...
+
+    def begin_epoch(self, epoch: int, step: int) -> None: ...
+
+    def diverged(self, step: int, text: str) -> None: ...
 
     def training(self, step: int, reading: Reading, rates: Rates, noise: bool) -> None: ...
 

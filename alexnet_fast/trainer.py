@@ -205,7 +205,9 @@ class Trainer:
                 self.end_epoch()
             return self.finish()
         except DivergedError as error:
-            raise self.explained(error) from error
+            explained = self.explained(error)
+            self.telemetry.diverged(self.step, str(explained))
+            raise explained from error
 
     def end_epoch(self) -> None:
         """Centre view over the validation split, and a checkpoint."""
@@ -223,6 +225,7 @@ class Trainer:
         noise = self.schedule.noise(epoch)
         rates = None
         batches = self.loader.epoch(epoch, noise=noise)
+        self.telemetry.begin_epoch(epoch, self.step)
         self.meter.start()
         while self.step < last:
             with self.meter.waiting():
