@@ -26,7 +26,7 @@ from alexnet_fast.pipelines.reader import Reading, read_samples
 from alexnet_fast.pipelines.run import Execution, PipelineRun, to_torch
 from alexnet_fast.pipelines.settings import LoaderSettings, default_settings, num_cores
 from alexnet_fast.pipelines.training import CROP, Augmentation, draw, training_graph
-from alexnet_fast.pipelines.turns import LEAD, Candidate, measure_in_turns, stream_seconds
+from alexnet_fast.pipelines.turns import LEAD, Candidate, measure_in_turns, stream_turn
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.measurement import Measurement
 
@@ -57,7 +57,7 @@ def measure_settings(
     """Our loader with each of the named settings, in turns of `count` batches; one of them is open at a time."""
     candidates = [
         Candidate(
-            name, partial(stream_seconds, partial(epochs, our_loader(dataset, device, batch_size, **choices)), device)
+            name, partial(stream_turn, partial(epochs, our_loader(dataset, device, batch_size, **choices)), device)
         )
         for name, choices in named.items()
     ]
@@ -113,7 +113,7 @@ def measure_peers(
             "torch DataLoader + Pillow": torch_loader(jpegs, recipe, batch_size, threads),
             "webdataset + Pillow": webdataset_loader(dataset, SPLIT, recipe, batch_size, threads),
         }
-        candidates = [Candidate(name, partial(stream_seconds, stream, device)) for name, stream in streams.items()]
+        candidates = [Candidate(name, partial(stream_turn, stream, device)) for name, stream in streams.items()]
         candidates[:0] = decoder_alone(jpegs, batch_size, threads, say)
         if ffcv_python is not None:
             candidates += stack.enter_context(open_ffcv(ffcv_python, jpegs, recipe, batch_size, threads))
@@ -123,12 +123,14 @@ def measure_peers(
 
 
 def compared(rows: list[Measurement], name: str) -> list[Measurement]:
-    """The rows with a column: how many times as fast the row called `name` is."""
-    (ours,) = (row.rate for row in rows if row.name == name)
-    column = "loader is"
-    return [
-        Measurement(row.name, row.rate, row.spread, {**row.details, column: f"{ours / row.rate:.2f}×"}) for row in rows
-    ]
+    """The rows with columns: how many times as fast the row called `name` is, by the clock and by processors' time."""
+    (ours,) = (row for row in rows if row.name == name)
+
+    def columns(row: Measurement) -> dict[str, str]:
+        saved = float(row.details["CPU µs"]) / float(ours.details["CPU µs"])
+        return {"loader is": f"{ours.rate / row.rate:.2f}×", "by CPU": f"{saved:.2f}×"}
+
+    return [Measurement(row.name, row.rate, row.spread, {**row.details, **columns(row)}) for row in rows]
 
 
 # ----------------------------------------------------------------------- limit
@@ -157,7 +159,7 @@ def decoder_alone(
                     pending.append(pool.submit(decode_batch, list(islice(source, batch_size))))
                 yield pending.popleft().result()
 
-    return [Candidate("libjpeg-turbo alone", partial(stream_seconds, stream, torch.device("cpu")))]
+    return [Candidate("libjpeg-turbo alone", partial(stream_turn, stream, torch.device("cpu")))]
 
 
 # ----------------------------------------------------------- parts of our graph

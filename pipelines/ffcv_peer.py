@@ -3,7 +3,7 @@
     python ffcv_peer.py FOLDER MEAN BATCH_SIZE THREADS
 
 Writes FOLDER/jpegs.npz as two .beton files, answers the names of its variants, then [variant, untimed batches, timed
-batches] on each line of stdin with the seconds that the latter took.  Nothing of ours is imported here.
+batches] on each line of stdin with [seconds, CPU seconds] that the latter took.  Nothing of ours is imported here.
 """
 
 from __future__ import annotations
@@ -77,14 +77,14 @@ def loader(folder: Path, mode: str, mean: list[float] | None, batch_size: int, t
     )  # fmt: skip
 
 
-def seconds(batches: Any, lead: int, count: int) -> float:
-    """Of `count` batches of a new epoch, after `lead` untimed ones."""
+def turn(batches: Any, lead: int, count: int) -> list[float]:
+    """Seconds and CPU seconds of `count` batches of a new epoch, after `lead` untimed ones."""
     iterator = iter(batches)
     for _ in itertools.islice(iterator, lead):
         pass
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), time.process_time()
     num_batches = sum(1 for _ in itertools.islice(iterator, count))
-    took = time.perf_counter() - start
+    took = [time.perf_counter() - start, time.process_time() - cpu_start]
     assert num_batches == count
     for _ in iterator:  # an epoch left early keeps its threads
         pass
@@ -103,11 +103,11 @@ def main() -> None:
         for name, (mode, normalise) in VARIANTS.items()
     }
     for batches in loaders.values():
-        seconds(batches, 1, 1)  # numba compiles
+        turn(batches, 1, 1)  # numba compiles
     answer(json.dumps(list(loaders)))
     for line in sys.stdin:
         name, lead, count = json.loads(line)
-        answer(seconds(loaders[name], lead, count))
+        answer(json.dumps(turn(loaders[name], lead, count)))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 
 from alexnet_fast.pipelines.training import CROP
-from alexnet_fast.pipelines.turns import Candidate
+from alexnet_fast.pipelines.turns import Candidate, Took
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.shard_file import read_samples as samples_of_tar
@@ -160,12 +160,12 @@ def check_ffcv(python: Path) -> None:
         )
 
 
-def ask(process: subprocess.Popen[str], errors: IO[str], variant: str, lead: int, count: int) -> float:
-    """`Candidate.seconds` of one of FFCV's variants."""
+def ask(process: subprocess.Popen[str], errors: IO[str], variant: str, lead: int, count: int) -> Took:
+    """`Candidate.turn` of one of FFCV's variants."""
     assert process.stdin is not None
     process.stdin.write(json.dumps([variant, lead, count]) + "\n")
     process.stdin.flush()
-    return float(answer(process, errors))
+    return Took(*json.loads(answer(process, errors)))
 
 
 def answer(process: subprocess.Popen[str], errors: IO[str]) -> str:

@@ -13,7 +13,7 @@ import torch
 
 from alexnet_fast.pipelines.benchmark import SPLIT, Parts, measure_settings
 from alexnet_fast.pipelines.settings import LoaderSettings, num_cores, remember
-from alexnet_fast.pipelines.turns import Candidate, measure_in_turns, stream_seconds
+from alexnet_fast.pipelines.turns import Candidate, measure_in_turns, stream_turn
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.measurement import Measurement, measure_rate
 
@@ -127,9 +127,7 @@ def measure_limits(
             graphs[name] = alone.decoded
     else:
         graphs["limit: CPU, decoding"] = parts.decoded
-    candidates = [
-        Candidate(name, partial(stream_seconds, parts.stream(graph), device)) for name, graph in graphs.items()
-    ]
+    candidates = [Candidate(name, partial(stream_turn, parts.stream(graph), device)) for name, graph in graphs.items()]
     rows += measure_in_turns(candidates, batch_size=batch_size, count=BATCHES, turns=TURNS, device=device)
     return sorted(rows, key=lambda row: row.rate)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -48,10 +50,11 @@ def test_turns_alternate_and_the_median_counts() -> None:
     order = []
 
     def taking(name: str, seconds: list[float]) -> turns.Candidate:
-        def work(lead: int, count: int) -> float:
+        def work(lead: int, count: int) -> turns.Took:
             order.append(name)
             assert (lead, count) == (turns.LEAD, 5)
-            return seconds.pop(0)
+            took = seconds.pop(0)
+            return turns.Took(took, 2 * took)
 
         return turns.Candidate(name, work, {"of": name})
 
@@ -60,6 +63,7 @@ def test_turns_alternate_and_the_median_counts() -> None:
     )
     assert order == ["a", "b"] * 3
     assert [(row.name, row.rate, row.details["of"]) for row in rows] == [("a", 20.0, "a"), ("b", 80.0, "b")]
+    assert rows[0].details["CPU µs"] == pytest.approx(2 * 2.0 / 40 * 1e6)
     assert rows[0].spread == pytest.approx((40 - 10) / 2 / 20) and rows[1].spread == 0
 
 
@@ -75,9 +79,20 @@ def test_only_the_batches_after_the_lead_are_timed(monkeypatch: pytest.MonkeyPat
             closed.append(True)
 
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
-    assert turns.stream_seconds(stream, CPU, 3, 5) == 5 and closed
+    assert turns.stream_turn(stream, CPU, 3, 5).seconds == 5 and closed
     with pytest.raises(AssertionError, match="ended after 6 of 7"):
-        turns.stream_seconds(stream, CPU, 3, 7)
+        turns.stream_turn(stream, CPU, 3, 7)
+
+
+def test_processors_time_counts_the_processes_that_were_started() -> None:
+    before, own = turns.cpu_seconds(), time.process_time()
+    code = "import time\nwhile time.process_time() < 0.5: pass\nprint('worked', flush=True)\ninput()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        counted, own = turns.cpu_seconds() - before, time.process_time() - own
+        process.kill()
+    assert 0.4 < counted - own < 2
 
 
 # ------------------------------------------------------------ parts of our graph
@@ -171,8 +186,11 @@ def test_all_loaders_are_measured_on_the_same_pictures(tiny_dataset: Dataset, mo
         "libjpeg-turbo alone", "DALI: decode only", "the same, handed to torch", benchmark.MEAN_COLOUR,
         benchmark.FULL_GRAPH, "torch DataLoader + Pillow", "webdataset + Pillow",
     } <= set(rates)  # fmt: skip
+    (ours,) = (row for row in rows if row.name == benchmark.FULL_GRAPH)
     for row in rows:
-        assert row.details["loader is"] == f"{rates[benchmark.FULL_GRAPH] / row.rate:.2f}×"
+        assert row.details["loader is"] == f"{ours.rate / row.rate:.2f}×"
+        assert float(row.details["CPU µs"]) > 0
+    assert ours.details["by CPU"] == "1.00×"
     assert any(line.startswith("Hand-over to torch: ") and "%" in line for line in said)
     monkeypatch.setitem(sys.modules, "simplejpeg", None)
     assert benchmark.decoder_alone([], 6, 1, said.append) == []
@@ -204,7 +222,7 @@ for line in sys.stdin:
     name, lead, count = json.loads(line)
     if count == 13:
         raise SystemExit("no luck")
-    print("answer", lead + count / 4, flush=True)
+    print("answer", json.dumps([lead + count / 4, 9]), flush=True)
 """
 
 
@@ -217,9 +235,9 @@ def test_ffcv_is_asked_in_a_process_of_its_own(
     recipe = peers.Recipe.of(tiny_dataset)
     with peers.open_ffcv(Path(sys.executable), [(b"12", 0), (b"345", 1)], recipe, 4, 1) as (candidate,):
         assert candidate.name == "FFCV [2, 3]"
-        assert candidate.seconds(2, 2) == 2.5
+        assert candidate.turn(2, 2) == turns.Took(2.5, 9)
         with pytest.raises(UserError, match=r"no luck.*Leave --ffcv-python out"):
-            candidate.seconds(1, 13)
+            candidate.turn(1, 13)
 
 
 @pytest.mark.parametrize(
