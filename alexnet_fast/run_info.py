@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,16 @@ def describe_run(folder: RunFolder) -> str:
     metrics = folder.read_metrics()
     trains = [line for line in metrics if line["kind"] == "train"]
     lines = [f"{folder.path}: network {recipe.network}, {recipe.epochs:g} epochs, batch {recipe.batch_size}", ""]
-    lines.append(f"state        {state_of(folder, recipe, trains)}")
+    lines.append(f"state        {state_of(folder, recipe, metrics)}")
     if trains:
         last = trains[-1]
         lines.append(
-            f"last         loss {last['loss']:.3f}, error {last['error']:.1%}, "
+            f"last         loss {number(last['loss']):.3f}, error {last['error']:.1%}, "
             f"{last['pictures_per_s']:,.0f} pictures/s, {last['data_wait']:.0%} waiting for data"
         )
+    events = [line for line in metrics if line["kind"] in ("event", "diverged")]
+    if events:
+        lines.append(f"last event   epoch {events[-1]['epoch']:.2f}: {events[-1]['event']}")
     saved = saved_checkpoints(folder.checkpoints)
     lines.append(f"checkpoints  {len(saved)}" + (f", the newest {saved[-1].name}" if saved else ""))
     validations = [line for line in metrics if line["kind"] == "val"]
@@ -40,13 +43,19 @@ def describe_run(folder: RunFolder) -> str:
     for line in validations[-SHOWN_EPOCHS:]:
         lines.append(
             f"{line['epoch']:8g} {line['views']:6} {line['top1_error']:12.2%} {line['top5_error']:12.2%} "
-            f"{line['loss']:8.3f}"
+            f"{number(line['loss']):8.3f}"
         )
     return "\n".join(lines)
 
 
-def state_of(folder: RunFolder, recipe: Recipe, trains: list[dict[str, Any]]) -> str:
-    """Running, done or stopped, and where."""
+def number(value: float | None) -> float:
+    """null in a JSON file stands for what was not finite."""
+    return math.nan if value is None else value
+
+
+def state_of(folder: RunFolder, recipe: Recipe, metrics: list[dict[str, Any]]) -> str:
+    """Running, done, diverged or stopped, and where."""
+    trains = [line for line in metrics if line["kind"] == "train"]
     epoch = trains[-1]["epoch"] if trains else 0.0
     place = f"epoch {epoch:.2f} of {recipe.epochs:g}"
     if folder.is_running():
@@ -56,9 +65,13 @@ def state_of(folder: RunFolder, recipe: Recipe, trains: list[dict[str, Any]]) ->
             pictures = trains[-1]["step"] / epoch * (recipe.epochs - epoch) * recipe.batch_size
             left = f", about {pictures / rate / 3600:.1f} hours of training left"
         return f"running, {place}{left}"
+    if metrics and metrics[-1]["kind"] == "diverged":
+        return f"diverged at {place}"
+    result = folder.read_result()
+    if result is not None:
+        return f"done after {result['epochs']:g} epochs ({result['seconds'] / 60:,.1f} minutes of work)"
     if folder.result.exists():
-        seconds = json.loads(folder.result.read_text(encoding="utf-8"))["seconds"]
-        return f"done after {epoch:g} epochs ({seconds / 60:,.1f} minutes since it was last begun)"
+        return f"done, but {folder.result} is damaged; `alexnet-fast train … --resume` writes it again"
     return f"stopped at {place}; `alexnet-fast train … --resume` goes on"
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -44,3 +47,42 @@ def test_a_run_that_has_only_begun(run: RunFolder) -> None:
     run.metrics.unlink()
     with run.lock():
         assert "running, epoch 0.00 of 10" in describe_run(run)
+
+
+def test_a_diverged_run_says_so_and_why(run: RunFolder) -> None:
+    words = "step 210: the loss is NaN. The rates were 1"
+    diverged = {"kind": "diverged", "epoch": 4.2, "step": 210, "event": words}
+    bad = {"kind": "train", "epoch": 4.2, "step": 210, "loss": None, "error": 1.0, "pictures_per_s": 2.5}
+    lines = run.metrics.read_text().splitlines()[:2] + [json.dumps(line) for line in (bad | {"data_wait": 0}, diverged)]
+    run.metrics.write_text("\n".join(lines) + "\n")
+    told = describe_run(run)
+    assert "state        diverged at epoch 4.20 of 10" in told
+    assert f"last event   epoch 4.20: {words}" in told and "loss nan" in told
+
+
+def test_a_damaged_result_is_told(run: RunFolder) -> None:
+    run.result.write_text('{"seconds": 6000.0, "epochs": 10.0}')
+    assert "done after 10 epochs (100.0 minutes of work)" in describe_run(run)
+    run.result.write_text("\0")
+    assert "done, but" in describe_run(run) and "result.json is damaged" in describe_run(run)
+
+
+def test_info_of_a_run_while_it_runs(tiny_shards: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    settings = ("width_divisor=16", "batch_size=4", "epochs=400", "shuffle_buffer=20", "precision=fp32")
+    words = [word for setting in settings for word in ("--set", setting)]
+    program = [sys.executable, "-m", "alexnet_fast.cli"]
+    command = [*program, "train", str(tiny_shards), *words, "--out", str(run), "--device", "cpu", "--quiet"]
+    with subprocess.Popen(command) as process:
+        try:
+            while not any(line["kind"] == "val" for line in RunFolder(run).read_metrics()):
+                assert process.poll() is None
+                time.sleep(0.05)
+            asked = subprocess.run([*program, "info", str(run)], capture_output=True, text=True, timeout=60)
+            still_running = process.poll() is None
+        finally:
+            process.kill()
+    assert still_running and asked.returncode == 0, asked.stderr
+    assert "state        running, epoch " in asked.stdout and " of 400, about " in asked.stdout
+    assert "checkpoints  " in asked.stdout and "top-1 error" in asked.stdout
+    assert "state        stopped at epoch " in describe_run(RunFolder(run))

@@ -241,6 +241,9 @@ def test_divergence_stops_with_rates_and_remedy(tiny_dataset: Dataset, tmp_path:
     with pytest.raises(DivergedError, match=r"step \d+: the loss or a gradient is NaN.*1e\+06.*To try") as caught:
         train(tiny_dataset, recipe, tmp_path / "run", device="cpu", quiet=True)
     assert "nothing was saved before" in str(caught.value)
+    last = RunFolder(tmp_path / "run").read_metrics()[-1]
+    assert (last["kind"], last["event"]) == ("diverged", str(caught.value))
+    assert "state        diverged at" in describe_run(RunFolder(tmp_path / "run"))
 
 
 def test_weights_that_the_last_step_made_infinite_are_no_result(
