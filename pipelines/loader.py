@@ -17,6 +17,7 @@ from alexnet_fast.pipelines.dali import VERSION, types
 from alexnet_fast.pipelines.decoding import Decoding
 from alexnet_fast.pipelines.diagnosis import check_labels
 from alexnet_fast.pipelines.evaluation import EvaluationLoader
+from alexnet_fast.pipelines.mean_image import subtract_image
 from alexnet_fast.pipelines.randomness import derive_seed, shard_order
 from alexnet_fast.pipelines.reader import Reading
 from alexnet_fast.pipelines.run import Execution, PipelineRun, to_torch
@@ -72,7 +73,7 @@ class TrainingLoader:
         hw_decoder_load: float | None = None,
         prefetch: int | None = None,
     ) -> None:
-        """See DALI.md's terms in `reader`, `decoding`; None takes what was found best for this machine, else a default.
+        """num_threads, hw_decoder_load, prefetch: None takes what was found best for this machine, else a default.
 
         dtype: float32, or float16 (made by DALI on a GPU, where it is free).
         mean: "image" subtracts the mean image's centre 224 crop, whichever crop the picture got, as in 2012; "rgb" one
@@ -147,7 +148,7 @@ class TrainingLoader:
     def _batch(self, images: Any, labels: Any, residual: torch.Tensor | None) -> Batch:
         images_NHWC = to_torch(images)
         if residual is not None:
-            images_NHWC.sub_(residual)
+            subtract_image(images_NHWC, residual)
         if images_NHWC.dtype != self._dtype:
             images_NHWC = images_NHWC.to(self._dtype)
         batch = Batch(images_NHWC.permute(0, 3, 1, 2), to_torch(labels))
