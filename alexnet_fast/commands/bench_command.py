@@ -67,6 +67,10 @@ def command(
         write_json(json_file, part, rows)
 
 
+MOST_SHUFFLED = 100_000
+"""Samples of which the order is looked at."""
+
+
 class Bench:
     """The measurements with what they share."""
 
@@ -129,6 +133,8 @@ class Bench:
         tuned = self.tune(dataset) if tune else []
         rows = {"loader": self.loader, "train": self.training, "all": self.everything}[part](dataset)
         show_table("Pictures per second", rows)
+        if part == "loader":
+            click.echo(self.shuffle(dataset))
         if part == "all":
             click.echo(wall(rows[0].rate, rows[1].rate, rows[2].rate, shared=not self.on_gpu))
         if peers:
@@ -149,6 +155,17 @@ class Bench:
 
         row = measure_loader(dataset, device=self.device, batch_size=self.batch_size, num_threads=self.threads)
         return [row]
+
+    def shuffle(self, dataset: Dataset) -> str:
+        """How well epochs are shuffled, in a line; all labels are read for it."""
+        from alexnet_fast.pipelines.loader import TrainingLoader
+        from alexnet_fast.pipelines.shuffle_quality import measure_shuffle
+
+        samples = dataset.splits["train"].samples
+        if samples > MOST_SHUFFLED:
+            return f"shuffle: not measured, reading {samples:,} labels would take long"
+        loader = TrainingLoader(dataset, batch_size=min(self.batch_size, samples), device=self.device, seed=0)
+        return measure_shuffle(loader).describe()
 
     def training(self, dataset: Dataset) -> list[Measurement]:
         """The trainer: what it costs over the bare step, and end to end."""
