@@ -17,9 +17,10 @@ from typing import Any
 
 import torch
 
+from alexnet_fast.checkpoint_checks import check_tensors, check_values
 from alexnet_fast.model import Architecture
 from alexnet_fast.recipe import Recipe, recipe_from
-from alexnet_fast.tools.dataset import Dataset
+from alexnet_fast.tools.dataset import Dataset, PictureOptions
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.totals import Totals
 
@@ -49,6 +50,8 @@ class Checkpoint:
     classes: tuple[tuple[str, str], ...]
     """(name, label for people) by class index."""
     dataset_fingerprint: str
+    picture: PictureOptions
+    """How the data set's pictures were made ready: what the network knows."""
     mean: Mean
     model: dict[str, torch.Tensor]
     """Parameter name -> whole float32 tensor."""
@@ -110,6 +113,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "format": FORMAT,
         "recipe": asdict(checkpoint.recipe),
         "classes": [list(entry) for entry in checkpoint.classes],
+        "picture": asdict(checkpoint.picture),
         "mean": {field.name: getattr(checkpoint.mean, field.name) for field in fields(Mean)},
         "loaders": list(checkpoint.loaders),
         "totals": asdict(checkpoint.totals),
@@ -175,22 +179,37 @@ def check_whole(path: Path) -> None:
 
 
 def checkpoint_from(content: Any, path: Path) -> Checkpoint:
-    """The checkpoint in what a file held."""
+    """The checkpoint in what a file held; UserError where that is not of the kind and size that it must be."""
     if not isinstance(content, dict) or "format" not in content:
         raise UserError(f"{path} holds tensors, but is no checkpoint of this program: `export` and `train` make them.")
-    if content["format"] != FORMAT:
-        raise UserError(f"{path} has format {content['format']!r}; this version of the program reads {FORMAT}.")
+    if type(content["format"]) is not int or content["format"] != FORMAT:
+        raise UserError(
+            f"{path} has format {str(content['format'])[:20]}; this version of the program reads {FORMAT}. "
+            "Use it with the version that wrote it, or train again."
+        )
     try:
+        check_values(content)
+        recipe = recipe_from(content["recipe"], f"{path}")
+        architecture = recipe.architecture(len(content["classes"]))
+        check_tensors(content["model"], architecture, "the weights")
+        if content["optimizer"] is not None:
+            check_tensors(content["optimizer"], architecture, "the momentum")
         values = {field.name: content[field.name] for field in fields(Checkpoint)}
-        values["recipe"] = recipe_from(content["recipe"], f"{path}")
-        values["classes"] = tuple((name, label) for name, label in content["classes"])
-        values["mean"] = Mean(**content["mean"])
-        values["loaders"] = tuple(content["loaders"])
-        values["totals"] = Totals(**content["totals"])
+        values |= {
+            "recipe": recipe,
+            "classes": tuple((name, label) for name, label in content["classes"]),
+            "mean": Mean(**content["mean"]),
+            "picture": PictureOptions(**content["picture"]),
+            "loaders": tuple(content["loaders"]),
+            "totals": Totals(**content["totals"]),
+        }
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{path}: a part of the checkpoint is missing or of another kind ({error})") from error
+        raise UserError(
+            f"{path}: a part of the checkpoint is missing or of another kind ({error}). "
+            "Take another of the run's checkpoints folder."
+        ) from error
     return Checkpoint(**values)
 
 

@@ -57,6 +57,7 @@ def export_safetensors(checkpoint: Checkpoint, file: Path) -> list[Path]:
         "recipe": asdict(checkpoint.recipe),
         "classes": checkpoint.classes,
         "dataset_fingerprint": checkpoint.dataset_fingerprint,
+        "picture": asdict(checkpoint.picture),
         "mean": checkpoint.mean.kind,
         "started": checkpoint.totals.started,
         "step": checkpoint.step,
@@ -98,8 +99,11 @@ def export_onnx(checkpoint: Checkpoint, file: Path) -> list[Path]:
 def preprocessing(checkpoint: Checkpoint) -> dict[str, Any]:
     """What to do to a picture before the network, and what the outputs are."""
     mean = mean_to_subtract(checkpoint.mean)
+    size = checkpoint.picture.size
+    down = "area averaging" if checkpoint.picture.filter == "area" else checkpoint.picture.filter
     return {
-        "resize": "short side 256 (area averaging down, cubic up), centre 256x256",
+        "orientation": f"EXIF: {checkpoint.picture.exif}",
+        "resize": f"short side {size} ({down} down, cubic up), centre {size}x{size}",
         "crop": "centre 224x224; the ten-view test averages the softmax of corners, centre and their mirrors",
         "channels": "RGB",
         "layout": "NCHW",

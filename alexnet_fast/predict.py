@@ -50,7 +50,7 @@ def predict(
     mean = mean_to_subtract(trained.checkpoint.mean).to(device)
     pictures = pictures_of(sources)
     while batch := list(islice(pictures, BATCH)):
-        made = [(name, content, *prepare(name, content)) for name, content in batch]
+        made = [(name, content, *prepare(name, content, trained.checkpoint.picture)) for name, content in batch]
         good = [pixels for *_, pixels, _ in made if pixels is not None]
         probabilities: Iterator[torch.Tensor] = iter(())
         if good:
@@ -76,13 +76,13 @@ def answer(name: str, probabilities: torch.Tensor, trained: Trained) -> Answer:
 
 
 def prepare(
-    name: str, content: bytes | UserError
+    name: str, content: bytes | UserError, options: PictureOptions
 ) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.uint8]] | None, str]:
-    """(pixels (256, 256, 3) or None, the problem)."""
+    """(pixels (size, size, 3) as the network's training pictures were made, or None; the problem)."""
     if isinstance(content, UserError):
         return None, str(content)
     try:
-        return encode(content, name, PictureOptions()).pixels, ""
+        return encode(content, name, options).pixels, ""
     except BadPictureError as error:
         return None, str(error)
 

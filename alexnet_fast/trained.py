@@ -8,13 +8,18 @@ from pathlib import Path
 
 import torch
 
-from alexnet_fast.checkpoint import Checkpoint, Mean, load_checkpoint, resolve_checkpoint
+from alexnet_fast.checkpoint import (
+    FORMAT,
+    Checkpoint,
+    Mean,
+    checkpoint_from,
+    load_checkpoint,
+    resolve_checkpoint,
+)
 from alexnet_fast.evaluation import Predictor
 from alexnet_fast.model import AlexNet, load_whole_state
 from alexnet_fast.precision import Precision
-from alexnet_fast.recipe import recipe_from
 from alexnet_fast.tools.errors import UsageError, UserError
-from alexnet_fast.totals import Totals
 
 CROP = 224
 
@@ -38,12 +43,7 @@ def load_trained(path: Path, device: torch.device, precision: Precision) -> Trai
     file = resolve_checkpoint(path)
     checkpoint = load_safetensors(file) if file.suffix == ".safetensors" else load_checkpoint(file)
     model = AlexNet(checkpoint.architecture())
-    try:
-        load_whole_state(model, checkpoint.model)
-    except KeyError as error:
-        raise UserError(f"{file}: the tensor {error} is missing. Take another checkpoint.") from error
-    except UsageError as error:
-        raise UserError(f"{file}: {error}") from error
+    load_whole_state(model, checkpoint.model)
     model.to(device)
     return Trained(file, checkpoint, Predictor(model, model.working_weights(precision.dtype)))
 
@@ -64,28 +64,25 @@ def load_safetensors(file: Path) -> Checkpoint:
         raise UserError(f"{file} was not written by `alexnet-fast export`: nothing says what its network is.")
     try:
         facts = json.loads(metadata["alexnet_fast"])
-        mean = Mean(facts["mean"], tensors.pop("mean.image", None), tensors.pop("mean.rgb"))
-        recipe = recipe_from(facts["recipe"], str(file))
-        classes = tuple((str(name), str(label)) for name, label in facts["classes"])
-        return Checkpoint(
-            recipe=recipe,
-            classes=classes,
-            dataset_fingerprint=facts["dataset_fingerprint"],
-            mean=mean,
-            model=tensors,
-            optimizer=None,
-            step=facts["step"],
-            steps_per_epoch=facts["steps_per_epoch"],
-            loaders=(),
-            scaler={},
-            error=None,
-            best_error=None,
-            totals=Totals(facts["started"]),
-        )
+        content = {
+            **facts,
+            "format": FORMAT,
+            "mean": {
+                "kind": facts["mean"],
+                "image": tensors.pop("mean.image", None),
+                "rgb": tensors.pop("mean.rgb"),
+            },
+            "model": tensors,
+            "optimizer": None,
+            "loaders": [],
+            "scaler": {},
+            "error": None,
+            "best_error": None,
+            "totals": {"started": facts["started"]},
+        }
     except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(f"{file}: a part of its metadata is missing or of another kind ({error}).") from error
+    return checkpoint_from(content, file)
 
 
 def mean_to_subtract(mean: Mean) -> torch.Tensor:

@@ -331,6 +331,7 @@ class Trainer:
             recipe=self.recipe,
             classes=checkpoints.classes_of(self.job.dataset),
             dataset_fingerprint=self.job.dataset.fingerprint,
+            picture=self.job.dataset.picture,
             mean=checkpoints.mean_of(self.job.dataset, self.recipe.mean),
             model=whole_state(self.model),
             optimizer=self.optimizer.whole_state(),

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from alexnet_fast.checkpoint import Checkpoint, Mean, load_checkpoint, save_checkpoint
-from alexnet_fast.export import TOLERANCE, export
+from alexnet_fast.export import TOLERANCE, export, preprocessing
 from alexnet_fast.model import AlexNet, load_whole_state, whole_state
 from alexnet_fast.recipe import Recipe, load_recipe, recipe_names
+from alexnet_fast.tools.dataset import PictureOptions
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.totals import Totals
 from alexnet_fast.trained import load_safetensors
@@ -30,6 +31,7 @@ def checkpoint_of(recipe: Recipe) -> Checkpoint:
         recipe=recipe,
         classes=CLASSES,
         dataset_fingerprint="f",
+        picture=PictureOptions(),
         mean=mean,
         model=tensors,
         optimizer=None,
@@ -64,6 +66,13 @@ def test_onnxruntime_computes_the_same_logits(name: str, images: torch.Tensor, t
     beside = json.loads(written[1].read_text())
     assert [entry["label"] for entry in beside["classes"]] == [label for _, label in CLASSES]
     assert torch.tensor(beside["mean_image_HWC"]).shape == (224, 224, 3)
+
+
+def test_the_preprocessing_is_that_of_the_training_pictures() -> None:
+    checkpoint = checkpoint_of(replace(load_recipe("2013"), width_divisor=16))
+    assert preprocessing(checkpoint)["resize"] == "short side 256 (area averaging down, cubic up), centre 256x256"
+    other = replace(checkpoint, picture=PictureOptions(size=320, filter="bilinear"))
+    assert preprocessing(other)["resize"] == "short side 320 (bilinear down, cubic up), centre 320x320"
 
 
 def test_safetensors_come_back_whole(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from alexnet_fast.model import AlexNet, load_whole_state, whole_state
 from alexnet_fast.precision import choose_precision
 from alexnet_fast.predict import Answer, predict
 from alexnet_fast.recipe import load_recipe
+from alexnet_fast.tools.dataset import PictureOptions
 from alexnet_fast.totals import Totals
 from alexnet_fast.trained import Trained
 
@@ -34,7 +35,8 @@ def trained() -> Trained:
     tensors = {name: tensor * (5 if "weight" in name else 1) for name, tensor in whole_state(model).items()}
     load_whole_state(model, tensors)
     mean = Mean("rgb", None, torch.tensor(RGB))
-    checkpoint = Checkpoint(recipe, CLASSES, "f", mean, tensors, None, 1, 1, (), {}, None, None, Totals(""))
+    options, totals = PictureOptions(), Totals("")
+    checkpoint = Checkpoint(recipe, CLASSES, "f", options, mean, tensors, None, 1, 1, (), {}, None, None, totals)
     return Trained(Path("net.pt"), checkpoint, Predictor(model, model.working_weights(torch.float32)))
 
 
@@ -104,3 +106,18 @@ def test_a_folder_that_cannot_be_listed_is_named(
     fine, bad = ask(trained, tmp_path)
     assert len(fine.names) == 5
     assert bad == Answer(str(barred), problem="cannot be listed (Permission denied)")
+
+
+@pytest.mark.parametrize("size", [256, 320])
+def test_pictures_are_made_ready_as_those_of_the_training_were(size: int, trained: Trained, tmp_path: Path) -> None:
+    """A network of 320 px shards knows things smaller in its 224 px view."""
+    file = picture(tmp_path / "a.png", 0)
+    Image.open(file).resize((size, size), Image.Resampling.BICUBIC).save(file)
+    pixels = np.asarray(Image.open(file)).astype(np.float32)
+    start = (size - 224) // 2
+    view = pixels[start : start + 224, start : start + 224] - np.array(RGB, np.float32)
+    with torch.inference_mode():
+        logits = trained.predictor.model(torch.from_numpy(view.transpose(2, 0, 1)[None].copy()))
+    net = replace(trained, checkpoint=replace(trained.checkpoint, picture=PictureOptions(size=size)))
+    (answer,) = ask(net, file)
+    assert [p for *_, p in answer.names] == pytest.approx(sorted(logits.softmax(1)[0].tolist())[:2:-1], abs=1e-3)

@@ -18,7 +18,7 @@ from alexnet_fast.checkpoint import Checkpoint, Mean, load_checkpoint, save_chec
 from alexnet_fast.model import AlexNet, whole_state
 from alexnet_fast.recipe import load_recipe
 from alexnet_fast.saver import Outcome, Saver
-from alexnet_fast.tools.dataset import Dataset
+from alexnet_fast.tools.dataset import Dataset, PictureOptions
 from alexnet_fast.tools.errors import UserError
 from alexnet_fast.totals import Totals
 from alexnet_fast.trainer import train
@@ -61,7 +61,10 @@ def checkpoint_at(step: int, error: float | None = None, best_error: float | Non
     mean = Mean("rgb", None, torch.tensor([1.0, 2.0, 3.0]))
     tensors = whole_state(model)
     momentum = {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
-    return Checkpoint(recipe, classes, "f", mean, tensors, momentum, step, 4, (), {}, error, best_error, Totals(""))
+    options, totals = PictureOptions(), Totals("")
+    return Checkpoint(
+        recipe, classes, "f", options, mean, tensors, momentum, step, 4, (), {}, error, best_error, totals
+    )
 
 
 @pytest.fixture
