@@ -191,3 +191,27 @@ def test_data_comes_from_the_environment(
 ) -> None:
     monkeypatch.setitem(os.environ, "ALEXNET_FAST_DATA", str(tiny_shards))
     assert "30 pictures" in call(capsys, "eval", run_folder, "--views", "1")[1]
+
+
+def test_bench_tells_loader_model_and_training_in_one_run(
+    tiny_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("benchmark_model.SECONDS", 0.0), ("benchmark_model.REPETITIONS", 1),
+                        ("benchmark_train.REPETITIONS", 1), ("pipelines.benchmark.TURNS", 2)):  # fmt: skip
+        monkeypatch.setattr(f"alexnet_fast.{name}", value)
+    (tmp_path / "small.toml").write_text('network = "167"\nwidth_divisor = 16\n')
+    words = ["--batch-size", "4", "--recipe", tmp_path / "small.toml", "--precision", "fp32", "--device", "cpu"]
+    code, out, err = call(capsys, "bench", "all", tiny_shards, *words, "--json", tmp_path / "all.json")
+    assert code == 0, err
+    rates = {row["name"]: row["rate"] for row in json.loads((tmp_path / "all.json").read_text())["rows"]}
+    assert list(rates) == ["loader, shards to torch", "model, training step", "training end to end"]
+    loader, model, training = rates.values()
+    together = 1 / (1 / loader + 1 / model)
+    assert f"training reaches {training / together:.0%} of that" in out
+    assert f"The {'loader' if loader < model else 'model'} is the wall" in out
+
+
+def test_bench_loader_tells_the_shuffle(tiny_shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = call(capsys, "bench", "loader", tiny_shards, "--batch-size", "4", "--device", "cpu")
+    assert code == 0, err
+    assert "of neighbours have the same label (by chance" in out
