@@ -27,6 +27,12 @@ else:
 
 FOLDER = Path(__file__).parent / "recipes"
 """The recipes that come with the program."""
+LEAST_EPOCHS, MOST_EPOCHS = 1e-6, 1e6
+"""Less is no step of any data set, more no number of steps that a file's name can hold."""
+NEAR = 0.6
+"""Of difflib's 0..1: from here on a word may be a slip of another."""
+MOST_NOISE = 10.0
+"""A hundred times that of 2012."""
 
 
 @dataclass(frozen=True)
@@ -126,14 +132,22 @@ def check_recipe(recipe: Recipe) -> None:
     if recipe.precision not in ("auto", *DTYPES):
         raise UsageError(f"precision is {recipe.precision!r}: choose auto, {', '.join(DTYPES)}")
     for key, kinds in key_types().items():
-        if float in kinds and getattr(recipe, key) is not None:
-            require(recipe, key, math.isfinite(getattr(recipe, key)), "a finite number")
+        value = getattr(recipe, key)
+        if float in kinds and value is not None:
+            require(recipe, key, math.isfinite(value), "a finite number")
+        if tuple in kinds:
+            require(recipe, key, all(math.isfinite(item) for item in value), "a list of finite numbers")
     for key in ("epochs", "full_epochs", "checkpoint_minutes"):
         require(recipe, key, getattr(recipe, key) > 0, "more than 0")
+    for key in ("epochs", "full_epochs"):
+        require(recipe, key, LEAST_EPOCHS <= getattr(recipe, key) <= MOST_EPOCHS, "from 0.000001 to 1,000,000")
     for key in ("batch_size", "rates_for_batch", "keep_checkpoints", "shuffle_buffer"):
         require(recipe, key, getattr(recipe, key) >= 1, "1 or more")
     for key in ("seed", "noise", "weight_decay", "warmup_epochs", "conv1_rate"):
         require(recipe, key, getattr(recipe, key) >= 0, "0 or more")
+    for key in ("conv1_slow_epoch", "conv1_frozen_epoch", "noise_off_epoch"):
+        require(recipe, key, getattr(recipe, key) is None or getattr(recipe, key) >= 0, '0 or more, or "none"')
+    require(recipe, "noise", recipe.noise <= MOST_NOISE, f"at most {MOST_NOISE:g}: more leaves nothing of the picture")
     require(recipe, "momentum", 0 <= recipe.momentum < 1, "from 0 to below 1")
     require(recipe, "mean", recipe.mean in ("image", "rgb"), "image or rgb")
     require(recipe, "final_views", recipe.final_views in (1, 10), "1 or 10")
@@ -150,6 +164,10 @@ def check_steps(recipe: Recipe, rates_key: str, epochs_key: str) -> None:
     require(recipe, rates_key, all(rate >= 0 for rate in rates), "rates of 0 or more")
     if epochs[0] != 0 or list(epochs) != sorted(set(epochs)):
         raise UsageError(f"{epochs_key} is {list(epochs)}: begin with 0 and let them rise")
+    if epochs[-1] >= recipe.full_epochs:
+        raise UsageError(
+            f"{epochs_key} is {list(epochs)}: the last is not reached in {recipe.full_epochs:g} epochs (full_epochs)"
+        )
 
 
 def require(recipe: Recipe, key: str, condition: bool, words: str) -> None:
@@ -174,7 +192,8 @@ def load_recipe(name_or_file: str, overrides: Sequence[str] = ()) -> Recipe:
         file = FOLDER / f"{name_or_file}.toml"
         if not file.is_file():
             raise UsageError(
-                f"recipe {name_or_file!r}: {did_you_mean(name_or_file, recipe_names())}, or give a .toml file"
+                f"recipe {name_or_file!r} is neither one of the program's nor a .toml file: "
+                f"{did_you_mean(name_or_file, recipe_names())}"
             )
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
@@ -210,13 +229,13 @@ def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
 
 
 def parse_value(key: str, text: str) -> Any:
-    """TOML's value of the text; the text itself where it is none, or where the key takes words."""
+    """TOML's value of the text; the text itself where it is none, or a number and the key takes words."""
     kinds = key_types().get(key, ())
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
-    return text if str in kinds and not isinstance(value, str) else value
+    return text if str in kinds and is_number(value) else value
 
 
 def checked_value(key: str, value: Any, where: str) -> Any:
@@ -281,7 +300,11 @@ def toml_value(value: Any) -> str:
 
 
 def did_you_mean(word: str, known: typing.Iterable[str]) -> str:
-    """Half a sentence: the nearest valid name, or all of them."""
+    """Half a sentence: the nearest valid names (several where they are equally near), or all of them."""
     names = list(known)
-    near = difflib.get_close_matches(word, names, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(names)}"
+    nearness = {name: difflib.SequenceMatcher(None, word, name).ratio() for name in names}
+    most = max(nearness.values())
+    if most < NEAR:
+        return f"choose from {', '.join(names)}"
+    near = [repr(name) for name in names if nearness[name] == most]
+    return f"did you mean {' or '.join([', '.join(near[:-1]), near[-1]] if near[1:] else near)}?"

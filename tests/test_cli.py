@@ -53,7 +53,7 @@ MISTAKES = [
     (["shard", "{tmp}/empty"], 2, "empty"),
     (["train", "{tmp}/nowhere"], 2, "there is no such folder"),
     (["train", "{tmp}/empty"], 2, "no shards folder"),
-    (["train", "{shards}", "--recipe", "2031"], 2, "did you mean '2013'"),
+    (["train", "{shards}", "--recipe", "2031"], 2, "did you mean '2012' or '2013'"),
     (["train", "{shards}", "--set", "batchsize=4"], 2, "did you mean 'batch_size'"),
     (["train", "{shards}", "--set", "epochs=many"], 2, "it must be a number"),
     (["train", "{shards}", "--set", "batch_size=100", "--out", "{tmp}/run"], 2, "59 samples, less than one batch"),
@@ -81,7 +81,7 @@ MISTAKES = [
     (["bench", "model", "--tune"], 2, "--tune is about the loader"),
     (["bench", "loader", "{tmp}/nowhere"], 2, "there is no such folder"),
     (["bench", "loader", "{shards}", "--json", "{tmp}/no/x.json"], 2, "there is no folder"),
-    (["recipes", "2031"], 2, "did you mean '2013'"),
+    (["recipes", "2031"], 2, "did you mean '2012' or '2013'"),
     (["demo", "--out", "{tmp}/mine"], 2, "something else than a demo"),
 ]
 
