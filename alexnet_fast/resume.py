@@ -94,6 +94,8 @@ def restore_place(
             load(start.loaders[rank])
         except UserError as error:
             reason = str(error)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            reason = f"what the checkpoint says of it is damaged ({error})"
     if all_agree(reason is None):
         return start.step, None
     why = reason or "another process cannot find its place"
