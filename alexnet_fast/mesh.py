@@ -76,9 +76,9 @@ class Mesh:
         """Pictures that each process loads, out of the batch of all processes."""
         if batch_size % self.world_size:
             below = batch_size - batch_size % self.world_size
+            choices = f"{below} or {below + self.world_size}" if below else f"{self.world_size}, or fewer processes"
             raise UsageError(
-                f"a batch of {batch_size} pictures cannot be shared by {self.world_size} processes: "
-                f"choose {max(below, self.world_size)} or {below + self.world_size}"
+                f"a batch of {batch_size} pictures cannot be shared by {self.world_size} processes: choose {choices}"
             )
         return batch_size // self.world_size
 

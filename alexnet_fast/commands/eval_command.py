@@ -36,6 +36,7 @@ def command(
     DATA is a shards folder with the checkpoint's classes ($ALEXNET_FAST_DATA, else ./shards).
     Views: 1 is the centre; 10 are the paper's (corners and centre, each with its mirror), probabilities averaged.
     """
+    from alexnet_fast.checkpoint import resolve_checkpoint
     from alexnet_fast.devices import use_device
     from alexnet_fast.evaluation import evaluate
     from alexnet_fast.pipelines.loader import EvaluationLoader
@@ -48,6 +49,8 @@ def command(
     checkpoints, data = checkpoints_and_data(paths)
     place = use_device(device)
     chosen = choose_precision(place, precision)
+    for path in checkpoints:
+        resolve_checkpoint(path)  # a folder that holds none is told before the data is asked for
     dataset = Dataset.load(data)
     nets = [load_trained(path, place, chosen) for path in checkpoints]
     for net in nets:
@@ -76,7 +79,14 @@ def command(
 
 
 def checkpoints_and_data(paths: tuple[Path, ...]) -> tuple[tuple[Path, ...], Path]:
-    """The last path is the data if a data set is there."""
+    """The last path is the data if a data set is there; UsageError where nothing is there."""
+    from alexnet_fast.tools.errors import UsageError
+
+    for path in paths:
+        if not path.exists():
+            last = path is paths[-1] and len(paths) > 1
+            what = "neither a checkpoint nor a shards folder of this name" if last else "no such checkpoint"
+            raise UsageError(f"{path}: there is {what}")
     if len(paths) > 1 and ((paths[-1] / MANIFEST).exists() or paths[-1].name == MANIFEST):
         return paths[:-1], paths[-1]
     return paths, Path(os.environ.get(DATA_VARIABLE, "shards"))
