@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first asks for a good end, a second Ctrl-C is the end."""
+"""Ctrl-C, SIGTERM and a lost terminal: the first asks for a good end, a second Ctrl-C is the end."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import signal
 import threading
 from types import FrameType, TracebackType
 from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C; what clusters announce the end with; what a terminal sends that is gone, as when ssh breaks off."""
 
 
 class Interruption:
@@ -17,8 +20,10 @@ class Interruption:
 
     def __enter__(self) -> Interruption:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self.before[number] = signal.signal(number, self.receive)
+            for number in SIGNALS:
+                # A shell's background job is meant to ignore Ctrl-C, and one under nohup the end of the terminal.
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    self.before[number] = signal.signal(number, self.receive)
         return self
 
     def __exit__(

@@ -54,16 +54,18 @@ def command(
     Everything goes into the run's folder: recipe.toml, metrics.jsonl, checkpoints, figures, result.json.  Ctrl-C or
     SIGTERM finish the step and save; --resume goes on where the run stood, to the picture.
     """
-    from alexnet_fast.recipe import load_recipe
-    from alexnet_fast.tools.dataset import Dataset
-    from alexnet_fast.trainer import train
-
-    recipe = load_recipe(recipe_name, settings)
-    run = out if out is not None else Path("runs") / recipe.name
-    dataset = Dataset.load(data)
-    if check_hashes and os.environ.get("LOCAL_RANK", "0") == "0":  # of torchrun's processes one on each machine
-        check_every_byte(dataset, quiet=quiet)
+    run: Path | None = out
     try:
+        # Torch is loaded here, which takes seconds: long enough for somebody to think better of it.
+        from alexnet_fast.recipe import load_recipe
+        from alexnet_fast.tools.dataset import Dataset
+        from alexnet_fast.trainer import train
+
+        recipe = load_recipe(recipe_name, settings)
+        run = out if out is not None else Path("runs") / recipe.name
+        dataset = Dataset.load(data)
+        if check_hashes and os.environ.get("LOCAL_RANK", "0") == "0":  # of torchrun's processes one on each machine
+            check_every_byte(dataset, quiet=quiet)
         result = train(
             dataset,
             recipe,
@@ -77,9 +79,18 @@ def command(
             deterministic=deterministic,
         )
     except KeyboardInterrupt as error:
-        raise UserError(f"stopped at once; --resume goes on from the last checkpoint in {run}/checkpoints.") from error
+        raise UserError(stopped_at_once(run)) from error
     if not quiet and os.environ.get("RANK", "0") == "0":
         click.echo(summary(result, run))
+
+
+def stopped_at_once(run: Path | None) -> str:
+    """What to say after a Ctrl-C that nobody could answer with a checkpoint."""
+    if run is not None and any((run / "checkpoints").glob("step-*.pt")):
+        return f"stopped at once; --resume goes on from the last checkpoint in {run / 'checkpoints'}."
+    if run is not None and (run / "recipe.toml").exists():
+        return f"stopped at once, before a checkpoint was saved in {run}; --resume begins anew."
+    return "stopped before the training had begun; nothing was written."
 
 
 def check_every_byte(dataset: Dataset, *, quiet: bool) -> None:
