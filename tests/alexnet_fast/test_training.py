@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
 import signal
 import subprocess
@@ -170,27 +169,6 @@ COMMAND = [sys.executable, "-m", "alexnet_fast.cli", "train"]
 def command_line(shards: Path, run: Path, *more: str) -> list[str]:
     settings = [word for setting in SETTINGS for word in ("--set", setting)]
     return [*COMMAND, str(shards), *settings, "--out", str(run), "--device", "cpu", *more]
-
-
-def test_killed_again_and_again(tiny_shards: Path, unbroken: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    chance = random.Random(0)
-    often = ("--set", "checkpoint_minutes=0.0001")
-    resume: tuple[str, ...] = ()
-    for _ in range(3):
-        process = subprocess.Popen(command_line(tiny_shards, run, *often, *resume), stderr=subprocess.PIPE)
-        deadline = time.monotonic() + 60
-        before = saved_checkpoints(run / "checkpoints")
-        while saved_checkpoints(run / "checkpoints") == before and process.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        time.sleep(chance.random() * 0.3)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        resume = ("--resume",)
-    finished = subprocess.run(command_line(tiny_shards, run, *often, *resume), capture_output=True, text=True)
-    assert finished.returncode == 0, finished.stderr
-    assert same_weights(run, unbroken)
 
 
 def test_sigterm_saves_and_says_how_to_go_on(tiny_shards: Path, unbroken: Path, tmp_path: Path) -> None:
