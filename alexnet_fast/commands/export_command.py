@@ -15,8 +15,9 @@ import click
 def command(checkpoint: Path, out: Path) -> None:
     """Write the network of CHECKPOINT (a .pt file, a run's folder, .safetensors) for other programs.
 
-    .safetensors holds everything to use it again with `eval` and `predict`; .onnx comes with its preprocessing in a
-    .json beside it.
+    .safetensors holds everything to use it again with `eval` and `predict`.  .onnx computes logits from pixels less the
+    mean; a .json of the same name beside it says how to make a picture ready (size, mean) and names the classes.
+    onnxruntime's logits differ from ours in float32 by at most 1e-4 of the largest, on one CPU.
     """
     from alexnet_fast.checkpoint import load_checkpoint, resolve_checkpoint
     from alexnet_fast.export import export

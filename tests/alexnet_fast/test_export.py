@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from alexnet_fast.checkpoint import Checkpoint, Mean, load_checkpoint, save_checkpoint
+from alexnet_fast.commands.export_command import command
 from alexnet_fast.export import TOLERANCE, export, preprocessing
 from alexnet_fast.model import AlexNet, load_whole_state, whole_state
 from alexnet_fast.recipe import Recipe, load_recipe, recipe_names
@@ -140,3 +141,9 @@ def test_a_disk_that_takes_nothing(suffix: str, tmp_path: Path, monkeypatch: pyt
         export(checkpoint_of(replace(load_recipe("2013"), width_divisor=16)), file)
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
     assert file.read_text() == "the one before"
+
+
+def test_help_and_readme_state_the_tolerance_that_is_tested() -> None:
+    stated = f"at most {TOLERANCE:g}".replace("0.0001", "1e-4")
+    readme = Path(__file__).parent.parent.parent / "README.md"
+    assert stated in readme.read_text(encoding="utf-8") and stated in (command.help or "")
