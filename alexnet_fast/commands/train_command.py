@@ -51,8 +51,9 @@ def command(
 ) -> None:
     """Train AlexNet on DATA, a shards folder ($ALEXNET_FAST_DATA, else ./shards).
 
-    Everything goes into the run's folder: recipe.toml, metrics.jsonl, checkpoints, figures, result.json.  Ctrl-C or
-    SIGTERM finish the step and save; --resume goes on where the run stood, to the picture.
+    Everything goes into the run's folder: recipe.toml, metrics.jsonl, checkpoints, figures, result.json.  Ctrl-C,
+    SIGTERM and a lost terminal finish the step and save; a second Ctrl-C stops at once.  --resume goes on where the
+    run stood, to the picture.
     """
     run: Path | None = out
     try:

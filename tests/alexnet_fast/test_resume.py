@@ -10,13 +10,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from alexnet_fast.checkpoint import load_checkpoint, resolve_checkpoint, saved_checkpoints
 from alexnet_fast.recipe import load_recipe
+from alexnet_fast.resume import restore_place
 from alexnet_fast.run_folder import RunFolder
 from alexnet_fast.schedule import Schedule
 from alexnet_fast.telemetry import Telemetry
@@ -185,3 +188,17 @@ def test_a_runs_checkpoint_is_the_newest_whole_one(tmp_path: Path) -> None:
     newest.write_bytes(newest.read_bytes()[:-50])
     assert resolve_checkpoint(tmp_path).name == "step-00000002.pt"
     assert resolve_checkpoint(newest) == newest
+
+
+def test_a_damaged_place_among_the_pictures_is_told(tiny_dataset: Dataset, tmp_path: Path) -> None:
+    recipe = load_recipe("2013", [*SETTINGS, "epochs=1.5"])
+    train(tiny_dataset, recipe, tmp_path / "run", device="cpu", quiet=True)
+    newest = load_checkpoint(saved_checkpoints(tmp_path / "run" / "checkpoints")[-1])
+    assert newest.inside_an_epoch
+    broken = replace(newest, loaders=({"version": 1, "epoch": 1},))
+
+    def load(state: dict[str, Any]) -> None:
+        assert state["stream"]
+
+    step, note = restore_place(load, broken, Schedule(recipe, 14), rank=0, num_ranks=1, all_agree=lambda fine: fine)
+    assert step == 14 and note is not None and "start of epoch 2" in note and "damaged ('stream')" in note
