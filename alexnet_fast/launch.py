@@ -24,6 +24,7 @@ import torch
 import torch.distributed as dist
 
 from alexnet_fast.devices import use_device
+from alexnet_fast.interruption import SIGNALS
 from alexnet_fast.layout import Layout, different_kinds
 from alexnet_fast.mesh import Mesh, join_mesh
 from alexnet_fast.tools.errors import UsageError, UserError
@@ -183,7 +184,7 @@ def end_with_parent() -> None:
 
 @contextlib.contextmanager
 def passing_on_signals(workers: Sequence[Worker]) -> Iterator[None]:
-    """Ctrl-C and SIGTERM, with which clusters announce the end, go to every process: what they mean is decided there.
+    """Ctrl-C, SIGTERM (a cluster announces the end) and SIGHUP (a terminal is lost) go to every process, which decides.
 
     A second Ctrl-C ends everything at once.
     """
@@ -200,9 +201,9 @@ def passing_on_signals(workers: Sequence[Worker]) -> Iterator[None]:
             if is_running(worker) and worker.process.pid is not None:
                 os.kill(worker.process.pid, number)
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     for number, handler in before.items():
-        if handler != signal.SIG_IGN:  # a shell's background job is meant to ignore Ctrl-C
+        if handler != signal.SIG_IGN:  # as `Interruption` does
             signal.signal(number, pass_on)
     try:
         yield
