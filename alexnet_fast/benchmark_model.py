@@ -13,7 +13,6 @@ from dataclasses import replace
 
 import torch
 
-from alexnet_fast.cpu_memory import keep_freed_memory
 from alexnet_fast.dropout import DropoutKey, step_key
 from alexnet_fast.layers import CONV1_KERNEL
 from alexnet_fast.model import NETS, AlexNet, Architecture, loss_and_errors
@@ -23,6 +22,7 @@ from alexnet_fast.pipelines.synthetic import SyntheticLoader
 from alexnet_fast.plain_alexnets import PlainAlexNet, PlainStep, torchvision_alexnet
 from alexnet_fast.precision import Precision
 from alexnet_fast.step import TrainingStep
+from alexnet_fast.tools.freed_memory import keep_freed_memory
 from alexnet_fast.tools.measurement import Measurement, measure_rate
 
 NUM_CLASSES = 1000

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from alexnet_fast.cpu_memory import keep_freed_memory
 from alexnet_fast.cuda_graph import Recording
 from alexnet_fast.dropout import DropoutKey, step_key
 from alexnet_fast.exchange import as_rows
@@ -19,6 +18,7 @@ from alexnet_fast.optimizer import SGD
 from alexnet_fast.pipelines.batch import Batch
 from alexnet_fast.precision import Precision
 from alexnet_fast.tools.errors import UserError
+from alexnet_fast.tools.freed_memory import keep_freed_memory
 
 LAG = 2
 """Steps that the host may be ahead before it looks whether a loss was finite; the device always has work queued."""

@@ -36,6 +36,7 @@ from PIL import Image
 from alexnet_fast.machine import describe_machine
 from alexnet_fast.tools import source_folders
 from alexnet_fast.tools.dataset import Note, PictureOptions, Shard
+from alexnet_fast.tools.freed_memory import keep_freed_blocks
 from alexnet_fast.tools.measurement import Measurement, table
 from alexnet_fast.tools.output import LocalOutput
 from alexnet_fast.tools.picture_table import Source, read_bytes
@@ -75,12 +76,12 @@ def in_one_core(work: Callable[[Plan, Path], float], plan: Plan, folder: Path) -
 
 
 def bare_loop(plan: Plan, folder: Path, resampling: Image.Resampling) -> float:
-    """Pillow alone: decode, centre square to 256, encode, thrown away."""
-    contents = [read_bytes(plan.picture(number).location) for number in range(len(plan.source.table))]
+    """Pillow alone: read, decode, centre square to 256, encode, thrown away."""
+    locations = [plan.picture(number).location for number in range(len(plan.source.table))]
 
     def work() -> None:
-        for content in contents:
-            pillow(content, resampling)
+        for location in locations:
+            pillow(read_bytes(location), resampling)
 
     return timed(work)
 
@@ -99,6 +100,7 @@ def worker(plan: Plan, folder: Path) -> float:
     """What a worker process does: read, encode, statistics, tar, index, hash, written to the disk."""
     output = LocalOutput(folder)
     output.prepare()
+    keep_freed_blocks()  # as its process does when it begins
     tasks = [plan.task(planned, output, False) for planned in plan.shards]
     return timed(lambda: [make_shard(task) for task in tasks])
 

@@ -22,12 +22,12 @@ PAIRS = ((0, 0), (1, 1), (2, 2), (0, 1), (1, 2), (0, 2))
 class PixelSums:
     """Sums over pictures of (size, size, 3) uint8: of every pixel, and of products of channels.
 
-    Float32 is used as a fast integer: its sums are exact below 2^24, which `add` never leaves for sizes up to 258
-    (a column of `size` products of 255 · 255), and the pixels' sums are moved to integers in time.
+    Everything fits 16 bits as long as possible, which is what makes it fast: a product of two channels is at most
+    255 · 255, and the pixels' sums are moved to wider integers in time.
     """
 
-    _MOST_PICTURES = 2**24 // 255
-    """Pictures whose pixels' sum a float32 holds exactly."""
+    _MOST_PICTURES = (2**16 - 1) // 255
+    """Pictures whose pixels' sum 16 bits hold."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -35,11 +35,12 @@ class PixelSums:
         self.pixel_sums: npt.NDArray[np.int64] = np.zeros((size, size, 3), np.int64)
         self.products = [0] * len(PAIRS)
         """Sums over all pixels of all pictures of channel · channel, ordered as PAIRS."""
-        self._exact = size <= 258
-        self._recent = np.zeros((size, size * 3), np.float32)
+        self._recent = np.zeros((size, size * 3), np.uint16)
         self._num_recent = 0
-        self._values = np.empty((size, size * 3), np.float32 if self._exact else np.float64)
-        self._work = np.empty_like(self._values)
+        self._values = np.empty_like(self._recent)
+        self._work = np.empty_like(self._recent)
+        self._columns = [np.zeros(size * 3 - distance, np.uint64) for distance in range(3)]
+        """Sums of products, column by column, of neighbours at this distance."""
 
     def add(self, pixels: npt.NDArray[np.uint8]) -> None:
         """Add one picture, (size, size, 3)."""
@@ -51,22 +52,25 @@ class PixelSums:
         if self._num_recent == self._MOST_PICTURES:
             self._flush()
         # Neighbours at distance 0, 1, 2 in the row r g b r g b …; every third product is one pair of channels.
-        for distance, starts in ((0, (0, 1, 2)), (1, (0, 1)), (2, (0,))):
+        for distance, columns in enumerate(self._columns):
             width = values.shape[1] - distance
             np.multiply(values[:, :width], values[:, distance:], out=work[:, :width])
-            columns = work[:, :width].sum(axis=0)
-            for start in starts:
-                pair = PAIRS.index((start, start + distance))
-                self.products[pair] += int(columns[start::3].sum(dtype=np.float64))
+            # A column of `size` products is below 2^32 for every size that there is (4096).
+            columns += work[:, :width].sum(axis=0, dtype=np.uint32)
 
     def _flush(self) -> None:
-        self.pixel_sums += self._recent.reshape(self.pixel_sums.shape).astype(np.int64)
+        self.pixel_sums += self._recent.reshape(self.pixel_sums.shape)
         self._recent[:] = 0
         self._num_recent = 0
+        for number, (start, end) in enumerate(PAIRS):
+            columns = self._columns[end - start]
+            self.products[number] += int(columns[start::3].sum())
+            columns[start::3] = 0
 
     def merge(self, other: PixelSums) -> None:
         """Add another's sums to these."""
         other._flush()
+        self._flush()
         self.pictures += other.pictures
         self.pixel_sums += other.pixel_sums
         self.products = [mine + theirs for mine, theirs in zip(self.products, other.products, strict=True)]

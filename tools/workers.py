@@ -16,6 +16,7 @@ from multiprocessing.connection import wait
 from multiprocessing.sharedctypes import Synchronized
 from typing import Any, Protocol, TypeVar
 
+from alexnet_fast.tools.freed_memory import keep_freed_blocks
 from alexnet_fast.tools.plan import ShardTask
 from alexnet_fast.tools.shard_worker import ShardRecord, make_shard
 
@@ -111,6 +112,7 @@ _counters: tuple[Synchronized[int], Synchronized[int]] | None = None
 def _begin_worker(pictures: Synchronized[int], num_bytes: Synchronized[int]) -> None:
     global _counters
     _counters = (pictures, num_bytes)
+    keep_freed_blocks()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -126,6 +126,15 @@ def test_sums_over_parts_are_exact() -> None:
     assert state["products"] == [int((flat[:, a] * flat[:, b]).sum()) for a, b in pairs]
 
 
+def test_sums_of_the_brightest_pictures_do_not_overflow() -> None:
+    sums = PixelSums(64)
+    for _ in range(600):
+        sums.add(np.full((64, 64, 3), 255, np.uint8))
+    state = sums.state()
+    assert (state["pixel_sums"] == 600 * 255).all()
+    assert state["products"] == [600 * 64 * 64 * 255 * 255] * 6
+
+
 @pytest.mark.parametrize("workers", [2, 3])
 def test_any_number_of_workers_makes_the_same_bytes(
     workers: int, pictures: Path, unbroken: Path, tmp_path: Path
