@@ -120,7 +120,8 @@ def encode(content: bytes, name: str, options: PictureOptions) -> Encoded:
     square = _centre_square(image, options)
     stream = io.BytesIO()
     square.save(stream, "JPEG", quality=options.quality, subsampling="4:2:0")
-    return Encoded(stream.getvalue(), np.asarray(square), "; ".join(repairs))
+    pixels = np.frombuffer(square.tobytes("raw", "RGB"), np.uint8).reshape(options.size, options.size, 3)
+    return Encoded(stream.getvalue(), pixels, "; ".join(repairs))
 
 
 def _reason(error: Exception) -> str:

@@ -8,6 +8,7 @@ machine), and costs what BILINEAR does.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -15,14 +16,22 @@ import numpy.typing as npt
 from PIL import Image
 
 
-@lru_cache(maxsize=64)
-def _weights(start: int, side: int, count: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.uint32]]:
-    """Which pixels each of `count` equal parts of [start, start + side) covers, and how much of each in 1/65536.
+@dataclass(frozen=True)
+class _Weights:
+    """Which pixels each part covers, and how much of each."""
 
-    Returns (count, taps) pixel numbers and (count, taps) weights, each row summing to exactly 65536.
-    """
+    pixels: npt.NDArray[np.intp]
+    """(taps, parts) pixel numbers."""
+    shares: npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
+    """(taps, parts, 1); over the taps they sum to exactly 2**bits."""
+    bits: int
+
+
+@lru_cache(maxsize=1024)
+def _weights(side: int, count: int) -> _Weights:
+    """For `count` equal parts of [0, side)."""
     # Edges in units of 1/count pixel, so that all of this is exact in integers.
-    edges = start * count + np.arange(count + 1, dtype=np.int64) * side
+    edges = np.arange(count + 1, dtype=np.int64) * side
     first = edges[:-1] // count
     taps = int(((edges[1:] + count - 1) // count - first).max())
     pixels = first[:, None] + np.arange(taps)
@@ -30,41 +39,51 @@ def _weights(start: int, side: int, count: int) -> tuple[npt.NDArray[np.intp], n
     covered = np.maximum(covered, 0)
     # Rounding cumulated sums instead of single weights makes each row's sum exact.
     cumulated = (np.cumsum(covered, axis=1) * 65536 + side // 2) // side
-    weights = np.diff(cumulated, axis=1, prepend=0).astype(np.uint32)
-    return np.minimum(pixels, start + side - 1).astype(np.intp), weights
-
-
-def _average_rows(rows: npt.NDArray[np.uint8], start: int, side: int, count: int) -> npt.NDArray[np.uint8]:
-    """(H, L) -> (count, L): the rows from `start` on, `side` of them, averaged into `count`."""
-    pixels, weights = _weights(start, side, count)
     # Three taps or fewer: eight bits of weight are enough and let the sums fit 16 bits, which is twice as fast.
-    narrow = pixels.shape[1] <= 3
-    kind = np.uint16 if narrow else np.uint32
-    shift = 8 if narrow else 16
-    if narrow:
-        cumulated = (np.cumsum(weights, axis=1) + 128) >> 8
-        weights = np.diff(cumulated, axis=1, prepend=0)
-    scale = weights.astype(kind)
+    bits = 8 if taps <= 3 else 16
+    if bits == 8:
+        cumulated = (cumulated + 128) >> 8
+    shares = np.diff(cumulated, axis=1, prepend=0).astype(np.uint16 if bits == 8 else np.uint32)
+    places = np.minimum(pixels, side - 1).astype(np.intp)
+    return _Weights(np.ascontiguousarray(places.T), np.ascontiguousarray(shares.T)[:, :, None], bits)
+
+
+def _average_rows(rows: npt.NDArray[np.uint8], count: int) -> npt.NDArray[np.uint8]:
+    """(H, L) -> (count, L): the rows averaged into `count`."""
+    weights = _weights(len(rows), count)
+    kind = weights.shares.dtype.type
     wide = rows.astype(kind)
-    total = np.take(wide, pixels[:, 0], axis=0)
-    total *= scale[:, 0, None]
-    total += kind(1 << (shift - 1))
+    total = np.take(wide, weights.pixels[0], axis=0)
+    total *= weights.shares[0]
+    total += kind(1 << (weights.bits - 1))
     part = np.empty_like(total)
-    for tap in range(1, pixels.shape[1]):
-        np.take(wide, pixels[:, tap], axis=0, out=part, mode="clip")
-        part *= scale[:, tap, None]
+    for pixels, shares in zip(weights.pixels[1:], weights.shares[1:], strict=True):
+        np.take(wide, pixels, axis=0, out=part, mode="clip")
+        part *= shares
         total += part
-    total >>= kind(shift)
-    return total.astype(np.uint8)
+    total >>= kind(weights.bits)
+    averaged: npt.NDArray[np.uint8] = total.astype(np.uint8)
+    return averaged
 
 
 def average_area(image: Image.Image, left: int, top: int, side: int, size: int) -> Image.Image:
-    """The square of `side` pixels at (left, top) of an RGB picture, averaged down to `size` × `size`; side >= size."""
-    if left or side != image.width:
-        image = image.crop((left, 0, left + side, image.height))
-    pixels = np.asarray(image)
-    height = pixels.shape[0]
-    rows = _average_rows(pixels.reshape(height, side * 3), top, side, size).reshape(size, side, 3)
-    turned = np.asarray(Image.fromarray(rows).transpose(Image.Transpose.TRANSPOSE))
-    columns = _average_rows(turned.reshape(side, size * 3), 0, side, size).reshape(size, size, 3)
-    return Image.fromarray(columns).transpose(Image.Transpose.TRANSPOSE)
+    """The square of `side` pixels at (left, top) of an RGB picture, averaged down to `size` × `size`; side >= size.
+
+    Comes as RGBX, as Pillow keeps RGB: arrays of four bytes a pixel go in and out without being packed.
+    """
+    if image.size != (side, side):
+        image = image.crop((left, top, left + side, top + side))
+    rows = _average_rows(_bytes_of(image), size)
+    columns = _average_rows(_bytes_of(_transposed(rows)), size)
+    return _transposed(columns)
+
+
+def _bytes_of(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """(height, width · 4)"""
+    return np.frombuffer(image.tobytes("raw", "RGBX"), np.uint8).reshape(image.height, -1)
+
+
+def _transposed(rows: npt.NDArray[np.uint8]) -> Image.Image:
+    """Of (height, width · 4) the picture (height × width)."""
+    size = (rows.shape[1] // 4, rows.shape[0])
+    return Image.frombuffer("RGBX", size, rows, "raw", "RGBX", 0, 1).transpose(Image.Transpose.TRANSPOSE)

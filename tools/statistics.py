@@ -22,12 +22,14 @@ PAIRS = ((0, 0), (1, 1), (2, 2), (0, 1), (1, 2), (0, 2))
 class PixelSums:
     """Sums over pictures of (size, size, 3) uint8: of every pixel, and of products of channels.
 
-    Everything fits 16 bits as long as possible, which is what makes it fast: a product of two channels is at most
-    255 · 255, and the pixels' sums are moved to wider integers in time.
+    Small numbers are fast ones: the pixels' sums stay in 16 bits and products in float32, both exact, until they are
+    moved to wider numbers in time.
     """
 
     _MOST_PICTURES = (2**16 - 1) // 255
     """Pictures whose pixels' sum 16 bits hold."""
+    _ROWS = 256
+    """Products of 255 · 255 at most, of which float32 holds the sum: less than 2^24."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -37,26 +39,27 @@ class PixelSums:
         """Sums over all pixels of all pictures of channel · channel, ordered as PAIRS."""
         self._recent = np.zeros((size, size * 3), np.uint16)
         self._num_recent = 0
-        self._values = np.empty_like(self._recent)
-        self._work = np.empty_like(self._recent)
-        self._columns = [np.zeros(size * 3 - distance, np.uint64) for distance in range(3)]
-        """Sums of products, column by column, of neighbours at this distance."""
+        self._values = np.empty((min(size, self._ROWS), size * 3), np.float32)
+        self._columns = [np.zeros(size * 3 - distance) for distance in range(3)]
+        """Sums of products, column by column, of neighbours at this distance; whole numbers below 2^53."""
 
     def add(self, pixels: npt.NDArray[np.uint8]) -> None:
         """Add one picture, (size, size, 3)."""
-        values, work = self._values, self._work
-        np.copyto(values, pixels.reshape(values.shape))
-        self._recent += values
+        rows = pixels.reshape(self._recent.shape)
+        self._recent += rows
+        for first in range(0, self.size, self._ROWS):
+            self._add_products(rows[first : first + self._ROWS])
         self._num_recent += 1
         self.pictures += 1
         if self._num_recent == self._MOST_PICTURES:
             self._flush()
+
+    def _add_products(self, rows: npt.NDArray[np.uint8]) -> None:
+        values = self._values[: len(rows)]
+        np.copyto(values, rows)
         # Neighbours at distance 0, 1, 2 in the row r g b r g b …; every third product is one pair of channels.
         for distance, columns in enumerate(self._columns):
-            width = values.shape[1] - distance
-            np.multiply(values[:, :width], values[:, distance:], out=work[:, :width])
-            # A column of `size` products is below 2^32 for every size that there is (4096).
-            columns += work[:, :width].sum(axis=0, dtype=np.uint32)
+            columns += np.einsum("ij,ij->j", values[:, : len(columns)], values[:, distance:])
 
     def _flush(self) -> None:
         self.pixel_sums += self._recent.reshape(self.pixel_sums.shape)

@@ -112,10 +112,11 @@ def test_the_statistics_are_numpys(unbroken: Path, pictures: Path) -> None:
     assert np.abs((statistics.directions * eigenvectors[:, ::-1].T).sum(1)) == pytest.approx(np.ones(3))
 
 
-def test_sums_over_parts_are_exact() -> None:
+@pytest.mark.parametrize("size", [256, 300])
+def test_sums_over_parts_are_exact(size: int) -> None:
     chance = np.random.default_rng(0)
-    drawn = chance.integers(0, 256, (23, 256, 256, 3), dtype=np.uint8)
-    first, second = PixelSums(256), PixelSums(256)
+    drawn = chance.integers(0, 256, (23, size, size, 3), dtype=np.uint8)
+    first, second = PixelSums(size), PixelSums(size)
     for number, picture in enumerate(drawn):
         (first if number % 3 else second).add(picture)
     first.merge(second)
@@ -127,12 +128,12 @@ def test_sums_over_parts_are_exact() -> None:
 
 
 def test_sums_of_the_brightest_pictures_do_not_overflow() -> None:
-    sums = PixelSums(64)
-    for _ in range(600):
-        sums.add(np.full((64, 64, 3), 255, np.uint8))
+    sums = PixelSums(257)
+    for _ in range(300):
+        sums.add(np.full((257, 257, 3), 255, np.uint8))
     state = sums.state()
-    assert (state["pixel_sums"] == 600 * 255).all()
-    assert state["products"] == [600 * 64 * 64 * 255 * 255] * 6
+    assert (state["pixel_sums"] == 300 * 255).all()
+    assert state["products"] == [300 * 257 * 257 * 255 * 255] * 6
 
 
 @pytest.mark.parametrize("workers", [2, 3])
