@@ -285,7 +285,7 @@ def main(pictures: Path, json_file: Path | None, img2dataset_command: str | None
     per_core = rates["alexnet-fast shard --workers 2"] / 2
     hours = {cores: IMAGENET / (per_core * cores) / 3600 for cores in (2, 16, 64)}
     click.echo("ImageNet-2012, were its pictures like these and every core as fast: " + ", ".join(
-        f"{value:.1f} h on {cores} cores" for cores, value in hours.items()))  # fmt: skip
+        f"{60 * value:.0f} minutes on {cores} cores" for cores, value in hours.items()))  # fmt: skip
     with tempfile.TemporaryDirectory() as folder, multiprocessing.get_context("spawn").Pool(1) as pool:
         megabytes, took = pool.apply(parent_memory, (Path(folder),))
     click.echo(f"the parent with 1,281,167 pictures: {megabytes:.0f} MB at most, {took:.0f} s in all")
