@@ -31,7 +31,7 @@ SETTINGS = (
     "shuffle_buffer=20",
     "checkpoint_minutes=0.0001",
 )
-SECONDS = 60
+SECONDS = 200
 """More than anything here takes."""
 
 
