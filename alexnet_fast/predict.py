@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import numpy as np
 import torch
@@ -25,6 +25,8 @@ from alexnet_fast.trained import Trained, mean_to_subtract
 TOP = 5
 BATCH = 32
 STDIN = "-"
+LARGEST = 256 << 20
+"""Bytes of a file that is still taken for a picture."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def pictures_of(sources: Sequence[str]) -> Iterator[tuple[str, bytes | UserError
     """(name, bytes) of each picture; in folders of every file, by name, hidden ones left out."""
     for source in sources:
         if source == STDIN:
-            yield "stdin", sys.stdin.buffer.read()
+            yield "stdin", read_some(sys.stdin.buffer)
         elif os.path.isdir(source):  # noqa: PTH112 (False, no error, for a name too long)
             yield from pictures_in(source)
         else:
@@ -118,8 +120,15 @@ def pictures_in(folder: str) -> Iterator[tuple[str, bytes | UserError]]:
 def read(file: Path) -> bytes | UserError:
     """The file's bytes, or why there are none."""
     try:
-        return file.read_bytes()
+        with file.open("rb") as opened:
+            return read_some(opened)
     except FileNotFoundError:
         return UserError("there is no such file")
     except OSError as error:
         return UserError(f"cannot be read ({error.strerror})")
+
+
+def read_some(file: IO[bytes]) -> bytes | UserError:
+    """All of it, unless it has no end, as a device may, or is too large for a picture."""
+    content = file.read(LARGEST + 1)
+    return content if len(content) <= LARGEST else UserError(f"no picture: more than {LARGEST >> 20} MiB")

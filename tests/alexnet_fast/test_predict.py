@@ -121,3 +121,9 @@ def test_pictures_are_made_ready_as_those_of_the_training_were(size: int, traine
     net = replace(trained, checkpoint=replace(trained.checkpoint, picture=PictureOptions(size=size)))
     (answer,) = ask(net, file)
     assert [p for *_, p in answer.names] == pytest.approx(sorted(logits.softmax(1)[0].tolist())[:2:-1], abs=1e-3)
+
+
+def test_a_file_without_end_is_no_picture(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alexnet_fast.predict.LARGEST", 2 << 20)
+    (answer,) = ask(trained, Path("/dev/zero"))
+    assert answer.problem == "no picture: more than 2 MiB"
