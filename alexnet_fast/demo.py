@@ -114,7 +114,7 @@ def summary(demo: DemoResult, folder: Path) -> str:
     figures = RunFolder(folder / RUN).figures
     lines = ["", *(f"{name:20} {value}" for name, value in rows), "", "Look at"]
     lines += [f"  {file}" for file in sorted(figures.glob("*.png"))]
-    picture = next(iter(sorted((folder / PICTURES / "val").rglob("*.JPEG"))))
+    picture = sorted((folder / PICTURES / "val").rglob("*.JPEG"))[2]  # the first of a class are the odd ones
     lines += [
         "and try",
         f"  alexnet-fast predict {folder / RUN} {picture}",

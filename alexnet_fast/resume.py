@@ -35,7 +35,8 @@ def find_start(folder: RunFolder, dataset: Dataset, recipe: Recipe) -> tuple[Che
         if key in changed:
             raise UsageError(
                 f"{folder.path} is a run with {key} {before[key]!r}, the recipe says {now[key]!r}: "
-                "another network cannot go on with its weights. Choose another --out."
+                "another network cannot go on with its weights. Give what the run was given "
+                f"(--recipe {folder.recipe}), or choose another --out."
             )
     if changed:
         notes.append("The recipe has changed: " + ", ".join(f"{key} {before[key]!r} → {now[key]!r}" for key in changed))
