@@ -254,6 +254,8 @@ def resolve_checkpoint(path: Path) -> Path:
     """
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
     if not folder.is_dir():
+        if path.exists() and not path.is_file():
+            raise UsageError(f"{path}: is no file but a device or a pipe, which may have no end; give a checkpoint")
         return path
     saved = saved_checkpoints(folder)
     if not saved:

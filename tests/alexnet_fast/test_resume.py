@@ -24,7 +24,7 @@ from alexnet_fast.run_folder import RunFolder
 from alexnet_fast.schedule import Schedule
 from alexnet_fast.telemetry import Telemetry
 from alexnet_fast.tools.dataset import Dataset
-from alexnet_fast.tools.errors import UserError
+from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.trainer import train
 
 SETTINGS = (
@@ -202,3 +202,8 @@ def test_a_damaged_place_among_the_pictures_is_told(tiny_dataset: Dataset, tmp_p
 
     step, note = restore_place(load, broken, Schedule(recipe, 14), rank=0, num_ranks=1, all_agree=lambda fine: fine)
     assert step == 14 and note is not None and "start of epoch 2" in note and "damaged ('stream')" in note
+
+
+def test_a_device_is_no_checkpoint() -> None:
+    with pytest.raises(UsageError, match="/dev/zero: is no file but a device or a pipe"):
+        resolve_checkpoint(Path("/dev/zero"))
