@@ -88,12 +88,27 @@ def export_onnx(checkpoint: Checkpoint, file: Path) -> list[Path]:
         import onnx
     except ImportError as error:
         raise UserError("writing .onnx needs the package onnx: pip install 'alexnet-fast[onnx]'") from error
+    beside = file.with_suffix(".json")
+    if beside.exists() and not is_preprocessing(beside):
+        raise UsageError(
+            f"{beside} is there and was not written by an export: it would be replaced. Choose another --out."
+        )
     model = OnnxGraph(checkpoint.architecture(), checkpoint.model).build()
     onnx.checker.check_model(model)
     write_bytes_whole(file, model.SerializeToString())
-    beside = file.with_suffix(".json")
     write_whole(beside, json.dumps(preprocessing(checkpoint)) + "\n")
     return [file, beside]
+
+
+def is_preprocessing(file: Path) -> bool:
+    """Whether a file is what `preprocessing` says of some network: it may be written anew."""
+    if not file.is_file():
+        return False
+    try:
+        content = json.loads(file.read_bytes())
+    except ValueError:
+        return False
+    return isinstance(content, dict) and {"mean_rgb", "layout", "classes"} <= content.keys()
 
 
 def preprocessing(checkpoint: Checkpoint) -> dict[str, Any]:

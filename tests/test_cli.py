@@ -84,6 +84,7 @@ MISTAKES = [
     (["bench", "model", "--tune"], 2, "--tune is about the loader"),
     (["bench", "loader", "{tmp}/nowhere"], 2, "there is no such folder"),
     (["bench", "loader", "{shards}", "--json", "{tmp}/no/x.json"], 2, "there is no folder"),
+    (["bench", "loader", "{shards}", "--json", "{tmp}"], 2, "is a folder"),
     (["recipes", "2031"], 2, "did you mean '2012' or '2013'"),
     (["demo", "--out", "{tmp}/mine"], 2, "something else than a demo"),
 ]

@@ -56,6 +56,8 @@ def command(
         raise UsageError("--ffcv-python is about the loader's peers: `alexnet-fast bench loader --peers`.")
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise UsageError(f"--json {json_file}: there is no folder {json_file.absolute().parent}; make it first.")
+    if json_file is not None and json_file.is_dir():
+        raise UsageError(f"--json {json_file}: is a folder; give a file's name.")
     bench = Bench(device, batch_size, recipe_name, precision, threads, ffcv_python)
     rows: list[Measurement] = []
     if part == "model":

@@ -143,6 +143,19 @@ def test_a_disk_that_takes_nothing(suffix: str, tmp_path: Path, monkeypatch: pyt
     assert file.read_text() == "the one before"
 
 
+def test_a_json_of_something_else_is_not_replaced(tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    checkpoint = checkpoint_of(replace(load_recipe("2013"), width_divisor=16))
+    export(checkpoint, tmp_path / "net.onnx")
+    export(checkpoint, tmp_path / "net.onnx")  # its own it may write anew
+    for text in ('{"classes": []}', "[]", "no JSON"):
+        (tmp_path / "dataset.json").write_text(text)
+        with pytest.raises(UsageError, match=r"dataset\.json is there and was not written by an export"):
+            export(checkpoint, tmp_path / "dataset.onnx")
+        assert (tmp_path / "dataset.json").read_text() == text
+        assert not (tmp_path / "dataset.onnx").exists()
+
+
 def test_help_and_readme_state_the_tolerance_that_is_tested() -> None:
     stated = f"at most {TOLERANCE:g}".replace("0.0001", "1e-4")
     readme = Path(__file__).parent.parent.parent / "README.md"
