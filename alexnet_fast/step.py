@@ -17,6 +17,7 @@ from alexnet_fast.model import LAYERS, AlexNet, loss_and_errors
 from alexnet_fast.optimizer import SGD
 from alexnet_fast.pipelines.batch import Batch
 from alexnet_fast.precision import Precision
+from alexnet_fast.talk import from_all
 from alexnet_fast.tools.errors import UserError
 from alexnet_fast.tools.freed_memory import keep_freed_memory
 
@@ -243,17 +244,10 @@ class TrainingStep:
         Does the step again without its update, in every process, and looks everywhere.
         """
         found = self.first_bad_output(pending)
-        if not any(self.from_all(found)):
+        if not any(from_all(self.mesh, found)):
             found = self.first_bad_gradient(pending)
-        suspects = [suspect for suspect in self.from_all(found) if suspect is not None]
+        suspects = [suspect for suspect in from_all(self.mesh, found) if suspect is not None]
         return min(suspects)[1] if suspects else "the second time all numbers were finite: look at the GPU's health"
-
-    def from_all(self, own: tuple[int, str] | None) -> list[tuple[int, str] | None]:
-        """What every process has found; all call it together."""
-        found: list[tuple[int, str] | None] = [own] * self.mesh.world_size
-        if self.mesh.world_size > 1:
-            dist.all_gather_object(found, own)
-        return found
 
     def first_bad_output(self, pending: Pending) -> tuple[int, str] | None:
         """(place on the way forward, words) of the first weight, picture or output that is not finite."""
