@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import importlib
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from alexnet_fast import __version__
+from alexnet_fast.streams import drop_what_waits, explained_output, fill_closed
 from alexnet_fast.tools.errors import UserError
 
 VERBS = {
@@ -57,19 +58,34 @@ def group() -> None:
     """
 
 
+TOLD = (
+    errno.EACCES, errno.EDQUOT, errno.EIO, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOSPC, errno.ENOTDIR,
+    errno.EROFS,
+)  # fmt: skip
+"""What the system says of a path that explains itself, wherever on the way to anything; the rest is ours to explain."""
+
+
 def main(arguments: list[str] | None = None) -> Any:
     """Run one verb; a `UserError` becomes its message on stderr and its exit code."""
     try:
-        return group.main(args=arguments, prog_name="alexnet-fast")
+        fill_closed()
+        with explained_output():
+            return group.main(args=arguments, prog_name="alexnet-fast")
     except UserError as error:
-        click.echo(f"alexnet-fast: {error}", err=True)
-        sys.exit(error.exit_code)
+        fail(str(error), error.exit_code)
     except OSError as error:
-        # A path that cannot even be looked at, on the way to anything; other errors of the system are ours to explain.
-        if error.errno not in (errno.EACCES, errno.ENAMETOOLONG) or error.filename is None:
+        if error.errno not in TOLD or error.filename is None:
             raise
-        click.echo(f"alexnet-fast: {error.filename}: {error.strerror}", err=True)
-        sys.exit(UserError.exit_code)
+        fail(f"{error.filename}: {error.strerror}", UserError.exit_code)
+
+
+def fail(message: str, exit_code: int) -> NoReturn:
+    """Say it on stderr, if anybody can hear it, and end."""
+    try:
+        click.echo(f"alexnet-fast: {message}", err=True)
+    except OSError:
+        drop_what_waits(sys.stderr)
+    sys.exit(exit_code)
 
 
 if __name__ == "__main__":

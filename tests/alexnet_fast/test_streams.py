@@ -1,0 +1,50 @@
+"""Streams as shells give them: a full disk behind standard output, closed ones, a pipe that nobody reads."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+COMMAND = f"{sys.executable} -m alexnet_fast.cli"
+QUICK = f"{COMMAND} --help"
+
+
+def shell(line: str, *, buffered: bool = True) -> tuple[int, str]:
+    """(exit code, stderr)."""
+    environment = os.environ | {"PYTHONUNBUFFERED": "" if buffered else "1"}
+    done = subprocess.run(["bash", "-c", line], env=environment, capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("buffered", [True, False])
+def test_a_full_output_gets_a_sentence(buffered: bool) -> None:
+    code, told = shell(f"{QUICK} >/dev/full", buffered=buffered)
+    assert code == 1 and told.startswith("alexnet-fast: standard output cannot be written (No space left on device)")
+    assert len(told.splitlines()) == 1
+
+
+def test_a_closed_output_is_refused_before_any_work() -> None:
+    code, told = shell(f"{COMMAND} info /nowhere >&-")
+    assert code == 1 and told.startswith("alexnet-fast: standard output is closed") and len(told.splitlines()) == 1
+
+
+def test_a_pipe_that_nobody_reads_is_left_quietly() -> None:
+    code, told = shell(f"{QUICK} | true; exit ${{PIPESTATUS[0]}}")
+    assert code == 1 and told == ""
+
+
+@pytest.mark.parametrize("stderr", ["2>&-", "2>/dev/full"])
+def test_exit_codes_stay_where_nobody_hears_the_sentence(stderr: str) -> None:
+    assert shell(f"{COMMAND} info /nowhere {stderr}")[0] == 2
+
+
+def test_no_file_gets_the_number_of_a_closed_stream() -> None:
+    """A library's word on stderr would end up in it."""
+    code = "from alexnet_fast.streams import fill_closed; fill_closed(); print(open('/proc/self/stat').fileno())"
+    done = subprocess.run(
+        ["bash", "-c", f'{sys.executable} -c "{code}" <&- 2>&-'], capture_output=True, text=True, timeout=60
+    )
+    assert int(done.stdout) > 2
