@@ -11,16 +11,32 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from alexnet_fast.tools.dataset_parts import (
+    DatasetClass,
+    Note,
+    PictureOptions,
+    Shard,
+    Split,
+    Statistics,
+    from_fields,
+    notes_from_json,
+    notes_to_json,
+    splits_from_json,
+    statistics_from_json,
+    statistics_to_json,
+    typed,
+)
 from alexnet_fast.tools.errors import UsageError, UserError
-from alexnet_fast.tools.output import open_output
-from alexnet_fast.tools.storage import as_text, copied_first, is_url
+from alexnet_fast.tools.output import WORK, open_output
+from alexnet_fast.tools.storage import as_text, check_regular, copied_first, is_url, open_file
+from alexnet_fast.tools.words import command
 
-Made = TypeVar("Made")
+__all__ = ["Dataset", "DatasetClass", "Note", "PictureOptions", "Shard", "Split", "Statistics", "manifest_checksum"]
 
 FORMAT = "alexnet-fast shards"
 FORMAT_VERSION = 1
@@ -29,91 +45,8 @@ MEAN_IMAGE = "mean_image.npy"
 SOURCES = "sources.tsv"
 TIMM_INFO = "_info.json"
 
-
-@dataclass(frozen=True)
-class Shard:
-    """One tar and its index."""
-
-    name: str
-    """File name, such as train-000000.tar."""
-    samples: int
-    bytes: int
-    """Size of the tar."""
-    sha256: str
-    """Of the tar, in hex."""
-    index_sha256: str
-    """Of the index beside it, in hex."""
-
-    @property
-    def index_name(self) -> str:
-        """File name of the DALI index."""
-        return self.name.removesuffix(".tar") + ".idx"
-
-
-@dataclass(frozen=True)
-class Split:
-    """One split: its shards in order."""
-
-    name: str
-    """train, val or test."""
-    samples: int
-    found: int
-    """Pictures of this split in the source: samples + those left out."""
-    shards: tuple[Shard, ...]
-
-    @property
-    def bytes(self) -> int:
-        """Size of its tars."""
-        return sum(shard.bytes for shard in self.shards)
-
-
-@dataclass(frozen=True)
-class DatasetClass:
-    """One class; its place in the list is its label."""
-
-    name: str
-    """The folder's name, or the wnid."""
-    label: str
-    """For people: ImageNet's name of a wnid, else `name` again."""
-
-
-@dataclass(frozen=True)
-class PictureOptions:
-    """How a picture became a sample; see picture.py."""
-
-    size: int = 256
-    """Pixels on each side of the stored square."""
-    quality: int = 95
-    """JPEG quality, 1..100."""
-    filter: str = "area"
-    """Filter for making smaller: one of picture.FILTERS.  Making larger is always cubic."""
-    exif: str = "apply"
-    """"apply" turns pictures upright as their EXIF says, "ignore" leaves them as they are stored."""
-
-
-@dataclass(frozen=True)
-class Note:
-    """A picture that was repaired or left out, and why."""
-
-    file: str
-    """Its path relative to the source, or tar!member."""
-    reason: str
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """Statistics of a split's stored pixels (values 0..255, RGB) as they were before the JPEG encoder."""
-
-    split: str
-    """The split they are of: train, where there is one."""
-    mean_rgb: npt.NDArray[np.float64]
-    """(3,)"""
-    covariance: npt.NDArray[np.float64]
-    """(3, 3), over all pixels."""
-    standard_deviations: npt.NDArray[np.float64]
-    """(3,): square roots of the covariance's eigenvalues, largest first."""
-    directions: npt.NDArray[np.float64]
-    """(3, 3): unit eigenvectors in rows, ordered as `standard_deviations`; the largest entry of each is positive."""
+ONLY_A_COPY = "Bring it back from a copy; without one, shard again into a new --out."
+"""What to do when the manifest is lost or damaged: nothing else says what the shards are made of."""
 
 
 @dataclass(frozen=True)
@@ -165,13 +98,11 @@ class Dataset:
         if name == MANIFEST:
             place = folder or "."
         if not is_url(place) and not Path(place).is_dir():
-            raise UsageError(f"{place}: there is no such folder. `alexnet-fast shard SOURCE --out {place}` makes it.")
-        manifest = open_output(place).read(MANIFEST)
+            raise _no_folder(Path(place))
+        output = open_output(place)
+        manifest = output.read(MANIFEST)
         if manifest is None:
-            raise UsageError(
-                f"{place}: no shards folder, it has no {MANIFEST}. Give the folder that `alexnet-fast shard` wrote; "
-                "if sharding was interrupted, run the same command again to finish it."
-            )
+            raise _no_manifest(place, output.names())
         return cls.parse(manifest, place)
 
     @property
@@ -191,40 +122,32 @@ class Dataset:
             if version != FORMAT_VERSION:
                 raise UserError(
                     f"{file}: format {content['format']!r}, version {content['version']!r}; this program reads "
-                    f"{FORMAT!r}, version {FORMAT_VERSION}. Shard again, or use the version that wrote it."
+                    f"{FORMAT!r}, version {FORMAT_VERSION}. Use the version that wrote it, or shard again into a new "
+                    "--out."
                 )
             return cls._from_json(place, content)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise UserError(
-                f"{file}: is damaged ({type(error).__name__}: {error}). Bring it back from a copy, or shard again."
-            ) from error
+            raise UserError(f"{file}: is damaged ({type(error).__name__}: {error}). {ONLY_A_COPY}") from error
 
     @classmethod
     def _from_json(cls, place: str, content: dict[str, Any]) -> Dataset:
-        statistics = content["statistics"]
         return cls(
             place=place,
-            program=_of(str, content["program"]),
-            source=_of(str, content["source"]["kind"]),
-            source_fingerprint=_of(str, content["source"]["fingerprint"]),
-            classes=tuple(DatasetClass(_of(str, name), _of(str, label)) for name, label in content["classes"]),
-            splits={name: _split_from_json(name, split) for name, split in content["splits"].items()},
-            picture=_from_fields(PictureOptions, content["options"]["picture"]),
-            seed=_of(int, content["options"]["seed"]),
-            shard_size=_of(int, content["options"]["shard_size"]),
-            val_fraction=_of((float, type(None)), content["options"]["val_fraction"]),
-            statistics=Statistics(
-                split=_of(str, statistics["split"]),
-                mean_rgb=np.array(statistics["mean_rgb"], dtype=np.float64).reshape(3),
-                covariance=np.array(statistics["covariance"], dtype=np.float64).reshape(3, 3),
-                standard_deviations=np.array(statistics["standard_deviations"], dtype=np.float64).reshape(3),
-                directions=np.array(statistics["directions"], dtype=np.float64).reshape(3, 3),
-            ),
-            repaired=_notes_from_json(content["repaired"]),
-            left_out=_notes_from_json(content["left_out"]),
+            program=typed(str, content["program"]),
+            source=typed(str, content["source"]["kind"]),
+            source_fingerprint=typed(str, content["source"]["fingerprint"]),
+            classes=tuple(DatasetClass(typed(str, name), typed(str, label)) for name, label in content["classes"]),
+            splits=splits_from_json(content["splits"]),
+            picture=from_fields(PictureOptions, content["options"]["picture"]),
+            seed=typed(int, content["options"]["seed"]),
+            shard_size=typed(int, content["options"]["shard_size"]),
+            val_fraction=typed((float, type(None)), content["options"]["val_fraction"]),
+            statistics=statistics_from_json(content["statistics"]),
+            repaired=notes_from_json(content["repaired"]),
+            left_out=notes_from_json(content["left_out"]),
             # Absent in the first shards ever made.
-            notes=tuple(_of(str, note) for note in content["notes"]),
-            file_hashes={name: _of(str, content["files"][name]) for name in (MEAN_IMAGE, SOURCES)},
+            notes=tuple(typed(str, note) for note in content["notes"]),
+            file_hashes={name: typed(str, content["files"][name]) for name in (MEAN_IMAGE, SOURCES)},
         )
 
     def to_json(self) -> bytes:
@@ -250,15 +173,9 @@ class Dataset:
                 }
                 for name, split in self.splits.items()
             },
-            "statistics": {
-                "split": self.statistics.split,
-                "mean_rgb": self.statistics.mean_rgb.tolist(),
-                "covariance": self.statistics.covariance.tolist(),
-                "standard_deviations": self.statistics.standard_deviations.tolist(),
-                "directions": self.statistics.directions.tolist(),
-            },
-            "repaired": _notes_to_json(self.repaired),
-            "left_out": _notes_to_json(self.left_out),
+            "statistics": statistics_to_json(self.statistics),
+            "repaired": notes_to_json(self.repaired),
+            "left_out": notes_to_json(self.left_out),
             "notes": list(self.notes),
             "files": self.file_hashes,
         }
@@ -278,14 +195,19 @@ class Dataset:
         """(size, size, 3), values 0..255, read from mean_image.npy when first asked for."""
         file = self.folder / MEAN_IMAGE
         try:
-            mean = np.load(file, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            with open_file(file) as opened:
+                mean = np.lib.format.read_array(opened, allow_pickle=False)
+        except OSError as error:
+            raise self._unreadable(file, error) from error
+        except Exception as error:  # whatever numpy raises on damaged bytes
             raise UserError(f"{file}: cannot be read ({error}). {self._remedy()}") from error
         if mean.shape != (self.picture.size, self.picture.size, 3) or mean.dtype != np.float32:
             raise UserError(
                 f"{file}: is {mean.dtype} {mean.shape}, not float32 ({self.picture.size}, {self.picture.size}, 3). "
                 f"{self._remedy()}"
             )
+        if not (mean >= 0).all() or not (mean <= 255).all():  # NaN is neither
+            raise UserError(f"{file}: holds values that are not within 0 and 255. {self._remedy()}")
         return np.asarray(mean, dtype=np.float32)
 
     def split(self, name: str) -> Split:
@@ -314,8 +236,10 @@ class Dataset:
 
     def _check_tar(self, shard: Shard) -> None:
         file = self.folder / shard.name
-        if not file.is_file():
-            raise UserError(f"{file}: is missing. {self._remedy()}")
+        try:
+            check_regular(file)
+        except OSError as error:
+            raise self._unreadable(file, error) from error
         if file.stat().st_size != shard.bytes:
             raise UserError(
                 f"{file}: has {file.stat().st_size:,} bytes, {MANIFEST} says {shard.bytes:,}. {self._remedy()}"
@@ -325,17 +249,20 @@ class Dataset:
         """Hashed, not only looked for: DALI trusts it, and reads wrong bytes or crashes where it does not fit."""
         file = self.folder / shard.index_name
         try:
-            content = file.read_bytes()
-        except FileNotFoundError as error:
-            raise UserError(f"{file}: is missing. {self._remedy()}") from error
+            with open_file(file) as opened:
+                content = opened.read()
         except OSError as error:
-            raise UserError(f"{file}: cannot be read ({error.strerror}).") from error
+            raise self._unreadable(file, error) from error
         if hashlib.sha256(content).hexdigest() != shard.index_sha256:
             raise UserError(f"{file}: is not what was written with {shard.name} (sha256 differs). {self._remedy()}")
 
+    def _unreadable(self, file: Path, error: OSError) -> UserError:
+        what = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+        return UserError(f"{file}: {what}. {self._remedy()}")
+
     def _remedy(self) -> str:
         return (
-            f"Copy the folder again, or run the same `alexnet-fast shard … --out {self.place}` again: "
+            f"Copy the folder again, or run the same {command('shard', '…', '--out', self.place)} again: "
             "it makes anew what is missing or damaged, but does not read tars of the right size: remove a bad one."
         )
 
@@ -354,6 +281,29 @@ class Dataset:
         return digest.hexdigest()
 
 
+def _no_folder(path: Path) -> UsageError:
+    """What is wrong with a place that is no folder."""
+    if not path.exists():
+        return UsageError(f"{path}: there is no such folder. {command('shard', 'SOURCE', '--out', path)} makes it.")
+    if path.suffix in (".tar", ".idx", ".npy", ".tsv"):
+        return UsageError(f"{path}: is one file. Give the shards folder that holds it, such as {path.parent}.")
+    return UsageError(f"{path}: is a file. Give a shards folder, one with {MANIFEST} in it.")
+
+
+def _no_manifest(place: str, names: list[str]) -> UsageError:
+    """What is wrong with a folder that holds these, and no manifest."""
+    if WORK in names:
+        return UsageError(
+            f"{place}: its shards are not finished, there is no {MANIFEST} yet. Run the command that began them again: "
+            "it goes on where it stopped."
+        )
+    if any(name.endswith(".idx") for name in names):
+        return UsageError(f"{place}: its {MANIFEST} is lost. {ONLY_A_COPY}")
+    return UsageError(
+        f"{place}: no shards folder, it has no {MANIFEST}. Give the folder that `alexnet-fast shard` wrote."
+    )
+
+
 def _must_be_copied(url: str) -> UsageError:
     return UsageError(
         f"{url}: pictures are read from a disk, not from a store. Bring them to this machine first: "
@@ -365,34 +315,3 @@ def manifest_checksum(content: dict[str, Any]) -> str:
     """Sha256 in hex of a manifest's content, its own entry `checksum` excepted; `verify` compares, loading does not."""
     rest = {name: value for name, value in content.items() if name != "checksum"}
     return hashlib.sha256(json.dumps(rest).encode("ascii")).hexdigest()
-
-
-def _notes_to_json(notes: tuple[Note, ...]) -> dict[str, list[str]]:
-    """Reason -> files: ImageNet has some 19,000 grey pictures, and need not say so 19,000 times."""
-    by_reason: dict[str, list[str]] = {}
-    for note in notes:
-        by_reason.setdefault(note.reason, []).append(note.file)
-    return {reason: sorted(by_reason[reason]) for reason in sorted(by_reason)}
-
-
-def _notes_from_json(by_reason: dict[str, list[str]]) -> tuple[Note, ...]:
-    return tuple(Note(_of(str, file), reason) for reason, files in by_reason.items() for file in _of(list, files))
-
-
-def _split_from_json(name: str, split: dict[str, Any]) -> Split:
-    shards = tuple(_from_fields(Shard, shard) for shard in split["shards"])
-    return Split(name, _of(int, split["samples"]), _of(int, split["found"]), shards)
-
-
-def _from_fields(kind: type[Made], fields: dict[str, Any]) -> Made:
-    """A dataclass of JSON's own types; TypeError where an entry is missing, unknown or of another type."""
-    for name, hint in get_type_hints(kind).items():
-        _of(hint, fields[name])
-    return kind(**fields)
-
-
-def _of(kind: type | tuple[type, ...], value: Any) -> Any:
-    """The value; TypeError where it is of another type: what is wrong shows here, not as a traceback of its use."""
-    if not isinstance(value, kind):
-        raise TypeError(f"{str(value)[:40]!r} is of the wrong type")
-    return value

@@ -13,7 +13,7 @@ from typing import IO, Protocol
 from uuid import uuid4
 
 from alexnet_fast.tools.errors import UsageError, UserError
-from alexnet_fast.tools.storage import as_text, is_url
+from alexnet_fast.tools.storage import as_text, is_url, open_file
 
 WORK = ".sharding"
 """Subfolder for what an unfinished run needs; gone when the run is done."""
@@ -33,7 +33,7 @@ class Output(Protocol):
         """
 
     def read(self, name: str) -> bytes | None:
-        """A file's bytes; None where there is no such file."""
+        """A file's bytes; None where there is no such file.  Raises UserError where it cannot be read, or is none."""
 
     def size(self, name: str) -> int | None:
         """A file's size in bytes; None where there is no such file."""
@@ -97,9 +97,15 @@ class LocalOutput:
 
     def read(self, name: str) -> bytes | None:
         try:
-            return (self.folder / name).read_bytes()
+            with open_file(self.folder / name) as file:
+                return file.read()
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise UserError(
+                f"{self.folder / name}: cannot be read ({error.strerror}). Bring the file back from a copy, or move "
+                "away what is there and run the same command again."
+            ) from error
 
     def size(self, name: str) -> int | None:
         try:

@@ -7,6 +7,7 @@ from typing import NoReturn
 from tqdm import tqdm
 
 from alexnet_fast.tools.shard import Progress
+from alexnet_fast.tools.words import counted
 
 
 class ProgressBar:
@@ -48,8 +49,8 @@ class ProgressBar:
                 "to begin; nothing that was done earlier is lost."
             )
         return (
-            f"Stopped: {self._last.shards:,} of {self._last.num_shards:,} shards are done. Nothing that is done is "
-            "lost; run the same command again to go on."
+            f"Stopped with {self._last.shards:,} of {counted(self._last.num_shards, 'shard')} done. Nothing that is "
+            "done is lost; run the same command again to go on."
         )
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from alexnet_fast.tools.dataset import MANIFEST, MEAN_IMAGE, Dataset, Shard
+from alexnet_fast.tools.dataset import MANIFEST, MEAN_IMAGE, ONLY_A_COPY, Dataset, Shard
 from alexnet_fast.tools.describe import human_bytes
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.finish import finish
@@ -21,6 +21,7 @@ from alexnet_fast.tools.picture_table import read_bytes
 from alexnet_fast.tools.plan import Plan, PlannedShard, differences, identity_json
 from alexnet_fast.tools.shard_file import BLOCK
 from alexnet_fast.tools.shard_worker import RECORD, ShardRecord, read_record
+from alexnet_fast.tools.words import counted, few
 from alexnet_fast.tools.workers import LostWorkerError, Pool
 
 IDENTITY = f"{WORK}/identity.json"
@@ -104,11 +105,14 @@ def shard(
 def refuse_foreign(output: Output) -> None:
     """UsageError where the output is neither empty nor a run's of this program.  Writes nothing."""
     others = [name for name in output.names() if name != WORK]
-    if others and output.size(MANIFEST) is None and output.size(IDENTITY) is None:
-        raise UsageError(
-            f"{output}: is not empty and no shards folder of ours (it holds {', '.join(others[:3])}"
-            f"{', …' if len(others) > 3 else ''}). Give --out a new or an empty folder."
-        )
+    if not others or output.size(MANIFEST) is not None or output.size(IDENTITY) is not None:
+        return
+    if any(name.endswith(".idx") for name in others):
+        raise UsageError(f"{output}: holds shards whose {MANIFEST} is lost. {ONLY_A_COPY}")
+    raise UsageError(
+        f"{output}: is not empty and no shards folder of ours (it holds {few(others)}). Give --out a new or an empty "
+        "folder."
+    )
 
 
 def _refuse_others(plan: Plan, output: Output) -> None:
@@ -224,8 +228,8 @@ def _make(
     except (LostWorkerError, BrokenProcessPool) as error:
         raise UserError(
             "A worker process was killed, perhaps by the system for want of memory. "
-            f"{progress.shards:,} of {progress.num_shards:,} shards are done. Run the same command again to go on, "
-            "with fewer --workers if memory is short."
+            f"{progress.shards:,} of {counted(progress.num_shards, 'shard')} done: run the same command again to go "
+            "on, with fewer --workers if memory is short."
         ) from error
     return records
 
@@ -285,6 +289,6 @@ def check_space(plan: Plan, pending: list[PlannedShard], output: Output) -> None
     needed += sum(4 * 3 * plan.options.picture.size**2 for planned in pending if planned.split == plan.statistics_split)
     if needed > free:
         raise UserError(
-            f"{output}: {num_pictures:,} pictures will take about {human_bytes(round(needed))}, and "
+            f"{output}: {counted(num_pictures, 'picture')} will take about {human_bytes(round(needed))}, and "
             f"{human_bytes(free)} are free. Make room, or give --out a larger disk."
         )

@@ -5,14 +5,17 @@ A folder is named by a string: an absolute local path, or a URL.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import shlex
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from alexnet_fast.tools.errors import UsageError, UserError
 
@@ -31,7 +34,9 @@ def as_text(path: str | Path) -> str:
 def copied_first(url: str) -> str:
     """How to bring a folder of a store to a disk, for people."""
     name = url.rpartition("/")[2]
-    return f"`aws s3 sync {url} {name}`" if url.startswith("s3://") else f"copy the folder, say to {name}"
+    if url.startswith("s3://"):
+        return f"`aws s3 sync {shlex.quote(url)} {shlex.quote(name)}`"
+    return f"copy the folder, say to {name}"
 
 
 def absolute(path: str | Path) -> str:
@@ -101,9 +106,33 @@ def is_folder(folder: str) -> bool:
     return bool(system.isdir(path))
 
 
+def open_file(file: str | Path) -> IO[bytes]:
+    """A file of this machine, opened for reading; OSError, as from `check_regular`."""
+    check_regular(file)
+    return Path(file).open("rb")
+
+
+def check_regular(file: str | Path) -> None:
+    """OSError where `file`, links followed, is not there, or is no regular file.
+
+    A folder has no bytes, a pipe may never get any, and those of a device need not end.
+    """
+    mode = Path(file).stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "it is a folder, not a file", str(file))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is a pipe or a device, not a file", str(file))
+
+
 def read_file(path: str) -> bytes:
-    """A whole small file."""
-    return read_range(path, 0, None) if is_url(path) else Path(path).read_bytes()
+    """A whole small file; UserError where it cannot be read."""
+    if is_url(path):
+        return read_range(path, 0, None)
+    try:
+        with open_file(path) as file:
+            return file.read()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}). Mend that, or move it away.") from error
 
 
 def read_range(url: str, offset: int, size: int | None) -> bytes:
@@ -122,9 +151,17 @@ def read_range(url: str, offset: int, size: int | None) -> bytes:
 
 @contextmanager
 def local_copy(file: str) -> Iterator[Path | None]:
-    """A file as one of this machine: itself, or a temporary copy while the block lasts; None where there is none."""
+    """A file as one of this machine: itself, or a temporary copy while the block lasts; None where there is none.
+
+    OSError, as from `check_regular`, where it is no file.
+    """
     if not is_url(file):
-        yield Path(file) if Path(file).is_file() else None
+        there: Path | None = Path(file)
+        try:
+            check_regular(file)
+        except FileNotFoundError:
+            there = None
+        yield there
         return
     system, path = open_system(file)
     with tempfile.NamedTemporaryFile(prefix="alexnet-fast-") as copy:

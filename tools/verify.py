@@ -15,12 +15,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from alexnet_fast.tools.dataset import MANIFEST, Dataset, Shard, manifest_checksum
+from alexnet_fast.tools.dataset import MANIFEST, ONLY_A_COPY, Dataset, Shard, manifest_checksum
 from alexnet_fast.tools.errors import UserError
 from alexnet_fast.tools.mend import file_hashes
 from alexnet_fast.tools.output import open_output
 from alexnet_fast.tools.shard_file import BrokenShardError, index_bytes, read_samples
 from alexnet_fast.tools.storage import join, local_copy
+from alexnet_fast.tools.words import command, counted, few
 from alexnet_fast.tools.workers import LostWorkerError, local_pool
 
 MOST_PROBLEMS = 5
@@ -81,6 +82,27 @@ def verify(dataset: Dataset, *, decode: bool, num_workers: int, watch: Watch) ->
     return problems + _doubled_between_shards(dataset.place, ordered)
 
 
+def advice(dataset: Dataset, problems: list[Problem]) -> str:
+    """What to do about them, for people."""
+    shards = {shard.name for split in dataset.splits.values() for shard in split.shards}
+    files = {problem.file for problem in problems}
+    foreign = {name for name in files - shards if name.endswith(".tar")}
+    steps = []
+    if MANIFEST in files:
+        steps.append(f"{MANIFEST}: {ONLY_A_COPY}")
+    if foreign:
+        steps.append(f"Move away what is not in {MANIFEST}: {few(sorted(foreign))}.")
+    if files - foreign - {MANIFEST}:
+        again = f"run the same {command('shard', '…', '--out', dataset.place)} again"
+        steps.append(
+            f"Remove the .tar of each damaged shard and {again}: it makes anew what is missing, and mends indexes and "
+            "the files beside them."
+            if files & shards
+            else f"{again[0].upper()}{again[1:]}: it mends indexes and the files beside the shards."
+        )
+    return " ".join(steps)
+
+
 def _check_manifest(dataset: Dataset) -> Iterator[Problem]:
     content = json.loads(open_output(dataset.place).read(MANIFEST) or b"{}")
     if content.get("checksum") != manifest_checksum(content):
@@ -88,45 +110,65 @@ def _check_manifest(dataset: Dataset) -> Iterator[Problem]:
     counts = dataset.accounting()
     if counts["found"] != counts["written"] + counts["left_out"]:
         yield Problem(
-            MANIFEST, f"{counts['found']:,} pictures found are not {counts['written']:,} + {counts['left_out']:,}"
+            MANIFEST,
+            f"says that {counts['found']:,} pictures were found, and accounts for "
+            f"{counts['written']:,} + {counts['left_out']:,}",
         )
     for split in dataset.splits.values():
         samples = sum(shard.samples for shard in split.shards)
         if split.samples != samples:
-            yield Problem(MANIFEST, f"{split.name} is said to have {split.samples:,} samples, its shards {samples:,}")
+            yield Problem(
+                MANIFEST, f"says that {split.name} has {counted(split.samples, 'sample')}, its shards {samples:,}"
+            )
 
 
 def _check_files(dataset: Dataset) -> Iterator[Problem]:
     """The files that are no shards, and files that should not be there."""
     for name, sha256 in file_hashes(dataset).items():
-        with local_copy(join(dataset.place, name)) as file:
-            if file is None:
-                yield Problem(name, "is missing")
-            elif _file_sha256(file) != sha256:
-                yield Problem(name, "is not what was written (sha256 differs)")
+        what = _wrong_file(join(dataset.place, name), sha256)
+        if what:
+            yield Problem(name, what)
     known = {shard.name for split in dataset.splits.values() for shard in split.shards}
     for name in open_output(dataset.place).names():
         if name.endswith(".tar") and name not in known:
             yield Problem(name, f"is not in {MANIFEST}, but programs that read *.tar would read it")
 
 
+def _wrong_file(file: str, sha256: str) -> str | None:
+    """What is wrong with a file that should have this hash; None where nothing is."""
+    try:
+        with local_copy(file) as local:
+            if local is None:
+                return "is missing"
+            return None if _file_sha256(local) == sha256 else "is not what was written (sha256 differs)"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+
+
 def check_shard(place: str, shard: Shard, num_classes: int, size: int | None) -> ShardCheck:
     """Check a tar and its index; size: decode every picture and look that it is RGB of that many pixels a side."""
     check = ShardCheck(shard)
     try:
-        with local_copy(join(place, shard.name)) as tar, local_copy(join(place, shard.index_name)) as index:
+        with local_copy(join(place, shard.name)) as tar:
             if tar is None:
                 check.problems.append(Problem(shard.name, "is missing"))
                 return check
             check.num_bytes = tar.stat().st_size
             if check.num_bytes != shard.bytes:
-                check.problems.append(Problem(shard.name, f"has {check.num_bytes:,} bytes, not {shard.bytes:,}"))
+                check.problems.append(
+                    Problem(shard.name, f"has {counted(check.num_bytes, 'byte')}, not {shard.bytes:,}")
+                )
             elif _file_sha256(tar) != shard.sha256:
                 check.problems.append(Problem(shard.name, "is not what was written (sha256 differs)"))
             lines = _check_samples(check, tar, num_classes, size)
-            _check_index(check, index, lines)
     except OSError as error:
         check.problems.append(Problem(shard.name, f"cannot be read ({error.strerror})"))
+        return check
+    try:
+        with local_copy(join(place, shard.index_name)) as index:
+            _check_index(check, index, lines)
+    except OSError as error:
+        check.problems.append(Problem(shard.index_name, f"cannot be read ({error.strerror})"))
     return check
 
 
@@ -162,7 +204,7 @@ def _check_samples(check: ShardCheck, tar: Path, num_classes: int, size: int | N
     if broken:
         return None
     if len(lines) != check.shard.samples:
-        check.problems.append(Problem(name, f"has {len(lines):,} samples, not {check.shard.samples:,}"))
+        check.problems.append(Problem(name, f"has {counted(len(lines), 'sample')}, not {check.shard.samples:,}"))
     return lines
 
 
@@ -190,7 +232,7 @@ def _check_index(check: ShardCheck, index: Path | None, lines: list[str] | None)
         right = index_bytes(lines).splitlines()
         given = stored.splitlines()
         place = next((n for n, (a, b) in enumerate(zip(right, given, strict=False), 1) if a != b), None)
-        where = f"line {place}" if place else f"{len(given):,} lines instead of {len(right):,}"
+        where = f"line {place}" if place else f"{counted(len(given), 'line')} instead of {len(right):,}"
         check.problems.append(Problem(name, f"does not fit its tar ({where}), so that wrong bytes would be read"))
     elif hashlib.sha256(stored).hexdigest() != check.shard.index_sha256:
         check.problems.append(Problem(name, "is not what was written (sha256 differs)"))

@@ -12,7 +12,8 @@ from tqdm import tqdm
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.describe import human_bytes
 from alexnet_fast.tools.errors import UserError
-from alexnet_fast.tools.verify import ShardCheck, verify
+from alexnet_fast.tools.verify import ShardCheck, advice, verify
+from alexnet_fast.tools.words import counted
 from alexnet_fast.tools.workers import num_cores
 
 
@@ -45,16 +46,12 @@ def command(data: str | None, decode: bool, workers: int | None) -> None:
         except KeyboardInterrupt as error:
             raise UserError("Stopped; nothing was changed.") from error
     seconds = time.monotonic() - begun
-    how = "decoded too" if decode else "bytes only; --decode looks at the pictures"
-    click.echo(f"{num_shards:,} shards, {human_bytes(total)}, {how}: {seconds:.1f} s")
+    how = "every picture decoded" if decode else "pictures not decoded, which --decode does"
+    click.echo(f"{counted(num_shards, 'shard')}, {human_bytes(total)}, read in {seconds:.1f} s ({how}).")
     if not problems:
         click.echo("All is as the manifest says.")
         return
     for problem in problems:
         click.echo(f"  {problem.file}: {problem.what}")
-    click.echo(
-        f"{len(problems):,} problem{'s' if len(problems) > 1 else ''}. Remove a damaged shard (its .tar) and run the "
-        f"same `alexnet-fast shard … --out {dataset.place}` again: it makes lost shards anew, and mends indexes and "
-        "the files beside them. Only dataset.json itself must come back from a copy."
-    )
+    click.echo(f"{counted(len(problems), 'problem')}. {advice(dataset, problems)}")
     sys.exit(3)

@@ -221,7 +221,7 @@ def test_a_killed_worker_is_told_and_made_good(pictures: Path, unbroken: Path, t
 
     killer = threading.Thread(target=kill_a_worker)
     killer.start()
-    with pytest.raises(UserError, match=r"A worker process was killed.*of 8 shards are done\. Run the same command"):
+    with pytest.raises(UserError, match=r"A worker process was killed.*of 8 shards done: run the same command"):
         run(pictures, folder, workers=2)
     killer.join()
     run(pictures, folder)

@@ -1,0 +1,163 @@
+"""What is no file, no number or no shards folder is told where it is read, and nothing is waited for."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+import numpy as np
+import pytest
+
+from alexnet_fast.cli import main
+from alexnet_fast.tools.dataset import Dataset
+from alexnet_fast.tools.errors import UsageError, UserError
+from tests.tools.sharding import digests, run
+
+SECONDS = 60
+"""After which what hangs is ended."""
+
+
+@pytest.fixture(autouse=True)
+def end() -> Iterator[None]:
+    def give_up(number: int, frame: FrameType | None) -> None:
+        raise TimeoutError("it hangs")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(SECONDS)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def folder(unbroken: Path, tmp_path: Path) -> Path:
+    """Shards that a test may damage."""
+    return Path(shutil.copytree(unbroken, tmp_path / "shards"))
+
+
+def put(oddity: str, place: Path) -> None:
+    """Something that is no file, in the place of one."""
+    place.unlink()
+    if oddity == "folder":
+        place.mkdir()
+    elif oddity == "pipe":
+        os.mkfifo(place)
+    else:
+        place.symlink_to("/dev/zero")
+
+
+def call(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[object, str]:
+    """(exit code, everything told) of `alexnet-fast words…`."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(word) for word in words])
+    told = capsys.readouterr()
+    return ended.value.code or 0, told.out + told.err
+
+
+NAMES = ["dataset.json", "sources.tsv", "_info.json", "mean_image.npy", "train-000001.idx", "train-000001.tar"]
+
+
+@pytest.mark.parametrize("oddity", ["folder", "pipe", "device"])
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_no_file_is_not_read(
+    name: str, oddity: str, folder: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(oddity, folder / name)
+    what = "it is a folder, not a file" if oddity == "folder" else "it is a pipe or a device, not a file"
+    code, told = call(capsys, "verify", folder, "--workers", 1)
+    assert (code, f"{name}: cannot be read ({what})" in told) == (1 if name == "dataset.json" else 3, True), told
+    code, told = call(capsys, "info", folder)
+    assert (code, what in told) == ((1, True) if name == "dataset.json" else (0, False)), told
+    code, told = call(capsys, "shard", pictures, "--out", folder, "--shard-size", 10, "--workers", 1)
+    if name == "train-000001.tar" and oddity != "folder":  # of another size than it should be: made anew
+        assert code == 3, told
+    else:
+        assert code == 1 and f"{folder / name}: cannot be" in told, told
+
+
+@pytest.mark.parametrize("oddity", ["folder", "pipe", "device"])
+def test_what_training_reads_is_a_file(oddity: str, folder: Path) -> None:
+    dataset = Dataset.load(folder)
+    put(oddity, folder / "mean_image.npy")
+    with pytest.raises(UserError, match=r"mean_image\.npy: cannot be read \(it is a"):
+        print(dataset.mean_image)
+    put(oddity, folder / "train-000003.idx")
+    with pytest.raises(UserError, match=r"train-000003\.idx: cannot be read \(it is a"):
+        dataset.check_sizes()
+    put(oddity, folder / "train-000001.tar")
+    with pytest.raises(UserError, match=r"train-000001\.tar: cannot be read \(it is a"):
+        dataset.check_sizes()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1, 256])
+def test_a_mean_image_of_no_pixels_is_refused(value: float, folder: Path) -> None:
+    mean = np.load(folder / "mean_image.npy")
+    mean[3, 4, 1] = value
+    np.save(folder / "mean_image.npy", mean)
+    with pytest.raises(UserError, match=r"mean_image\.npy: holds values that are not within 0 and 255\..*shard"):
+        print(Dataset.load(folder).mean_image)
+
+
+@pytest.mark.parametrize("garbage", [b"", b"\x93NUMPY\x01\x00\x10\x00{'descr': '<f4', ", b"\x93NUMPY" + bytes(200)])
+def test_a_mean_image_of_other_bytes_is_told(garbage: bytes, folder: Path) -> None:
+    (folder / "mean_image.npy").write_bytes(garbage)
+    with pytest.raises(UserError, match=r"mean_image\.npy: cannot be read"):
+        print(Dataset.load(folder).mean_image)
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "words"),
+    [
+        (("splits",), {}, "it has no split"),
+        (("splits", "train", "shards"), [], "its split train has no shard"),
+        (("splits", "train", "shards", 0, "name"), "../train-000000.tar", "is no shard's name"),
+        (("statistics", "mean_rgb"), [1, float("nan"), 2], "a statistic is not finite"),
+    ],
+)
+def test_a_manifest_that_nothing_can_be_made_of(
+    keys: tuple[str | int, ...], value: object, words: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = json.loads((folder / "dataset.json").read_text())
+    inner = content
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner[keys[-1]] = value
+    (folder / "dataset.json").write_text(json.dumps(content))
+    for verb in ("info", "verify", "preview"):
+        code, told = call(capsys, verb, folder)
+        assert code == 1 and words in told and "Bring it back from a copy" in told, told
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda manifest: manifest.write_bytes(b"{")])
+def test_without_its_manifest_all_verbs_say_the_same_and_it_works(
+    damage: object, folder: Path, pictures: Path, unbroken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = (folder / "dataset.json").read_bytes()
+    damage(folder / "dataset.json")  # type: ignore[operator]
+    for words in (("verify", folder), ("preview", folder), ("shard", pictures, "--out", folder, "--shard-size", 10)):
+        code, told = call(capsys, *words)
+        assert code in (1, 2) and "copy; without one, shard again into a new --out" in told, told
+    assert run(pictures, tmp_path / "new").made_shards == 8
+    assert digests(tmp_path / "new") == digests(unbroken)
+    (folder / "dataset.json").write_bytes(kept)
+    assert call(capsys, "verify", folder)[0] == 0
+
+
+def test_what_is_no_shards_folder(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "letter").write_text("dear")
+    for place, words in (
+        (folder / "train-000000.tar", f"is one file. Give the shards folder that holds it, such as {folder}"),
+        (tmp_path / "letter", "is a file. Give a shards folder"),
+        (tmp_path / "no where", f"--out '{tmp_path}/no where'` makes it"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            Dataset.load(place)
+    (folder / "dataset.json").unlink()
+    (folder / ".sharding").mkdir()
+    with pytest.raises(UsageError, match=r"not finished.*Run the command that began them again"):
+        Dataset.load(folder)

@@ -1,0 +1,31 @@
+"""Numbers and commands in messages."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+
+from alexnet_fast.tools.words import command, counted, few
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(0, "0 shards"), (1, "1 shard"), (2, "2 shards"), (1500, "1,500 shards")]
+)
+def test_one_is_no_plural(number: int, words: str) -> None:
+    assert counted(number, "shard") == words
+
+
+def test_plurals_of_their_own() -> None:
+    assert (counted(1, "class", "classes"), counted(3, "class", "classes")) == ("1 class", "3 classes")
+
+
+def test_a_command_can_be_copied_into_a_shell() -> None:
+    told = command("shard", "…", "--out", "/data/my shards; ls")
+    assert told.startswith("`alexnet-fast shard … --out ") and told.endswith("`")
+    assert shlex.split(told.strip("`"))[-1] == "/data/my shards; ls"
+
+
+def test_of_many_names_three_are_told() -> None:
+    assert few(["a", "b", "c", "d", "e"]) == "'a', 'b', 'c' and 2 more"
+    assert few(["a"]) == "'a'"

@@ -1,0 +1,167 @@
+"""What dataset.json is made of: its records, and each one's form in JSON, checked when it is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeVar, get_type_hints
+
+import numpy as np
+import numpy.typing as npt
+
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar and its index."""
+
+    name: str
+    """File name, such as train-000000.tar."""
+    samples: int
+    bytes: int
+    """Size of the tar."""
+    sha256: str
+    """Of the tar, in hex."""
+    index_sha256: str
+    """Of the index beside it, in hex."""
+
+    @property
+    def index_name(self) -> str:
+        """File name of the DALI index."""
+        return self.name.removesuffix(".tar") + ".idx"
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split: its shards in order."""
+
+    name: str
+    """train, val or test."""
+    samples: int
+    found: int
+    """Pictures of this split in the source: samples + those left out."""
+    shards: tuple[Shard, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Size of its tars."""
+        return sum(shard.bytes for shard in self.shards)
+
+
+@dataclass(frozen=True)
+class DatasetClass:
+    """One class; its place in the list is its label."""
+
+    name: str
+    """The folder's name, or the wnid."""
+    label: str
+    """For people: ImageNet's name of a wnid, else `name` again."""
+
+
+@dataclass(frozen=True)
+class PictureOptions:
+    """How a picture became a sample; see picture.py."""
+
+    size: int = 256
+    """Pixels on each side of the stored square."""
+    quality: int = 95
+    """JPEG quality, 1..100."""
+    filter: str = "area"
+    """Filter for making smaller: one of picture.FILTERS.  Making larger is always cubic."""
+    exif: str = "apply"
+    """"apply" turns pictures upright as their EXIF says, "ignore" leaves them as they are stored."""
+
+
+@dataclass(frozen=True)
+class Note:
+    """A picture that was repaired or left out, and why."""
+
+    file: str
+    """Its path relative to the source, or tar!member."""
+    reason: str
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Statistics of a split's stored pixels (values 0..255, RGB) as they were before the JPEG encoder."""
+
+    split: str
+    """The split they are of: train, where there is one."""
+    mean_rgb: npt.NDArray[np.float64]
+    """(3,)"""
+    covariance: npt.NDArray[np.float64]
+    """(3, 3), over all pixels."""
+    standard_deviations: npt.NDArray[np.float64]
+    """(3,): square roots of the covariance's eigenvalues, largest first."""
+    directions: npt.NDArray[np.float64]
+    """(3, 3): unit eigenvectors in rows, ordered as `standard_deviations`; the largest entry of each is positive."""
+
+
+def notes_to_json(notes: tuple[Note, ...]) -> dict[str, list[str]]:
+    """Reason -> files: ImageNet has some 19,000 grey pictures, and need not say so 19,000 times."""
+    by_reason: dict[str, list[str]] = {}
+    for note in notes:
+        by_reason.setdefault(note.reason, []).append(note.file)
+    return {reason: sorted(by_reason[reason]) for reason in sorted(by_reason)}
+
+
+def notes_from_json(by_reason: dict[str, list[str]]) -> tuple[Note, ...]:
+    return tuple(Note(typed(str, file), reason) for reason, files in by_reason.items() for file in typed(list, files))
+
+
+def splits_from_json(splits: dict[str, Any]) -> dict[str, Split]:
+    if not splits:
+        raise ValueError("it has no split")
+    return {name: split_from_json(name, split) for name, split in splits.items()}
+
+
+def split_from_json(name: str, split: dict[str, Any]) -> Split:
+    shards = tuple(from_fields(Shard, shard) for shard in split["shards"])
+    if not shards:
+        raise ValueError(f"its split {name} has no shard")
+    for shard in shards:
+        if "/" in shard.name or not shard.name.endswith(".tar"):  # a path would lead out of the folder
+            raise ValueError(f"{shard.name!r} is no shard's name")
+    return Split(name, typed(int, split["samples"]), typed(int, split["found"]), shards)
+
+
+def from_fields(kind: type[Made], fields: dict[str, Any]) -> Made:
+    """A dataclass of JSON's own types; TypeError where an entry is missing, unknown or of another type."""
+    for name, hint in get_type_hints(kind).items():
+        typed(hint, fields[name])
+    return kind(**fields)
+
+
+def typed(kind: type | tuple[type, ...], value: Any) -> Any:
+    """The value; TypeError where it is of another type: what is wrong shows here, not as a traceback of its use."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{str(value)[:40]!r} is of the wrong type")
+    return value
+
+
+def statistics_from_json(statistics: dict[str, Any]) -> Statistics:
+    return Statistics(
+        split=typed(str, statistics["split"]),
+        mean_rgb=numbers(statistics["mean_rgb"], 3),
+        covariance=numbers(statistics["covariance"], 3, 3),
+        standard_deviations=numbers(statistics["standard_deviations"], 3),
+        directions=numbers(statistics["directions"], 3, 3),
+    )
+
+
+def statistics_to_json(statistics: Statistics) -> dict[str, Any]:
+    return {
+        "split": statistics.split,
+        "mean_rgb": statistics.mean_rgb.tolist(),
+        "covariance": statistics.covariance.tolist(),
+        "standard_deviations": statistics.standard_deviations.tolist(),
+        "directions": statistics.directions.tolist(),
+    }
+
+
+def numbers(values: Any, *shape: int) -> npt.NDArray[np.float64]:
+    """An array of that shape; ValueError where it cannot be, or where a number is none."""
+    array = np.array(values, dtype=np.float64).reshape(shape)
+    if not np.isfinite(array).all():
+        raise ValueError("a statistic is not finite")
+    return array
