@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.finish import escaped
+from alexnet_fast.tools.words import counted
 
 PROGRAM_2012 = {
     "mean R G B": (127.30, 119.72, 104.91),
@@ -43,13 +44,14 @@ def human_bytes(size: int) -> str:
 def describe(dataset: Dataset) -> str:
     """What a data set is: splits, classes, sizes, how it was made, statistics beside those of 2012."""
     picture = dataset.picture
+    classes = counted(len(dataset.classes), "class", "classes")
     shown = ", ".join(escaped(entry.label) for entry in dataset.classes[:6])
     more = ", …" if len(dataset.classes) > 6 else ""
     repairs: dict[str, int] = {}
     for note in dataset.repaired:
         repairs[note.reason] = repairs.get(note.reason, 0) + 1
     lines = [
-        f"{escaped(dataset.place)}: {len(dataset.classes):,} classes ({shown}{more})",
+        f"{escaped(dataset.place)}: {classes} ({shown}{more})",
         "",
         counts_table(dataset),
         "",

@@ -87,7 +87,7 @@ def _check_usable(splits: dict[str, Split], records: list[ShardRecord]) -> None:
         if split.samples == 0:
             reasons = [f"{note.file}: {note.reason}" for record in records for note in record.left_out]
             raise UserError(
-                f"None of the {split.found:,} pictures of the {split.name} split can be used. For example "
+                f"No picture of the {split.name} split can be used, of {split.found:,}. For example "
                 f"{'; '.join(reasons[:3])}. Mend the source and run again with a new --out."
             )
 

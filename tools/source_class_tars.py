@@ -9,9 +9,9 @@ from alexnet_fast.tools.errors import UsageError
 from alexnet_fast.tools.picture_table import SPLIT_ORDER, Source
 from alexnet_fast.tools.source_folders import SPLIT_NAMES, class_name
 from alexnet_fast.tools.source_ilsvrc import CLASS_TAR, Collected
-from alexnet_fast.tools.source_tree import few
 from alexnet_fast.tools.storage import join, list_folder
 from alexnet_fast.tools.tar_scan import ScanCache
+from alexnet_fast.tools.words import counted, few
 
 
 def class_tars(root: str, names: Mapping[str, bool]) -> dict[str, list[str]]:
@@ -65,7 +65,7 @@ def find_class_tars(root: str, names: Mapping[str, bool], scans: ScanCache) -> S
             container += 1
     return Source(
         "class-tars",
-        f"{len(collected.containers):,} tars of one class each in {root}",
+        f"{counted(len(collected.containers), 'tar')} of one class each in {root}",
         tuple(class_name(name) for name in index_of),
         splits,
         collected.builder.finish(),

@@ -11,7 +11,8 @@ from pathlib import Path
 from alexnet_fast.tools.errors import UsageError
 from alexnet_fast.tools.imagenet_classes import classes_by_wnid, imagenet_classes, validation_labels
 from alexnet_fast.tools.picture_table import SPLIT_ORDER, ClassName, Source, TableBuilder
-from alexnet_fast.tools.source_tree import Tree, few, read_tree, text
+from alexnet_fast.tools.source_tree import Tree, read_tree, text
+from alexnet_fast.tools.words import counted, few
 
 SPLIT_NAMES = {
     b"train": "train",
@@ -127,7 +128,7 @@ def check_groups(root: str, tree: Tree, splits: dict[str, bytes], groups: list[G
     """UsageError: there is nothing to shard, or a split has a class that train has not, or only an empty folder of."""
     if not groups:
         loose = sum(map(len, tree.pictures.values()))
-        seen = f"{loose:,} pictures in no class folder" if loose else " ".join(tree.notes()) or "no files"
+        seen = f"{counted(loose, 'picture')} in no class folder" if loose else " ".join(tree.notes()) or "no files"
         raise UsageError(
             f"{root}: no pictures in class folders. Looked for train/<class>/…, val/<class>/… and <class>/…; "
             f"found {seen}."
@@ -173,14 +174,14 @@ def folder_notes(tree: Tree, splits: dict[str, bytes], groups: list[Group]) -> l
         loose = len(tree.pictures.get(folder, [])) - used.get(folder, 0)
         if loose:
             place = f"{text(folder)}/" if folder else "the source itself"
-            notes.append(f"{loose:,} pictures lie in {place}, in no class folder, and are not used.")
+            notes.append(f"Not used: {counted(loose, 'picture')} in {place}, in no class folder.")
     for name in tree.first_level() if b"" not in splits.values() else []:
         count = sum(map(len, [*tree.below(name + b"/").values(), tree.pictures.get(name, [])]))
         if name + b"/" not in splits.values() and count:
-            notes.append(f"{count:,} pictures lie in {text(name)}/, which is no split, and are not used.")
+            notes.append(f"Not used: {counted(count, 'picture')} in {text(name)}/, which is no split.")
     empty = empty_folders(tree, splits)
     if empty:
-        notes.append(f"{len(empty):,} folders hold no picture and are no classes: {few(empty)}.")
+        notes.append(f"No classes: {counted(len(empty), 'folder')} without a picture ({few(empty)}).")
     return notes + tree.notes()
 
 

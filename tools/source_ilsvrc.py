@@ -12,12 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from alexnet_fast.tools.devkit import Devkit, find_devkit, parse_ids
-from alexnet_fast.tools.errors import UserError
+from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.imagenet_classes import classes_by_wnid, imagenet_classes, validation_labels
 from alexnet_fast.tools.picture_table import SPLIT_ORDER, ClassName, Source, TableBuilder
 from alexnet_fast.tools.source_tree import is_picture, text
 from alexnet_fast.tools.storage import join, list_folder, read_file
 from alexnet_fast.tools.tar_scan import NOWHERE, Listing, ScanCache
+from alexnet_fast.tools.words import counted
 
 TARS_2012 = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}
 DEVKITS_2012 = ("ILSVRC2012_devkit_t12.tar.gz", "ILSVRC2012_devkit_t12")
@@ -110,12 +111,11 @@ class Collected:
         return [
             *short,
             *(
-                f"{count:,} files in {tar} are no pictures by their name, or in no class tar."
+                f"Not used: {counted(count, 'file')} in {tar}, no pictures by their names or in no class tar."
                 for tar, count in self.others.items()
             ),
             *(
-                f"{count:,} pictures in {tar} have no bytes there (links that lead out of it, or no files) and are not "
-                "used."
+                f"Not used: {counted(count, 'picture')} without bytes in {tar}, links that lead out of it or no files."
                 for tar, count in self.lost.items()
             ),
         ]
@@ -152,7 +152,10 @@ def find_ilsvrc2012(root: str, names: dict[str, bool], scans: ScanCache) -> Sour
     train = [TARS_2012["train"]] if TARS_2012["train"] in names else class_tars(root, names)
     val = [TARS_2012["val"]] if TARS_2012["val"] in names else []
     if not train and not val:
-        raise UserError(f"{root}: holds neither {TARS_2012['train']} nor {TARS_2012['val']}.")
+        raise UsageError(
+            f"{root}: holds neither {TARS_2012['train']} nor {TARS_2012['val']}, nor tars of one class each. Give the "
+            "folder that holds them, or leave --source away: what is there is found by looking."
+        )
     splits = tuple(split for split, tars in (("train", train), ("val", val)) if tars)
     notes = compare_devkit(find_devkit(root, names, DEVKITS_2012))
     notes += missing_notes(names, TARS_2012, splits)
@@ -220,6 +223,11 @@ def find_ilsvrc2010(root: str, names: dict[str, bool], scans: ScanCache) -> Sour
     Without the devkit only train can be labeled, by the names of its class tars.
     """
     tars = {split: tar for split, tar in TARS_2010.items() if tar in names}
+    if not tars:
+        raise UsageError(
+            f"{root}: holds none of {', '.join(TARS_2010.values())}. Give the folder that holds them, or leave "
+            "--source away: what is there is found by looking."
+        )
     containers = [*tars.values(), *([PATCHES_2010] if PATCHES_2010 in names else [])]
     devkit = find_devkit(root, names, DEVKITS_2010)
     train = scans.listing(join(root, tars["train"]), True) if "train" in tars and not devkit else Listing()
@@ -235,7 +243,7 @@ def find_ilsvrc2010(root: str, names: dict[str, bool], scans: ScanCache) -> Sour
     collected = Collected(root, scans, containers, splits, index_of)
     if PATCHES_2010 in names:
         collected.patches = patches_2010(collected, len(tars))
-        notes.append(f"{len(collected.patches):,} pictures are taken from {PATCHES_2010} instead.")
+        notes.append(f"Taken from {PATCHES_2010} instead: {counted(len(collected.patches), 'picture')}.")
     for split in splits:
         if split == "train":
             collected.add_classes(containers.index(tars[split]))

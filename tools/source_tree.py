@@ -11,6 +11,7 @@ from pathlib import Path
 
 from alexnet_fast.tools.errors import UserError
 from alexnet_fast.tools.storage import is_url, open_system
+from alexnet_fast.tools.words import counted, few
 
 PICTURE_EXTENSIONS = frozenset(
     b".avif .bmp .gif .heic .heif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split()
@@ -21,12 +22,6 @@ PICTURE_EXTENSIONS = frozenset(
 def text(name: bytes) -> str:
     """A name for people and for the manifest; bytes that are no UTF-8 show as `\\xff`."""
     return name.decode("utf-8", "backslashreplace")
-
-
-def few(names: list[str]) -> str:
-    """The first three of a list of names, and how many more."""
-    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
-    return ", ".join(repr(name) for name in names[:3]) + more
 
 
 def is_picture(name: bytes) -> bool:
@@ -79,14 +74,14 @@ class Tree:
         notes = []
         if self.hidden:
             notes.append(
-                f"{self.hidden.total():,} pictures lie in hidden folders and are not used ({few(sorted(self.hidden))})."
+                f"Not used: {counted(self.hidden.total(), 'picture')} in hidden folders ({few(sorted(self.hidden))})."
             )
         if self.others:
             # Equal counts in one order on every machine: the notes are stored.
             common = sorted(self.others.items(), key=lambda item: (-item[1], item[0]))[:5]
             shown = ", ".join(f"{name} {count:,}" for name, count in common)
-            count = self.others.total()
-            notes.append(f"{count:,} other files are no pictures by their name and are not used ({shown}).")
+            files = counted(self.others.total(), "other file")
+            notes.append(f"Not used: {files}, no pictures by their names ({shown}).")
         return notes
 
 

@@ -24,9 +24,10 @@ from alexnet_fast.tools.picture_table import (
     read_bytes,
 )
 from alexnet_fast.tools.source_folders import SPLIT_NAMES, VALIDATION_NAME
-from alexnet_fast.tools.source_tree import few, is_picture, text
+from alexnet_fast.tools.source_tree import is_picture, text
 from alexnet_fast.tools.storage import join, list_folder
 from alexnet_fast.tools.tar_scan import NOWHERE, Member, scan_tar
+from alexnet_fast.tools.words import counted, few
 
 LABEL_FIELDS = ("label", "cls", "class_id", "class", "class_name")
 """Where a sample's json may say its class; the first that is there counts."""
@@ -199,16 +200,19 @@ class _Collected:
         """What is not used, so that every picture is accounted for."""
         notes = []
         if self.unlabeled:
-            notes.append(f"{len(self.unlabeled):,} pictures have no label and are not used: {few(self.unlabeled)}.")
-        if self.lost:
             notes.append(
-                f"{len(self.lost):,} pictures have no bytes in their tar (links that lead out of it, or no files) and "
-                f"are not used: {few(self.lost)}."
+                f"Not used: {counted(len(self.unlabeled), 'picture')} without a label ({few(self.unlabeled)})."
+            )
+        if self.lost:
+            pictures = counted(len(self.lost), "picture")
+            notes.append(
+                f"Not used: {pictures} without bytes in the tar, links that lead out of it or no files "
+                f"({few(self.lost)})."
             )
         if self.num_spare:
-            notes.append(f"{self.num_spare:,} pictures stand second in their samples and are not used.")
+            notes.append(f"Not used: {counted(self.num_spare, 'picture')}, not the first of the sample.")
         if self.num_bare_labels:
-            notes.append(f"{self.num_bare_labels:,} labels have no picture.")
+            notes.append(f"Not used: {counted(self.num_bare_labels, 'label')} without a picture.")
         return notes
 
 
@@ -237,14 +241,19 @@ def find_webdataset(root: str, names: Mapping[str, bool]) -> Source:
     if len(table) == 0:
         raise UsageError(
             f"{root}: no sample with a picture (jpg, png, webp, …) and a label (cls, or json with one of "
-            f"{', '.join(LABEL_FIELDS)}) in {len(collected.containers):,} tars."
+            f"{', '.join(LABEL_FIELDS)}) in {counted(len(collected.containers), 'tar')}."
         )
     classes = label_classes(root, table, collected)
     notes = collected.notes()
     if classes[0].name == "0":
         notes.append("The tars say no class names: classes are called by their numbers.")
     return Source(
-        "webdataset", f"{len(collected.containers):,} WebDataset tars in {root}", classes, splits, table, tuple(notes)
+        "webdataset",
+        f"{counted(len(collected.containers), 'WebDataset tar')} in {root}",
+        classes,
+        splits,
+        table,
+        tuple(notes),
     )
 
 

@@ -9,12 +9,13 @@ import numpy as np
 
 from alexnet_fast.tools.errors import UsageError
 from alexnet_fast.tools.picture_table import SPLIT_ORDER, PictureTable, Source
+from alexnet_fast.tools.words import counted
 
 
 def check_fraction(fraction: float) -> None:
     """UsageError where it is no fraction."""
     if not 0 < fraction < 1:
-        raise UsageError(f"The val fraction must lie between 0 and 1, but is {fraction}.")
+        raise UsageError(f"--val-fraction {fraction:g}: must lie between 0 and 1, such as 0.05.")
 
 
 def draw_validation(source: Source, fraction: float, seed: int) -> Source:
@@ -27,12 +28,13 @@ def draw_validation(source: Source, fraction: float, seed: int) -> Source:
         )
     held_out = draw(source.table, source.splits.index("train"), fraction, seed)
     if not held_out:
-        raise UsageError(f"A val fraction of {fraction} of {len(source.table):,} pictures is none; give a larger one.")
+        pictures = counted(len(source.table), "picture")
+        raise UsageError(f"--val-fraction {fraction:g}: of {pictures} that is none. Give a larger one.")
     splits = tuple(split for split in SPLIT_ORDER if split in (*source.splits, "val"))
     moved = np.array([splits.index(split) for split in source.splits], np.uint8)[source.table.split]
     moved[held_out] = splits.index("val")
     order = np.argsort(moved, kind="stable")
-    note = f"val is {len(held_out):,} pictures drawn out of train (fraction {fraction:g}, seed {seed})."
+    note = f"val is {counted(len(held_out), 'picture')} drawn out of train (fraction {fraction:g}, seed {seed})."
     return replace(
         source, splits=splits, table=source.table.rearranged(order, moved[order]), notes=(*source.notes, note)
     )

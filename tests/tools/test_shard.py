@@ -57,7 +57,7 @@ def test_pictures_that_are_not_sharded_are_in_the_manifest_too(pictures: Path, t
     shutil.copytree(pictures, tmp_path / "in")
     shutil.copy(next((pictures / "val" / "star").iterdir()), tmp_path / "in" / "val" / "loose.jpg")
     run(tmp_path / "in", tmp_path / "out")
-    notes = ("1 pictures lie in val/, in no class folder, and are not used.",)
+    notes = ("Not used: 1 picture in val/, in no class folder.",)
     assert Dataset.load(tmp_path / "out").notes == notes
     assert f"note        {notes[0]}" in describe(Dataset.load(tmp_path / "out")).splitlines()
 

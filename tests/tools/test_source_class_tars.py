@@ -46,7 +46,7 @@ def test_as_imagenet_21k_comes(tmp_path: Path) -> None:
         ("train", "n01440764", "n01440764_3", jpeg(3)),
     ]
     assert source.table.origin(2) == "n01440764.tar!n01440764_3.JPEG"
-    assert source.notes[0].startswith("1 files in n00005787.tar are no pictures")
+    assert source.notes[0].startswith("Not used: 1 file in n00005787.tar, no pictures")
 
 
 def test_split_folders(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_flat_validation_folder(tmp_path: Path) -> None:
     source = find_source(write_files(tmp_path, pictures(*train, *val)))
     labeled = {origin: name for split, name, origin in rows(source) if split == "val"}
     assert labeled == dict(zip(val[:5], wnids[:5], strict=True))
-    assert "1 pictures lie in val/" in source.notes[0]
+    assert "1 picture in val/" in source.notes[0]
 
 
 def test_kaggle_layout(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_kaggle_layout(tmp_path: Path) -> None:
         ("train", wnid, f"train/{wnid}/{wnid}_1.JPEG"),
         ("val", wnid, "val/ILSVRC2012_val_00000001.JPEG"),
     ]
-    assert any("1 pictures lie in test/" in note for note in source.notes)
+    assert any("1 picture in test/" in note for note in source.notes)
 
 
 def test_everything_else_is_mentioned(tmp_path: Path) -> None:
@@ -150,10 +150,10 @@ def test_everything_else_is_mentioned(tmp_path: Path) -> None:
     source = find_source(tmp_path)
     assert [row[2] for row in rows(source)] == ["train/a/1.jpg"]
     notes = " ".join(source.notes)
-    assert "4 pictures lie in hidden folders and are not used ('.hidden', 'train/a/.thumbs')" in notes
-    assert "1 folders hold no picture and are no classes: 'train/empty'" in notes
-    assert "1 pictures lie in train/" in notes
-    assert "1 pictures lie in extra/" in notes
+    assert "4 pictures in hidden folders ('.hidden', 'train/a/.thumbs')" in notes
+    assert "No classes: 1 folder without a picture ('train/empty')" in notes
+    assert "1 picture in train/" in notes
+    assert "1 picture in extra/" in notes
     assert "2 other files" in notes
     assert ".txt 1" in notes
 
@@ -162,7 +162,7 @@ def test_everything_else_is_mentioned(tmp_path: Path) -> None:
     ("names", "folder", "message"),
     [
         (["train/a/1.jpg", "val/b/1.jpg"], "train/b", "no picture in the class folder 'b' of train, but .* in val"),
-        (["train/a/1.txt"], "train/a", "1 other files are no pictures by their name"),
+        (["train/a/1.txt"], "train/a", "1 other file, no pictures by their names"),
         ([], ".", "found no files"),
         (["1.jpg", "2.jpg"], ".", "2 pictures in no class folder"),
         (["train/1.jpg", "val/1.jpg"], ".", "2 pictures in no class folder"),
@@ -225,7 +225,7 @@ def test_val_fraction(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.5, 0.001])
 def test_val_fraction_that_cannot_be(tmp_path: Path, fraction: float) -> None:
-    with pytest.raises(UsageError, match="val fraction"):
+    with pytest.raises(UsageError, match="--val-fraction"):
         find_source(write_files(tmp_path, pictures("train/a/1.jpg", "train/a/2.jpg")), val_fraction=fraction)
 
 

@@ -257,8 +257,8 @@ def test_links_and_loose_files_in_the_train_tar_are_accounted_for(tmp_path: Path
     assert {stem: row[2] for stem, row in by_stem(source).items()} == dict.fromkeys(
         ("n01440764_1", "n01440764_2"), jpeg(1)
     )
-    assert any("1 pictures in ILSVRC2012_img_train.tar have no bytes there" in note for note in source.notes)
-    assert any("2 files in ILSVRC2012_img_train.tar are no pictures" in note for note in source.notes)
+    assert any("1 picture without bytes in ILSVRC2012_img_train.tar" in note for note in source.notes)
+    assert any("2 files in ILSVRC2012_img_train.tar, no pictures" in note for note in source.notes)
 
 
 CLASSES_2010 = {1: ("n03126707", "crane"), 2: ("n01440764", "tench, Tinca tinca"), 3: ("n02012849", "crane, bird")}
@@ -310,7 +310,7 @@ def test_2010_patches(tmp_path: Path) -> None:
     assert found["n01440764_10"] == ("train", 0, jpeg(77))
     assert found["ILSVRC2010_val_00000002"] == ("val", 0, jpeg(78))
     assert len(found) == 14
-    assert any("2 pictures are taken from patch_images.tar" in note for note in source.notes)
+    assert any("Taken from patch_images.tar instead: 2 pictures" in note for note in source.notes)
 
 
 def test_2010_without_devkit_or_truth(tmp_path: Path) -> None:

@@ -82,8 +82,8 @@ def test_what_is_not_used_is_mentioned(tmp_path: Path) -> None:
     )
     source = find_source(write_files(tmp_path, {"0.tar": tar}))
     assert len(source.table) == 2
-    assert "1 pictures have no label and are not used: '0.tar!2'." in source.notes
-    assert "1 pictures stand second in their samples and are not used." in source.notes
+    assert "Not used: 1 picture without a label ('0.tar!2')." in source.notes
+    assert "Not used: 1 picture, not the first of the sample." in source.notes
 
 
 def test_links_and_what_has_no_bytes(tmp_path: Path) -> None:
@@ -104,10 +104,10 @@ def test_links_and_what_has_no_bytes(tmp_path: Path) -> None:
     source = find_source(write_files(tmp_path, {"0.tar": tar}))
     assert [row[1:] for row in found(source)] == [(0, "1", b"one"), (1, "2", b"one"), (0, "5", b"five")]
     assert any(
-        "2 pictures have no bytes in their tar" in note and "'0.tar!3.jpg', '0.tar!4.jpg'" in note
+        "2 pictures without bytes in the tar" in note and "'0.tar!3.jpg', '0.tar!4.jpg'" in note
         for note in source.notes
     )
-    assert "1 labels have no picture." in source.notes
+    assert "Not used: 1 label without a picture." in source.notes
 
 
 def test_wrong_input(tmp_path: Path) -> None:
