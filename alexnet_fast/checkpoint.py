@@ -22,6 +22,7 @@ from alexnet_fast.model import Architecture
 from alexnet_fast.recipe import Recipe, recipe_from
 from alexnet_fast.tools.dataset import Dataset, PictureOptions
 from alexnet_fast.tools.errors import UsageError, UserError
+from alexnet_fast.tools.storage import check_regular
 from alexnet_fast.totals import Totals
 
 FORMAT = 2
@@ -155,14 +156,21 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if path.is_dir():
         raise UsageError(f"{path} is a folder: give a checkpoint, a .pt file in a run's checkpoints folder")
     try:
+        check_regular(path)
         check_whole(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UsageError(f"{path}: there is no such checkpoint") from error
     except PermissionError as error:
         raise UserError(f"{path}: no permission to read it") from error
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path} is no checkpoint of this program, or it was altered: it holds more than tensors, numbers and "
+            "words. Such files are never loaded, since they can run code. Give a .pt file that `train` wrote."
+        ) from error
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        words = error.strerror if isinstance(error, OSError) else str(error)
+        reason = (words or "").strip().partition("\n")[0] or type(error).__name__
         raise UserError(
             f"{path} is no checkpoint of this program, or it was cut short or altered ({reason}). "
             "Take another of the run's checkpoints folder."
@@ -227,7 +235,7 @@ def step_of(file: Path) -> int:
 
 def saved_checkpoints(folder: Path) -> list[Path]:
     """A run's checkpoints, the oldest first; without the best's second name."""
-    found = [file for file in folder.glob("step-*.pt") if NAME.fullmatch(file.name)]
+    found = [file for file in folder.glob("step-*.pt") if NAME.fullmatch(file.name) and file.is_file()]
     return sorted(found, key=lambda file: file.name)
 
 
@@ -254,8 +262,6 @@ def resolve_checkpoint(path: Path) -> Path:
     """
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
     if not folder.is_dir():
-        if path.exists() and not path.is_file():
-            raise UsageError(f"{path}: is no file but a device or a pipe, which may have no end; give a checkpoint")
         return path
     saved = saved_checkpoints(folder)
     if not saved:

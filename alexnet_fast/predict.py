@@ -18,8 +18,9 @@ from alexnet_fast.pipelines.batch import EvaluationBatch
 from alexnet_fast.pipelines.evaluation import view_cutter
 from alexnet_fast.precision import Precision
 from alexnet_fast.tools.dataset import PictureOptions
-from alexnet_fast.tools.errors import UsageError, UserError
+from alexnet_fast.tools.errors import UserError
 from alexnet_fast.tools.picture import BadPictureError, encode
+from alexnet_fast.tools.storage import open_file
 from alexnet_fast.trained import Trained, mean_to_subtract
 
 TOP = 5
@@ -93,7 +94,7 @@ def pictures_of(sources: Sequence[str]) -> Iterator[tuple[str, bytes | UserError
     """(name, bytes) of each picture; in folders of every file, by name, hidden ones left out."""
     for source in sources:
         if source == STDIN:
-            yield "stdin", read_some(sys.stdin.buffer)
+            yield "stdin", read_stdin()
         elif os.path.isdir(source):  # noqa: PTH112 (False, no error, for a name too long)
             yield from pictures_in(source)
         else:
@@ -110,7 +111,7 @@ def pictures_in(folder: str) -> Iterator[tuple[str, bytes | UserError]]:
         if not name.startswith(".") and Path(parent, name).is_file()
     )
     if not files and not barred:
-        raise UsageError(f"{folder}: there is no file in this folder")
+        yield folder, UserError("there is no file in this folder")
     for file in files:
         yield str(file), read(file)
     for error in barred:
@@ -120,10 +121,20 @@ def pictures_in(folder: str) -> Iterator[tuple[str, bytes | UserError]]:
 def read(file: Path) -> bytes | UserError:
     """The file's bytes, or why there are none."""
     try:
-        with file.open("rb") as opened:
+        with open_file(file) as opened:
             return read_some(opened)
     except FileNotFoundError:
         return UserError("there is no such file")
+    except OSError as error:
+        return UserError(f"cannot be read ({error.strerror})")
+
+
+def read_stdin() -> bytes | UserError:
+    """What comes on standard input, or why nothing does."""
+    if sys.stdin is None:
+        return UserError("standard input is closed")
+    try:
+        return read_some(sys.stdin.buffer)
     except OSError as error:
         return UserError(f"cannot be read ({error.strerror})")
 

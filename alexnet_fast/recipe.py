@@ -19,6 +19,7 @@ from typing import Any, Literal
 from alexnet_fast.model import NETS, Architecture, small
 from alexnet_fast.precision import DTYPES
 from alexnet_fast.tools.errors import UsageError
+from alexnet_fast.tools.storage import open_file
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -125,6 +126,11 @@ class Recipe:
         return "\n".join(lines)
 
 
+def counted_epochs(epochs: float) -> str:
+    """1 epoch, 1.5 epochs"""
+    return f"{epochs:g} epoch{'s'[: epochs != 1]}"
+
+
 def check_recipe(recipe: Recipe) -> None:
     """Raise UsageError for a combination that cannot be trained, with the key and the value."""
     if recipe.network not in NETS:
@@ -196,7 +202,8 @@ def load_recipe(name_or_file: str, overrides: Sequence[str] = ()) -> Recipe:
                 f"{did_you_mean(name_or_file, recipe_names())}"
             )
     try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
+        with open_file(file) as opened:
+            content = tomllib.load(opened)
     except OSError as error:
         raise UsageError(f"recipe {file}: cannot be read ({error.strerror})") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

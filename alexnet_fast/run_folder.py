@@ -14,8 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_fast.tools.errors import UsageError, UserError
+from alexnet_fast.tools.storage import open_file
 
 LOCK = ".lock"
+RESULT_NUMBERS = ("steps", "epochs", "seconds")
+"""Keys of result.json by which it is one."""
+METRICS_NUMBERS = {
+    "train": ("loss", "error", "pictures_per_s", "data_wait", "weight_rate"),
+    "val": ("views", "loss", "top1_error", "top5_error"),
+}
+"""Kind of a line of metrics.jsonl -> the numbers, or nulls, that whoever reads it counts on."""
 EPOCH_ROUNDING = 5e-7
 """Of epochs in metrics.jsonl, which have six digits after the point: a step is more, up to a million an epoch."""
 
@@ -126,20 +134,32 @@ class RunFolder:
         return False
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """All whole lines of metrics.jsonl; what a power cut left of others is passed over."""
+        """All whole lines of metrics.jsonl; what a power cut left of others is passed over.
+
+        Raises UserError where something else has its name.
+        """
         if not self.metrics.exists():
             return []
-        lines = self.metrics.read_text(encoding="utf-8", errors="replace").split("\n")
+        try:
+            with open_file(self.metrics) as file:
+                text = file.read().decode(errors="replace")
+        except OSError as error:
+            raise UserError(
+                f"{self.metrics}: cannot be read ({error.strerror}). Mend that, or move it away."
+            ) from error
+        lines = text.split("\n")
         found = [metrics_line(line) for line in lines[:-1]]  # after the last newline: nothing, or a line cut short
         return [line for line in found if line is not None]
 
     def read_result(self) -> dict[str, Any] | None:
         """result.json; None where there is none, or none that can be read."""
         try:
-            content = json.loads(self.result.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            with open_file(self.result) as file:
+                content = json.load(file)
+        except (OSError, ValueError, RecursionError):
             return None
-        return content if isinstance(content, dict) else None
+        whole = isinstance(content, dict) and all(is_number(content.get(key)) for key in RESULT_NUMBERS)
+        return content if whole else None
 
     def forget_after(self, epoch: float) -> None:
         """Drop what was measured after `epoch` (whole and parts): that will be done again.
@@ -154,11 +174,21 @@ def metrics_line(text: str) -> dict[str, Any] | None:
     """What a line of metrics.jsonl says; None where it is damaged."""
     try:
         line = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    if not isinstance(line, dict) or not isinstance(line.get("kind"), str):
+    if not isinstance(line, dict) or not all(is_number(line.get(key)) for key in ("step", "epoch")):
         return None
-    return line if all(isinstance(line.get(key), int | float) for key in ("step", "epoch")) else None
+    kind = line.get("kind")
+    if kind in ("event", "diverged"):
+        return line if isinstance(line.get("event"), str) else None
+    numbers = METRICS_NUMBERS.get(kind) if isinstance(kind, str) else None
+    if numbers is None or not all(key in line and (line[key] is None or is_number(line[key])) for key in numbers):
+        return None
+    return line
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def to_json(value: Any, *, indent: int | None = None) -> str:

@@ -20,6 +20,7 @@ from alexnet_fast.evaluation import Predictor
 from alexnet_fast.model import AlexNet, load_whole_state
 from alexnet_fast.precision import Precision
 from alexnet_fast.tools.errors import UsageError, UserError
+from alexnet_fast.tools.storage import check_regular
 
 CROP = 224
 
@@ -53,13 +54,17 @@ def load_safetensors(file: Path) -> Checkpoint:
     from safetensors import SafetensorError, safe_open
 
     try:
+        check_regular(file)
         with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
     except FileNotFoundError as error:
         raise UsageError(f"{file}: there is no such file") from error
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{file} is no .safetensors file, or it was cut short or altered ({error}).") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(
+            f"{file} is no .safetensors file, or it was cut short or altered ({reason}). Export it again."
+        ) from error
     if "alexnet_fast" not in metadata:
         raise UserError(f"{file} was not written by `alexnet-fast export`: nothing says what its network is.")
     try:

@@ -70,7 +70,11 @@ MISTAKES = [
     (["eval", "{tmp}/text.pt", "{shards}"], 1, "is no checkpoint"),
     (["eval", "{run}", "{shards}", "--split", "test"], 2, "has no test split"),
     (["predict", "{tmp}/text.pt", "x.jpg"], 1, "is no checkpoint"),
-    (["predict", "{run}", "{tmp}/empty"], 2, "there is no file in this folder"),
+    (["predict", "{run}", "{tmp}/empty"], 1, "there is no file in this folder"),
+    (["predict", "{run}", "{tmp}/gone.jpg", "{tmp}/text.pt"], 1, "gone.jpg: there is no such file"),
+    (["info", "{tmp}/pipe.safetensors"], 1, "a pipe or a device"),
+    (["info", "{tmp}/pipe.toml"], 1, "a pipe or a device"),
+    (["recipes", "{tmp}/pipe.toml"], 2, "a pipe or a device"),
     (["predict", "{run}"], 2, "Missing argument"),
     (["export", "{run}", "--out", "{tmp}/net.h5"], 2, ".safetensors or .onnx"),
     (["export", "{run}", "--out", "/proc/net.safetensors"], 1, "cannot be written"),
@@ -101,6 +105,8 @@ def test_a_mistake_gets_a_sentence(
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter").write_text("dear")
     (tmp_path / "text.pt").write_text("no checkpoint")
+    for name in ("pipe.toml", "pipe.safetensors"):
+        os.mkfifo(tmp_path / name)
     before = sorted(tmp_path.rglob("*"))
     filled = [word.format(tmp=tmp_path, shards=tiny_shards, run=run_folder) for word in words]
     got, _, err = call(capsys, *filled)
@@ -178,7 +184,7 @@ def test_export_and_back(
 
 def test_info_of_everything(tiny_shards: Path, run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "10 classes" in call(capsys, "info", tiny_shards)[1]
-    assert "done after 1 epochs" in call(capsys, "info", run_folder)[1]
+    assert "done after 1 epoch (" in call(capsys, "info", run_folder)[1]
     assert "training can go on" in call(capsys, "info", run_folder / "checkpoints" / "best.pt")[1]
     assert "train would take" in call(capsys, "info")[1]
 

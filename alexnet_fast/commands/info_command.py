@@ -40,7 +40,7 @@ def about(path: Path | None) -> str:
         return describe_here()
     if path.suffix == ".safetensors":
         return describe_checkpoint(path, load_safetensors(path))
-    if path.is_file():
+    if not path.is_dir():
         return describe_checkpoint(path, load_checkpoint(path))
     if RunFolder(path).recipe.exists():
         return describe_run(RunFolder(path))

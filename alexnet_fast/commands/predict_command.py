@@ -22,7 +22,8 @@ def command(
 ) -> None:
     """Print five names, with probabilities, for each of PICTURES: files, folders, or - for a picture on stdin.
 
-    CHECKPOINT is a .pt file, a run's folder, or exported .safetensors.  Exit code 3: some pictures could not be used.
+    CHECKPOINT is a .pt file, a run's folder, or exported .safetensors.  Exit code 3: some pictures could not be used;
+    1: none could.
     """
     from alexnet_fast.devices import use_device
     from alexnet_fast.precision import choose_precision
@@ -33,7 +34,7 @@ def command(
     chosen = choose_precision(place, precision)
     trained = load_trained(checkpoint, place, chosen)
     num_views: Literal[1, 10] = 10 if views == "10" else 1
-    bad = 0
+    good = bad = 0
 
     def show(answer: Answer) -> None:
         if as_json:
@@ -48,6 +49,6 @@ def command(
 
     for answer in predict(trained, pictures, device=place, precision=chosen, num_views=num_views):
         show(answer)
-        bad += bool(answer.problem)
+        good, bad = good + (not answer.problem), bad + bool(answer.problem)
     if bad:
-        sys.exit(3)
+        sys.exit(3 if good else 1)

@@ -46,6 +46,14 @@ def good() -> Checkpoint:
     )
 
 
+def test_a_strangers_objects_are_never_loaded(tmp_path: Path) -> None:
+    """And nobody is told how to load them all the same."""
+    torch.save({"model": torch.nn.Linear(1, 1)}, tmp_path / "foreign.pt")
+    with pytest.raises(UserError, match=r"foreign.pt is no checkpoint of this program.*can run code") as raised:
+        load_checkpoint(tmp_path / "foreign.pt")
+    assert "weights_only" not in str(raised.value)
+
+
 @pytest.fixture(scope="module")
 def content(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What a good file holds."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -125,5 +126,20 @@ def test_pictures_are_made_ready_as_those_of_the_training_were(size: int, traine
 
 def test_a_file_without_end_is_no_picture(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("alexnet_fast.predict.LARGEST", 2 << 20)
-    (answer,) = ask(trained, Path("/dev/zero"))
-    assert answer.problem == "no picture: more than 2 MiB"
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link.png").symlink_to("/dev/zero")
+    with Path("/dev/zero").open("rb") as endless:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(endless))
+        answers = ask(trained, Path("/dev/zero"), tmp_path / "pipe", tmp_path / "link.png", "-")
+    assert all("it is a pipe or a device, not a file" in answer.problem for answer in answers[:3])
+    assert answers[3].problem == "no picture: more than 2 MiB"
+
+
+def test_what_is_empty_or_closed_is_told_and_the_rest_goes_on(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    (tmp_path / "empty").mkdir()
+    folder, stdin, fine = ask(trained, tmp_path / "empty", "-", picture(tmp_path / "a.png", 0))
+    assert folder == Answer(str(tmp_path / "empty"), problem="there is no file in this folder")
+    assert stdin == Answer("stdin", problem="standard input is closed") and len(fine.names) == 5

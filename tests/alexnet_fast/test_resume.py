@@ -204,6 +204,9 @@ def test_a_damaged_place_among_the_pictures_is_told(tiny_dataset: Dataset, tmp_p
     assert step == 14 and note is not None and "start of epoch 2" in note and "damaged ('stream')" in note
 
 
-def test_a_device_is_no_checkpoint() -> None:
-    with pytest.raises(UsageError, match="/dev/zero: is no file but a device or a pipe"):
-        resolve_checkpoint(Path("/dev/zero"))
+def test_devices_and_pipes_are_no_checkpoints(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"/dev/zero is no checkpoint.*a pipe or a device"):
+        load_checkpoint(resolve_checkpoint(Path("/dev/zero")))
+    os.mkfifo(tmp_path / "step-00000001.pt")
+    with pytest.raises(UsageError, match="there is no checkpoint in it"):
+        resolve_checkpoint(tmp_path)

@@ -79,13 +79,14 @@ def test_damaged_metrics_are_passed_over(tmp_path: Path) -> None:
     lines = [{"kind": "event", "step": step, "epoch": step / 10, "event": "x"} for step in range(4)]
     texts = [json.dumps(line).encode() for line in lines]
     texts[1:1] = [b"\0\0\0\0", b'{"kind": "tr', b"7", b'{"kind": "train"}', b"\xff\xfe"]
+    texts += [b'{"kind": "train", "step": 3, "epoch": 1, "loss": 1}', b'{"kind": "other", "step": 3, "epoch": 1}']
     folder.metrics.write_bytes(b"\n".join(texts) + b"\n")
     assert folder.read_metrics() == lines
     folder.forget_after(0.2)
     assert [json.loads(line) for line in folder.metrics.read_text().splitlines()] == lines[:3]
 
 
-@pytest.mark.parametrize("content", ["", "{", "[1]", "\0\0"])
+@pytest.mark.parametrize("content", ["", "{", "[1]", "\0\0", "{}", '{"steps": 1, "epochs": true, "seconds": 1}'])
 def test_a_damaged_result_is_none(content: str, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.result.write_text(content)
