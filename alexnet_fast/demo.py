@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_fast.demo_data import DemoData, draw_dataset
-from alexnet_fast.recipe import load_recipe
+from alexnet_fast.recipe import counted_epochs, load_recipe
 from alexnet_fast.run_folder import RunFolder
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
@@ -20,6 +20,7 @@ from alexnet_fast.tools.output import open_output
 from alexnet_fast.tools.plan import Plan, ShardOptions
 from alexnet_fast.tools.shard import shard
 from alexnet_fast.tools.sources import find_source
+from alexnet_fast.tools.words import command
 from alexnet_fast.tools.workers import local_pool, num_cores
 
 PICTURES, SHARDS, RUN = "pictures", "shards", "run"
@@ -55,8 +56,10 @@ def draw_shards(folder: Path, data: DemoData = BENCH_DATA) -> Path:
 
 def run_demo(folder: Path, say: Callable[[str], None], *, device: str | None = None) -> DemoResult:
     """Everything, below `folder`; a demo that is there already is trained anew on the pictures it has."""
+    from alexnet_fast.devices import choose_device
     from alexnet_fast.trainer import train
 
+    choose_device(device)  # a device that is not there is told before anything is drawn
     seconds: dict[str, float] = {}
     try:
         take(folder)
@@ -106,7 +109,7 @@ def summary(demo: DemoResult, folder: Path) -> str:
         ("repaired", f"{len(dataset.repaired):,}"),
         ("left out", "; ".join(f"{note.file} ({note.reason})" for note in dataset.left_out)),
         ("network", f"net {result['recipe']['network']}, two towers, {result['precision']} on {result['device']}"),
-        ("training", f"{result['epochs']:g} epochs, {result['pictures_per_s']:,.0f} pictures/s"),
+        ("training", f"{counted_epochs(result['epochs'])}, {result['pictures_per_s']:,.0f} pictures/s"),
         ("error, centre view", f"{centre['top1_error']:.1%} of {centre['num_samples']} held-out pictures"),
         ("error, ten views", f"{ten['top1_error']:.1%} (guessing: 90 %)"),
         *((stage, f"{seconds:,.0f} s") for stage, seconds in demo.seconds.items()),
@@ -117,7 +120,7 @@ def summary(demo: DemoResult, folder: Path) -> str:
     picture = sorted((folder / PICTURES / "val").rglob("*.JPEG"))[2]  # the first of a class are the odd ones
     lines += [
         "and try",
-        f"  alexnet-fast predict {folder / RUN} {picture}",
-        f"  alexnet-fast preview {folder / SHARDS}",
+        f"  {command('predict', folder / RUN, picture).strip('`')}",
+        f"  {command('preview', folder / SHARDS).strip('`')}",
     ]
     return "\n".join(lines)

@@ -26,8 +26,8 @@ class EvaluationResult:
     """Mean cross-entropy of the averaged probabilities."""
     top1_error: float
     """Share of pictures (0..1) whose first guess was wrong."""
-    top5_error: float
-    """Share whose right class was not among the first five (or all, where there are fewer classes)."""
+    top5_error: float | None
+    """Share whose right class was not among the first five; None where there are no more classes than that."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,14 @@ def evaluate(
             of_label = probabilities.gather(1, batch.labels[:, None])
             # Its place among the classes, from 1; equal ones count against it, and so does NaN.
             rank = (~(probabilities < of_label)).sum(1)
-            top = min(TOP, probabilities.shape[1])
-            counts += torch.stack([torch.ones_like(rank).sum(), (rank > 1).sum(), (rank > top).sum()])
+            counts += torch.stack([torch.ones_like(rank).sum(), (rank > 1).sum(), (rank > TOP).sum()])
             loss -= of_label.double().clamp_min(1e-30).log().sum()
     counts, loss = mesh.sum_over_replicas(counts), mesh.sum_over_replicas(loss)
     samples, top1, top5 = counts.tolist()
-    return EvaluationResult(samples, float(loss) / samples, top1 / samples, top5 / samples)
+    few = predictors[0].model.architecture.num_classes <= TOP
+    return EvaluationResult(samples, float(loss) / samples, top1 / samples, None if few else top5 / samples)
+
+
+def errors_in_words(top1_error: float, top5_error: float | None) -> str:
+    """12.34% top-1, 1.23% top-5"""
+    return f"{top1_error:.2%} top-1" + ("" if top5_error is None else f", {top5_error:.2%} top-5")

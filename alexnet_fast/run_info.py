@@ -13,8 +13,9 @@ from alexnet_fast.devices import choose_device
 from alexnet_fast.layout import choose_layout
 from alexnet_fast.machine import describe_machine
 from alexnet_fast.precision import choose_precision
-from alexnet_fast.recipe import Recipe, load_recipe
+from alexnet_fast.recipe import Recipe, counted_epochs, load_recipe
 from alexnet_fast.run_folder import RunFolder
+from alexnet_fast.tools.words import counted
 
 SHOWN_EPOCHS = 12
 
@@ -24,13 +25,13 @@ def describe_run(folder: RunFolder) -> str:
     recipe = load_recipe(str(folder.recipe))
     metrics = folder.read_metrics()
     trains = [line for line in metrics if line["kind"] == "train"]
-    lines = [f"{folder.path}: network {recipe.network}, {recipe.epochs:g} epochs, batch {recipe.batch_size}", ""]
+    lines = [f"{folder.path}: network {recipe.network}, {counted_epochs(recipe.epochs)}, batch {recipe.batch_size}", ""]
     lines.append(f"state        {state_of(folder, recipe, metrics)}")
     if trains:
         last = trains[-1]
         lines.append(
-            f"last         loss {number(last['loss']):.3f}, error {last['error']:.1%}, "
-            f"{last['pictures_per_s']:,.0f} pictures/s, {last['data_wait']:.0%} waiting for data"
+            f"last         loss {number(last['loss']):.3f}, error {number(last['error']):.1%}, "
+            f"{number(last['pictures_per_s']):,.0f} pictures/s, {number(last['data_wait']):.0%} waiting for data"
         )
     events = [line for line in metrics if line["kind"] in ("event", "diverged")]
     if events:
@@ -39,13 +40,22 @@ def describe_run(folder: RunFolder) -> str:
     lines.append(f"checkpoints  {len(saved)}" + (f", the newest {saved[-1].name}" if saved else ""))
     validations = [line for line in metrics if line["kind"] == "val"]
     if validations:
-        lines += ["", f"{'epoch':>8} {'views':>6} {'top-1 error':>12} {'top-5 error':>12} {'loss':>8}"]
-    for line in validations[-SHOWN_EPOCHS:]:
+        lines += ["", *table_of(validations[-SHOWN_EPOCHS:])]
+    return "\n".join(lines)
+
+
+def table_of(validations: list[dict[str, Any]]) -> list[str]:
+    """A line for each evaluation; without top-5 errors where there are none, the classes being too few."""
+    with_top5 = any(line["top5_error"] is not None for line in validations)
+    top5 = f" {'top-5 error':>12}" if with_top5 else ""
+    lines = [f"{'epoch':>8} {'views':>6} {'top-1 error':>12}{top5} {'loss':>8}"]
+    for line in validations:
+        top5 = f" {number(line['top5_error']):12.2%}" if with_top5 else ""
         lines.append(
-            f"{line['epoch']:8g} {line['views']:6} {line['top1_error']:12.2%} {line['top5_error']:12.2%} "
+            f"{line['epoch']:8g} {number(line['views']):6g} {number(line['top1_error']):12.2%}{top5} "
             f"{number(line['loss']):8.3f}"
         )
-    return "\n".join(lines)
+    return lines
 
 
 def number(value: float | None) -> float:
@@ -60,8 +70,8 @@ def state_of(folder: RunFolder, recipe: Recipe, metrics: list[dict[str, Any]]) -
     place = f"epoch {epoch:.2f} of {recipe.epochs:g}"
     if folder.is_running():
         left = ""
-        if epoch:
-            rate = trains[-1]["pictures_per_s"]
+        rate = trains[-1]["pictures_per_s"] if trains else None
+        if epoch and rate:
             pictures = trains[-1]["step"] / epoch * (recipe.epochs - epoch) * recipe.batch_size
             left = f", about {pictures / rate / 3600:.1f} hours of training left"
         return f"running, {place}{left}"
@@ -69,7 +79,7 @@ def state_of(folder: RunFolder, recipe: Recipe, metrics: list[dict[str, Any]]) -
         return f"diverged at {place}"
     result = folder.read_result()
     if result is not None:
-        return f"done after {result['epochs']:g} epochs ({result['seconds'] / 60:,.1f} minutes of work)"
+        return f"done after {counted_epochs(result['epochs'])} ({result['seconds'] / 60:,.1f} minutes of work)"
     if folder.result.exists():
         return f"done, but {folder.result} is damaged; `alexnet-fast train … --resume` writes it again"
     return f"stopped at {place}; `alexnet-fast train … --resume` goes on"
@@ -83,7 +93,8 @@ def describe_checkpoint(file: Path, checkpoint: Checkpoint) -> str:
     return "\n".join(
         [
             f"{file}: network {checkpoint.recipe.network}, {numbers / 1e6:,.2f} million parameters",
-            f"trained      {checkpoint.step:,} steps, {checkpoint.step / checkpoint.steps_per_epoch:g} epochs of "
+            f"trained      {counted(checkpoint.step, 'step')}, "
+            f"{counted_epochs(checkpoint.step / checkpoint.steps_per_epoch)} of "
             f"recipe {checkpoint.recipe.name}{best}",
             f"classes      {len(checkpoint.classes):,}: {labels}{', …' if len(checkpoint.classes) > 6 else ''}",
             f"mean         {checkpoint.mean.kind}, R G B {' '.join(f'{value:.2f}' for value in checkpoint.mean.rgb)}",

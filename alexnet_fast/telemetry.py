@@ -8,8 +8,8 @@ metrics.jsonl, one JSON object a line, shares and errors as fractions 0..1:
   kind "event": step, epoch, event, seconds: something that happened once, in words
   kind "diverged": as "event": the loss, a gradient or a weight was NaN or infinite, and the run ended
 
-A number that is NaN or infinite is null.  TensorBoard has the same numbers by step: train/…, val/… (centre view),
-val_10_views/….
+A number that is NaN or infinite is null, and so is the top-5 error where there are five classes or fewer.  TensorBoard
+has the same numbers by step: train/…, val/… (centre view), val_10_views/….
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import torch
 from tqdm import tqdm
 
 from alexnet_fast.epoch_bar import EpochBar
-from alexnet_fast.evaluation import EvaluationResult
+from alexnet_fast.evaluation import EvaluationResult, errors_in_words
 from alexnet_fast.meter import Reading
 from alexnet_fast.run_folder import RunFolder, to_json
 from alexnet_fast.schedule import Rates, Schedule
@@ -54,7 +54,8 @@ class Telemetry:
     def say(self, text: str) -> None:
         """A line for people."""
         if not self.quiet:
-            tqdm.write(text, file=sys.stderr)
+            with contextlib.suppress(OSError):  # a log on a full disk is no reason to stop
+                tqdm.write(text, file=sys.stderr)
 
     def begin_epoch(self, epoch: int, step: int) -> None:
         """Show a bar for the epoch (from 0), where there is a terminal; `step`: done so far."""
@@ -107,8 +108,8 @@ class Telemetry:
             },
         )
         self.say(
-            f"epoch {self.epoch(step):g}: validation error {result.top1_error:.2%} top-1, {result.top5_error:.2%} "
-            f"top-5 ({'centre view' if views == 1 else f'{views} views'}, {result.num_samples:,} pictures)"
+            f"epoch {self.epoch(step):g}: validation error {errors_in_words(result.top1_error, result.top5_error)} "
+            f"({'centre view' if views == 1 else f'{views} views'}, {result.num_samples:,} pictures)"
         )
 
     def event(self, step: int, text: str) -> None:

@@ -12,6 +12,7 @@ import click
 
 from alexnet_fast.commands.train_command import DATA_VARIABLE
 from alexnet_fast.tools.dataset import MANIFEST
+from alexnet_fast.tools.words import counted
 
 
 @click.command()
@@ -38,7 +39,7 @@ def command(
     """
     from alexnet_fast.checkpoint import resolve_checkpoint
     from alexnet_fast.devices import use_device
-    from alexnet_fast.evaluation import evaluate
+    from alexnet_fast.evaluation import errors_in_words, evaluate
     from alexnet_fast.pipelines.loader import EvaluationLoader
     from alexnet_fast.precision import choose_precision
     from alexnet_fast.resume import check_classes
@@ -73,8 +74,8 @@ def command(
     what = f"{len(nets)} networks averaged" if len(nets) > 1 else str(nets[0].file)
     click.echo(f"{what}, {split} split of {data}, {'ten views' if num_views == 10 else 'centre view'}:")
     click.echo(
-        f"{result.top1_error:.2%} top-1 error, {result.top5_error:.2%} top-5 error, loss {result.loss:.4f}, "
-        f"{result.num_samples:,} pictures"
+        f"{errors_in_words(result.top1_error, result.top5_error)} error, loss {result.loss:.4f}, "
+        f"{counted(result.num_samples, 'picture')}"
     )
 
 

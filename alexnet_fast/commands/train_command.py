@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from alexnet_fast.tools.errors import UserError
+from alexnet_fast.tools.words import command as command_line
+from alexnet_fast.tools.words import counted
 
 if TYPE_CHECKING:
     from alexnet_fast.tools.dataset import Dataset
@@ -115,21 +117,22 @@ def check_every_byte(dataset: Dataset, *, quiet: bool) -> None:
         others = f", and {len(problems) - 1:,} more" if len(problems) > 1 else ""
         raise UserError(
             f"{dataset.folder / problems[0].file}: {problems[0].what}{others}. Nothing was trained: "
-            f"`alexnet-fast verify {dataset.folder}` lists everything, and says what to do."
+            f"{command_line('verify', dataset.folder)} lists everything, and says what to do."
         )
 
 
 def summary(result: dict[str, Any], run: Path) -> str:
     """What is left to say at the end."""
-    lines = [f"{result['steps']:,} steps, {result['epochs']:g} epochs."]
+    from alexnet_fast.evaluation import errors_in_words
+    from alexnet_fast.recipe import counted_epochs
+
+    lines = [f"{counted(result['steps'], 'step')}, {counted_epochs(result['epochs'])}."]
     if result["pictures_per_s"] is not None:
         lines.append(
             f"{result['pictures_per_s']:,.0f} pictures/s, {result['data_wait']:.1%} of the time waiting for data."
         )
     for views, key in (("Centre view", "centre_view"), ("Ten views", "10_views")):
         if result.get(key):
-            lines.append(
-                f"{views}: {result[key]['top1_error']:.2%} top-1, {result[key]['top5_error']:.2%} top-5 error."
-            )
-    lines.append(f"Everything is in {run}; `alexnet-fast predict {run} PICTURE` tries it.")
+            lines.append(f"{views}: {errors_in_words(result[key]['top1_error'], result[key]['top5_error'])} error.")
+    lines.append(f"Everything is in {run}; {command_line('predict', run, 'PICTURE')} tries it.")
     return "\n".join(lines)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet_fast.evaluation import Predictor, evaluate
+from alexnet_fast.evaluation import Predictor, errors_in_words, evaluate
 from alexnet_fast.model import NETS, AlexNet, small
 from alexnet_fast.pipelines.batch import EvaluationBatch
 from alexnet_fast.pipelines.evaluation import view_cutter
@@ -74,10 +74,13 @@ def test_errors_and_loss_are_numpys(views: Literal[1, 10], nets: int) -> None:
     assert result.loss == pytest.approx(-np.log(expected[np.arange(NUM_PICTURES), labels]).mean(), rel=1e-4)
 
 
-def test_with_fewer_than_five_classes_every_guess_is_among_the_first() -> None:
+@pytest.mark.parametrize("num_classes", [3, 5, 6])
+def test_up_to_five_classes_have_no_top5_error(num_classes: int) -> None:
     pixels, mean = pictures_and_mean()
-    result = evaluate([predictor_of(0, 3)], batches(pixels, mean, torch.arange(NUM_PICTURES) % 3), num_views=1)
-    assert result.top5_error == 0 and 0 < result.top1_error < 1
+    labels = torch.arange(NUM_PICTURES) % num_classes
+    result = evaluate([predictor_of(0, num_classes)], batches(pixels, mean, labels), num_views=1)
+    assert (result.top5_error is None) == (num_classes < 6) and 0 < result.top1_error < 1
+    assert ("top-5" in errors_in_words(result.top1_error, result.top5_error)) == (num_classes == 6)
 
 
 @pytest.mark.parametrize("value", [0.0, float("nan")])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import pytest
 from alexnet_fast.recipe import load_recipe
 from alexnet_fast.run_folder import RunFolder
 from alexnet_fast.run_info import describe_run
+from alexnet_fast.tools.errors import UserError
 
 
 @pytest.fixture
@@ -23,6 +26,7 @@ def run(tmp_path: Path) -> RunFolder:
     recipe = load_recipe("2013", ["epochs=10", "batch_size=100", "rates_for_batch=100"])
     folder.recipe.write_text(recipe.to_toml())
     train = {"kind": "train", "epoch": 4.0, "step": 200, "loss": 1.5, "error": 0.4, "pictures_per_s": 2.5}
+    train |= {"weight_rate": 0.01}
     val = {"kind": "val", "epoch": 4, "step": 200, "views": 1, "loss": 1.25, "top1_error": 0.375, "top5_error": 0.0625}
     lines = [json.dumps(line) for line in (train | {"data_wait": 0.03}, val)]
     folder.metrics.write_text("\n".join(lines) + '\n{"kind": "tr')
@@ -52,8 +56,9 @@ def test_a_run_that_has_only_begun(run: RunFolder) -> None:
 def test_a_diverged_run_says_so_and_why(run: RunFolder) -> None:
     words = "step 210: the loss is NaN. The rates were 1"
     diverged = {"kind": "diverged", "epoch": 4.2, "step": 210, "event": words}
-    bad = {"kind": "train", "epoch": 4.2, "step": 210, "loss": None, "error": 1.0, "pictures_per_s": 2.5}
-    lines = run.metrics.read_text().splitlines()[:2] + [json.dumps(line) for line in (bad | {"data_wait": 0}, diverged)]
+    bad = {"kind": "train", "epoch": 4.2, "step": 210, "loss": None, "error": 1.0, "pictures_per_s": None}
+    bad |= {"data_wait": 0, "weight_rate": 1}
+    lines = run.metrics.read_text().splitlines()[:2] + [json.dumps(line) for line in (bad, diverged)]
     run.metrics.write_text("\n".join(lines) + "\n")
     told = describe_run(run)
     assert "state        diverged at epoch 4.20 of 10" in told
@@ -61,10 +66,28 @@ def test_a_diverged_run_says_so_and_why(run: RunFolder) -> None:
 
 
 def test_a_damaged_result_is_told(run: RunFolder) -> None:
-    run.result.write_text('{"seconds": 6000.0, "epochs": 10.0}')
-    assert "done after 10 epochs (100.0 minutes of work)" in describe_run(run)
-    run.result.write_text("\0")
-    assert "done, but" in describe_run(run) and "result.json is damaged" in describe_run(run)
+    run.result.write_text('{"steps": 500, "seconds": 6000.0, "epochs": 1.0}')
+    assert "done after 1 epoch (100.0 minutes of work)" in describe_run(run)
+    for content in ("\0", "{}", '{"steps": 500, "seconds": "6000", "epochs": 1}', "[" * 100_000):
+        run.result.write_text(content)
+        assert "done, but" in describe_run(run) and "result.json is damaged" in describe_run(run)
+
+
+def test_of_too_few_classes_there_is_no_top5_error(run: RunFolder) -> None:
+    assert "top-5" in describe_run(run)
+    lines = run.read_metrics()
+    lines[1]["top5_error"] = None
+    run.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    told = describe_run(run)
+    assert "top-5" not in told and told.splitlines()[-1].split() == ["4", "1", "37.50%", "1.250"]
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_metrics_that_are_no_file_get_a_sentence(make: Callable[[Path], None], run: RunFolder) -> None:
+    run.metrics.unlink()
+    make(run.metrics)
+    with pytest.raises(UserError, match=r"metrics.jsonl: .*(folder|pipe).* move it away"):
+        describe_run(run)
 
 
 def test_info_of_a_run_while_it_runs(tiny_shards: Path, tmp_path: Path) -> None:
