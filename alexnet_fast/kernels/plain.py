@@ -1,17 +1,16 @@
 """The norms in plain torch, for any device and dtype: what a CPU runs, and the reference for the other kernels.
 
 With d = k + a·S(x²), S the sum over a symmetric window of n numbers and p = 0.75:  y = x·d^-p,  and going back
-dx = g·d^-p − 2·p·a·x·S(g·x·d^-(p+1)).  Half precision is computed in float32.
+dx = g·d^-p − 2·p·a·x·S(g·x·d^-(p+1)).  Half precision is computed in float32.  d is computed as S(k/n + a·x²), where
+what lies around the maps counts as x = 0: one pass less.
 
-To save passes over the numbers, d is computed without its factor a: d/a = S(x² + k/(a·n)), where what lies around the
-maps counts as x = 0; then y = a^-p·x·(d/a)^-p.
-
-A CPU works through the maps in blocks that stay in its cache from the first operation to the last.
+A CPU works through the maps in blocks that stay in its cache from the first operation to the last, each in the same
+memory as the block before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
@@ -21,8 +20,8 @@ WINDOW = 5
 CHANNEL_K = 2.0
 SPATIAL_K = 1.0
 SPATIAL_ALPHA = 1e-3
-BLOCK = 2**19
-"""Numbers in a block on a CPU: 2 MB as float32.  Half or twice that is up to a fifth slower on two Zen 5 cores."""
+BLOCK = 2**18
+"""Numbers in a block for each of a CPU's threads: 1 MB as float32.  Half of it is 10 % slower, twice that 20 %."""
 
 
 class Window(Protocol):
@@ -38,8 +37,8 @@ class Window(Protocol):
         """Write here, in the shape of a block."""
         ...
 
-    def sum(self) -> torch.Tensor:
-        """Over the window around each number inside."""
+    def sum(self, out: torch.Tensor) -> torch.Tensor:
+        """Over the window around each number inside, into `out`, in the shape of a block."""
         ...
 
 
@@ -50,11 +49,12 @@ class MapWindow:
 
     def __init__(self, block: torch.Tensor, around: float) -> None:
         rows, towers, maps = block.shape
-        self.padded = block.new_full((rows, towers, maps + 4), around, dtype=wide_dtype(block))
+        self.padded = wide_like(block, (rows, towers, maps + 4)).fill_(around)
         self.inside = self.padded[:, :, 2:-2]
+        self.pairs = wide_like(block, (rows, towers, maps + 2))
 
-    def sum(self) -> torch.Tensor:
-        return sum_of_five(self.padded, 2)
+    def sum(self, out: torch.Tensor) -> torch.Tensor:
+        return sum_of_five(self.padded, 2, self.pairs, out)
 
 
 class PixelWindow:
@@ -64,11 +64,34 @@ class PixelWindow:
 
     def __init__(self, block: torch.Tensor, around: float) -> None:
         num, height, width, maps = block.shape
-        self.padded = block.new_full((num, height + 4, width + 4, maps), around, dtype=wide_dtype(block))
+        self.padded = wide_like(block, (num, height + 4, width + 4, maps)).fill_(around)
         self.inside = self.padded[:, 2:-2, 2:-2]
+        self.down_pairs = wide_like(block, (num, height + 2, width + 4, maps))
+        self.down = wide_like(block, (num, height, width + 4, maps))
+        self.pairs = wide_like(block, (num, height, width + 2, maps))
 
-    def sum(self) -> torch.Tensor:
-        return sum_of_five(sum_of_five(self.padded, 1), 2)
+    def sum(self, out: torch.Tensor) -> torch.Tensor:
+        return sum_of_five(sum_of_five(self.padded, 1, self.down_pairs, self.down), 2, self.pairs, out)
+
+
+class ForwardBuffers:
+    """What a block is computed in, in float32 or wider."""
+
+    def __init__(self, window_of: type[Window], block: torch.Tensor, k: float) -> None:
+        self.x = wide_like(block, block.shape)
+        self.d = wide_like(block, block.shape)
+        self.squares = window_of(block, k / window_of.size)
+        self.share = self.x.new_full((), k / window_of.size)
+
+
+class BackwardBuffers(ForwardBuffers):
+    """The same, going back."""
+
+    def __init__(self, window_of: type[Window], block: torch.Tensor, k: float) -> None:
+        super().__init__(window_of, block, k)
+        self.through = wide_like(block, block.shape)
+        self.quotient = wide_like(block, block.shape)
+        self.inner = window_of(block, 0.0)
 
 
 def channel_forward(x: torch.Tensor, towers: int, alpha: float, relu: bool) -> torch.Tensor:
@@ -99,11 +122,9 @@ def spatial_backward(gradient: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 
 def forward(window_of: type[Window], x: torch.Tensor, y: torch.Tensor, k: float, a: float, relu: bool) -> None:
     """Writes `y`."""
-    share = k / a / window_of.size
-    for (squares,), own, out in blocks(window_of, (share,), x, y):
-        wide = widen(own).relu() if relu else widen(own)
-        power = inverse_power(divisor(squares, wide, share))
-        out.copy_(product(power, wide, a**-POWER))
+    for buffers, own, out in blocks(lambda block: ForwardBuffers(window_of, block, k), x, y):
+        wide, d = start(buffers, own, a, relu)
+        out.copy_(wide.div_(to_the_power(d)))
 
 
 def backward(
@@ -116,39 +137,34 @@ def backward(
     relu: bool,
 ) -> None:
     """Writes `dx`."""
-    share = k / a / window_of.size
-    for (squares, inner), g, own, out in blocks(window_of, (share, 0.0), gradient, x, dx):
-        wide = widen(own).relu() if relu else widen(own)
-        d = divisor(squares, wide, share)
-        through = product(inverse_power(d), widen(g), a**-POWER)
-        torch.mul(through, wide, out=inner.inside).div_(d)
-        through.addcmul_(inner.sum(), wide, value=-2.0 * POWER)  # times a, by which d was not multiplied
-        out.copy_(through.mul_(wide > 0) if relu else through)
+    for buffers, g, own, out in blocks(lambda block: BackwardBuffers(window_of, block, k), gradient, x, dx):
+        wide, d = start(buffers, own, a, relu)
+        quotient = torch.div(wide, d, out=buffers.quotient)
+        through = buffers.through.copy_(g).div_(to_the_power(d))
+        torch.mul(through, quotient, out=buffers.inner.inside)
+        through.addcmul_(buffers.inner.sum(out=d), wide, value=-2.0 * POWER * a)
+        if relu:
+            torch.ops.aten.threshold_backward.grad_input(through, wide, 0, grad_input=through)
+        out.copy_(through)
 
 
-def divisor(squares: Window, wide: torch.Tensor, share: float) -> torch.Tensor:
-    """d/a = S(x² + share)"""
-    torch.addcmul(wide.new_full((), share), wide, wide, out=squares.inside)
-    return squares.sum()
+def start(buffers: ForwardBuffers, own: torch.Tensor, a: float, relu: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """(x in float32 or wider, after its ReLU if any; d), both in the buffers."""
+    wide = buffers.x.copy_(own)
+    if relu:
+        wide.relu_()
+    torch.addcmul(buffers.share, wide, wide, value=a, out=buffers.squares.inside)
+    return wide, buffers.squares.sum(out=buffers.d)
 
 
-def product(power: torch.Tensor, factor: torch.Tensor, scale: float) -> torch.Tensor:
-    """power · factor · scale in one pass; overwrites `power`."""
-    return torch.addcmul(power.new_zeros(()), power, factor, value=scale, out=power)
+def to_the_power(d: torch.Tensor) -> torch.Tensor:
+    """d^0.75 in place of d.  torch has fast kernels for d^-0.5 and the third power, but not for d^0.5 or d^0.75."""
+    return d.rsqrt_().rsqrt_().pow_(3)
 
 
-def wide_dtype(x: torch.Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
-def widen(x: torch.Tensor) -> torch.Tensor:
-    return x.to(wide_dtype(x))
-
-
-def inverse_power(d: torch.Tensor) -> torch.Tensor:
-    """d^-0.75, without the slow general power."""
-    root = d.rsqrt()
-    return root.sqrt().mul_(root)
+def wide_like(block: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """Room for numbers in float32, or float64 where the block is in it."""
+    return block.new_empty(shape, dtype=torch.float64 if block.dtype == torch.float64 else torch.float32)
 
 
 def by_tower(x: torch.Tensor, towers: int) -> torch.Tensor:
@@ -162,22 +178,24 @@ def by_pixel(x: torch.Tensor) -> torch.Tensor:
     return x.permute(0, 2, 3, 1)
 
 
-def blocks(window_of: type[Window], around: Sequence[float], *tensors: torch.Tensor) -> Iterator[tuple[Any, ...]]:
-    """Windows, one for each value around, and the tensors, in pieces: of `BLOCK` numbers on a CPU, whole on a GPU."""
+def blocks(make_buffers: Callable[[torch.Tensor], Any], *tensors: torch.Tensor) -> Iterator[tuple[Any, ...]]:
+    """Buffers and the tensors in pieces: of `BLOCK` numbers for each thread on a CPU, whole on a GPU."""
     num = len(tensors[0])
     if num == 0:
         return
-    rows = max(1, BLOCK // tensors[0][0].numel()) if tensors[0].device.type == "cpu" else num
-    windows: list[Window] = []
+    on_cpu = tensors[0].device.type == "cpu"
+    rows = max(1, BLOCK * torch.get_num_threads() // tensors[0][0].numel()) if on_cpu else num
+    buffers = None
     for first in range(0, num, rows):
         pieces = [tensor[first : first + rows] for tensor in tensors]
-        if not windows or len(pieces[0]) < rows:
-            windows = [window_of(pieces[0], value) for value in around]
-        yield windows, *pieces
+        if buffers is None or len(pieces[0]) < rows:
+            buffers = make_buffers(pieces[0])
+        yield buffers, *pieces
 
 
-def sum_of_five(padded: torch.Tensor, dim: int) -> torch.Tensor:
-    """Of each number and its four followers along `dim`, which gets 4 shorter."""
+def sum_of_five(padded: torch.Tensor, dim: int, pairs: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """Of each number and its four followers along `dim`, which is 4 shorter in `out`; 2 shorter in `pairs`."""
     size = padded.shape[dim] - 4
-    pairs = padded.narrow(dim, 0, size + 2) + padded.narrow(dim, 1, size + 2)
-    return (pairs.narrow(dim, 0, size) + pairs.narrow(dim, 2, size)).add_(padded.narrow(dim, 4, size))
+    torch.add(padded.narrow(dim, 0, size + 2), padded.narrow(dim, 1, size + 2), out=pairs)
+    torch.add(pairs.narrow(dim, 0, size), pairs.narrow(dim, 2, size), out=out)
+    return out.add_(padded.narrow(dim, 4, size))

@@ -183,3 +183,27 @@ def test_kernels_compile(half: str, monkeypatch: pytest.MonkeyPatch) -> None:
         if "RELU" in constants:  # a maximum that swallows NaN would hide that the run has diverged
             assert "max.NaN" in ptx
             assert "max.f32" not in ptx
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("relu", [False, True])
+def test_blocks_of_plain_torch(relu: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a CPU runs, in blocks of which the last is shorter, against float64 in one block."""
+    x, g = maps((5, 12, 7, 3), 100.0, dtype), maps((5, 12, 7, 3), 1.0, dtype, seed=1)
+    alpha = 1e-2
+    expected = (
+        plain.channel_forward(x.double(), 2, alpha, relu),
+        plain.channel_backward(g.double(), x.double(), 2, alpha, relu),
+        plain.spatial_forward(x.double()),
+        plain.spatial_backward(g.double(), x.double()),
+    )
+    monkeypatch.setattr(plain, "BLOCK", 2 * 12 * 7 * 3 // torch.get_num_threads())
+    ours = (
+        plain.channel_forward(x, 2, alpha, relu),
+        plain.channel_backward(g, x, 2, alpha, relu),
+        plain.spatial_forward(x),
+        plain.spatial_backward(g, x),
+    )
+    for one, other in zip(ours, expected, strict=True):
+        assert one.dtype == dtype
+        assert_close(one, other)
