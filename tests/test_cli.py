@@ -89,6 +89,9 @@ MISTAKES = [
     (["bench", "loader", "{tmp}/nowhere"], 2, "there is no such folder"),
     (["bench", "loader", "{shards}", "--json", "{tmp}/no/x.json"], 2, "there is no folder"),
     (["bench", "loader", "{shards}", "--json", "{tmp}"], 2, "is a folder"),
+    (["bench", "loader", "{shards}", "--json", "/proc/x.json"], 1, "cannot be written"),
+    (["bench", "loader", "{shards}", "--json", "/dev/null"], 2, "a device"),
+    (["bench", "loader", "{shards}", "--peers", "--ffcv-python", "{tmp}/no"], 2, "cannot be started"),
     (["recipes", "2031"], 2, "did you mean '2012' or '2013'"),
     (["demo", "--out", "{tmp}/mine"], 2, "something else than a demo"),
 ]
@@ -114,6 +117,13 @@ def test_a_mistake_gets_a_sentence(
     assert "Traceback" not in err
     left = [path for path in sorted(tmp_path.rglob("*")) if path not in before]
     assert not [path for path in left if path.suffix not in ("", ".lock") and path.name != ".lock"], left
+
+
+def test_a_demo_without_its_gpu_draws_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    code, _, err = call(capsys, "demo", "--out", tmp_path / "demo", "--device", "cuda")
+    assert code == 1 and "device cuda: no GPU" in err and not (tmp_path / "demo").exists()
 
 
 def test_gpus_that_are_not_there(tiny_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -201,6 +211,14 @@ def test_data_comes_from_the_environment(
 ) -> None:
     monkeypatch.setitem(os.environ, "ALEXNET_FAST_DATA", str(tiny_shards))
     assert "30 pictures" in call(capsys, "eval", run_folder, "--views", "1")[1]
+
+
+@pytest.mark.parametrize("words", [["--json", "/proc/x.json"], ["--peers", "--ffcv-python", "nowhere"]])
+def test_bench_refuses_before_it_measures(
+    words: list[str], tiny_shards: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alexnet_fast.commands.bench_command.Bench", lambda *arguments: pytest.fail("it measured"))
+    assert call(capsys, "bench", "loader", tiny_shards, *words)[0] in (1, 2)
 
 
 def test_bench_tells_loader_model_and_training_in_one_run(

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from alexnet_fast.tools.dataset import Dataset
-from alexnet_fast.tools.errors import UsageError
+from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.measurement import Measurement, table
 
 PARTS = ("all", "loader", "model", "train")
@@ -54,10 +54,12 @@ def command(
         raise UsageError(f"--tune is about the loader: `alexnet-fast bench loader --tune`, not `bench {part}`.")
     if ffcv_python is not None and not (peers and part in ("loader", "all")):
         raise UsageError("--ffcv-python is about the loader's peers: `alexnet-fast bench loader --peers`.")
-    if json_file is not None and not json_file.absolute().parent.is_dir():
-        raise UsageError(f"--json {json_file}: there is no folder {json_file.absolute().parent}; make it first.")
-    if json_file is not None and json_file.is_dir():
-        raise UsageError(f"--json {json_file}: is a folder; give a file's name.")
+    if json_file is not None:
+        check_can_be_written(json_file)
+    if ffcv_python is not None:
+        from alexnet_fast.pipelines.peers import check_ffcv
+
+        check_ffcv(ffcv_python)
     bench = Bench(device, batch_size, recipe_name, precision, threads, ffcv_python)
     rows: list[Measurement] = []
     if part == "model":
@@ -240,14 +242,35 @@ def show_table(title: str, rows: Sequence[Measurement]) -> None:
     click.echo(f"\n{title}\n{table(rows)}")
 
 
+def check_can_be_written(file: Path) -> None:
+    """UserError where `write_json` could not write there: told before anything is measured."""
+    folder = file.absolute().parent
+    if not folder.is_dir():
+        raise UsageError(f"--json {file}: there is no folder {folder}; make it first.")
+    if file.exists() and not file.is_file():
+        kind = "folder" if file.is_dir() else "device or a pipe, which would be replaced"
+        raise UsageError(f"--json {file}: is a {kind}; give a file's name.")
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise cannot_write(file, error) from error
+
+
+def cannot_write(file: Path, error: OSError) -> UserError:
+    """What to say, and what to do."""
+    return UserError(f"--json {file}: cannot be written ({error.strerror}). Give a file in another folder.")
+
+
 def write_json(file: Path, part: str, rows: Sequence[Measurement]) -> None:
     """The rows with what they were measured on."""
     from alexnet_fast.machine import describe_machine
+    from alexnet_fast.run_folder import write_whole
 
     text = json.dumps(
         {"part": part, "machine": describe_machine(), "rows": [asdict(row) for row in rows]}, indent=2, default=str
     )
-    aside = file.with_name(f".{file.name}.partial")
-    aside.write_text(text + "\n", encoding="utf-8")
-    aside.replace(file)
+    try:
+        write_whole(file, text + "\n")
+    except OSError as error:
+        raise cannot_write(file, error) from error
     click.echo(f"Written to {file}")
