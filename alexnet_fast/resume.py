@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from alexnet_fast.checkpoint import Checkpoint, classes_of, newest_checkpoint
-from alexnet_fast.recipe import Recipe
+from alexnet_fast.recipe import Recipe, load_recipe
 from alexnet_fast.run_folder import RunFolder, finite
 from alexnet_fast.schedule import Schedule
 from alexnet_fast.tools.dataset import Dataset
@@ -16,6 +16,47 @@ from alexnet_fast.tools.errors import UsageError, UserError
 DEFINES_NETWORK = ("network", "width_divisor")
 """Keys of a recipe that cannot change in the middle of a run."""
 ONLY_WORDS = ("name", "description", "source", "expected")
+
+
+def recipe_of_run(folder: RunFolder) -> Recipe:
+    """What a run that is to go on was begun with: its recipe.toml, or where that is gone, its newest checkpoint's.
+
+    Raises UsageError where there is no run, or none that says its recipe.
+    """
+    folder.check_resumable()
+    if not folder.recipe.exists():
+        found = newest_checkpoint(folder.checkpoints)
+        if found is None:
+            raise UsageError(f"{folder.path}: has neither recipe.toml nor checkpoints; begin anew with another --out.")
+        return found[0].recipe
+    try:
+        recipe = load_recipe(str(folder.recipe))
+    except UsageError as error:
+        raise UsageError(f"{error}. Mend it, or move it away: the newest checkpoint holds the recipe too.") from error
+    return replace(recipe, name=folder.path.absolute().name)
+
+
+def check_before_start(folder: RunFolder, recipe: Recipe) -> None:
+    """UsageError where no run can go on in the folder with this recipe, as far as recipe.toml can tell."""
+    folder.check_resumable()
+    try:
+        before = load_recipe(str(folder.recipe))
+    except UsageError:
+        return  # the checkpoint will tell
+    check_same_network(folder, before, recipe)
+
+
+def check_same_network(folder: RunFolder, before: Recipe, now: Recipe) -> None:
+    """UsageError, with what to give instead, where the run's weights are not those of the network asked for."""
+    differences = [key for key in DEFINES_NETWORK if getattr(before, key) != getattr(now, key)]
+    if not differences:
+        return
+    said = " and ".join(f"{key} {getattr(before, key)!r}, the recipe says {getattr(now, key)!r}" for key in differences)
+    settings = " ".join(f"--set {key}={getattr(before, key)}" for key in differences)
+    raise UsageError(
+        f"{folder.path} is a run with {said}: another network cannot go on with its weights. Leave out --recipe "
+        f"and --set to go on by the run's own recipe, or add {settings}, or choose another --out."
+    )
 
 
 def find_start(folder: RunFolder, dataset: Dataset, recipe: Recipe) -> tuple[Checkpoint | None, list[str]]:
@@ -29,15 +70,9 @@ def find_start(folder: RunFolder, dataset: Dataset, recipe: Recipe) -> tuple[Che
     start, notes = found
     notes = [f"Going on from an older checkpoint: {note}" for note in notes]
     check_classes(start, dataset)
+    check_same_network(folder, start.recipe, recipe)
     before, now = asdict(start.recipe), asdict(recipe)
     changed = [key for key in now if before[key] != now[key] and key not in ONLY_WORDS]
-    for key in DEFINES_NETWORK:
-        if key in changed:
-            raise UsageError(
-                f"{folder.path} is a run with {key} {before[key]!r}, the recipe says {now[key]!r}: "
-                "another network cannot go on with its weights. Give what the run was given "
-                f"(--recipe {folder.recipe}), or choose another --out."
-            )
     if changed:
         notes.append("The recipe has changed: " + ", ".join(f"{key} {before[key]!r} → {now[key]!r}" for key in changed))
     if start.dataset_fingerprint != dataset.fingerprint:

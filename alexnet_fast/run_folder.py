@@ -59,6 +59,11 @@ class RunFolder:
     def holds_a_run(self) -> bool:
         return self.recipe.exists() or self.checkpoints.exists()
 
+    def check_resumable(self) -> None:
+        """UsageError where there is no run."""
+        if not self.holds_a_run():
+            raise UsageError(f"--resume: there is no run in {self.path}. Leave out --resume to begin one.")
+
     @contextmanager
     def taken(self, *, resume: bool) -> Iterator[None]:
         """Make the folder, or find the run that is to go on, and keep other processes out in the block.
@@ -79,8 +84,8 @@ class RunFolder:
 
     def prepare(self, *, resume: bool) -> None:
         """Make the folder, or find the run that is to go on.  Raises UsageError or UserError where neither can be."""
-        if resume and not self.holds_a_run():
-            raise UsageError(f"--resume: there is no run in {self.path}. Leave out --resume to begin one.")
+        if resume:
+            self.check_resumable()
         if not resume and self.holds_a_run():
             raise UsageError(f"{self.path} holds a run already: go on with --resume, or choose another --out.")
         if not resume and self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):

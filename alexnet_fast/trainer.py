@@ -30,7 +30,7 @@ from alexnet_fast.precision import choose_precision
 from alexnet_fast.recipe import Recipe
 from alexnet_fast.report import draw_report
 from alexnet_fast.result import about_errors, about_run, about_totals
-from alexnet_fast.resume import find_start, finished_result, restore_place
+from alexnet_fast.resume import check_before_start, find_start, finished_result, restore_place
 from alexnet_fast.run_folder import RunFolder, saying_what_is_full, to_json, write_whole
 from alexnet_fast.saver import Outcome, Saver
 from alexnet_fast.schedule import Schedule
@@ -67,6 +67,8 @@ def train(
     The other arguments are those of `layout.choose_layout`.  Raises UserError, also when the run was stopped by a
     signal: then everything is saved.
     """
+    if resume:
+        check_before_start(RunFolder(run), recipe)
     layout = choose_layout(
         recipe.architecture(len(dataset.classes)),
         recipe.batch_size,

@@ -133,6 +133,16 @@ def test_gpus_that_are_not_there(tiny_shards: Path, tmp_path: Path, capsys: pyte
     assert code == 1 and "--gpus 2" in err and not (tmp_path / "run").exists()
 
 
+def test_resume_needs_no_recipe_and_extends_nothing(
+    tiny_shards: Path, run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "a run"
+    shutil.copytree(run_folder, run)
+    code, out, err = call(capsys, "train", tiny_shards, "--resume", "--out", run, "--device", "cpu")
+    assert code == 0 and "done already" in err
+    assert out.startswith("7 steps, 1 epoch.") and f"`alexnet-fast predict '{run}' PICTURE`" in out
+
+
 def test_eval_and_its_json(tiny_shards: Path, run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = call(capsys, "eval", run_folder, tiny_shards, "--views", "1", "--precision", "fp32", "--json")
     found = json.loads(out)

@@ -15,12 +15,18 @@ from alexnet_fast.tools.words import counted
 if TYPE_CHECKING:
     from alexnet_fast.tools.dataset import Dataset
 
+DEFAULT_RECIPE = "2013"
 DATA_VARIABLE = "ALEXNET_FAST_DATA"
 
 
 @click.command()
 @click.argument("data", type=click.Path(path_type=Path), default="shards", envvar=DATA_VARIABLE)
-@click.option("--recipe", "recipe_name", default="2013", show_default=True, help="A recipe's name, or a .toml file.")
+@click.option(
+    "--recipe",
+    "recipe_name",
+    default=None,
+    help="A recipe's name, or a .toml file.  [default: 2013; with --resume the run's]",
+)
 @click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Change a key of the recipe; repeatable.")
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="The run's folder.  [default: runs/RECIPE]")
 @click.option("--resume", is_flag=True, help="Go on with the run in that folder.")
@@ -39,7 +45,7 @@ DATA_VARIABLE = "ALEXNET_FAST_DATA"
 @click.option("--quiet", is_flag=True, help="Say nothing but errors.")
 def command(
     data: Path,
-    recipe_name: str,
+    recipe_name: str | None,
     settings: tuple[str, ...],
     out: Path | None,
     resume: bool,
@@ -55,17 +61,23 @@ def command(
 
     Everything goes into the run's folder: recipe.toml, metrics.jsonl, checkpoints, figures, result.json.  Ctrl-C,
     SIGTERM and a lost terminal finish the step and save; a second Ctrl-C stops at once.  --resume goes on where the
-    run stood, to the picture.
+    run stood, to the picture, by the run's own recipe.toml if no --recipe is given; --set changes that.
     """
     run: Path | None = out
     try:
         # Torch is loaded here, which takes seconds: long enough for somebody to think better of it.
-        from alexnet_fast.recipe import load_recipe
+        from alexnet_fast.recipe import load_recipe, override
+        from alexnet_fast.resume import recipe_of_run
+        from alexnet_fast.run_folder import RunFolder
         from alexnet_fast.tools.dataset import Dataset
         from alexnet_fast.trainer import train
 
-        recipe = load_recipe(recipe_name, settings)
-        run = out if out is not None else Path("runs") / recipe.name
+        if resume and recipe_name is None:
+            run = out if out is not None else Path("runs") / DEFAULT_RECIPE
+            recipe = override(recipe_of_run(RunFolder(run)), settings)
+        else:
+            recipe = load_recipe(recipe_name or DEFAULT_RECIPE, settings)
+            run = out if out is not None else Path("runs") / recipe.name
         dataset = Dataset.load(data)
         if check_hashes and os.environ.get("LOCAL_RANK", "0") == "0":  # of torchrun's processes one on each machine
             check_every_byte(dataset, quiet=quiet)

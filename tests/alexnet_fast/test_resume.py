@@ -19,7 +19,7 @@ import torch
 
 from alexnet_fast.checkpoint import load_checkpoint, resolve_checkpoint, saved_checkpoints
 from alexnet_fast.recipe import load_recipe
-from alexnet_fast.resume import restore_place
+from alexnet_fast.resume import recipe_of_run, restore_place
 from alexnet_fast.run_folder import RunFolder
 from alexnet_fast.schedule import Schedule
 from alexnet_fast.telemetry import Telemetry
@@ -188,6 +188,28 @@ def test_a_runs_checkpoint_is_the_newest_whole_one(tmp_path: Path) -> None:
     newest.write_bytes(newest.read_bytes()[:-50])
     assert resolve_checkpoint(tmp_path).name == "step-00000002.pt"
     assert resolve_checkpoint(newest) == newest
+
+
+def test_a_run_goes_on_by_its_own_recipe(tiny_dataset: Dataset, tmp_path: Path) -> None:
+    run, began = RunFolder(tmp_path / "mine"), load_recipe("2013", [*SETTINGS, "epochs=0.5"])
+    with pytest.raises(UsageError, match="there is no run in"):
+        recipe_of_run(run)
+    train(tiny_dataset, began, run.path, device="cpu", quiet=True)
+    assert recipe_of_run(run) == replace(began, name="mine")
+    with run.recipe.open("a") as file:
+        file.write("epochs\n")
+    with pytest.raises(UsageError, match=r"recipe.toml is no TOML.*move it away"):
+        recipe_of_run(run)
+    run.recipe.unlink()
+    assert recipe_of_run(run) == began
+
+
+def test_another_network_is_told_before_anything_else(tiny_dataset: Dataset, tmp_path: Path) -> None:
+    """The batch of the recipe that was given by mistake does not fit the data either."""
+    run, began = tmp_path / "run", load_recipe("2013", [*SETTINGS, "epochs=0.5"])
+    train(tiny_dataset, began, run, device="cpu", quiet=True)
+    with pytest.raises(UsageError, match=r"network '167', the recipe says '145'.*--set network=167 --set width_div"):
+        train(tiny_dataset, load_recipe("2012"), run, device="cpu", resume=True, quiet=True)
 
 
 def test_a_damaged_place_among_the_pictures_is_told(tiny_dataset: Dataset, tmp_path: Path) -> None:
