@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from datetime import timedelta
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +14,10 @@ import torch.nn.functional as F
 from alexnet_fast.mesh import Mesh
 from alexnet_fast.model import AlexNet
 from alexnet_fast.pipelines.batch import EvaluationBatch
+from alexnet_fast.tools.words import counted
 
+PLAIN_SECONDS = 30.0
+"""Between two lines of progress."""
 TOP = 5
 """Guesses of which one must be right for the second error."""
 
@@ -81,6 +86,34 @@ def evaluate(
     samples, top1, top5 = counts.tolist()
     few = predictors[0].model.architecture.num_classes <= TOP
     return EvaluationResult(samples, float(loss) / samples, top1 / samples, None if few else top5 / samples)
+
+
+class Batches(Protocol):
+    """What is known of an `EvaluationLoader` before it is read."""
+
+    num_samples: int
+    """Of all replicas."""
+
+    def __iter__(self) -> Iterator[EvaluationBatch]: ...
+
+    def __len__(self) -> int: ...
+
+
+def told(
+    batches: Batches, num_views: Literal[1, 10], say: Callable[[str], None], *, at_once: bool
+) -> Iterator[EvaluationBatch]:
+    """The batches; meanwhile a line now and then of how far it is, and one before the first if `at_once`."""
+    what = f"{counted(batches.num_samples, 'picture')}, {'ten views each' if num_views == 10 else 'centre view'}"
+    if at_once:
+        say(f"evaluating {what}")
+    begun = last = time.monotonic()
+    for done, batch in enumerate(batches):
+        now = time.monotonic()
+        if done and now - last >= PLAIN_SECONDS:
+            last = now
+            left = timedelta(seconds=int((now - begun) / done * (len(batches) - done)))
+            say(f"evaluating {what}: {done / len(batches):.0%} done, {left} left")
+        yield batch
 
 
 def errors_in_words(top1_error: float, top5_error: float | None) -> str:

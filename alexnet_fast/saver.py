@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import time
 import zipfile
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -26,6 +27,40 @@ class Outcome:
     """Why it must not be written: which of its tensors is not finite."""
     notes: list[str] = field(default_factory=list)
     """What people should know besides."""
+
+
+@dataclass
+class LastSaved:
+    """Where a run can go on from, in every process; in words for people."""
+
+    folder: Path
+    """Of the checkpoints."""
+    step: int | None
+    """Of the newest good checkpoint; None: there is none."""
+    unsaved: str = ""
+    """Why the one after it could not be written; "": it was, or it was not tried yet."""
+    moment: float = field(default_factory=time.monotonic)
+    """Seconds on the machine's clock when saving was last tried."""
+
+    def note(self, step: int, unsaved: str) -> None:
+        """What became of the checkpoint after `step`."""
+        self.moment, self.unsaved = time.monotonic(), unsaved
+        if not unsaved:
+            self.step = step
+
+    def minutes_ago(self) -> float:
+        """Since saving was last tried."""
+        return (time.monotonic() - self.moment) / 60
+
+    def __str__(self) -> str:
+        """Half a sentence."""
+        if self.step is None:
+            return "nothing was saved before"
+        return f"the last good checkpoint is the one after step {self.step:,}"
+
+    def complaint(self) -> str:
+        """A clause and what to do, after a checkpoint could not be written."""
+        return f"its weights could not be saved ({self.unsaved}); {self}. Make room in {self.folder}"
 
 
 class Saver:

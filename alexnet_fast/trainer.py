@@ -15,7 +15,7 @@ import torch
 from alexnet_fast import checkpoint as checkpoints
 from alexnet_fast.checkpoint import Checkpoint
 from alexnet_fast.energy import EnergyCounter
-from alexnet_fast.evaluation import EvaluationResult, Predictor, evaluate
+from alexnet_fast.evaluation import EvaluationResult, Predictor, evaluate, told
 from alexnet_fast.interruption import Interruption
 from alexnet_fast.job import Job, Loader, StoppedError, make_loader
 from alexnet_fast.launch import launch
@@ -32,9 +32,9 @@ from alexnet_fast.report import draw_report
 from alexnet_fast.result import about_errors, about_run, about_totals
 from alexnet_fast.resume import check_before_start, find_start, finished_result, restore_place
 from alexnet_fast.run_folder import RunFolder, saying_what_is_full, to_json, write_whole
-from alexnet_fast.saver import Outcome, Saver
+from alexnet_fast.saver import LastSaved, Outcome, Saver
 from alexnet_fast.schedule import Schedule
-from alexnet_fast.step import DivergedError, TrainingStep
+from alexnet_fast.step import BatchesAhead, DivergedError, TrainingStep
 from alexnet_fast.talk import from_all, from_speaker
 from alexnet_fast.telemetry import Silent, Telemetry
 from alexnet_fast.tools.dataset import Dataset
@@ -137,11 +137,9 @@ class Trainer:
         record = self.recipe.record_step and device.type == "cuda" and mesh.world_size == 1
         self.train_step = TrainingStep(self.model, self.optimizer, precision=self.precision, mesh=mesh, record=record)
         self.step = self.restore(start, notes)
-        self.saved_step = start.step if start else None
-        self.saved_at = time.monotonic()
+        self.saved = LastSaved(self.folder.checkpoints, start.step if start else None)
         self.best_error = start.best_error if start else None
         self.error = start.error if start else None
-        self.unsaved = ""
         self.centre: EvaluationResult | None = None
         self.begun, self.energy = time.monotonic(), EnergyCounter(device)
         self.meter = Meter(mesh, device, start.totals if start else None)
@@ -226,27 +224,33 @@ class Trainer:
         last = min((epoch + 1) * self.schedule.steps_per_epoch, self.schedule.num_steps)
         noise = self.schedule.noise(epoch)
         rates = None
-        batches = self.loader.epoch(epoch, noise=noise)
+        batches = BatchesAhead(self.loader.epoch(epoch, noise=noise), self.train_step)
         self.telemetry.begin_epoch(epoch, self.step)
         self.meter.start()
         while self.step < last:
             with self.meter.waiting():
-                batch = next(batches)
+                # A batch that was taken before a checkpoint and not trained on would be lost to who goes on from it.
+                batch = batches.next(ahead=not self.looks_up_after(self.step + 1, last))
             if rates != (rates := self.schedule.rates(self.step)):
                 self.optimizer.set_rates(weights=rates.weights, biases=rates.biases, conv1=rates.conv1)
             self.meter.add(self.train_step(batch, step=self.step, seed=self.recipe.seed))
             self.step += 1
             self.error = None
-            if self.mesh.world_size == 1 or self.step % AGREE_EVERY == 0 or self.step == last:
+            if self.looks_up_after(self.step, last):
                 self.look_up(interruption, noise, end_of_epoch=self.step == last)
             yield self.step
         self.train_step.drain()
 
+    def looks_up_after(self, step: int, last: int) -> bool:
+        """Whether the run may be saved or stopped between this step and the next; `last` ends the epoch."""
+        return self.mesh.world_size == 1 or step % AGREE_EVERY == 0 or step == last
+
     def look_up(self, interruption: Interruption, noise: bool, *, end_of_epoch: bool) -> None:
         """Between two steps: tell, save, stop, if it is time to."""
-        minutes = (time.monotonic() - self.saved_at) / 60
         stop, save, tell = self.mesh.any_process(
-            interruption.asked, minutes >= self.recipe.checkpoint_minutes, self.meter.seconds >= TELL_SECONDS
+            interruption.asked,
+            self.saved.minutes_ago() >= self.recipe.checkpoint_minutes,
+            self.meter.seconds >= TELL_SECONDS,
         )
         if tell or save or end_of_epoch or stop:
             self.telemetry.training(self.step, self.meter.read(), self.schedule.rates(self.step - 1), noise)
@@ -257,7 +261,7 @@ class Trainer:
         if stop:
             raise StoppedError(
                 f"stopped after step {self.step:,} of {self.schedule.num_steps:,}; "
-                f"{self.not_saved() if self.unsaved else 'everything is saved'}. "
+                f"{self.saved.complaint() if self.saved.unsaved else 'everything is saved'}. "
                 f"Go on with the same command and --resume (the run is in {self.folder.path})."
             )
 
@@ -276,7 +280,8 @@ class Trainer:
             num_ranks=self.mesh.num_replicas,
         )
         predictor = Predictor(self.model, self.train_step.working)
-        result = evaluate([predictor], loader, num_views=num_views, mesh=self.mesh)
+        batches = told(loader, num_views, self.telemetry.say, at_once=num_views == 10)
+        result = evaluate([predictor], batches, num_views=num_views, mesh=self.mesh)
         if not math.isfinite(result.loss):
             raise DivergedError(f"after step {self.step:,} the loss of the validation split is NaN or infinite")
         return result
@@ -295,33 +300,17 @@ class Trainer:
             self.telemetry.event(self.step, note)
         if outcome.diverged:
             raise DivergedError(outcome.diverged)
-        self.unsaved = outcome.unsaved
-        if self.unsaved:
+        self.saved.note(self.step, outcome.unsaved)
+        if outcome.unsaved:
             self.telemetry.event(
                 self.step,
-                f"The checkpoint after step {self.step:,} could not be written ({self.unsaved}); {self.last_saved()}. "
+                f"The checkpoint after step {self.step:,} could not be written ({outcome.unsaved}); {self.saved}. "
                 f"Training goes on. Make room in {self.folder.checkpoints}.",
             )
-        else:
-            self.saved_step = self.step
-        self.saved_at = time.monotonic()
 
     def totals(self) -> Totals:
         """What the run has cost until now.  All processes call it together."""
         return self.meter.totals.with_session(time.monotonic() - self.begun, from_all(self.mesh, self.energy.kwh()))
-
-    def not_saved(self) -> str:
-        """A clause and what to do, after a checkpoint could not be written."""
-        return (
-            f"its weights could not be saved ({self.unsaved}); {self.last_saved()}. "
-            f"Make room in {self.folder.checkpoints}"
-        )
-
-    def last_saved(self) -> str:
-        """Half a sentence: from where the run can go on."""
-        if self.saved_step is None:
-            return "nothing was saved before"
-        return f"the last good checkpoint is the one after step {self.saved_step:,}"
 
     def state(self) -> Checkpoint | None:
         """The run as it stands; None in processes that need not write it.  All processes call it together."""
@@ -352,7 +341,7 @@ class Trainer:
         """With the rates, the last good checkpoint, and what to try."""
         rates = self.schedule.rates(max(0, self.step - 1))
         return DivergedError(
-            f"{error}. The rates were {rates.weights:g} (weights) and {rates.biases:g} (biases); {self.last_saved()}. "
+            f"{error}. The rates were {rates.weights:g} (weights) and {rates.biases:g} (biases); {self.saved}. "
             f"To try: --set weight_rates=[…] and bias_rates=[…] with smaller values in a new run."
         )
 
@@ -364,10 +353,10 @@ class Trainer:
             self.telemetry.say("The data set has no validation split: nothing was evaluated.")
         elif final is not centre:
             self.telemetry.evaluation(self.step, self.recipe.final_views, final)
-        if self.unsaved:
+        if self.saved.unsaved:
             self.save()  # there may be room by now
-        if self.unsaved:
-            raise UserError(f"the run is at its end, but {self.not_saved()}. Then finish it with --resume.")
+        if self.saved.unsaved:
+            raise UserError(f"the run is at its end, but {self.saved.complaint()}. Then finish it with --resume.")
         result = {
             **about_run(self.job, self.mesh, self.device, self.precision.name),
             "steps": self.step,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -39,7 +40,7 @@ def command(
     """
     from alexnet_fast.checkpoint import resolve_checkpoint
     from alexnet_fast.devices import use_device
-    from alexnet_fast.evaluation import errors_in_words, evaluate
+    from alexnet_fast.evaluation import errors_in_words, evaluate, told
     from alexnet_fast.pipelines.loader import EvaluationLoader
     from alexnet_fast.precision import choose_precision
     from alexnet_fast.resume import check_classes
@@ -67,7 +68,8 @@ def command(
     loader = EvaluationLoader(
         dataset, split=split, batch_size=batch_size, device=place, dtype=chosen.dtype, mean=means[0]
     )
-    result = evaluate([net.predictor for net in nets], loader, num_views=num_views)
+    batches = told(loader, num_views, partial(click.echo, err=True), at_once=True)
+    result = evaluate([net.predictor for net in nets], batches, num_views=num_views)
     if as_json:
         click.echo(json.dumps({"views": num_views, "split": split, **asdict(result)}))
         return

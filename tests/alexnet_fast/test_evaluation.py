@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
 import pytest
 import torch
 
-from alexnet_fast.evaluation import Predictor, errors_in_words, evaluate
+from alexnet_fast.evaluation import Predictor, errors_in_words, evaluate, told
 from alexnet_fast.model import NETS, AlexNet, small
 from alexnet_fast.pipelines.batch import EvaluationBatch
 from alexnet_fast.pipelines.evaluation import view_cutter
@@ -72,6 +73,32 @@ def test_errors_and_loss_are_numpys(views: Literal[1, 10], nets: int) -> None:
     assert result.num_samples == NUM_PICTURES
     assert (result.top1_error, result.top5_error) == (4 / 7, 2 / 7)
     assert result.loss == pytest.approx(-np.log(expected[np.arange(NUM_PICTURES), labels]).mean(), rel=1e-4)
+
+
+class Slow(list[EvaluationBatch]):
+    """As a loader whose every batch takes ten seconds, on a clock of its own."""
+
+    num_samples = 1280
+
+    def __init__(self, clock: list[float], num_batches: int) -> None:
+        labels = torch.zeros(1, dtype=torch.int64)
+        super().__init__([EvaluationBatch(lambda number: labels, labels, labels)] * num_batches)
+        self.clock = clock
+
+    def __iter__(self) -> Iterator[EvaluationBatch]:
+        for batch in super().__iter__():
+            self.clock[0] += 10
+            yield batch
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_long_evaluation_says_how_far_it_is(at_once: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, lines = [0.0], list[str]()
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    assert len(list(told(Slow(clock, 10), 10, lines.append, at_once=at_once))) == 10
+    first = ["evaluating 1,280 pictures, ten views each"] if at_once else []
+    assert lines[: len(first) + 1] == [*first, "evaluating 1,280 pictures, ten views each: 20% done, 0:02:00 left"]
+    assert len(lines) == len(first) + 3
 
 
 @pytest.mark.parametrize("num_classes", [3, 5, 6])
