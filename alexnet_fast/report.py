@@ -12,10 +12,15 @@ import numpy as np
 import numpy.typing as npt
 
 from alexnet_fast.run_folder import RunFolder
+from alexnet_fast.tools.words import counted
 
 Floats = npt.NDArray[np.float32]
 
 FILTERS_IN_ROW = 16
+LEAST_WIDTH = 4.0
+"""Inches: a title has room."""
+FEW = 30
+"""Points of the training's curve up to which each is marked: a single one would not be seen otherwise."""
 INK = "#333333"
 TRAIN, VALIDATION, TEN_VIEWS = "#8c8c8c", "#c0504d", "#3f7fbf"
 
@@ -38,30 +43,43 @@ def draw_report(run: Path, conv1: Floats, num_towers: int) -> list[Path]:
 def draw_curves(metrics: Sequence[dict[str, Any]], file: Path) -> None:
     """Error and loss over the epochs, training (with dropout and random crops) and validation."""
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import MaxNLocator
 
     train = [line for line in metrics if line["kind"] == "train"]
     centre = [line for line in metrics if line["kind"] == "val" and line["views"] == 1]
     ten = [line for line in metrics if line["kind"] == "val" and line["views"] == 10]
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), dpi=100, layout="constrained")
+    last = max((line["epoch"] for line in (*train, *centre, *ten)), default=1.0)
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), dpi=100, layout="constrained")
     for place, (key, val_key, title) in zip(
         axes, (("error", "top1_error", "top-1 error"), ("loss", "loss", "cross-entropy")), strict=True
     ):
-        place.plot(*series(train, key), color=TRAIN, linewidth=1, label="training, with dropout and random crops")
-        place.plot(
-            *series(centre, val_key), color=VALIDATION, marker="o", markersize=4, label="validation, centre view"
-        )
-        if ten:
-            place.plot(*series(ten, val_key), color=TEN_VIEWS, marker="D", linestyle="", label="validation, ten views")
-        mark_rates(place, train)
+        plot(place, train, key, "training, with dropout and random crops", color=TRAIN, linewidth=1, markersize=5,
+             marker="." if len(train) <= FEW else "")  # fmt: skip
+        plot(place, centre, val_key, "validation, centre view", color=VALIDATION, marker="o", markersize=4)
+        # Hollow and around the last point of the centre view, which may have the same value.
+        plot(place, ten, val_key, "validation, ten views", color=TEN_VIEWS, marker="D", markersize=9, linestyle="",
+             fillstyle="none", markeredgewidth=1.5)  # fmt: skip
         place.set_title(title, color=INK)
         place.set_xlabel("epoch")
-        place.set_xlim(left=0)
+        place.set_xlim(0, last * 1.03)
+        # From 0: a scale that a short run's few values fill would make much of nothing.
+        place.set_ylim(0, 1.08 * max((y for line in place.lines for y in line.get_ydata() if y > 0), default=1))
+        mark_rates(place, train)
+        place.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10], integer=last >= 2))
+        place.xaxis.set_major_formatter("{x:g}")
         for side in ("top", "right"):
             place.spines[side].set_visible(False)
     axes[0].set_ylim(0, 1)
     axes[0].yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    axes[0].legend(frameon=False, fontsize=9)
+    if axes[0].lines:
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     save(figure, file)
+
+
+def plot(place: Any, lines: Sequence[dict[str, Any]], key: str, label: str, **style: Any) -> None:
+    """A curve; nothing, in the legend too, where there is nothing to draw."""
+    if lines:
+        place.plot(*series(lines, key), label=label, clip_on=False, **style)
 
 
 def series(lines: Sequence[dict[str, Any]], key: str) -> tuple[list[float], list[float]]:
@@ -90,25 +108,27 @@ def draw_filters(conv1: Floats, num_towers: int, file: Path) -> None:
     import matplotlib.pyplot as plt
 
     blocks = np.split(conv1, num_towers)
-    rows = -(-len(blocks[0]) // FILTERS_IN_ROW)
-    figure, axes = plt.subplots(
-        num_towers, 1, figsize=(9, 0.62 * rows * num_towers + 0.5), dpi=100, layout="constrained", squeeze=False
-    )
+    columns = min(FILTERS_IN_ROW, len(blocks[0]))
+    rows = -(-len(blocks[0]) // columns)
+    side = min(1.0, max(9 / FILTERS_IN_ROW, LEAST_WIDTH / columns))
+    size = (max(LEAST_WIDTH, side * columns), num_towers * (side * rows + 0.35) + 0.1)
+    figure, axes = plt.subplots(num_towers, 1, figsize=size, dpi=100, layout="constrained", squeeze=False)
     for tower, (place, block) in enumerate(zip(axes[:, 0], blocks, strict=True)):
         place.imshow(tile(block), interpolation="nearest")
         place.set_axis_off()
         name = "conv1" if num_towers == 1 else f"conv1, tower {tower}"
-        place.set_title(f"{name}: {len(block)} kernels of 11×11×3", fontsize=9, color=INK)
+        place.set_title(f"{name}: {counted(len(block), 'kernel')} of 11×11×3", fontsize=9, color=INK)
     save(figure, file)
 
 
 def tile(kernels: Floats) -> Floats:
     """(K, 3, h, w) -> (H, W, 3) in 0..1: kernels side by side, grey being zero."""
     count, _, height, width = kernels.shape
-    rows = -(-count // FILTERS_IN_ROW)
-    sheet = np.ones((rows * (height + 1) - 1, FILTERS_IN_ROW * (width + 1) - 1, 3), dtype=np.float32)
+    columns = min(FILTERS_IN_ROW, count)
+    rows = -(-count // columns)
+    sheet = np.ones((rows * (height + 1) - 1, columns * (width + 1) - 1, 3), dtype=np.float32)
     for number, kernel in enumerate(kernels):
-        y, x = number // FILTERS_IN_ROW * (height + 1), number % FILTERS_IN_ROW * (width + 1)
+        y, x = number // columns * (height + 1), number % columns * (width + 1)
         largest = max(float(np.abs(kernel).max()), 1e-12)
         sheet[y : y + height, x : x + width] = 0.5 + 0.5 * kernel.transpose(1, 2, 0) / largest
     return sheet

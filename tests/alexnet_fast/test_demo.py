@@ -12,7 +12,7 @@ from alexnet_fast.demo import remove_run, run_demo, take
 from alexnet_fast.demo_data import KINDS, DemoData, draw_dataset
 from alexnet_fast.pipelines.preview import colour_shifts, contact_samples, draw_preview, network_views
 from alexnet_fast.recipe import load_recipe
-from alexnet_fast.report import draw_curves, tile
+from alexnet_fast.report import TEN_VIEWS, TRAIN, VALIDATION, draw_curves, draw_filters, tile
 from alexnet_fast.run_folder import RunFolder
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
@@ -98,6 +98,27 @@ def test_curves_are_drawn_of_any_run(tmp_path: Path) -> None:
     draw_curves([*metrics, val | {"views": 1}, val | {"views": 10}], tmp_path / "late.png")
     early, late = (np.asarray(Image.open(tmp_path / name)) for name in ("early.png", "late.png"))
     assert early.shape == late.shape and (early != late).any()
+
+
+def test_a_run_of_one_epoch_shows_its_three_points(tmp_path: Path) -> None:
+    """One of each curve, two of them with the same values."""
+    train = {"kind": "train", "weight_rate": 0.01, "loss": 2.0, "error": 0.8, "step": 9, "epoch": 1}
+    val = {"kind": "val", "step": 9, "epoch": 1, "loss": 2.5, "top1_error": 0.9, "top5_error": None}
+    draw_curves([train, val | {"views": 1}, val | {"views": 10}], tmp_path / "curves.png")
+    pixels = np.asarray(Image.open(tmp_path / "curves.png").convert("RGB")).astype(int)
+    panels = pixels[: int(0.85 * len(pixels))]  # without the legend
+    for colour in (TRAIN, VALIDATION, TEN_VIEWS):
+        rgb = [int(colour[place : place + 2], 16) for place in (1, 3, 5)]
+        near = (np.abs(panels - rgb).sum(2) < 12).any(0)
+        left, right = near[: len(near) // 2], near[len(near) // 2 :]
+        assert left.any() and right.any(), colour
+
+
+def test_few_kernels_fill_their_sheet(tmp_path: Path) -> None:
+    assert tile(np.ones((6, 3, 11, 11), np.float32)).shape == (11, 6 * 12 - 1, 3)
+    draw_filters(-np.ones((6, 3, 11, 11), np.float32), 2, tmp_path / "conv1.png")
+    sheet = np.asarray(Image.open(tmp_path / "conv1.png").convert("L"))
+    assert (sheet < 250).any(0).mean() > 0.7
 
 
 def test_kernels_are_tiled_with_their_own_contrast() -> None:
