@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -91,6 +92,7 @@ class TrainingStep:
         self.scale = torch.full((), FIRST_SCALE if self.scaled else 1.0, device=self.device)
         self.good_steps = torch.zeros((), dtype=torch.int32, device=self.device)
         self.pending: deque[Pending] = deque()
+        self.sent: deque[tuple[Batch, Callable[[], Batch]]] = deque()
         for name, parameter in self.parameters.items():
             self.working[name] = parameter if parameter.dtype == self.dtype else working_copy(parameter, self.dtype)
             if self.mesh.replica_group is not None and name.endswith("weight"):
@@ -118,18 +120,34 @@ class TrainingStep:
             self.look_at(self.pending.popleft())
         return StepResult(loss, errors, num_pictures)
 
+    def send_ahead(self, batch: Batch) -> None:
+        """Let the two halves of a replica's batch travel from now on, while earlier batches are trained on.
+
+        Both towers' processes call it at the same place, and train on these batches in the same order.
+        """
+        self.sent.append((batch, self.bring_together(batch)))
+
     def whole_batch(self, batch: Batch) -> Batch:
-        """The replica's pictures, out of the two halves that its two processes loaded; in the network's dtype."""
-        images, labels = batch.images.to(self.dtype), batch.labels
-        if self.mesh.split:
-            exchange = self.model.exchange
-            waits = exchange.start(images, images.shape), exchange.start(labels, labels.shape)
-            theirs = [wait() for wait in waits]
-            pairs = [(images, theirs[0]), (labels, theirs[1])]
-            if self.mesh.tower == 1:
-                pairs = [(second, first) for first, second in pairs]
-            images, labels = (torch.cat(pair) for pair in pairs)
-        return Batch(images, labels)
+        """The replica's pictures, in the network's dtype; waits for the other half of them."""
+        if not self.sent:
+            return self.bring_together(batch)()
+        sent, arrived = self.sent.popleft()
+        assert sent is batch, "another batch was sent ahead"
+        return arrived()
+
+    def bring_together(self, batch: Batch) -> Callable[[], Batch]:
+        """Begin to exchange the halves that a replica's two processes loaded; what is returned waits for them."""
+        own = (batch.images.to(self.dtype), batch.labels)
+        if not self.mesh.split:
+            return lambda: Batch(*own)
+        waits = [self.model.exchange.start(tensor, tensor.shape) for tensor in own]
+
+        def arrived() -> Batch:
+            peers = [wait() for wait in waits]
+            pairs = zip(own, peers, strict=True) if self.mesh.tower == 0 else zip(peers, own, strict=True)
+            return Batch(*(torch.cat(pair) for pair in pairs))
+
+        return arrived
 
     def compute(self, batch: Batch, dropout: DropoutKey) -> tuple[torch.Tensor, torch.Tensor]:
         """Everything that is done on the device: (loss, errors)."""
@@ -309,6 +327,26 @@ class TrainingStep:
         if self.scaled and state["scale"] != 1.0:
             self.scale.fill_(state["scale"])
             self.good_steps.fill_(int(state["good_steps"]))
+
+
+class BatchesAhead:
+    """A process's batches; where towers are processes of their own, their halves travel during the step before."""
+
+    def __init__(self, batches: Iterator[Batch], train_step: TrainingStep) -> None:
+        self.batches, self.train_step = batches, train_step
+        self.following: Batch | None = None
+
+    def next(self, *, ahead: bool) -> Batch:
+        """The next one; `ahead`: the one after may be taken from the loader too, and begin to travel."""
+        batch = self.take() if self.following is None else self.following
+        self.following = self.take() if ahead and self.train_step.mesh.split else None
+        return batch
+
+    def take(self) -> Batch:
+        batch = next(self.batches)
+        if self.train_step.mesh.split:
+            self.train_step.send_ahead(batch)
+        return batch
 
 
 def is_finite(tensor: torch.Tensor) -> bool:
