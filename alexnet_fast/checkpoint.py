@@ -29,6 +29,8 @@ FORMAT = 2
 """Raised whenever the meaning of a key changes."""
 NAME = re.compile(r"step-(\d{8})\.pt")
 BEST = "best.pt"
+WANTED = "a .pt file, the folder of a run that saved one, or exported .safetensors"
+"""What can be asked for its names and errors."""
 
 
 @dataclass(frozen=True)
@@ -160,9 +162,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
         check_whole(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise UsageError(f"{path}: there is no such checkpoint") from error
+        raise UsageError(f"{path}: there is no such checkpoint; give {WANTED}") from error
     except PermissionError as error:
-        raise UserError(f"{path}: no permission to read it") from error
+        raise UserError(f"{path}: no permission to read it; give yourself the right, or take a copy") from error
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path} is no checkpoint of this program, or it was altered: it holds more than tensors, numbers and "
@@ -251,7 +253,7 @@ def newest_checkpoint(folder: Path) -> tuple[Checkpoint, list[str]] | None:
         except UserError as error:  # noqa: PERF203
             complaints.append(str(error))
     if complaints:
-        raise UserError(f"{folder}: no checkpoint can be read. " + " ".join(complaints))
+        raise UserError(f"{folder}: no checkpoint can be read; begin anew with another --out. " + " ".join(complaints))
     return None
 
 
@@ -265,8 +267,6 @@ def resolve_checkpoint(path: Path) -> Path:
         return path
     saved = saved_checkpoints(folder)
     if not saved:
-        raise UsageError(
-            f"{path}: there is no checkpoint in it; give a checkpoint, or the folder of a run that saved one"
-        )
+        raise UsageError(f"{path}: there is no checkpoint in it; give {WANTED}")
     whole = [file for file in saved if zipfile.is_zipfile(file)]  # the archive's end says so; no need to read it all
     return (whole or saved)[-1]

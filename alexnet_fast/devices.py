@@ -44,5 +44,7 @@ def check_gpu(asked: str, index: int) -> int:
         raise UserError(f"device {asked}: no GPU can be used, {why}. Use --device cpu.")
     count = torch.cuda.device_count()
     if index >= count:
-        raise UserError(f"device {asked}: this machine has {count} GPU{'s'[: count != 1]}, numbered from 0.")
+        raise UserError(
+            f"device {asked}: this machine has {count} GPU{'s'[: count != 1]}, numbered from 0: give one of those."
+        )
     return index

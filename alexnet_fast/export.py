@@ -42,7 +42,7 @@ def export(checkpoint: Checkpoint, file: Path) -> list[Path]:
     try:
         return export_safetensors(checkpoint, file) if file.suffix == ".safetensors" else export_onnx(checkpoint, file)
     except OSError as error:
-        raise UserError(f"{file}: cannot be written ({error.strerror or error}).") from error
+        raise UserError(f"{file}: cannot be written ({error.strerror or error}). Choose another --out.") from error
 
 
 def export_safetensors(checkpoint: Checkpoint, file: Path) -> list[Path]:

@@ -95,7 +95,8 @@ def take_part(layout: Layout, work: Callable[..., Result], arguments: Sequence[A
         if device.index >= torch.cuda.device_count():
             raise UserError(
                 f"process {os.environ['RANK']} has no GPU: torchrun started {os.environ.get('LOCAL_WORLD_SIZE')} "
-                f"processes on this machine and it has {torch.cuda.device_count()} GPUs"
+                f"processes on this machine and it has {torch.cuda.device_count()}. "
+                "Give --nproc-per-node the number of GPUs."
             )
         torch.cuda.set_device(device)
     elif "OMP_NUM_THREADS" not in os.environ:
@@ -255,7 +256,7 @@ def cause(workers: Sequence[Worker], layout: Layout) -> UserError | KeyboardInte
         if worker.report is None and not is_running(worker):
             return UserError(
                 f"{name_of(worker.rank, layout)} {manner_of_death(worker.process.exitcode or 0)}; "
-                "the other processes were ended. What was saved last can be continued with --resume"
+                "the other processes were ended. What was saved last can be continued with --resume."
             )
     reports = [
         (worker.report.moment, worker) for worker in workers if worker.report is not None and worker.report.failed

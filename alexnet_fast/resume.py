@@ -15,6 +15,7 @@ from alexnet_fast.tools.errors import UsageError, UserError
 
 DEFINES_NETWORK = ("network", "width_divisor")
 """Keys of a recipe that cannot change in the middle of a run."""
+OF_ITS_CLASSES = "the shards it was trained on, or others of the same classes"
 ONLY_WORDS = ("name", "description", "source", "expected")
 
 
@@ -84,11 +85,14 @@ def check_classes(checkpoint: Checkpoint, dataset: Dataset) -> None:
     """UsageError unless the data set's classes are the checkpoint's."""
     theirs, ours = [name for name, _ in checkpoint.classes], [name for name, _ in classes_of(dataset)]
     if len(theirs) != len(ours):
-        raise UsageError(f"{dataset.folder} has {len(ours)} classes, the checkpoint's network knows {len(theirs)}")
+        raise UsageError(
+            f"{dataset.folder} has {len(ours)} classes, the checkpoint's network knows {len(theirs)}: give {OF_ITS_CLASSES}"
+        )
     for index, (their_name, our_name) in enumerate(zip(theirs, ours, strict=True)):
         if their_name != our_name:
             raise UsageError(
-                f"{dataset.folder}: class {index} is {our_name!r}, the checkpoint's network knows it as {their_name!r}"
+                f"{dataset.folder}: class {index} is {our_name!r}, the checkpoint's network knows it as "
+                f"{their_name!r}: give {OF_ITS_CLASSES}"
             )
 
 

@@ -15,7 +15,7 @@ from alexnet_fast.machine import describe_machine
 from alexnet_fast.precision import choose_precision
 from alexnet_fast.recipe import Recipe, counted_epochs, load_recipe
 from alexnet_fast.run_folder import RunFolder
-from alexnet_fast.tools.words import counted
+from alexnet_fast.tools.words import command, counted
 
 SHOWN_EPOCHS = 12
 
@@ -77,12 +77,13 @@ def state_of(folder: RunFolder, recipe: Recipe, metrics: list[dict[str, Any]]) -
         return f"running, {place}{left}"
     if metrics and metrics[-1]["kind"] == "diverged":
         return f"diverged at {place}"
+    again = command("train", "…", "--resume", "--out", folder.path)
     result = folder.read_result()
     if result is not None:
         return f"done after {counted_epochs(result['epochs'])} ({result['seconds'] / 60:,.1f} minutes of work)"
     if folder.result.exists():
-        return f"done, but {folder.result} is damaged; `alexnet-fast train … --resume` writes it again"
-    return f"stopped at {place}; `alexnet-fast train … --resume` goes on"
+        return f"done, but {folder.result} is damaged; {again} writes it again"
+    return f"stopped at {place}; {again} goes on"
 
 
 def describe_checkpoint(file: Path, checkpoint: Checkpoint) -> str:

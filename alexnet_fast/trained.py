@@ -10,6 +10,7 @@ import torch
 
 from alexnet_fast.checkpoint import (
     FORMAT,
+    WANTED,
     Checkpoint,
     Mean,
     checkpoint_from,
@@ -59,14 +60,16 @@ def load_safetensors(file: Path) -> Checkpoint:
             metadata = opened.metadata() or {}
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
     except FileNotFoundError as error:
-        raise UsageError(f"{file}: there is no such file") from error
+        raise UsageError(f"{file}: there is no such file; give {WANTED}") from error
     except (SafetensorError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(
             f"{file} is no .safetensors file, or it was cut short or altered ({reason}). Export it again."
         ) from error
     if "alexnet_fast" not in metadata:
-        raise UserError(f"{file} was not written by `alexnet-fast export`: nothing says what its network is.")
+        raise UserError(
+            f"{file} was not written by `alexnet-fast export`: nothing says what its network is. Give {WANTED}."
+        )
     try:
         facts = json.loads(metadata["alexnet_fast"])
         content = {
@@ -86,7 +89,9 @@ def load_safetensors(file: Path) -> Checkpoint:
             "totals": {"started": facts["started"]},
         }
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{file}: a part of its metadata is missing or of another kind ({error}).") from error
+        raise UserError(
+            f"{file}: a part of its metadata is missing or of another kind ({error}). Export it again."
+        ) from error
     return checkpoint_from(content, file)
 
 
