@@ -129,7 +129,8 @@ def check_communication(kind: str) -> None:
     """Several processes need torch's communication libraries."""
     if not dist.is_available():
         raise UserError(
-            "this torch was built without torch.distributed, which several processes need: install torch's build for Linux"
+            "this torch was built without torch.distributed, which several processes need: "
+            "install torch's build for Linux"
         )
     if kind == "cuda" and not dist.is_nccl_available():
         raise UserError(

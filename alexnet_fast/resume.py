@@ -86,7 +86,8 @@ def check_classes(checkpoint: Checkpoint, dataset: Dataset) -> None:
     theirs, ours = [name for name, _ in checkpoint.classes], [name for name, _ in classes_of(dataset)]
     if len(theirs) != len(ours):
         raise UsageError(
-            f"{dataset.folder} has {len(ours)} classes, the checkpoint's network knows {len(theirs)}: give {OF_ITS_CLASSES}"
+            f"{dataset.folder} has {len(ours)} classes, the checkpoint's network knows {len(theirs)}: "
+            f"give {OF_ITS_CLASSES}"
         )
     for index, (their_name, our_name) in enumerate(zip(theirs, ours, strict=True)):
         if their_name != our_name:
