@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import torch
 
+from alexnet_fast.determinism import be_deterministic
 from alexnet_fast.dropout import DropoutKey, step_key
 from alexnet_fast.layers import CONV1_KERNEL
 from alexnet_fast.model import NETS, AlexNet, Architecture, loss_and_errors
@@ -110,7 +111,10 @@ def multiplications(architecture: Architecture) -> int:
 def measure_model(
     *, device: torch.device, batch_sizes: Sequence[int], precision: Precision, peers: bool
 ) -> list[Measurement]:
-    """Forward and training step over the batch sizes; what the norms cost; `peers`: other people's AlexNets."""
+    """Forward and training step over the batch sizes; what the norms cost, and on a GPU bit-equal runs.
+
+    `peers`: other people's AlexNets too.
+    """
     if device.type == "cpu":
         keep_freed_memory()
     rows: list[Measurement] = []
@@ -123,10 +127,11 @@ def measure_model(
             rows.append(replace(recorded, name="net 167, training step recorded as a CUDA graph"))
     batch_size = batch_sizes[len(batch_sizes) // 2]
     rows += norm_costs(device, batch_size, precision)
+    if device.type == "cuda":  # a CPU runs the same kernels either way
+        rows += in_own_process(measure_deterministic, device, batch_size, precision)
     if peers:
-        # In a process of their own, as people run them: what we do to this process's memory would help them too.
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            rows += pool.submit(measure_peers, device, batch_size, precision).result()
+        # As people run them: what we do to this process's memory would help them too.
+        rows += in_own_process(measure_peers, device, batch_size, precision)
     reference = next(row for row in rows if row.name == "net 167, training step")
     reference = next(row for row in rows if row.name == reference.name and row.details.get("batch size") == batch_size)
     return [
@@ -167,6 +172,22 @@ def norm_costs(device: torch.device, batch_size: int, precision: Precision) -> l
         replace(measure_step(network, device=device, batch_size=batch_size, precision=precision), name=name)
         for name, network in networks.items()
     ]
+
+
+Measure = Callable[[torch.device, int, Precision], list[Measurement]]
+
+
+def in_own_process(measure: Measure, device: torch.device, batch_size: int, precision: Precision) -> list[Measurement]:
+    """What a function of this module measures in a new process, which it may set up as it likes."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(measure, device, batch_size, precision).result()
+
+
+def measure_deterministic(device: torch.device, batch_size: int, precision: Precision) -> list[Measurement]:
+    """The training step as `train --deterministic` does it, for the rest of this process."""
+    be_deterministic()
+    row = measure_step(NETS["167"], device=device, batch_size=batch_size, precision=precision)
+    return [replace(row, name="net 167, training step, deterministic")]
 
 
 def measure_peers(device: torch.device, batch_size: int, precision: Precision) -> list[Measurement]:

@@ -18,8 +18,8 @@ from alexnet_fast.tools.measurement import Measurement
 LINKS = {"NVLink 4": 450e9, "PCIe 5": 50e9}
 """Bytes per second in one direction: of an H100's or H200's NVLink as specified, of PCIe 5 ×16 as usually measured."""
 ASSUMPTIONS = (
-    "Assumed: both GPUs take as long as this one; every exchange waits for its last byte (in truth conv3's and the\n"
-    "gradients' overlap with products); a link carries, in one direction, "
+    "Assumed: both GPUs take as long as this one; every exchange waits for its last byte (in truth the pictures\n"
+    "travel during the step before, conv3's maps and the gradients during products); a link carries, in one direction, "
     + ", ".join(f"{speed / 1e9:.0f} GB/s ({name})" for name, speed in LINKS.items())
     + "."
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 
 from alexnet_fast import checkpoint as checkpoints
 from alexnet_fast.checkpoint import Checkpoint
+from alexnet_fast.determinism import be_deterministic, cost_of_determinism
 from alexnet_fast.energy import EnergyCounter
 from alexnet_fast.evaluation import EvaluationResult, Predictor, evaluate, told
 from alexnet_fast.interruption import Interruption
@@ -97,8 +97,7 @@ def train(
 def work_of_a_process(mesh: Mesh, device: torch.device, layout: Layout, job: Job) -> dict[str, Any]:
     """One process's part in the run."""
     if job.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it torch refuses products on a GPU
-        torch.use_deterministic_algorithms(True)
+        be_deterministic()
     folder = RunFolder(job.run)
     with contextlib.ExitStack() as stack:
         if layout.started and mesh.is_speaker:  # torchrun's processes have no parent that did it
@@ -108,6 +107,8 @@ def work_of_a_process(mesh: Mesh, device: torch.device, layout: Layout, job: Job
         trainer = Trainer(mesh, device, job)
         interruption = stack.enter_context(Interruption())
         trainer.telemetry.say(f"{layout.reason}; {trainer.precision.name}: {trainer.precision.reason}")
+        if job.deterministic:
+            trainer.telemetry.say(cost_of_determinism(device))
         try:
             return trainer.run(interruption)
         finally:

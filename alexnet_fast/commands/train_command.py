@@ -41,7 +41,9 @@ DATA_VARIABLE = "ALEXNET_FAST_DATA"
     help="Split the towers, the batch, or whatever sends fewer bytes.",
 )
 @click.option("--check-hashes", is_flag=True, help="First read every byte of DATA, as `verify` does.")
-@click.option("--deterministic", is_flag=True, help="Bit-equal runs on a GPU too; slower.")
+@click.option(
+    "--deterministic", is_flag=True, help="Bit-equal runs on a GPU too; slower: `bench model` says by how much."
+)
 @click.option("--quiet", is_flag=True, help="Say nothing but errors.")
 def command(
     data: Path,

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from alexnet_fast import benchmark_model, benchmark_tower
+from alexnet_fast.benchmark_model import Measure
 from alexnet_fast.layout import bytes_as_towers
 from alexnet_fast.model import NETS, small
 from alexnet_fast.precision import Precision
+from alexnet_fast.tools.measurement import Measurement
 
 CPU = torch.device("cpu")
 FP32 = Precision("fp32", torch.float32, "")
@@ -47,3 +51,27 @@ def test_layers_are_timed_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
     conv2 = rows[2]
     flop = 3 * 2 * 2 * 32 * 6 * 25 * 27**2  # forward and two products back; maps × seen × window × pixels
     assert float(conv2.details["TFLOP/s"]) * 1e12 * 2 / conv2.rate == pytest.approx(flop)
+
+
+def test_a_gpu_is_measured_with_reproducible_kernels_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process of its own, which alone is made deterministic."""
+    asked: list[str] = []
+
+    def measure(*arguments: object, **options: object) -> Measurement:
+        return Measurement("forward or step", 80.0 if asked else 100.0, 0.0, {"batch size": 4})
+
+    def in_own_process(work: Measure, *arguments: Any) -> list[Measurement]:
+        asked.append("a process")
+        return work(*arguments)
+
+    monkeypatch.setattr(benchmark_model, "measure_forward", measure)
+    monkeypatch.setattr(benchmark_model, "measure_step", measure)
+    monkeypatch.setattr(benchmark_model, "in_own_process", in_own_process)
+    monkeypatch.setattr(benchmark_model, "be_deterministic", lambda: asked.append("deterministic"))
+    options = {"batch_sizes": [4], "precision": FP32, "peers": False}
+    rows = benchmark_model.measure_model(device=torch.device("cuda"), **options)  # type: ignore[arg-type]
+    assert asked == ["a process", "deterministic"]
+    assert [row.details["of net 167"] for row in rows if row.name.endswith("deterministic")] == ["0.80×"]
+    rows = benchmark_model.measure_model(device=CPU, **options)  # type: ignore[arg-type]
+    assert len(asked) == 2
+    assert not any("deterministic" in row.name for row in rows)
