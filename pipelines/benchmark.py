@@ -201,7 +201,7 @@ class Parts:
         return fn.flip(pixels, horizontal=draws.mirror), label
 
     def whole(self) -> tuple[Any, ...]:
-        """What the training loader runs, with a mean colour."""
+        """Everything in DALI, with a mean colour: what the training loader runs on a GPU."""
         dtype = types.FLOAT16 if self.decoding.backend == "mixed" else types.FLOAT
         return training_graph(self.reading, self.decoding, self.augmentation(), dtype)
 

@@ -36,3 +36,8 @@ def decode(jpeg: Any, decoding: Decoding) -> Any:
         # Nearer to the CPU decoder's pixels than the default, which repeats chroma samples.
         jpeg_fancy_upsampling=True,
     )
+
+
+def decode_crop(jpeg: Any, crop: tuple[int, int], crop_x: Any, crop_y: Any) -> Any:
+    """(*crop, 3) uint8 RGB on the CPU: what `decode` and then cutting at relative positions 0..1 would give."""
+    return fn.decoders.image_crop(jpeg, device="cpu", crop=crop, crop_pos_x=crop_x, crop_pos_y=crop_y)

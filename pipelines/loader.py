@@ -13,22 +13,22 @@ import numpy as np
 import torch
 
 from alexnet_fast.pipelines.batch import Batch
-from alexnet_fast.pipelines.dali import VERSION, types
+from alexnet_fast.pipelines.dali import VERSION
 from alexnet_fast.pipelines.decoding import Decoding
 from alexnet_fast.pipelines.diagnosis import check_labels
 from alexnet_fast.pipelines.evaluation import EvaluationLoader
-from alexnet_fast.pipelines.mean_image import subtract_image
+from alexnet_fast.pipelines.finishing import Finishing, Workbench, finishing_of
 from alexnet_fast.pipelines.randomness import derive_seed, shard_order
 from alexnet_fast.pipelines.reader import Reading
-from alexnet_fast.pipelines.run import Execution, PipelineRun, to_torch
+from alexnet_fast.pipelines.run import Execution, PipelineRun
 from alexnet_fast.pipelines.settings import check_batch, default_settings
-from alexnet_fast.pipelines.training import CROP, Augmentation, training_graph
+from alexnet_fast.pipelines.training import CROP, Augmentation
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
 
 __all__ = ["EvaluationLoader", "TrainingLoader"]
 
-STATE_VERSION = 2
+STATE_VERSION = 3
 
 
 @dataclass
@@ -103,7 +103,7 @@ class TrainingLoader:
         self._decoding = Decoding(
             "cpu" if device.type == "cpu" else "mixed", dataset.picture.size, settings.hw_decoder_load
         )
-        self._residual = mean_residual(dataset, mean)
+        self._workbench = Workbench(settings.num_threads)
         self._run: PipelineRun | None = None
         self._progress: _Progress | None = None
         self._resuming = False
@@ -128,45 +128,50 @@ class TrainingLoader:
         self._check_current(generation)
         if progress.batches == self.num_batches:
             return
-        self._run = self._start(progress, noise)
+        finishing = self.finishing(progress.epoch, noise=noise)
+        self._run = self._start(progress, finishing)
         self._run.check_num_samples(self._dataset, self._split)
         progress.checkpoint = None
-        residual = self._residual_for(noise)
         for _ in range(progress.batches, self.num_batches):
             self._check_current(generation)
             if self._run is None:
                 raise RuntimeError("this epoch was ended: the loader was closed")
-            images, labels, *_ = self._run.next()
+            outputs = self._run.next()
             progress.batches += 1
-            yield self._batch(images, labels, residual)
+            yield self._batch(finishing, outputs)
         self._run = None  # frees its threads and buffers
 
     def _check_current(self, generation: int) -> None:
         if generation != self._generation:
             raise RuntimeError("this epoch was ended: another one was begun")
 
-    def _batch(self, images: Any, labels: Any, residual: torch.Tensor | None) -> Batch:
-        images_NHWC = to_torch(images)
-        if residual is not None:
-            subtract_image(images_NHWC, residual)
-        if images_NHWC.dtype != self._dtype:
-            images_NHWC = images_NHWC.to(self._dtype)
-        batch = Batch(images_NHWC.permute(0, 3, 1, 2), to_torch(labels))
+    def _batch(self, finishing: Finishing, outputs: tuple[Any, ...]) -> Batch:
+        images_NHWC, labels = finishing.finish(outputs)
+        batch = Batch(images_NHWC.to(self._dtype).permute(0, 3, 1, 2), labels)
         check_labels(batch.labels, self._dataset)
         return batch
 
-    def _start(self, progress: _Progress, noise: bool) -> PipelineRun:
-        # On a CPU DALI makes float16 slowly, and rounds ties away from zero: torch does it better.
-        half = self._dtype == torch.float16 and self._decoding.backend == "mixed"
-        dtype = types.FLOAT16 if half else types.FLOAT
-        reading, augmentation = self._reading(progress.epoch), self._augmentation(progress.epoch, noise)
+    def _start(self, progress: _Progress, finishing: Finishing) -> PipelineRun:
+        reading = self._reading(progress.epoch)
         return PipelineRun(
-            lambda: training_graph(reading, self._decoding, augmentation, dtype),
+            lambda: finishing.graph(reading),
             self._execution,
             self.num_batches - progress.batches,
             checkpointing=True,
             checkpoint=progress.checkpoint,
             tars=self._dataset.tars(self._split),
+        )
+
+    def finishing(self, epoch: int, *, noise: bool) -> Finishing:
+        """What is done to an epoch's pictures."""
+        return finishing_of(
+            self._dataset,
+            self.augmentation(epoch, noise=noise),
+            mean=self._mean,
+            decoding=self._decoding,
+            device=self._execution.device,
+            dtype=self._dtype,
+            workbench=self._workbench,
         )
 
     def _reading(self, epoch: int) -> Reading:
@@ -181,28 +186,18 @@ class TrainingLoader:
             seed=derive_seed(self._seed, epoch, self._rank, "shuffle"),
         )
 
-    def _divisor(self, noise: bool) -> float:
-        return 1.0 + self._noise if noise and self._noise_divisor else 1.0
-
-    def _augmentation(self, epoch: int, noise: bool) -> Augmentation:
+    def augmentation(self, epoch: int, *, noise: bool) -> Augmentation:
+        """The numbers that an epoch's pictures are made with."""
         statistics = self._dataset.statistics
         return Augmentation(
             mean=statistics.mean_rgb.astype(np.float32),
             directions=(statistics.standard_deviations[:, None] * statistics.directions).T.astype(np.float32),
             strength=self._noise if noise else 0.0,
-            divisor=self._divisor(noise),
+            divisor=1.0 + self._noise if noise and self._noise_divisor else 1.0,
             seed=self._seed,
             epoch=epoch,
             rank=self._rank,
         )
-
-    def _residual_for(self, noise: bool) -> torch.Tensor | None:
-        if self._residual is None:
-            return None
-        # The reciprocal that DALI multiplies with, to the bit.
-        scaled = self._residual * (np.float32(1) / np.float32(self._divisor(noise)))
-        half = self._dtype == torch.float16 and self._decoding.backend == "mixed"
-        return torch.from_numpy(scaled).to(self._execution.device, torch.float16 if half else torch.float32)
 
     # ------------------------------------------------------------------- state
 
@@ -273,6 +268,7 @@ class TrainingLoader:
         if self._run is not None and self._progress is not None and 0 < self._progress.batches < self.num_batches:
             self._progress.checkpoint = self._run.checkpoint()
         self._run = None
+        self._workbench.close()
 
     def __enter__(self) -> TrainingLoader:
         return self
@@ -281,12 +277,3 @@ class TrainingLoader:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-
-def mean_residual(dataset: Dataset, mean: Literal["image", "rgb"]) -> np.ndarray[Any, np.dtype[np.float32]] | None:
-    """What is to be subtracted after the mean colour: the mean image's centre crop minus it, (224, 224, 3)."""
-    if mean == "rgb":
-        return None
-    start = (dataset.picture.size - CROP) // 2
-    centre = dataset.mean_image[start : start + CROP, start : start + CROP]
-    return np.ascontiguousarray(centre - dataset.statistics.mean_rgb.astype(np.float32))

@@ -17,12 +17,10 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from alexnet_fast.pipelines.dali import types
-from alexnet_fast.pipelines.decoding import Decoding
 from alexnet_fast.pipelines.loader import TrainingLoader
 from alexnet_fast.pipelines.reader import Reading
 from alexnet_fast.pipelines.run import Execution, PipelineRun, to_torch
-from alexnet_fast.pipelines.training import CROP, draw, training_graph
+from alexnet_fast.pipelines.training import CROP, NUM_DRAWN, draw
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UserError
 from alexnet_fast.tools.finish import escaped
@@ -101,23 +99,22 @@ def network_views(dataset: Dataset, split: str, *, num_pictures: int, num_views:
     size = dataset.picture.size
     images, corners, mirrored, shifts = [], [], [], []
     for epoch in range(num_views):
-        augmentation = loader._augmentation(epoch, noise=True)
+        finishing = loader.finishing(epoch, noise=True)
         run = PipelineRun(
-            lambda augmentation=augmentation: training_graph(  # type: ignore[misc]
-                reading, Decoding("cpu", size), augmentation, types.FLOAT, with_draws=True
-            ),
+            lambda finishing=finishing: finishing.graph(reading, with_draws=True),  # type: ignore[misc]
             Execution(num_pictures, cpu, num_threads=1, prefetch=1),
             num_batches=1,
         )
-        pixels, labels, x, y, mirror, shift, _, originals = run.next()
-        batch = loader._batch(pixels, labels, loader._residual_for(noise=True))
-        images.append(batch.images.permute(0, 2, 3, 1).numpy())
+        outputs = run.next()
+        pictures, labels = finishing.finish(outputs)
+        x, y, mirror, shift, _, originals = outputs[-NUM_DRAWN:]
+        images.append(pictures.numpy())
         corners.append(np.rint(np.stack([as_array(y), as_array(x)], axis=1) * (size - CROP)).astype(np.int64))
         mirrored.append(as_array(mirror).astype(bool))
         shifts.append(as_array(shift))
     return Views(
         originals=as_array(originals),
-        labels=as_array(labels),
+        labels=labels.numpy().copy(),
         images=np.stack(images, axis=1),
         corners=np.stack(corners, axis=1),
         mirrored=np.stack(mirrored, axis=1),
@@ -129,7 +126,7 @@ def colour_shifts(dataset: Dataset, split: str, count: int, *, seed: int = 0) ->
     """(count, 3): colour shifts as the training graph draws them, without reading a picture."""
     cpu = torch.device("cpu")
     loader = TrainingLoader(dataset, split=split, batch_size=1, device=cpu, seed=seed)
-    augmentation = loader._augmentation(0, noise=True)
+    augmentation = loader.augmentation(0, noise=True)
     run = PipelineRun(
         lambda: (draw(augmentation, dataset.picture.size).shift,), Execution(count, cpu, num_threads=1, prefetch=1), 1
     )

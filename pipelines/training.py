@@ -1,4 +1,4 @@
-"""The training graph: random crop, mirror, colour noise, mean; one pass over the pixels after the decoder."""
+"""The training graphs: random crop, mirror, colour noise, mean; one pass over the pixels after the decoder."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 from alexnet_fast.pipelines.dali import fn, types
-from alexnet_fast.pipelines.decoding import Decoding, decode
+from alexnet_fast.pipelines.decoding import Decoding, decode, decode_crop
 from alexnet_fast.pipelines.randomness import derive_seed
 from alexnet_fast.pipelines.reader import Reading, read_samples, source_of
 
 CROP = 224
 """Pixels on each side of what the network sees."""
+
+NUM_DRAWN = 6
+"""Outputs that a graph has more with its draws."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,11 @@ class Augmentation:
     seed: int
     epoch: int
     rank: int
+
+    @property
+    def scale(self) -> float:
+        """What pixels are multiplied with: a float32, the divisor's reciprocal as DALI makes it."""
+        return float(np.float32(1) / np.float32(self.divisor))
 
     def seed_for(self, purpose: str) -> int:
         return derive_seed(self.seed, self.epoch, self.rank, purpose)
@@ -92,7 +100,8 @@ def training_graph(
 ) -> tuple[Any, ...]:
     """Images (224, 224, 3) and labels () int64, on the decoder's device.
 
-    With `with_draws` also the four `Draws` in their order, where each picture came from, and its decoded pixels.
+    With `with_draws` also, as the last NUM_DRAWN, the four `Draws` in their order, where each picture came from, and
+    its decoded pixels.
     """
     jpeg, label = read_samples(reading)
     pixels = decode(jpeg, decoding)
@@ -102,4 +111,23 @@ def training_graph(
         label = label.gpu()
     if not with_draws:
         return images, label
-    return images, label, draws.crop_x, draws.crop_y, draws.mirror, draws.shift, source_of(jpeg), pixels
+    return images, label, *_drawn(draws, jpeg, pixels)
+
+
+def cutting_graph(
+    reading: Reading, decoding: Decoding, augmentation: Augmentation, *, with_draws: bool = False
+) -> tuple[Any, ...]:
+    """For a CPU, what is left to do outside DALI: crops (224, 224, 3) uint8, labels () int64, mirror, shift.
+
+    No pixel outside the crop is made; the others are those of the whole picture, bit for bit.  `with_draws` adds what
+    it adds in `training_graph`.
+    """
+    jpeg, label = read_samples(reading)
+    draws = draw(augmentation, decoding.size)
+    crops = decode_crop(jpeg, (CROP, CROP), draws.crop_x, draws.crop_y)
+    outputs = crops, label, draws.mirror, draws.shift
+    return (*outputs, *_drawn(draws, jpeg, decode(jpeg, decoding))) if with_draws else outputs
+
+
+def _drawn(draws: Draws, jpeg: Any, pixels: Any) -> tuple[Any, ...]:
+    return draws.crop_x, draws.crop_y, draws.mirror, draws.shift, source_of(jpeg), pixels

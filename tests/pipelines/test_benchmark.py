@@ -19,7 +19,6 @@ from scipy import stats
 from alexnet_fast.commands import bench_command
 from alexnet_fast.pipelines import benchmark, peers, tune, turns
 from alexnet_fast.pipelines.loader import TrainingLoader
-from alexnet_fast.pipelines.mean_image import subtract_image
 from alexnet_fast.pipelines.run import PipelineRun, to_torch
 from alexnet_fast.pipelines.settings import LoaderSettings, remembered
 from alexnet_fast.pipelines.training import CROP
@@ -130,15 +129,6 @@ def test_parts_of_the_graph_give_what_they_are_called(tiny_dataset: Dataset) -> 
         assert any(np.array_equal(view, crop) for _, _, _, view in windows(whole))
     mean = tiny_dataset.statistics.mean_rgb
     assert first(parts.whole).mean((0, 1, 2)).numpy() == pytest.approx((decoded.mean((0, 1, 2)) - mean) / 1.1, abs=25)
-
-
-def test_the_mean_image_is_subtracted_in_place_with_one_rounding() -> None:
-    generator = np.random.default_rng(0)
-    images = torch.from_numpy(generator.normal(0, 60, (3, 8, 8, 3)).astype(np.float32))
-    residual = torch.from_numpy(generator.normal(0, 9, (8, 8, 3)).astype(np.float32))
-    wanted = (images.double() - residual.double()).float()
-    subtract_image(images, residual)
-    assert torch.equal(images, wanted)
 
 
 # ------------------------------------------------------------------------ peers

@@ -54,7 +54,7 @@ def test_fifty_epochs_leave_nothing_behind(tiny_dataset: Dataset) -> None:
     finished = subprocess.run(command, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
     found = json.loads(finished.stdout)
-    early, late = (zip(*part, strict=True) for part in (found[10:18], found[42:]))
+    early, late = (zip(*part, strict=True) for part in (found[18:26], found[42:]))
     (threads, files, memory), (threads_then, files_then, memory_then) = early, late
     assert max(threads_then) <= max(threads)
     assert max(files_then) <= max(files)

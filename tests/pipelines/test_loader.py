@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet_fast.pipelines.dali import types
 from alexnet_fast.pipelines.loader import TrainingLoader
 from alexnet_fast.pipelines.run import Execution, PipelineRun, to_torch
-from alexnet_fast.pipelines.training import Augmentation, draw, training_graph
+from alexnet_fast.pipelines.training import Augmentation, draw
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError
 
@@ -59,15 +58,15 @@ def test_training_drops_only_the_remainder(tiny_dataset: Dataset, ranks: int, ba
 def stems_seen(dataset: Dataset, rank: int, ranks: int, batch_size: int, epoch: int) -> list[str]:
     """Where each sample of a rank's epoch came from, by running the loader's own graph with its sources."""
     with loader_of(dataset, batch_size=batch_size, rank=rank, num_ranks=ranks) as loader:
-        reading, augmentation = loader._reading(epoch), loader._augmentation(epoch, True)
+        reading, finishing = loader._reading(epoch), loader.finishing(epoch, noise=True)
         run = PipelineRun(
-            lambda: training_graph(reading, loader._decoding, augmentation, types.FLOAT, with_draws=True),
+            lambda: finishing.graph(reading, with_draws=True),
             loader._execution,
             loader.num_batches,
         )
         seen = []
         for _ in range(loader.num_batches):
-            sources = run.next()[6]
+            sources = run.next()[-2]
             seen += [bytes(np.array(sources.at(place))).decode() for place in range(batch_size)]
     return seen
 
@@ -97,7 +96,7 @@ def test_ranks_share_no_draws(tiny_dataset: Dataset) -> None:
     drawn = []
     for rank in range(3):
         with loader_of(tiny_dataset, rank=rank, num_ranks=3) as loader:
-            augmentation = loader._augmentation(0, True)
+            augmentation = loader.augmentation(0, noise=True)
         run = PipelineRun(partial(shift_of, augmentation), Execution(500, CPU, 1, 1), 1)
         drawn.append(to_torch(run.next()[0])[:, 0].double().clone())
     for one, two in ((0, 1), (0, 2), (1, 2)):

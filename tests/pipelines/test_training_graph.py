@@ -104,23 +104,6 @@ def test_crops_mirrors_and_colours_have_their_distributions(tiny_dataset: Datase
     assert np.abs(correlation - np.eye(6)).max() < 0.03
 
 
-@pytest.mark.parametrize("noise", [True, False])
-def test_the_mean_image_is_one_fixed_crop_of_it(tiny_dataset: Dataset, noise: bool) -> None:
-    """Subtracted after the mean colour, which the test above has exact: two roundings, each as numpy's in float32."""
-
-    def first(mean: Any) -> Any:
-        with TrainingLoader(tiny_dataset, batch_size=8, device=CPU, seed=0, mean=mean) as loader:
-            return next(loader.epoch(0, noise=noise)).images.permute(0, 2, 3, 1).numpy().copy()
-
-    start = (256 - CROP) // 2
-    centre = tiny_dataset.mean_image[start : start + CROP, start : start + CROP]
-    colour = tiny_dataset.statistics.mean_rgb.astype(np.float32)
-    scale = np.float32(1) / np.float32(1.1 if noise else 1)
-    wanted = first("rgb") - (centre - colour) * scale
-    assert np.array_equal(first("image"), wanted)
-    assert np.abs(centre - colour).max() > 1  # else there would be nothing to see
-
-
 def test_batches_are_channels_last_and_without_noise_undivided(tiny_dataset: Dataset) -> None:
     with TrainingLoader(tiny_dataset, batch_size=16, device=CPU, seed=0, mean="rgb") as loader:
         noisy = next(iter(loader.epoch(0)))
