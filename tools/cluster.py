@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import shlex
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -14,6 +16,7 @@ from alexnet_fast.tools.plan import ShardTask
 from alexnet_fast.tools.shard_worker import ShardRecord, make_shard
 
 CONNECT_SECONDS = 10
+"""A scheduler that runs on this network answers in much less."""
 
 
 class ClusterPool:
@@ -92,29 +95,59 @@ def make_shard_here(task: ShardTask, program: str) -> ShardRecord:
     return make_shard(task, lambda pictures, num_bytes: None)
 
 
-@contextmanager
-def cluster_pool(address: str) -> Iterator[ClusterPool]:
-    """The cluster at a scheduler's address, such as tcp://host:8786, while the block lasts."""
+def check_scheduler(address: str) -> None:
+    """UsageError where no scheduler answers at an address.
+
+    Asked before anything is begun, and before there is a `Client`: one that reaches nothing takes long to give up, and
+    one that reaches another kind of server never does.
+    """
     try:
         import distributed
     except ImportError as error:
         raise UsageError("--cluster needs the package distributed: pip install 'alexnet-fast[cluster]'.") from error
+
+    async def identity() -> dict[str, Any]:
+        arguments = distributed.Security().get_connection_args("client")  # type: ignore[no-untyped-call]
+        async with distributed.rpc(address, connection_args=arguments) as server:  # type: ignore[no-untyped-call]
+            found: dict[str, Any] = await server.identity()
+            return found
+
+    try:
+        kind = asyncio.run(asyncio.wait_for(identity(), CONNECT_SECONDS))["type"]
+    except Exception as error:  # whatever stands in the way, from names without an address to other servers' answers
+        raise no_scheduler(address, str(error) or f"no answer in {CONNECT_SECONDS:g} s") from error
+    if kind != "Scheduler":
+        raise no_scheduler(address, f"it is the address of a {kind}")
+
+
+def no_scheduler(address: str, reason: object) -> UsageError:
+    return UsageError(
+        f"--cluster {address}: no scheduler answers there ({reason}). Start one with `dask scheduler`, and give the "
+        "address that it prints, such as tcp://host:8786."
+    )
+
+
+@contextmanager
+def cluster_pool(address: str) -> Iterator[ClusterPool]:
+    """The cluster at a scheduler's address, such as tcp://host:8786, while the block lasts."""
+    check_scheduler(address)
+    import distributed
+
     try:
         client: Any = distributed.Client(  # type: ignore[no-untyped-call]
             address, timeout=CONNECT_SECONDS, set_as_default=False
         )
     except (OSError, ValueError, TypeError, ImportError) as error:
-        raise UsageError(
-            f"--cluster {address}: no scheduler answers there ({error}). Start one with `dask scheduler`, and give the "
-            "address that it prints."
-        ) from error
+        raise no_scheduler(address, error) from error
     logger = logging.getLogger("distributed.client")
     level = logger.level
     logger.setLevel(logging.CRITICAL)  # of a lost scheduler it prints a traceback; we say it in a sentence
     try:
         pool = ClusterPool(client, address)
         if pool.num_workers == 0:
-            raise UserError(f"--cluster {address}: the scheduler has no workers. Start some: `dask worker {address}`.")
+            raise UserError(
+                f"--cluster {address}: the scheduler has no workers. Start some: `dask worker {shlex.quote(address)}`."
+            )
         pool.check_programs()
         yield pool
     finally:

@@ -45,6 +45,9 @@ MEAN_IMAGE = "mean_image.npy"
 SOURCES = "sources.tsv"
 TIMM_INFO = "_info.json"
 
+SHARD_FILES = (".tar", ".idx", ".npy", ".tsv")
+"""Ends of the names of what lies beside the manifest."""
+
 ONLY_A_COPY = "Bring it back from a copy; without one, shard again into a new --out."
 """What to do when the manifest is lost or damaged: nothing else says what the shards are made of."""
 
@@ -93,6 +96,8 @@ class Dataset:
     @classmethod
     def read(cls, path: Path | str) -> Dataset:
         """As `load`, but from a URL too: enough to describe and to verify the data set, not to train on it."""
+        if str(path) == "":
+            raise UsageError("DATA is empty. Give the shards folder, or leave the word away for ./shards.")
         place = as_text(path).rstrip("/") or "/"
         folder, _, name = place.rpartition("/")
         if name == MANIFEST:
@@ -285,7 +290,7 @@ def _no_folder(path: Path) -> UsageError:
     """What is wrong with a place that is no folder."""
     if not path.exists():
         return UsageError(f"{path}: there is no such folder. {command('shard', 'SOURCE', '--out', path)} makes it.")
-    if path.suffix in (".tar", ".idx", ".npy", ".tsv"):
+    if path.suffix in SHARD_FILES:
         return UsageError(f"{path}: is one file. Give the shards folder that holds it, such as {path.parent}.")
     return UsageError(f"{path}: is a file. Give a shards folder, one with {MANIFEST} in it.")
 

@@ -47,6 +47,8 @@ def find_source(
         raise UsageError(f"--source {kind}: there is no such kind of source; the kinds are {', '.join(KINDS)}.")
     if val_fraction is not None:
         check_fraction(val_fraction)  # before tars are scanned, which takes minutes
+    if str(path) == "":
+        raise UsageError("SOURCE is empty, which would be the folder that you are in. Give a folder, a tar or a URL.")
     root = absolute(path)
     if root.endswith(".tar") and not is_folder(root):
         root, _, name = root.rpartition("/")
@@ -56,7 +58,7 @@ def find_source(
     scans = ScanCache(cache)
     source = replace(find_kind(root, names, kind or detect(root, names), exclude, scans), scans=scans)
     if not len(source.table):
-        raise UsageError(f"{root}: no pictures in it. {' '.join(source.notes)}")
+        raise UsageError(f"{root}: no pictures in it. {' '.join(source.notes)} Give the folder that holds them.")
     if val_fraction is not None:
         return draw_validation(source, val_fraction, seed)
     if "val" not in source.splits:

@@ -23,6 +23,10 @@ from alexnet_fast.tools.shard_worker import ShardRecord, make_shard
 Result = TypeVar("Result")
 
 
+MOST_WORKERS = 1024
+"""More are a slip of the keyboard: each holds some 80 MB."""
+
+
 class Pool(Protocol):
     """Makes shards."""
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import click
 
-from alexnet_fast.tools.dataset import MANIFEST, Dataset
+from alexnet_fast.tools.dataset import MANIFEST, SHARD_FILES, Dataset
 from alexnet_fast.tools.describe import describe
 from alexnet_fast.tools.errors import UsageError
+from alexnet_fast.tools.output import WORK
 from alexnet_fast.tools.storage import as_text, is_url
 
 
@@ -19,17 +20,26 @@ def command(path: str | None) -> None:
 
     Without PATH: this machine, and what `train` would choose on it.
     """
+    if path == "":
+        raise UsageError("PATH is empty. Leave the word away to hear about this machine")
     if path is not None and is_url(as_text(path)):
         click.echo(describe(Dataset.read(path)))
     else:
         click.echo(about(None if path is None else Path(as_text(path))))
 
 
+def is_of_shards(path: Path) -> bool:
+    """Whether a path is a shards folder, a file of one, or what is left of one: `Dataset.load` says which."""
+    if path.is_dir():
+        return (path / MANIFEST).exists() or (path / WORK).exists() or any(path.glob("*.idx"))
+    return path.name == MANIFEST or path.suffix in SHARD_FILES
+
+
 def about(path: Path | None) -> str:
     """The description of what lies on this machine, by what is there."""
     if path is not None and not path.exists():
         raise UsageError(f"{path}: there is no such file or folder")
-    if path is not None and ((path / MANIFEST).exists() or path.name == MANIFEST):
+    if path is not None and is_of_shards(path):
         return describe(Dataset.load(path))
     from alexnet_fast.checkpoint import load_checkpoint
     from alexnet_fast.run_folder import RunFolder

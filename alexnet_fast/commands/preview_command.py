@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
@@ -12,9 +11,9 @@ from alexnet_fast.tools.errors import UsageError
 
 
 @click.command()
-@click.argument("data", type=str, required=False)
+@click.argument("data", type=str, envvar="ALEXNET_FAST_DATA", default="shards")
 @click.option("--out", default="preview.png", show_default=True, help="The picture to write, a .png.")
-def command(data: str | None, out: str) -> None:
+def command(data: str, out: str) -> None:
     """Draw what is in the shards folder DATA ($ALEXNET_FAST_DATA, else ./shards) and what the network will see.
 
     A contact sheet with class names; for a few pictures the crops, mirrors and colours that the training pipeline
@@ -22,7 +21,8 @@ def command(data: str | None, out: str) -> None:
     """
     if not out.lower().endswith(".png"):
         raise UsageError(f"--out {out}: preview writes a PNG; give a name that ends in .png.")
-    dataset = Dataset.load(data or os.environ.get("ALEXNET_FAST_DATA") or "shards")
+    dataset = Dataset.load(data)
+    click.echo(f"Drawing what is in {data} …", err=True)  # before what takes seconds
     from alexnet_fast.pipelines.preview import draw_preview
 
     draw_preview(dataset, Path(out))

@@ -12,7 +12,7 @@ from types import FrameType
 
 import click
 
-from alexnet_fast.tools.dataset import Dataset, PictureOptions
+from alexnet_fast.tools.dataset import MANIFEST, Dataset, PictureOptions
 from alexnet_fast.tools.describe import counts_table
 from alexnet_fast.tools.errors import UserError
 from alexnet_fast.tools.finish import escaped
@@ -23,7 +23,9 @@ from alexnet_fast.tools.progress import ProgressBar
 from alexnet_fast.tools.shard import Outcome, refuse_foreign, shard
 from alexnet_fast.tools.sources import KINDS, find_source
 from alexnet_fast.tools.storage import copied_first, is_url
-from alexnet_fast.tools.workers import Pool, local_pool, num_cores
+from alexnet_fast.tools.words import command as command_line
+from alexnet_fast.tools.words import counted
+from alexnet_fast.tools.workers import MOST_WORKERS, Pool, local_pool, num_cores
 
 SHOWN_PICTURES = 10
 """Left-out pictures named at the end; dataset.json has them all."""
@@ -33,7 +35,10 @@ SHOWN_PICTURES = 10
 @click.argument("source", type=str)
 @click.option("--out", default="shards", show_default=True, help="Folder (or URL) for the shards.")
 @click.option(
-    "--workers", type=click.IntRange(1), default=None, help="Worker processes.  [default: one for every core]"
+    "--workers",
+    type=click.IntRange(1, MOST_WORKERS),
+    default=None,
+    help="Worker processes.  [default: one a core]",
 )
 @click.option("--size", type=click.IntRange(8, 4096), default=256, show_default=True, help="Side of the stored square.")
 @click.option("--quality", type=click.IntRange(1, 100), default=95, show_default=True, help="JPEG quality.")
@@ -80,9 +85,13 @@ def command(
     code 3: done, but pictures were left out.
     """
     signal.signal(signal.SIGTERM, _interrupt)
+    if cluster is not None:
+        from alexnet_fast.tools.cluster import check_scheduler
+
+        check_scheduler(cluster)
     picture = PictureOptions(size=size, quality=quality, filter=filter_name, exif=exif)
     options = ShardOptions(picture, shard_size, seed, val_fraction)
-    pool = partial(_cluster_pool, cluster) if cluster else partial(local_pool, workers or num_cores())
+    pool = partial(_cluster_pool, cluster) if cluster is not None else partial(local_pool, workers or num_cores())
     bar = ProgressBar()
     try:
         outcome, seconds = _run(source, kind, out, options, pool, strict, bar)
@@ -114,7 +123,7 @@ def _run(
         exclude=str(output),
         cache=output,
     )
-    click.echo(f"{escaped(found.description)}: {len(found.table):,} pictures")
+    click.echo(f"{escaped(found.description)}: {counted(len(found.table), 'picture')}")
     for note in found.notes:
         click.echo(f"  {escaped(note)}")
     begun = time.monotonic()
@@ -136,24 +145,25 @@ def _report(outcome: Outcome, seconds: float, out: str) -> None:
     dataset: Dataset = outcome.dataset
     click.echo(counts_table(dataset))
     if outcome.made_shards:
-        click.echo(f"{outcome.made_shards:,} shards made in {seconds:,.1f} s.")
+        click.echo(f"{counted(outcome.made_shards, 'shard')} made in {seconds:,.1f} s.")
     if outcome.mended_files:
         click.echo(f"Written again: {', '.join(outcome.mended_files)}.")
     if not outcome.made_shards and not outcome.mended_files:
         click.echo("All was done already.")
     if dataset.repaired:
-        click.echo(f"{len(dataset.repaired):,} pictures were converted or repaired.")
+        click.echo(f"Converted or repaired: {counted(len(dataset.repaired), 'picture')}.")
     for note in dataset.left_out[:SHOWN_PICTURES]:
         click.echo(f"  left out: {escaped(note.file)}: {escaped(note.reason)}")
     if len(dataset.left_out) > SHOWN_PICTURES:
         click.echo(f"  … and {len(dataset.left_out) - SHOWN_PICTURES:,} more")
-    click.echo(
-        f"Every one is listed in {out}/dataset.json. Next: `alexnet-fast info {out}`, {_training(out.rstrip('/'))}."
-    )
+    place = out.rstrip("/") or out
+    if dataset.repaired or dataset.left_out:
+        click.echo(f"{escaped(place)}/{MANIFEST} names all of them, with reasons.")
+    click.echo(f"Next: {command_line('info', place)}, {_training(place)}.")
 
 
 def _training(out: str) -> str:
     """How to train on the shards."""
     if not is_url(out):
-        return f"`alexnet-fast train {out}`"
-    return f"{copied_first(out)}, `alexnet-fast train {out.rpartition('/')[2]}`"
+        return command_line("train", out)
+    return f"{copied_first(out)}, {command_line('train', out.rpartition('/')[2])}"

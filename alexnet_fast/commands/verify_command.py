@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 
@@ -14,21 +13,24 @@ from alexnet_fast.tools.describe import human_bytes
 from alexnet_fast.tools.errors import UserError
 from alexnet_fast.tools.verify import ShardCheck, advice, verify
 from alexnet_fast.tools.words import counted
-from alexnet_fast.tools.workers import num_cores
+from alexnet_fast.tools.workers import MOST_WORKERS, num_cores
 
 
 @click.command()
-@click.argument("data", required=False)
+@click.argument("data", envvar="ALEXNET_FAST_DATA", default="shards")
 @click.option("--decode", is_flag=True, help="Decode every picture as well.")
 @click.option(
-    "--workers", type=click.IntRange(1), default=None, help="Worker processes.  [default: one for every core]"
+    "--workers",
+    type=click.IntRange(1, MOST_WORKERS),
+    default=None,
+    help="Worker processes.  [default: one a core]",
 )
-def command(data: str | None, decode: bool, workers: int | None) -> None:
+def command(data: str, decode: bool, workers: int | None) -> None:
     """Check the shards folder or URL DATA ($ALEXNET_FAST_DATA, else ./shards) against its manifest.
 
     Reads every byte: sizes, hashes, indexes, labels, samples that come twice.  Exit code 3: something does not match.
     """
-    dataset = Dataset.read(data or os.environ.get("ALEXNET_FAST_DATA") or "shards")
+    dataset = Dataset.read(data)
     total = sum(split.bytes for split in dataset.splits.values())
     num_shards = sum(len(split.shards) for split in dataset.splits.values())
     begun = time.monotonic()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from alexnet_fast.cli import main
 from alexnet_fast.tools.cluster import ClusterPool, cluster_pool
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.output import Output, open_output
@@ -167,3 +169,18 @@ def test_no_scheduler_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         pass
     with pytest.raises(UsageError, match="no scheduler answers there"), cluster_pool("nonsense://"):
         pass
+
+
+@pytest.mark.parametrize("address", ["x", "nonsense://", "tcp://127.0.0.1:{port}"])
+def test_no_scheduler_is_told_before_anything_is_begun(
+    address: str, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Also where another server listens, which never says a word."""
+    monkeypatch.setattr("alexnet_fast.tools.cluster.CONNECT_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        place = address.format(port=server.getsockname()[1])
+        with pytest.raises(SystemExit) as ended:
+            main(["shard", str(pictures), "--out", str(tmp_path / "shards"), "--cluster", place])
+    told = capfd.readouterr().err
+    assert ended.value.code == 2 and not (tmp_path / "shards").exists()
+    assert told.startswith(f"alexnet-fast: --cluster {place}: no scheduler answers there") and told.count("\n") == 1

@@ -148,8 +148,13 @@ def test_without_its_manifest_all_verbs_say_the_same_and_it_works(
     assert call(capsys, "verify", folder)[0] == 0
 
 
-def test_what_is_no_shards_folder(folder: Path, tmp_path: Path) -> None:
+def test_what_is_no_shards_folder(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "letter").write_text("dear")
+    for verb in ("info", "verify", "preview"):
+        code, told = call(capsys, verb, folder / "train-000000.tar")
+        assert code == 2 and f"is one file. Give the shards folder that holds it, such as {folder}" in told, told
+        code, told = call(capsys, verb, "")
+        assert code == 2 and "is empty" in told, told
     for place, words in (
         (folder / "train-000000.tar", f"is one file. Give the shards folder that holds it, such as {folder}"),
         (tmp_path / "letter", "is a file. Give a shards folder"),

@@ -296,6 +296,12 @@ def test_mistakes_leave_nothing_behind(pictures: Path, tmp_path: Path, capsys: p
         ((pictures, "--out", tmp_path / "file"), "is a file"),
         ((pictures, "--out", new, "--val-fraction", "1.5"), "1.5"),
         ((pictures, "--out", ""), "--out is empty"),
+        (("", "--out", new), "SOURCE is empty"),
+        ((pictures, "--out", new, "--source", "ilsvrc2012"), "holds neither ILSVRC2012_img_train.tar nor"),
+        ((pictures, "--out", new, "--source", "ilsvrc2010"), "holds none of ILSVRC2010_images_train.tar"),
+        ((pictures, "--out", new, "--source", "webdataset"), "no sample"),
+        ((pictures, "--out", new, "--source", "class-tars"), "tar"),
+        ((pictures, "--out", new, "--workers", "99999"), "1<=x<=1024"),
         ((pictures, "--out", new, "--quality", "0"), "--quality"),
         ((pictures, "--out", new, "--workers", "0"), "--workers"),
     ):

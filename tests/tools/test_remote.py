@@ -104,8 +104,7 @@ def test_the_next_steps_after_s3_are_told_and_work(
     assert call(capsys, "shard", pictures, "--out", local, "--workers", 1)[0] == 3
     assert call(capsys, "info", url) == (0, call(capsys, "info", local)[1].replace(str(local), url))
     assert call(capsys, "info", f"{bucket}/nowhere") == (2, f"alexnet-fast: {bucket}/nowhere: no shards folder, it has "
-        "no dataset.json. Give the folder that `alexnet-fast shard` wrote; if sharding was interrupted, run the same "
-        "command again to finish it.\n")  # fmt: skip
+        "no dataset.json. Give the folder that `alexnet-fast shard` wrote.\n")  # fmt: skip
     for words in (["train"], ["preview"], ["bench", "loader"]):
         code, told = call(capsys, *words, url)
         assert code == 2 and f"{url}: pictures are read from a disk" in told and copy in told

@@ -297,3 +297,17 @@ def test_other_pictures_of_the_same_names_are_another_source(pictures: Path, unb
     changed.write_bytes(changed.read_bytes() + b"\0")
     with pytest.raises(UsageError, match="list of pictures in the source"):
         run(tmp_path / "other", unbroken)
+
+
+def test_the_last_words_fit_what_was_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_files(tmp_path / "in", {"cat/1.jpg": jpeg(1)})
+    words = ["shard", str(tmp_path / "in"), "--out", str(tmp_path / "my shards"), "--workers", "1"]
+    for code, picture, told in ((0, jpeg(2), "1 shard made in"), (3, b"no picture", "dataset.json names all of them")):
+        write_files(tmp_path / "in", {"cat/2.jpg": picture})
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        out = capsys.readouterr().out
+        assert (ended.value.code or 0) == code and told in out
+        assert f"`alexnet-fast train '{tmp_path}/my shards'`" in out
+        assert ("names all of them" in out) == (code == 3)
+        shutil.rmtree(tmp_path / "my shards")

@@ -169,3 +169,25 @@ def test_verify_of_what_is_whole(options: list[str], unbroken: Path, capsys: pyt
     with pytest.raises(SystemExit) as ended:
         main(["verify", str(unbroken), "--workers", "1", *options])
     assert ended.value.code in (0, None), capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("damage", "advice"),
+    [
+        (flip_a_bit, "Remove the .tar of each damaged shard and run the same `alexnet-fast shard … --out"),
+        (change_the_mean, "1 problem. Run the same `alexnet-fast shard … --out"),
+        (add_a_tar, "Move away what is not in dataset.json: 'train-000099.tar'."),
+        (change_the_manifest, "dataset.json: Bring it back from a copy; without one, shard again into a new --out."),
+    ],
+)
+def test_the_advice_is_for_what_was_found(
+    damage: Callable[[Path], str], advice: str, unbroken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "my shards"
+    shutil.copytree(unbroken, folder)
+    damage(folder)
+    with pytest.raises(SystemExit):
+        main(["verify", str(folder), "--workers", "1"])
+    told = capsys.readouterr().out
+    assert advice in told
+    assert "--out" not in advice.replace("new --out", "") or f"--out '{folder}'` again" in told
