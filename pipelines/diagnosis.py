@@ -14,13 +14,23 @@ from alexnet_fast.pipelines.settings import num_cores
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UserError
 from alexnet_fast.tools.shard_file import Sample, read_samples
+from alexnet_fast.tools.storage import open_file
+from alexnet_fast.tools.words import counted
 
 CHUNK = 1024
 """Samples that are decoded together."""
 
 
+def altered(what: str) -> UserError:
+    """What to do about the first thing that was found wrong, `what` it is being "tar: reason"."""
+    return UserError(
+        f"{what}. The shards were altered after they were made: `alexnet-fast verify` tells what else; "
+        "remove that tar, and the same `alexnet-fast shard` command makes it anew."
+    )
+
+
 def find_undecodable(tars: list[Path]) -> str | None:
-    """ "tar: stem (reason)" of the first picture that cannot be decoded, or of the first place that cannot be read.
+    """ "tar: stem (reason)" of the first picture that cannot be decoded, or "tar: reason" of the first broken tar.
 
     Decodes on all cores until it is found; None where all is well.
     """
@@ -49,11 +59,15 @@ def check_labels(labels: torch.Tensor, dataset: Dataset) -> None:
 
 
 def first_problem(tar: Path, pool: ThreadPoolExecutor) -> str | None:
-    """Stem and reason of the tar's first picture that cannot be decoded, or why it cannot be read; None: it is fine."""
+    """Stem and reason of the tar's first picture that cannot be decoded, or what is wrong with it; None: it is fine."""
+    num_samples = 0
     try:
-        with tar.open("rb") as file:
+        with open_file(tar.with_suffix(".idx")) as file:
+            num_listed = len(file.read().splitlines()) - 1  # its first line is a version
+        with open_file(tar) as file:
             samples = read_samples(file)
             while chunk := list(islice(samples, CHUNK)):
+                num_samples += len(chunk)
                 for problem in pool.map(problem_of, chunk):
                     if problem:
                         return problem
@@ -61,6 +75,8 @@ def first_problem(tar: Path, pool: ThreadPoolExecutor) -> str | None:
         return str(error)
     except OSError as error:
         return f"cannot be read ({error.strerror})"
+    if num_samples != num_listed:  # zeros are a tar's end, wherever they stand
+        return f"holds {counted(num_samples, 'sample')}, its index lists {num_listed:,}"
     return None
 
 

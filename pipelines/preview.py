@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from alexnet_fast.pipelines.diagnosis import altered, problem_of
 from alexnet_fast.pipelines.loader import TrainingLoader
 from alexnet_fast.pipelines.reader import Reading
 from alexnet_fast.pipelines.run import Execution, PipelineRun, to_torch
@@ -24,7 +26,9 @@ from alexnet_fast.pipelines.training import CROP, NUM_DRAWN, draw
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UserError
 from alexnet_fast.tools.finish import escaped
-from alexnet_fast.tools.shard_file import Sample, read_samples
+from alexnet_fast.tools.shard_file import BrokenShardError, Sample, read_samples
+from alexnet_fast.tools.storage import open_file
+from alexnet_fast.tools.words import counted
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -65,7 +69,10 @@ class Views:
 
 
 def contact_samples(dataset: Dataset, split: str, count: int) -> list[Sample]:
-    """At most `count` samples, the same number of each class where there are enough; by label, then by place."""
+    """At most `count` samples, the same number of each class where there are enough; by label, then by place.
+
+    Raises UserError where a tar is not what was written.
+    """
     num_classes = len(dataset.classes)
     wanted = {int(label) for label in np.linspace(0, num_classes - 1, min(num_classes, count)).round()}
     room = dict.fromkeys(wanted, count // len(wanted))
@@ -74,18 +81,36 @@ def contact_samples(dataset: Dataset, split: str, count: int) -> list[Sample]:
     """Others, for the places of classes that have too few."""
     num_read = 0
     for tar in dataset.tars(split):
-        with tar.open("rb") as file:
-            for sample in read_samples(file):
-                num_read += 1
-                if room.get(sample.label, 0):
-                    room[sample.label] -= 1
-                    found.append(sample)
-                elif len(spare) < count:
-                    spare.append(sample)
+        for sample in samples_of(tar):
+            num_read += 1
+            if room.get(sample.label, 0):
+                room[sample.label] -= 1
+                found.append(drawable(sample, tar, num_classes))
+            elif len(spare) < count:
+                spare.append(drawable(sample, tar, num_classes))
         if num_read >= MOST_READ or not any(room.values()):
             break
     found += spare[: count - len(found)]
     return sorted(found, key=lambda sample: sample.label)
+
+
+def samples_of(tar: Path) -> Iterator[Sample]:
+    """The samples of a tar; UserError, naming it, where it is not built as ours are."""
+    with open_file(tar) as file:
+        try:
+            yield from read_samples(file)
+        except BrokenShardError as error:
+            raise altered(f"{tar}: {error}") from error
+
+
+def drawable(sample: Sample, tar: Path, num_classes: int) -> Sample:
+    """The sample; UserError where its picture cannot be decoded, or its label is none of the classes."""
+    problem = problem_of(sample)
+    if not problem and sample.label >= num_classes:
+        problem = f"{sample.stem} has label {sample.label}, of {counted(num_classes, 'class', 'classes')}"
+    if problem:
+        raise altered(f"{tar}: {problem}")
+    return sample
 
 
 def network_views(dataset: Dataset, split: str, *, num_pictures: int, num_views: int, seed: int = 0) -> Views:
@@ -104,6 +129,7 @@ def network_views(dataset: Dataset, split: str, *, num_pictures: int, num_views:
             lambda finishing=finishing: finishing.graph(reading, with_draws=True),  # type: ignore[misc]
             Execution(num_pictures, cpu, num_threads=1, prefetch=1),
             num_batches=1,
+            tars=dataset.tars(split)[:1],
         )
         outputs = run.next()
         pictures, labels = finishing.finish(outputs)
@@ -188,7 +214,9 @@ def draw_contact_sheet(part: Any, dataset: Dataset, split: str, samples: list[Sa
     side = 108
     info = dataset.split(split)
     name = escaped(dataset.folder.absolute().name)
-    title = f"{name}: {info.samples:,} pictures in {split}, {len(dataset.classes):,} classes"
+    title = (
+        f"{name}: {counted(info.samples, 'picture')} in {split}, {counted(len(dataset.classes), 'class', 'classes')}"
+    )
     part.suptitle(title, parse_math=False)
     axes = part.subplots()
     pictures = [np.asarray(Image.open(io.BytesIO(sample.jpeg))) for sample in samples]

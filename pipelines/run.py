@@ -13,7 +13,7 @@ import torch
 import torch.utils.dlpack
 
 from alexnet_fast.pipelines.dali import Pipeline
-from alexnet_fast.pipelines.diagnosis import find_undecodable
+from alexnet_fast.pipelines.diagnosis import altered, find_undecodable
 from alexnet_fast.pipelines.reader import READER
 from alexnet_fast.tools.dataset import MANIFEST, Dataset
 from alexnet_fast.tools.errors import UserError
@@ -147,10 +147,7 @@ def explained(error: RuntimeError | MemoryError, execution: Execution, tars: lis
         )
     found = undecodable(reason, tars) if UNDECODABLE.search(reason) or "readers.webdataset" in text else None
     if found is not None:
-        return UserError(
-            f"{found}. The shards were altered after they were made: `alexnet-fast verify` tells what else; "
-            "remove that tar, and the same `alexnet-fast shard` command makes it anew."
-        )
+        return altered(found)
     return UserError(f"DALI stopped: {first}")
 
 

@@ -133,3 +133,16 @@ def test_a_picture_that_cannot_be_decoded_is_named(copied: Path) -> None:
         with pytest.raises(UserError, match=rf"train-000000\.tar: {stem} .*verify"):
             for _ in stream:
                 pass
+
+
+@pytest.mark.parametrize("left", [0, 10])
+def test_zeros_in_the_place_of_a_tar_are_named(copied: Path, left: int) -> None:
+    """Of a disk that lost what was written: zeros are a tar's end, so that what is left is a tar."""
+    tar = copied / "train-000001.tar"
+    with tarfile.open(tar) as opened:
+        end = opened.getmembers()[2 * left].offset
+    tar.write_bytes(tar.read_bytes()[:end] + bytes(tar.stat().st_size - end))
+    for stream in (training(copied).epoch(0), iter(evaluation(copied))):
+        with pytest.raises(UserError, match=rf"train-000001\.tar: holds {left} samples, its index lists 20\."):
+            for _ in stream:
+                pass

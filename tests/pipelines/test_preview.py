@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
+import tarfile
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from alexnet_fast.cli import main
 from alexnet_fast.demo_data import DemoData, draw_dataset
 from alexnet_fast.pipelines.loader import EvaluationLoader, TrainingLoader
 from alexnet_fast.pipelines.preview import contact_samples, draw_preview
 from alexnet_fast.tools.dataset import Dataset, DatasetClass, PictureOptions
 from alexnet_fast.tools.describe import describe
-from alexnet_fast.tools.errors import UsageError
+from alexnet_fast.tools.errors import UsageError, UserError
 from tests.tools.sharding import run
 
 
@@ -34,6 +38,60 @@ def test_pictures_smaller_than_the_networks_input_are_refused(small_pictures: Da
         EvaluationLoader(small_pictures, batch_size=4, device=cpu)
     with pytest.raises(UsageError, match="223×223 pixels"):
         draw_preview(small_pictures, tmp_path / "preview.png")
+
+
+def zeros(tar: Path, first: tarfile.TarInfo) -> None:
+    tar.write_bytes(bytes(tar.stat().st_size))
+
+
+def no_header(tar: Path, first: tarfile.TarInfo) -> None:
+    tar.write_bytes(b"x" * 512 + tar.read_bytes()[512:])
+
+
+def no_class(tar: Path, first: tarfile.TarInfo) -> None:
+    content = tar.read_bytes()
+    tar.write_bytes(content[:512] + b"99999" + content[517:])
+
+
+def no_picture(tar: Path, first: tarfile.TarInfo) -> None:
+    content = tar.read_bytes()
+    start, end = first.offset_data, first.offset_data + first.size
+    tar.write_bytes(content[:start] + bytes(end - start) + content[end:])
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (zeros, "holds 0 samples"),
+        (no_header, "is no tar"),
+        (no_class, "{stem} has label 99999, of 10 classes"),
+        (no_picture, "{stem} "),
+    ],
+)
+def test_an_altered_tar_is_named(
+    damage: Callable[[Path, tarfile.TarInfo], None], words: str, tiny_shards: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_shards, tmp_path / "shards"))
+    tar = folder / "train-000000.tar"
+    with tarfile.open(tar) as opened:
+        first = opened.getmembers()[1]
+    damage(tar, first)
+    expected = rf"train-000000\.tar: {words.format(stem=Path(first.name).stem)}.*`alexnet-fast verify` tells"
+    with pytest.raises(UserError, match=expected):
+        draw_preview(Dataset.load(folder), tmp_path / "preview.png")
+    assert not (tmp_path / "preview.png").exists()
+
+
+def test_preview_says_at_once_what_it_does(
+    tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def draw(*_: object) -> None:
+        assert capsys.readouterr().err == f"Drawing what is in {tiny_shards} …\n"
+
+    monkeypatch.setattr("alexnet_fast.pipelines.preview.draw_preview", draw)
+    with pytest.raises(SystemExit) as ended:
+        main(["preview", str(tiny_shards), "--out", str(tmp_path / "preview.png")])
+    assert not ended.value.code
 
 
 ODD_NAMES = [
