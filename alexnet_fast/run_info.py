@@ -15,6 +15,7 @@ from alexnet_fast.machine import describe_machine
 from alexnet_fast.precision import choose_precision
 from alexnet_fast.recipe import Recipe, counted_epochs, load_recipe
 from alexnet_fast.run_folder import RunFolder
+from alexnet_fast.tools.finish import escaped
 from alexnet_fast.tools.words import command, counted
 
 SHOWN_EPOCHS = 12
@@ -35,7 +36,7 @@ def describe_run(folder: RunFolder) -> str:
         )
     events = [line for line in metrics if line["kind"] in ("event", "diverged")]
     if events:
-        lines.append(f"last event   epoch {events[-1]['epoch']:.2f}: {events[-1]['event']}")
+        lines.append(f"last event   epoch {events[-1]['epoch']:.2f}: {escaped(events[-1]['event'])}")
     saved = saved_checkpoints(folder.checkpoints)
     lines.append(f"checkpoints  {len(saved)}" + (f", the newest {saved[-1].name}" if saved else ""))
     validations = [line for line in metrics if line["kind"] == "val"]
@@ -89,17 +90,17 @@ def state_of(folder: RunFolder, recipe: Recipe, metrics: list[dict[str, Any]]) -
 def describe_checkpoint(file: Path, checkpoint: Checkpoint) -> str:
     """What is in a checkpoint."""
     numbers = sum(tensor.numel() for tensor in checkpoint.model.values())
-    labels = ", ".join(label for _, label in checkpoint.classes[:6])
+    labels = ", ".join(escaped(label) for _, label in checkpoint.classes[:6])
     best = "" if checkpoint.best_error is None else f", best top-1 error {checkpoint.best_error:.2%}"
     return "\n".join(
         [
             f"{file}: network {checkpoint.recipe.network}, {numbers / 1e6:,.2f} million parameters",
             f"trained      {counted(checkpoint.step, 'step')}, "
             f"{counted_epochs(checkpoint.step / checkpoint.steps_per_epoch)} of "
-            f"recipe {checkpoint.recipe.name}{best}",
+            f"recipe {escaped(checkpoint.recipe.name)}{best}",
             f"classes      {len(checkpoint.classes):,}: {labels}{', …' if len(checkpoint.classes) > 6 else ''}",
             f"mean         {checkpoint.mean.kind}, R G B {' '.join(f'{value:.2f}' for value in checkpoint.mean.rgb)}",
-            f"data set     {checkpoint.dataset_fingerprint[:16]}",
+            f"data set     {escaped(checkpoint.dataset_fingerprint[:16])}",
             f"holds        weights{'' if checkpoint.optimizer is None else ' and momentum: training can go on'}",
         ]
     )

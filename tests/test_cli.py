@@ -191,6 +191,17 @@ def test_predict_takes_files_folders_and_stdin(
     assert finished.returncode == 0 and finished.stdout.startswith("stdin")
 
 
+def test_what_a_terminal_would_obey_is_shown_as_text(
+    tiny_shards: Path, run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = next((tiny_shards.parent / "pictures" / "val" / "star").iterdir())
+    for name in (b"a\x1b[31m.jpg", b"b\n.jpg", b"c\xff.jpg"):
+        shutil.copyfile(picture, os.fsencode(tmp_path) + b"/" + name)
+    code, out, _ = call(capsys, "predict", run_folder, tmp_path, "--views", "1")
+    shown = [line.removeprefix(f"{tmp_path}/") for line in out.splitlines() if not line.startswith("  ")]
+    assert code == 0 and shown == ["a\\x1b[31m.jpg", "b\\n.jpg", "c\\udcff.jpg"]
+
+
 def test_export_and_back(
     tiny_shards: Path, run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

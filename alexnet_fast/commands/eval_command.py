@@ -92,4 +92,4 @@ def checkpoints_and_data(paths: tuple[Path, ...]) -> tuple[tuple[Path, ...], Pat
             raise UsageError(f"{path}: there is {what}")
     if len(paths) > 1 and ((paths[-1] / MANIFEST).exists() or paths[-1].name == MANIFEST):
         return paths[:-1], paths[-1]
-    return paths, Path(os.environ.get(DATA_VARIABLE, "shards"))
+    return paths, Path(os.environ.get(DATA_VARIABLE) or "shards")

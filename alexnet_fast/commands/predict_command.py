@@ -9,6 +9,8 @@ from typing import Literal
 
 import click
 
+from alexnet_fast.tools.finish import escaped
+
 
 @click.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path))
@@ -41,11 +43,11 @@ def command(
             names = [{"class": name, "label": label, "probability": p} for name, label, p in answer.names]
             click.echo(json.dumps({"picture": answer.picture, "names": names, "problem": answer.problem or None}))
         elif answer.problem:
-            click.echo(f"{answer.picture}: {answer.problem}", err=True)
+            click.echo(f"{escaped(answer.picture)}: {escaped(answer.problem)}", err=True)
         else:
-            click.echo(answer.picture)
+            click.echo(escaped(answer.picture))
             for _, label, probability in answer.names:
-                click.echo(f"  {probability:6.1%}  {label}")
+                click.echo(f"  {probability:6.1%}  {escaped(label)}")
 
     for answer in predict(trained, pictures, device=place, precision=chosen, num_views=num_views):
         show(answer)
