@@ -218,7 +218,7 @@ class Dataset:
     def split(self, name: str) -> Split:
         """The split of that name; UsageError, with those there are, where there is none."""
         if name not in self.splits:
-            raise UsageError(f"{self.place}: has no {name} split, only {', '.join(self.splits)}.")
+            raise UsageError(f"{self.place}: has no {name} split. Choose {' or '.join(self.splits)}.")
         return self.splits[name]
 
     def tars(self, split: str) -> list[Path]:

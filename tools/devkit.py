@@ -36,19 +36,26 @@ class Devkit:
             raise UsageError(
                 f"{self.path}: reading its meta.mat needs scipy. Install it: pip install 'alexnet-fast[devkit]'."
             ) from error
-        synsets = loadmat(io.BytesIO(self.files["meta.mat"]), squeeze_me=True)["synsets"]
-        key = next(name for name in synsets.dtype.names if name.endswith("_ID"))
-        return {
-            int(row[key]): (str(row["WNID"]), str(row["words"])) for row in synsets if int(row["num_children"]) == 0
-        }
+        try:
+            synsets = loadmat(io.BytesIO(self.files["meta.mat"]), squeeze_me=True)["synsets"]
+            key = next(name for name in synsets.dtype.names if name.endswith("_ID"))
+            return {
+                int(row[key]): (str(row["WNID"]), str(row["words"])) for row in synsets if int(row["num_children"]) == 0
+            }
+        except Exception as error:  # whatever scipy raises on damaged bytes, and what comes of other tables
+            raise UserError(f"{self.path}: its data/meta.mat is damaged ({error}). Get it again.") from error
 
     def ids(self, name: str) -> npt.NDArray[np.int64] | None:
         """The ids in a ground truth file, a number a line; None where the kit has no such file."""
-        return parse_ids(self.files[name]) if name in self.files else None
+        return parse_ids(self.files[name], f"{self.path}: its {name}") if name in self.files else None
 
 
-def parse_ids(content: bytes) -> npt.NDArray[np.int64]:
-    return np.array(content.split(), dtype=np.int64)
+def parse_ids(content: bytes, what: str) -> npt.NDArray[np.int64]:
+    """Whole numbers, one a line; UserError, beginning with `what` they are in, where it holds something else."""
+    try:
+        return np.array(content.split(), dtype=np.int64)
+    except (ValueError, OverflowError) as error:
+        raise UserError(f"{what} is damaged ({error}). Get it again.") from error
 
 
 def find_devkit(root: str, names: dict[str, bool], candidates: tuple[str, ...]) -> Devkit | None:

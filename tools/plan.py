@@ -85,7 +85,7 @@ class Plan:
         for place, split in enumerate(source.splits):
             numbers = np.flatnonzero(source.table.split == place).astype(np.int32)
             if len(numbers) == 0:
-                raise UsageError(f"The {split} split of the source holds no pictures.")
+                raise UsageError(f"The {split} split of the source holds no pictures. Bring some, or remove it.")
             numbers = numbers[_generator(options.seed, split).permutation(len(numbers))]
             parts = np.array_split(numbers, -(-len(numbers) // options.shard_size))
             self.shards += [PlannedShard(f"{split}-{i:06d}.tar", split, part) for i, part in enumerate(parts)]

@@ -47,7 +47,10 @@ def find_class_tars(root: str, names: Mapping[str, bool], scans: ScanCache) -> S
     """
     tars = class_tars(root, names)
     if not tars:
-        raise UsageError(f"{root}: holds no tars, and no train or val folder with tars, of one class each.")
+        raise UsageError(
+            f"{root}: holds no tars, and no train or val folder with tars, of one class each. Leave --source away: "
+            "what is there is found by looking."
+        )
     splits = tuple(tars)
     classes = {split: [PurePosixPath(tar).stem for tar in tars[split]] for split in splits}
     unknown = sorted({name for split in splits[1:] for name in classes[split]} - set(classes[splits[0]]))

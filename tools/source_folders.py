@@ -131,7 +131,7 @@ def check_groups(root: str, tree: Tree, splits: dict[str, bytes], groups: list[G
         seen = f"{counted(loose, 'picture')} in no class folder" if loose else " ".join(tree.notes()) or "no files"
         raise UsageError(
             f"{root}: no pictures in class folders. Looked for train/<class>/…, val/<class>/… and <class>/…; "
-            f"found {seen}."
+            f"found {seen.rstrip('.')}. Give the folder that holds these."
         )
     in_train = {group.name for group in groups if group.split == "train"}
     for split in splits:

@@ -198,7 +198,8 @@ def compare_devkit(devkit: Devkit | None) -> list[str]:
     if differing or not np.array_equal(theirs, validation_labels()):
         raise UserError(
             f"{devkit.path}: its classes or validation labels are not those of ILSVRC-2012 that are built in "
-            f"({len(differing)} class ids and {count_differing(theirs, validation_labels())} labels differ). "
+            f"(differences: {counted(len(differing), 'class id')}, "
+            f"{counted(count_differing(theirs, validation_labels()), 'label')}). "
             "Get it again, or move it away: it is not needed."
         )
     return ["The devkit's class ids and 50,000 validation labels agree with the ones built in."]
@@ -266,13 +267,16 @@ def ground_truth_2010(
     index_of_id = {number: index_of[wnid] for number, (wnid, _) in devkit.classes().items()}
     truth = {}
     for split, name in TRUTH_2010.items():
-        ids = parse_ids(read_file(join(root, name))) if name in names else devkit.ids(name)
+        path = join(root, name)
+        ids = parse_ids(read_file(path), path) if name in names else devkit.ids(name)
         if ids is None:
             continue
         try:
             truth[split] = np.array([index_of_id[int(number)] for number in ids], dtype=np.int32)
         except KeyError as error:
-            raise UserError(f"{name}: holds the class id {error}, which is none of {devkit.path}'s.") from error
+            raise UserError(
+                f"{name}: holds the class id {error}, which is none of {devkit.path}'s. Get both again."
+            ) from error
     return truth
 
 

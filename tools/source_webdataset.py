@@ -241,7 +241,7 @@ def find_webdataset(root: str, names: Mapping[str, bool]) -> Source:
     if len(table) == 0:
         raise UsageError(
             f"{root}: no sample with a picture (jpg, png, webp, …) and a label (cls, or json with one of "
-            f"{', '.join(LABEL_FIELDS)}) in {counted(len(collected.containers), 'tar')}."
+            f"{', '.join(LABEL_FIELDS)}) in {counted(len(collected.containers), 'tar')}. Give tars that hold both."
         )
     classes = label_classes(root, table, collected)
     notes = collected.notes()
@@ -271,7 +271,7 @@ def label_classes(root: str, table: PictureTable, collected: _Collected) -> tupl
         return tuple(class_of_text(label) for label in order)
     largest = max(written, key=int)
     if int(largest) > MAX_LABEL:
-        raise UsageError(f"{root}: has the label {largest}; labels may go up to {MAX_LABEL:,}.")
+        raise UsageError(f"{root}: has the label {largest}; labels may go up to {MAX_LABEL:,}. Number them anew.")
     table.label = np.array([int(label) for label in written], np.int32)[table.label]
     evidence = np.array(collected.evidence)
     told = evidence >= 0

@@ -71,8 +71,10 @@ def open_host(url: str) -> tuple[Any, str]:
 
         system, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
     except (ImportError, ValueError) as error:
-        remedy = " Install it: pip install 'alexnet-fast[s3]'." if url.startswith("s3:") else ""
-        raise UsageError(f"{url}: cannot be reached from here ({error}).{remedy}") from error
+        remedy = (
+            "Install it: pip install 'alexnet-fast[s3]'." if url.startswith("s3:") else "Give a path, or a URL of s3."
+        )
+        raise UsageError(f"{url}: cannot be reached from here ({error}). {remedy}") from error
     return system, root
 
 
@@ -182,7 +184,9 @@ def explaining(url: str, what: str) -> Iterator[None]:
     except UserError:
         raise
     except FileNotFoundError as error:
-        raise UserError(f"{url}: cannot be {what}, there is no such bucket, folder or file ({error}).") from error
+        raise UserError(
+            f"{url}: cannot be {what}, there is no such bucket, folder or file ({error}). Look for a slip in the URL."
+        ) from error
     except PermissionError as error:
         raise UserError(f"{url}: may not be {what} ({error}). Give these credentials the right to.") from error
     except Exception as error:

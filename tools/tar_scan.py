@@ -145,7 +145,10 @@ def entries(read_at: ReadAt, path: str, start: int, end: int) -> Iterator[Entry]
         if not any(header):
             return
         if not is_header(header):
-            raise TarError(f"{path}: no tar header at byte {position:,}; the file is damaged or is no tar.")
+            raise TarError(
+                f"{path}: no tar header at byte {position:,}; the file is damaged or is no tar. Get it again, or move "
+                "it out of the source."
+            )
         kind = header[156:157]
         here = f"{path}: the header at byte {position:,}"
         size = content_size(header, fields, here)

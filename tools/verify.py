@@ -74,7 +74,8 @@ def verify(dataset: Dataset, *, decode: bool, num_workers: int, watch: Watch) ->
                     watch(check)
     except (LostWorkerError, BrokenProcessPool) as error:
         raise UserError(
-            "A worker process was killed, perhaps by the system for want of memory. Run the same command again."
+            "A worker process was killed, perhaps by the system for want of memory. Run the same command again, "
+            "with fewer --workers if memory is short."
         ) from error
     ordered = [checks[shard.name] for shard in shards]
     for check in ordered:

@@ -141,10 +141,25 @@ def test_devkit_differs(tmp_path: Path) -> None:
     labels = validation_labels().tolist()
     labels[7] = (labels[7] + 1) % 1000
     write_files(ilsvrc2012(tmp_path), {"ILSVRC2012_devkit_t12.tar.gz": devkit_2012(labels)})
-    with pytest.raises(UserError, match="0 class ids and 1 labels differ"):
+    with pytest.raises(UserError, match="differences: 0 class ids, 1 label"):
         find_source(tmp_path)
     (tmp_path / "ILSVRC2012_devkit_t12.tar.gz").write_bytes(b"no archive")
     with pytest.raises(UserError, match="cannot be unpacked"):
+        find_source(tmp_path)
+
+
+def test_a_damaged_devkit_is_told(tmp_path: Path) -> None:
+    write_files(ilsvrc2012(tmp_path), {"kit.tar.gz": devkit_2012()})
+    with tarfile.open(tmp_path / "kit.tar.gz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    data = tmp_path / "ILSVRC2012_devkit_t12" / "data"
+    truth = (data / "ILSVRC2012_validation_ground_truth.txt").read_bytes()
+    (data / "ILSVRC2012_validation_ground_truth.txt").write_bytes(b"x" + truth)
+    with pytest.raises(UserError, match=r"its ILSVRC2012_validation_ground_truth\.txt is damaged .*Get it again"):
+        find_source(tmp_path)
+    (data / "ILSVRC2012_validation_ground_truth.txt").write_bytes(truth)
+    (data / "meta.mat").write_bytes((data / "meta.mat").read_bytes()[:300])
+    with pytest.raises(UserError, match=r"its data/meta\.mat is damaged .*Get it again"):
         find_source(tmp_path)
 
 
