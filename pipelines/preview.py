@@ -318,6 +318,7 @@ def save(figure: Any, out: Path) -> None:
             figure.savefig(aside, format="png")
         aside.replace(out)
     except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror}). Give --out another place.") from error
+    finally:
         with suppress(OSError):
             aside.unlink(missing_ok=True)
-        raise UserError(f"{out}: cannot be written ({error.strerror}). Give --out another place.") from error

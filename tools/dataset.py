@@ -33,7 +33,7 @@ from alexnet_fast.tools.dataset_parts import (
 )
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.output import WORK, open_output
-from alexnet_fast.tools.storage import as_text, check_regular, copied_first, is_url, open_file
+from alexnet_fast.tools.storage import as_text, check_regular, copied_first, is_url, open_file, unreadable
 from alexnet_fast.tools.words import command
 
 __all__ = ["Dataset", "DatasetClass", "Note", "PictureOptions", "Shard", "Split", "Statistics", "manifest_checksum"]
@@ -262,8 +262,9 @@ class Dataset:
             raise UserError(f"{file}: is not what was written with {shard.name} (sha256 differs). {self._remedy()}")
 
     def _unreadable(self, file: Path, error: OSError) -> UserError:
-        what = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
-        return UserError(f"{file}: {what}. {self._remedy()}")
+        if isinstance(error, FileNotFoundError):
+            return UserError(f"{file}: is missing. {self._remedy()}")
+        return unreadable(file, error, self._remedy())
 
     def _remedy(self) -> str:
         return (

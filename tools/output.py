@@ -13,7 +13,7 @@ from typing import IO, Protocol
 from uuid import uuid4
 
 from alexnet_fast.tools.errors import UsageError, UserError
-from alexnet_fast.tools.storage import as_text, is_url, open_file
+from alexnet_fast.tools.storage import as_text, is_url, open_file, unreadable
 
 WORK = ".sharding"
 """Subfolder for what an unfinished run needs; gone when the run is done."""
@@ -102,10 +102,8 @@ class LocalOutput:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise UserError(
-                f"{self.folder / name}: cannot be read ({error.strerror}). Bring the file back from a copy, or move "
-                "away what is there and run the same command again."
-            ) from error
+            remedy = "Bring the file back from a copy, or move away what is there and run the same command again."
+            raise unreadable(self.folder / name, error, remedy) from error
 
     def size(self, name: str) -> int | None:
         try:

@@ -57,10 +57,10 @@ def read_bytes(location: Location) -> bytes:
                 file.seek(location.offset)
             content = file.read(-1 if location.size is None else location.size)
     except OSError as error:
-        raise UserError(
-            f"{location.path}: cannot be read ({error.strerror}). It was there when the pictures were listed: "
-            "bring it back (or run again on what is left, into a new folder)."
-        ) from error
+        from alexnet_fast.tools.storage import unreadable
+
+        remedy = "It was there when the pictures were listed: bring it back, or shard what is left into a new --out."
+        raise unreadable(location.path, error, remedy) from error
     if location.size is not None and len(content) != location.size:
         raise UserError(
             f"{location.path}: ends before byte {location.offset + location.size}, so the tar was cut or replaced "

@@ -92,6 +92,8 @@ def list_folder(folder: str) -> dict[str, bool]:
                         for entry in entries
                     )
                 )
+        except PermissionError as error:
+            raise unreadable(folder, error, "") from error
         except OSError as error:
             raise UsageError(f"{folder}: cannot be listed ({error.strerror}). Give a folder, or a tar.") from error
     system, path = open_system(folder)
@@ -126,6 +128,13 @@ def check_regular(file: str | Path) -> None:
         raise OSError(errno.EINVAL, "it is a pipe or a device, not a file", str(file))
 
 
+def unreadable(file: str | Path, error: OSError, remedy: str) -> UserError:
+    """That a file or folder cannot be read, why, and what to do: `remedy`, or for want of permission another."""
+    if isinstance(error, PermissionError):
+        remedy = "Change its permissions, or those of a folder above it."
+    return UserError(f"{file}: cannot be read ({error.strerror or error}). {remedy}")
+
+
 def read_file(path: str) -> bytes:
     """A whole small file; UserError where it cannot be read."""
     if is_url(path):
@@ -134,7 +143,7 @@ def read_file(path: str) -> bytes:
         with open_file(path) as file:
             return file.read()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}). Mend that, or move it away.") from error
+        raise unreadable(path, error, "Mend that, or move it away.") from error
 
 
 def read_range(url: str, offset: int, size: int | None) -> bytes:

@@ -18,7 +18,7 @@ import numpy as np
 from alexnet_fast.tools.errors import UserError
 from alexnet_fast.tools.output import WORK, Output
 from alexnet_fast.tools.picture_table import ByteStrings
-from alexnet_fast.tools.storage import check_regular, explaining, is_url, open_system
+from alexnet_fast.tools.storage import check_regular, explaining, is_url, open_system, unreadable
 
 BLOCK = 512
 """Bytes of a header; contents are padded to a multiple of it."""
@@ -231,9 +231,7 @@ class TarBytes:
             check_regular(self.path)
             descriptor = os.open(self.path, os.O_RDONLY)
         except OSError as error:
-            raise UserError(
-                f"{self.path}: cannot be read ({error.strerror}). Mend that, or move it out of the source."
-            ) from error
+            raise unreadable(self.path, error, "Mend that, or move it out of the source.") from error
         self.size = os.fstat(descriptor).st_size
         # Only headers are read, a hundred kilobytes apart: reading ahead would read the whole tar.
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)

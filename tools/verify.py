@@ -27,6 +27,9 @@ from alexnet_fast.tools.workers import LostWorkerError, local_pool
 MOST_PROBLEMS = 5
 """Problems of one kind that a shard tells of."""
 
+UNREADABLE = "cannot be read"
+"""Beginning of a problem that is perhaps not one of the bytes."""
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -88,17 +91,21 @@ def advice(dataset: Dataset, problems: list[Problem]) -> str:
     shards = {shard.name for split in dataset.splits.values() for shard in split.shards}
     files = {problem.file for problem in problems}
     foreign = {name for name in files - shards if name.endswith(".tar")}
+    closed = {problem.file for problem in problems if problem.what.startswith(UNREADABLE)}
+    again = f"run the same {command('shard', '…', '--out', dataset.place)} again"
     steps = []
     if MANIFEST in files:
         steps.append(f"{MANIFEST}: {ONLY_A_COPY}")
     if foreign:
         steps.append(f"Move away what is not in {MANIFEST}: {few(sorted(foreign))}.")
-    if files - foreign - {MANIFEST}:
-        again = f"run the same {command('shard', '…', '--out', dataset.place)} again"
+    if closed:
+        steps.append(f"Mend what keeps {few(sorted(closed))} from being read, or move it away and {again}.")
+    damaged = files - foreign - closed - {MANIFEST}
+    if damaged:
         steps.append(
             f"Remove the .tar of each damaged shard and {again}: it makes anew what is missing, and mends indexes and "
             "the files beside them."
-            if files & shards
+            if damaged & shards
             else f"{again[0].upper()}{again[1:]}: it mends indexes and the files beside the shards."
         )
     return " ".join(steps)
@@ -143,7 +150,7 @@ def _wrong_file(file: str, sha256: str) -> str | None:
                 return "is missing"
             return None if _file_sha256(local) == sha256 else "is not what was written (sha256 differs)"
     except OSError as error:
-        return f"cannot be read ({error.strerror})"
+        return f"{UNREADABLE} ({error.strerror})"
 
 
 def check_shard(place: str, shard: Shard, num_classes: int, size: int | None) -> ShardCheck:
@@ -163,13 +170,13 @@ def check_shard(place: str, shard: Shard, num_classes: int, size: int | None) ->
                 check.problems.append(Problem(shard.name, "is not what was written (sha256 differs)"))
             lines = _check_samples(check, tar, num_classes, size)
     except OSError as error:
-        check.problems.append(Problem(shard.name, f"cannot be read ({error.strerror})"))
+        check.problems.append(Problem(shard.name, f"{UNREADABLE} ({error.strerror})"))
         return check
     try:
         with local_copy(join(place, shard.index_name)) as index:
             _check_index(check, index, lines)
     except OSError as error:
-        check.problems.append(Problem(shard.index_name, f"cannot be read ({error.strerror})"))
+        check.problems.append(Problem(shard.index_name, f"{UNREADABLE} ({error.strerror})"))
     return check
 
 

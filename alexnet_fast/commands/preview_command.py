@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from alexnet_fast.tools.dataset import Dataset
-from alexnet_fast.tools.errors import UsageError
+from alexnet_fast.tools.errors import UsageError, UserError
 
 
 @click.command()
@@ -23,7 +23,10 @@ def command(data: str, out: str) -> None:
         raise UsageError(f"--out {out}: preview writes a PNG; give a name that ends in .png.")
     dataset = Dataset.load(data)
     click.echo(f"Drawing what is in {data} …", err=True)  # before what takes seconds
-    from alexnet_fast.pipelines.preview import draw_preview
+    try:
+        from alexnet_fast.pipelines.preview import draw_preview
 
-    draw_preview(dataset, Path(out))
+        draw_preview(dataset, Path(out))
+    except KeyboardInterrupt as error:
+        raise UserError("Stopped; nothing was written.") from error
     click.echo(f"{out}: look at it.")

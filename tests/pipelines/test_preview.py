@@ -94,6 +94,20 @@ def test_preview_says_at_once_what_it_does(
     assert not ended.value.code
 
 
+def test_a_stopped_preview_leaves_nothing(
+    tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(figure: object, aside: Path, **_: object) -> None:
+        aside.write_bytes(b"half a picture")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", stop)
+    with pytest.raises(SystemExit) as ended:
+        main(["preview", str(tiny_shards), "--out", str(tmp_path / "preview.png")])
+    assert ended.value.code == 1 and "Stopped; nothing was written." in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 ODD_NAMES = [
     "$x_{$",
     "a$b",

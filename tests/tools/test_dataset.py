@@ -16,6 +16,7 @@ import pytest
 from alexnet_fast.cli import main
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
+from alexnet_fast.tools.storage import unreadable
 from tests.tools.sharding import digests, run
 
 SECONDS = 60
@@ -166,3 +167,12 @@ def test_what_is_no_shards_folder(folder: Path, tmp_path: Path, capsys: pytest.C
     (folder / ".sharding").mkdir()
     with pytest.raises(UsageError, match=r"not finished.*Run the command that began them again"):
         Dataset.load(folder)
+
+
+def test_what_may_not_be_read_is_no_matter_of_copies(tmp_path: Path) -> None:
+    told = str(unreadable(tmp_path / "x", PermissionError(13, "Permission denied"), "Get it again."))
+    assert (
+        told
+        == f"{tmp_path}/x: cannot be read (Permission denied). Change its permissions, or those of a folder above it."
+    )
+    assert str(unreadable("x", OSError(5, "Input/output error"), "Get it again.")).endswith("error). Get it again.")

@@ -274,5 +274,5 @@ def test_a_folder_that_cannot_be_listed_is_told(tmp_path: Path, monkeypatch: pyt
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(UserError, match=r"/cat: cannot be listed \(Permission denied\)"):
+    with pytest.raises(UserError, match=r"/cat: cannot be read \(Permission denied\)"):
         find_source(tmp_path)

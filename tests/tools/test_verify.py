@@ -51,6 +51,12 @@ def lose_a_shard(folder: Path) -> str:
     return "train-000003.tar: is missing"
 
 
+def close_a_file(folder: Path) -> str:
+    (folder / "train-000002.tar").unlink()
+    (folder / "train-000002.tar").mkdir()
+    return "train-000002.tar: cannot be read"
+
+
 def move_an_index_line(folder: Path) -> str:
     index = folder / "train-000000.idx"
     lines = index.read_text().splitlines()
@@ -176,6 +182,7 @@ def test_verify_of_what_is_whole(options: list[str], unbroken: Path, capsys: pyt
     [
         (flip_a_bit, "Remove the .tar of each damaged shard and run the same `alexnet-fast shard … --out"),
         (change_the_mean, "1 problem. Run the same `alexnet-fast shard … --out"),
+        (close_a_file, "1 problem. Mend what keeps 'train-000002.tar' from being read, or move it away and run the"),
         (add_a_tar, "Move away what is not in dataset.json: 'train-000099.tar'."),
         (change_the_manifest, "dataset.json: Bring it back from a copy; without one, shard again into a new --out."),
     ],
