@@ -15,7 +15,14 @@ def command(*words: object) -> str:
 
     A word … stands for what the reader must fill in.
     """
-    return " ".join(("`alexnet-fast", *(str(word) if word == "…" else shlex.quote(str(word)) for word in words))) + "`"
+    return f"`{' '.join(['alexnet-fast', *(_typed(str(word)) for word in words)])}`"
+
+
+def _typed(word: str) -> str:
+    """A word as one types it; a folder -x, which would be taken for an option, as ./-x."""
+    if word == "…":
+        return word
+    return shlex.quote(f"./{word}" if word.startswith("-") and not word.startswith("--") else word)
 
 
 def few(names: list[str]) -> str:

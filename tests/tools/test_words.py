@@ -24,6 +24,7 @@ def test_a_command_can_be_copied_into_a_shell() -> None:
     told = command("shard", "…", "--out", "/data/my shards; ls")
     assert told.startswith("`alexnet-fast shard … --out ") and told.endswith("`")
     assert shlex.split(told.strip("`"))[-1] == "/data/my shards; ls"
+    assert command("info", "-x") == "`alexnet-fast info ./-x`"
 
 
 def test_of_many_names_three_are_told() -> None:
