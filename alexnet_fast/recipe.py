@@ -20,6 +20,7 @@ from alexnet_fast.model import NETS, Architecture, small
 from alexnet_fast.precision import DTYPES
 from alexnet_fast.tools.errors import UsageError
 from alexnet_fast.tools.storage import open_file
+from alexnet_fast.tools.words import counted
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -32,6 +33,8 @@ LEAST_EPOCHS, MOST_EPOCHS = 1e-6, 1e6
 """Less is no step of any data set, more no number of steps that a file's name can hold."""
 NEAR = 0.6
 """Of difflib's 0..1: from here on a word may be a slip of another."""
+MOST_RATE = 1e6
+"""Of learning rates and weight decay: no run survives a thousandth of it, and float32 holds what becomes of it."""
 MOST_NOISE = 10.0
 """A hundred times that of 2012."""
 
@@ -154,6 +157,8 @@ def check_recipe(recipe: Recipe) -> None:
     for key in ("conv1_slow_epoch", "conv1_frozen_epoch", "noise_off_epoch"):
         require(recipe, key, getattr(recipe, key) is None or getattr(recipe, key) >= 0, '0 or more, or "none"')
     require(recipe, "noise", recipe.noise <= MOST_NOISE, f"at most {MOST_NOISE:g}: more leaves nothing of the picture")
+    for key in ("weight_decay", "conv1_rate"):
+        require(recipe, key, getattr(recipe, key) <= MOST_RATE, f"at most {MOST_RATE:,.0f}")
     require(recipe, "momentum", 0 <= recipe.momentum < 1, "from 0 to below 1")
     require(recipe, "mean", recipe.mean in ("image", "rgb"), "image or rgb")
     require(recipe, "final_views", recipe.final_views in (1, 10), "1 or 10")
@@ -166,8 +171,11 @@ def check_steps(recipe: Recipe, rates_key: str, epochs_key: str) -> None:
     """Rates and the epochs from which they hold must go together."""
     rates, epochs = getattr(recipe, rates_key), getattr(recipe, epochs_key)
     if len(rates) != len(epochs) or not rates:
-        raise UsageError(f"{rates_key} has {len(rates)} rates and {epochs_key} {len(epochs)} epochs: give one for each")
-    require(recipe, rates_key, all(rate >= 0 for rate in rates), "rates of 0 or more")
+        raise UsageError(
+            f"{rates_key} has {counted(len(rates), 'rate')} and {epochs_key} {counted(len(epochs), 'epoch')}: "
+            "give one for each"
+        )
+    require(recipe, rates_key, all(0 <= rate <= MOST_RATE for rate in rates), f"rates of 0 to {MOST_RATE:,.0f}")
     if epochs[0] != 0 or list(epochs) != sorted(set(epochs)):
         raise UsageError(f"{epochs_key} is {list(epochs)}: begin with 0 and let them rise")
     if epochs[-1] >= recipe.full_epochs:

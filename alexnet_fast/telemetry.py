@@ -38,8 +38,6 @@ class Telemetry:
     """Everything that the speaking process says; `Silent` is what the others have."""
 
     def __init__(self, folder: RunFolder, schedule: Schedule, *, first_step: int, quiet: bool = False) -> None:
-        from torch.utils.tensorboard.writer import SummaryWriter
-
         self.schedule = schedule
         self.quiet = quiet
         self.began = time.monotonic()
@@ -47,9 +45,22 @@ class Telemetry:
         self.last_plain = self.began
         self.metrics = folder.metrics.open("a", encoding="utf-8")
         self.complaints: set[str] = set()
-        self.board: Any = SummaryWriter(str(folder.path / "tensorboard"), purge_step=first_step or None)
+        self.board = self.open_board(folder)
         self.shows_bar = not quiet and sys.stderr.isatty()
         self.bar: EpochBar | None = None
+
+    def open_board(self, folder: RunFolder) -> Any:
+        """TensorBoard's writer; None, told once, where its folder cannot be written."""
+        from torch.utils.tensorboard.writer import SummaryWriter
+
+        try:
+            return SummaryWriter(str(folder.path / "tensorboard"), purge_step=self.first_step or None)
+        except OSError as error:
+            self.complain_of_board(error)
+            return None
+
+    def complain_of_board(self, error: OSError) -> None:
+        self.complain(f"TensorBoard's files could not be written ({error.strerror}); training goes on without.")
 
     def say(self, text: str) -> None:
         """A line for people."""
@@ -137,7 +148,7 @@ class Telemetry:
                     self.board.add_scalar(f"{group}/{name}", value, step)
         except OSError as error:
             self.board = None  # its thread has ended with the error
-            self.complain(f"TensorBoard's files could not be written ({error.strerror}); training goes on without.")
+            self.complain_of_board(error)
 
     def complain(self, text: str) -> None:
         """Say it the first time only."""

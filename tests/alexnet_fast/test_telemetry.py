@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
@@ -80,6 +81,24 @@ def test_tensorboard_draws_what_can_be_drawn(tmp_path: Path) -> None:
     assert curve == [(5, 0.25), (15, 0.5)]
     assert [(point.step, point.value) for point in board.Scalars("val/top1_error")] == [(10, 0.5)]
     assert [(point.step, point.value) for point in board.Scalars("val_10_views/top1_error")] == [(30, 0.375)]
+
+
+def test_without_room_for_tensorboard_the_rest_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "tensorboard").touch()
+    tell_everything(telemetry_of(tmp_path))
+    told = capsys.readouterr().err
+    assert told.count("TensorBoard's files could not be written (File exists); training goes on") == 1
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 6
+
+
+def test_a_log_on_a_full_disk_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open("/dev/full", "w", buffering=1) as full:  # noqa: PTH123
+        monkeypatch.setattr(sys, "stderr", full)
+        tell_everything(telemetry_of(tmp_path))
+        monkeypatch.undo()
+        with contextlib.suppress(OSError):
+            full.close()
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 6
 
 
 def test_a_terminal_has_a_bar_for_each_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
