@@ -289,6 +289,8 @@ class Dataset:
 
 def _no_folder(path: Path) -> UsageError:
     """What is wrong with a place that is no folder."""
+    if path.is_symlink() and not path.exists():
+        return UsageError(f"{path}: is a link that leads nowhere. Mend it, or give the folder itself.")
     if not path.exists():
         return UsageError(f"{path}: there is no such folder. {command('shard', 'SOURCE', '--out', path)} makes it.")
     if path.suffix in SHARD_FILES:

@@ -41,7 +41,7 @@ class Output(Protocol):
     def names(self, folder: str = "") -> list[str]:
         """Sorted names of what lies directly in the output, or in a folder of it; none where it is not there.
 
-        Raises UsageError where it is a file.
+        Raises UsageError where it is a file, or a link that leads nowhere; UserError where it cannot be read.
         """
 
     def remove(self, folder: str) -> None:
@@ -112,12 +112,17 @@ class LocalOutput:
             return None
 
     def names(self, folder: str = "") -> list[str]:
+        place = self.folder / folder
         try:
-            return sorted(path.name for path in (self.folder / folder).iterdir())
-        except FileNotFoundError:
+            return sorted(path.name for path in place.iterdir())
+        except FileNotFoundError as error:
+            if place.is_symlink():
+                raise UsageError(f"{place}: is a link that leads nowhere. Remove it, or give another --out.") from error
             return []
         except NotADirectoryError as error:
-            raise UsageError(f"{self.folder / folder}: is a file. Give --out a folder.") from error
+            raise UsageError(f"{place}: is a file. Give --out a folder.") from error
+        except OSError as error:
+            raise unreadable(place, error, "Give another --out.") from error
 
     def remove(self, folder: str) -> None:
         shutil.rmtree(self.folder / folder, ignore_errors=True)

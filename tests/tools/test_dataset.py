@@ -151,6 +151,7 @@ def test_without_its_manifest_all_verbs_say_the_same_and_it_works(
 
 def test_what_is_no_shards_folder(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "letter").write_text("dear")
+    (tmp_path / "link").symlink_to("gone")
     for verb in ("info", "verify", "preview"):
         code, told = call(capsys, verb, folder / "train-000000.tar")
         assert code == 2 and f"is one file. Give the shards folder that holds it, such as {folder}" in told, told
@@ -159,6 +160,7 @@ def test_what_is_no_shards_folder(folder: Path, tmp_path: Path, capsys: pytest.C
     for place, words in (
         (folder / "train-000000.tar", f"is one file. Give the shards folder that holds it, such as {folder}"),
         (tmp_path / "letter", "is a file. Give a shards folder"),
+        (tmp_path / "link", "is a link that leads nowhere"),
         (tmp_path / "no where", f"--out '{tmp_path}/no where'` makes it"),
     ):
         with pytest.raises(UsageError, match=words):

@@ -286,6 +286,7 @@ def test_mistakes_leave_nothing_behind(pictures: Path, tmp_path: Path, capsys: p
     shutil.copy(next((pictures / "val" / "star").iterdir()), tmp_path / "classes" / "full")
     (tmp_path / "mine" / "letter.txt").write_text("dear")
     (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to("gone")
     before = sorted(entry.name for entry in tmp_path.iterdir())
     new = tmp_path / "new"
     for words, told in (
@@ -297,6 +298,7 @@ def test_mistakes_leave_nothing_behind(pictures: Path, tmp_path: Path, capsys: p
         ((pictures, "--out", new, "--val-fraction", "1.5"), "1.5"),
         ((pictures, "--out", ""), "--out is empty"),
         (("", "--out", new), "SOURCE is empty"),
+        ((pictures, "--out", tmp_path / "link"), "is a link that leads nowhere"),
         ((pictures, "--out", new, "--source", "ilsvrc2012"), "holds neither ILSVRC2012_img_train.tar nor"),
         ((pictures, "--out", new, "--source", "ilsvrc2010"), "holds none of ILSVRC2010_images_train.tar"),
         ((pictures, "--out", new, "--source", "webdataset"), "no sample"),
