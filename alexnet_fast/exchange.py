@@ -60,10 +60,12 @@ class TowerExchange:
             ]
         )
 
+        sent = [travels]  # lives until it has arrived: a copy must not be freed while it is being sent
+
         def wait() -> torch.Tensor:
             for work in works:
                 work.wait()
-            # `travels` lives until here: it must not be freed while it is being sent.
+            sent.clear()
             return received
 
         return wait

@@ -128,13 +128,12 @@ def single(step: int) -> Batch:
 
 
 def diverge(mesh: Mesh, device: torch.device) -> None:
-    """A picture that is not finite, in the last process's share."""
+    """A picture that is not finite, in the last process's share, while the next batch is on its way."""
     step = new_step(mesh)
-    batch = share(pictures(0), mesh)
-    images = batch.images.float()
+    batches = [share(single(number), mesh) for number in range(2)]
     if mesh.rank == mesh.world_size - 1:
-        images[0, 0, 0, 0] = float("nan")
-    step(replace(batch, images=images), step=41, seed=SEED)
+        batches[0].images[0, 0, 0, 0] = float("nan")
+    step(BatchesAhead(iter(batches), step).next(ahead=True), step=41, seed=SEED)
     step.drain()
 
 
