@@ -135,20 +135,37 @@ class FinishingInNumpy:
     def finish(self, outputs: tuple[Any, ...]) -> tuple[torch.Tensor, torch.Tensor]:
         crops, labels, mirror, shift = (to_torch(output) for output in outputs[:4])
         colours = shift.numpy() if self._mean_colour is None else shift.numpy() - self._mean_colour
-        rows = np.tile(colours, (1, CROP))
+        rows, is_mirrored = np.tile(colours, (1, CROP)), mirror.flatten().tolist()
         images = self._workbench.take(tuple(crops.shape))
         flat = images.reshape(len(images), CROP, CROP * 3)
 
         def finish_place(place: int) -> None:
-            crop = torch.flip(crops[place], (1,)) if mirror[place] else crops[place]
-            self._finish_one(crop.numpy().reshape(CROP, CROP * 3), rows[place], flat[place])
+            copy = copy_mirrored if is_mirrored[place] else copy_as_it_is
+            copy(crops[place], images[place])
+            self._calculate(flat[place], rows[place])
 
         self._workbench.share(finish_place, len(flat))
         return torch.from_numpy(images), labels
 
-    def _finish_one(self, crop: npt.NDArray[np.uint8], row: Floats, out: Floats) -> None:
-        np.copyto(out, crop)
+    def _calculate(self, pixels: Floats, row: Floats) -> None:
         if self._mean_image is not None:
-            out -= self._mean_image
-        out += row
-        out *= self._augmentation.scale
+            pixels -= self._mean_image
+        pixels += row
+        pixels *= self._augmentation.scale
+
+
+def copy_as_it_is(crop: torch.Tensor, out: Floats) -> None:
+    """(224, 224, 3) uint8 to float32."""
+    np.copyto(out, crop.numpy())
+
+
+MIRRORED_ROWS = 48
+"""Rows that are mirrored at once: 48 · 224 · 3 numbers are fewer than the 32,768 from which torch wakes its threads,
+which then wait for more in a busy loop, on the cores where DALI decodes."""
+
+
+def copy_mirrored(crop: torch.Tensor, out: Floats) -> None:
+    """The same, left and right exchanged: by torch, as numpy takes ten times as long to turn pixels of three bytes."""
+    for start in range(0, CROP, MIRRORED_ROWS):
+        rows = slice(start, start + MIRRORED_ROWS)
+        np.copyto(out[rows], crop[rows].flip(1).numpy())

@@ -135,7 +135,7 @@ def test_batches_that_are_kept_stay_what_they_were(tiny_dataset: Dataset) -> Non
 def test_an_epoch_needs_few_buffers(tiny_dataset: Dataset) -> None:
     with TrainingLoader(tiny_dataset, batch_size=4, device=CPU, seed=0) as loader:
         places = {batch.images.data_ptr() for number in range(3) for batch in loader.epoch(number)}
-    assert len(places) <= 2  # the one that is in use, and the one being made
+    assert len(places) <= 3  # in use, being made, and still in the hands of a thread
 
 
 def test_a_workbench_shares_its_work_and_tells_what_went_wrong() -> None:
