@@ -23,9 +23,12 @@ from alexnet_fast.tools.dataset_parts import (
     Shard,
     Split,
     Statistics,
+    classes_from_json,
     from_fields,
+    hash_from_json,
     notes_from_json,
     notes_to_json,
+    plain,
     splits_from_json,
     statistics_from_json,
     statistics_to_json,
@@ -138,10 +141,10 @@ class Dataset:
     def _from_json(cls, place: str, content: dict[str, Any]) -> Dataset:
         return cls(
             place=place,
-            program=typed(str, content["program"]),
-            source=typed(str, content["source"]["kind"]),
-            source_fingerprint=typed(str, content["source"]["fingerprint"]),
-            classes=tuple(DatasetClass(typed(str, name), typed(str, label)) for name, label in content["classes"]),
+            program=plain(content["program"]),
+            source=plain(content["source"]["kind"]),
+            source_fingerprint=hash_from_json(content["source"]["fingerprint"]),
+            classes=classes_from_json(content["classes"]),
             splits=splits_from_json(content["splits"]),
             picture=from_fields(PictureOptions, content["options"]["picture"]),
             seed=typed(int, content["options"]["seed"]),
@@ -152,7 +155,7 @@ class Dataset:
             left_out=notes_from_json(content["left_out"]),
             # Absent in the first shards ever made.
             notes=tuple(typed(str, note) for note in content["notes"]),
-            file_hashes={name: typed(str, content["files"][name]) for name in (MEAN_IMAGE, SOURCES)},
+            file_hashes={name: hash_from_json(content["files"][name]) for name in (MEAN_IMAGE, SOURCES)},
         )
 
     def to_json(self) -> bytes:

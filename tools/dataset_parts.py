@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, TypeVar, get_type_hints
 
@@ -112,7 +113,7 @@ def notes_from_json(by_reason: dict[str, list[str]]) -> tuple[Note, ...]:
 def splits_from_json(splits: dict[str, Any]) -> dict[str, Split]:
     if not splits:
         raise ValueError("it has no split")
-    return {name: split_from_json(name, split) for name, split in splits.items()}
+    return {plain(name): split_from_json(name, split) for name, split in splits.items()}
 
 
 def split_from_json(name: str, split: dict[str, Any]) -> Split:
@@ -120,9 +121,33 @@ def split_from_json(name: str, split: dict[str, Any]) -> Split:
     if not shards:
         raise ValueError(f"its split {name} has no shard")
     for shard in shards:
-        if "/" in shard.name or not shard.name.endswith(".tar"):  # a path would lead out of the folder
+        if "/" in plain(shard.name) or not shard.name.endswith(".tar"):  # a path would lead out of the folder
             raise ValueError(f"{shard.name!r} is no shard's name")
+        if shard.samples < 1:
+            raise ValueError(f"its shard {shard.name} has no samples")
+        hash_from_json(shard.sha256)
+        hash_from_json(shard.index_sha256)
     return Split(name, typed(int, split["samples"]), typed(int, split["found"]), shards)
+
+
+def classes_from_json(classes: list[Any]) -> tuple[DatasetClass, ...]:
+    if not classes:
+        raise ValueError("it has no class")
+    return tuple(DatasetClass(typed(str, name), typed(str, label)) for name, label in classes)
+
+
+def plain(text: Any) -> str:
+    """A word of this program's own; ValueError where it holds what none of those does."""
+    if not typed(str, text).isascii() or not text.isprintable():
+        raise ValueError(f"{text!r} is no plain text")
+    return str(text)
+
+
+def hash_from_json(text: Any) -> str:
+    """A sha256 in hex."""
+    if not re.fullmatch("[0-9a-f]{64}", typed(str, text)):
+        raise ValueError(f"{text!r} is no sha256")
+    return str(text)
 
 
 def from_fields(kind: type[Made], fields: dict[str, Any]) -> Made:
@@ -141,7 +166,7 @@ def typed(kind: type | tuple[type, ...], value: Any) -> Any:
 
 def statistics_from_json(statistics: dict[str, Any]) -> Statistics:
     return Statistics(
-        split=typed(str, statistics["split"]),
+        split=plain(statistics["split"]),
         mean_rgb=numbers(statistics["mean_rgb"], 3),
         covariance=numbers(statistics["covariance"], 3, 3),
         standard_deviations=numbers(statistics["standard_deviations"], 3),

@@ -55,7 +55,7 @@ def describe(dataset: Dataset) -> str:
         "",
         counts_table(dataset),
         "",
-        f"pictures    {picture.size}×{picture.size}, JPEG quality {picture.quality}, filter {picture.filter}, "
+        f"pictures    {picture.size}×{picture.size}, JPEG quality {picture.quality}, filter {escaped(picture.filter)}, "
         f"EXIF orientation {'applied' if picture.exif == 'apply' else 'ignored'}",
         f"made by     {dataset.program}; source {dataset.source}, seed {dataset.seed}"
         + (f", {dataset.val_fraction:g} of train drawn as val" if dataset.val_fraction is not None else ""),

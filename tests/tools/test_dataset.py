@@ -117,6 +117,10 @@ def test_a_mean_image_of_other_bytes_is_told(garbage: bytes, folder: Path) -> No
         (("splits",), {}, "it has no split"),
         (("splits", "train", "shards"), [], "its split train has no shard"),
         (("splits", "train", "shards", 0, "name"), "../train-000000.tar", "is no shard's name"),
+        (("splits", "train", "shards", 0, "samples"), 0, "has no samples"),
+        (("splits", "train", "shards", 0, "sha256"), "\ud800", "is no sha256"),
+        (("classes",), [], "it has no class"),
+        (("program",), "\x1b[2J", "is no plain text"),
         (("statistics", "mean_rgb"), [1, float("nan"), 2], "a statistic is not finite"),
     ],
 )
