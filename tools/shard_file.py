@@ -155,5 +155,5 @@ def read_samples(file: IO[bytes]) -> Iterator[Sample]:
                     raise BrokenShardError(f"member {member.name!r} is out of place")
             if held is not None:
                 raise BrokenShardError(f"{held[0]}.cls has no .jpg")
-    except tarfile.TarError as error:
+    except (tarfile.TarError, ValueError, OverflowError) as error:  # a header's numbers may be any
         raise BrokenShardError(f"is no tar, or is cut short ({error})") from error

@@ -46,6 +46,17 @@ def put_a_link(folder: Path) -> str:
     return f"train-000000.tar: member {first.name!r} is no file"
 
 
+def write_a_huge_size(folder: Path) -> str:
+    """Into a member's header, in base 256."""
+    tar = folder / "train-000000.tar"
+    with tarfile.open(tar) as archive:
+        first = archive.getmembers()[0]
+    first.size = 1 << 80
+    content = tar.read_bytes()
+    tar.write_bytes(first.tobuf(tarfile.GNU_FORMAT) + content[512:])
+    return "train-000000.tar: is no tar, or is cut short"
+
+
 def lose_a_shard(folder: Path) -> str:
     (folder / "train-000003.tar").unlink()
     return "train-000003.tar: is missing"
@@ -96,6 +107,7 @@ def change_the_mean(folder: Path) -> str:
         flip_a_bit,
         swap_a_label,
         put_a_link,
+        write_a_huge_size,
         lose_a_shard,
         move_an_index_line,
         double_a_sample,
