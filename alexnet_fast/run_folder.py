@@ -62,7 +62,10 @@ class RunFolder:
     def check_resumable(self) -> None:
         """UsageError where there is no run."""
         if not self.holds_a_run():
-            raise UsageError(f"--resume: there is no run in {self.path}. Leave out --resume to begin one.")
+            raise UsageError(
+                f"--resume: there is no run in {self.path}. Give the run's folder with --out, or leave out --resume to "
+                "begin one."
+            )
 
     @contextmanager
     def taken(self, *, resume: bool) -> Iterator[None]:
