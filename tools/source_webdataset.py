@@ -157,10 +157,11 @@ def read_label(path: str, member: Member) -> str | None:
         return content.decode("utf-8", "backslashreplace").strip()
     try:
         fields = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: {text(member.name)} is no JSON ({error}). Get the tar again, or mend it.") from error
     found = next((fields[key] for key in LABEL_FIELDS if key in fields), None) if isinstance(fields, dict) else None
-    return None if found is None else str(found)
+    # JSON can spell halves of characters, which have no bytes.
+    return None if found is None else str(found).encode("utf-8", "backslashreplace").decode()
 
 
 class _Collected:
@@ -269,9 +270,11 @@ def label_classes(root: str, table: PictureTable, collected: _Collected) -> tupl
         place = {label: index for index, label in enumerate(order)}
         table.label = np.array([place[label] for label in written], np.int32)[table.label]
         return tuple(class_of_text(label) for label in order)
+    too_large = next((label for label in written if len(label.lstrip("0")) > len(str(MAX_LABEL))), None)
+    if too_large is not None:  # by its length: Python reads no number of 5,000 digits
+        shown = too_large if len(too_large) <= 40 else f"{too_large[:40]}…"
+        raise UsageError(f"{root}: has the label {shown}; labels may go up to {MAX_LABEL:,}. Number them anew.")
     largest = max(written, key=int)
-    if int(largest) > MAX_LABEL:
-        raise UsageError(f"{root}: has the label {largest}; labels may go up to {MAX_LABEL:,}. Number them anew.")
     table.label = np.array([int(label) for label in written], np.int32)[table.label]
     evidence = np.array(collected.evidence)
     told = evidence >= 0

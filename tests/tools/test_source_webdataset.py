@@ -118,8 +118,12 @@ def test_wrong_input(tmp_path: Path) -> None:
         find_source(write_files(tmp_path / "a", {"0.tar": tar_bytes({"1.jpg": b"1"})}), "webdataset")
     with pytest.raises(UsageError, match="labels may go up to 99,999"):
         find_source(write_files(tmp_path / "b", {"0.tar": tar_bytes({"1.jpg": b"1", "1.cls": b"100000"})}))
-    with pytest.raises(UserError, match=r"1\.json is no JSON"):
-        find_source(write_files(tmp_path / "c", {"0.tar": tar_bytes({"1.jpg": b"1", "1.json": b"{"})}))
+    long = {"0.tar": tar_bytes({"1.jpg": b"1", "1.cls": b"9" * 5000})}
+    with pytest.raises(UsageError, match="the label 9{40}…; labels may go up to 99,999"):
+        find_source(write_files(tmp_path / "long", long))
+    for name, garbage in (("c", b"{"), ("d", b"[" * 100_000)):
+        with pytest.raises(UserError, match=r"1\.json is no JSON"):
+            find_source(write_files(tmp_path / name, {"0.tar": tar_bytes({"1.jpg": b"1", "1.json": garbage})}))
     cut = tar_bytes({"1.jpg": b"1", "1.cls": b"0"})[:2048]
     with pytest.raises(UserError, match="without a tar's end mark"):
         find_source(write_files(tmp_path / "d", {"0.tar": cut}))
@@ -149,3 +153,11 @@ def test_labels_that_are_many_names(tmp_path: Path) -> None:
     source = find_source(write_files(tmp_path, {"train/0.tar": tar}))
     assert [entry.name for entry in source.classes] == sorted(words)
     assert [source.classes[label].name for label in source.table.label[:100].tolist()] == words[:100]
+
+
+def test_half_a_character_in_json(tmp_path: Path) -> None:
+    tar = tar_bytes(
+        {"1.jpg": jpeg(1), "1.json": rb'{"label": "\ud800"}', "2.jpg": jpeg(2), "2.json": b'{"label": "b"}'}
+    )
+    source = find_source(write_files(tmp_path, {"0.tar": tar}))
+    assert [entry.name for entry in source.classes] == [r"\ud800", "b"] and source.fingerprint()
