@@ -119,7 +119,7 @@ def test_wrong_input(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="labels may go up to 99,999"):
         find_source(write_files(tmp_path / "b", {"0.tar": tar_bytes({"1.jpg": b"1", "1.cls": b"100000"})}))
     long = {"0.tar": tar_bytes({"1.jpg": b"1", "1.cls": b"9" * 5000})}
-    with pytest.raises(UsageError, match="the label 9{40}…; labels may go up to 99,999"):
+    with pytest.raises(UsageError, match=r"the label 9{40}…; labels may go up to 99,999"):
         find_source(write_files(tmp_path / "long", long))
     for name, garbage in (("c", b"{"), ("d", b"[" * 100_000)):
         with pytest.raises(UserError, match=r"1\.json is no JSON"):
