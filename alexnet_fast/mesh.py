@@ -76,9 +76,10 @@ class Mesh:
         """Pictures that each process loads, out of the batch of all processes."""
         if batch_size % self.world_size:
             below = batch_size - batch_size % self.world_size
-            choices = f"{below} or {below + self.world_size}" if below else f"{self.world_size}, or fewer processes"
+            sizes = f"{below} or {below + self.world_size}" if below else str(self.world_size)
             raise UsageError(
-                f"a batch of {batch_size} pictures cannot be shared by {self.world_size} processes: choose {choices}"
+                f"a batch of {batch_size} pictures cannot be shared by {self.world_size} processes: give "
+                f"{'fewer processes, or ' if not below else ''}--set batch_size={sizes}"
             )
         return batch_size // self.world_size
 
