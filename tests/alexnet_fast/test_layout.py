@@ -80,7 +80,7 @@ def test_auto_says_what_it_compared(machine: Any) -> None:
         (4, 128, {"gpus": 3, "parallel": "towers"}, "3 processes do not pair up.*choose 2 or 4"),
         (2, 128, {"gpus": 4}, "this machine has 2 GPUs"),
         (0, 128, {"gpus": 2}, "--gpus 2: no GPU can be used.*Leave out --gpus"),
-        (2, 127, {"gpus": 2}, "choose 126 or 128"),
+        (2, 127, {"gpus": 2}, "batch_size=126 or 128"),
         (0, 128, {"processes": 1, "parallel": "towers"}, "--processes 2"),
         (0, 128, {"processes": 0}, "at least 1"),
         (2, 128, {"gpus": 0}, "at least 1"),
