@@ -6,6 +6,8 @@ So an epoch can be begun from its number alone, and no epoch and no rank shares 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from itertools import accumulate
 
 import numpy as np
 
@@ -20,6 +22,23 @@ def shard_order(num_shards: int, seed: int, epoch: int) -> list[int]:
     """The order in which an epoch reads the shards: a permutation, the same on every rank."""
     generator = np.random.Generator(np.random.PCG64(derive_seed(seed, epoch, None, "shard order")))
     return [int(place) for place in generator.permutation(num_shards)]
+
+
+def shard_order_within_parts(sizes: Sequence[int], num_ranks: int, seed: int, epoch: int) -> list[int]:
+    """An order of shards of `sizes` samples that leaves each rank its samples; the same on every rank.
+
+    Shards that lie wholly in one rank's part change places among themselves; those that reach over a border stay.  So
+    the less a part holds of whole shards, the less its order changes.
+    """
+    generator = np.random.Generator(np.random.PCG64(derive_seed(seed, epoch, None, "shard order")))
+    ends = list(accumulate(sizes))
+    order = list(range(len(sizes)))
+    for rank in range(num_ranks):
+        part = part_of_rank(ends[-1], rank, num_ranks)
+        inside = [place for place, end in enumerate(ends) if part.start <= end - sizes[place] < end <= part.stop]
+        for place, shard in zip(inside, generator.permutation(inside), strict=True):
+            order[place] = int(shard)
+    return order
 
 
 def part_of_rank(num_samples: int, rank: int, num_ranks: int) -> range:
