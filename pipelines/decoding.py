@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from alexnet_fast.pipelines.dali import fn
+from alexnet_fast.pipelines.dali import fn, types
 
 
 @dataclass(frozen=True)
@@ -17,16 +17,23 @@ class Decoding:
     """Pixels on each side of a stored picture: buffers are allocated for it before the first batch."""
     hw_decoder_load: float = 0.65
     """Share of each batch for the JPEG engines, 0..1; the rest is decoded by CUDA cores, which round differently."""
+    cache_mib: int = 0
+    """MiB of decoded pictures that are kept in the GPU's memory, until it is full; 0 keeps none."""
 
     def describe(self) -> str:
-        """All of it that decides the pixels."""
-        return "cpu" if self.backend == "cpu" else f"{self.backend}, {self.hw_decoder_load:g} by the JPEG engines"
+        """All of it that decides the pixels: those that are kept stay what the first to decode them made."""
+        if self.backend == "cpu":
+            return "cpu"
+        kept = ", kept as first decoded" if self.cache_mib and 0 < self.hw_decoder_load < 1 else ""
+        return f"{self.backend}, {self.hw_decoder_load:g} by the JPEG engines{kept}"
 
 
 def decode(jpeg: Any, decoding: Decoding) -> Any:
     """(size, size, 3) uint8 RGB.  On the CPU equal to Pillow's pixels, bit for bit."""
     if decoding.backend == "cpu":
         return fn.decoders.image(jpeg, device="cpu")
+    # All decoders of a process on one GPU must ask for the same cache; one that asks for none stays without.
+    cache = {"cache_size": decoding.cache_mib, "cache_type": "threshold"} if decoding.cache_mib else {}
     return fn.decoders.image(
         jpeg,
         device="mixed",
@@ -35,7 +42,13 @@ def decode(jpeg: Any, decoding: Decoding) -> Any:
         preallocate_height_hint=decoding.size,
         # Nearer to the CPU decoder's pixels than the default, which repeats chroma samples.
         jpeg_fancy_upsampling=True,
+        **cache,
     )
+
+
+def decode_nothing(decoding: Decoding) -> Any:
+    """A decoder as `decode`'s, for a pipeline that is built and never run."""
+    return decode(fn.external_source(name="nothing", dtype=types.UINT8, ndim=1), decoding)
 
 
 def decode_crop(jpeg: Any, crop: tuple[int, int], crop_x: Any, crop_y: Any) -> Any:

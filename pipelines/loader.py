@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Literal
 
@@ -14,14 +14,23 @@ import torch
 
 from alexnet_fast.pipelines.batch import Batch
 from alexnet_fast.pipelines.dali import VERSION
+from alexnet_fast.pipelines.decoded_cache import (
+    MIB,
+    CachePlan,
+    CacheSize,
+    LoaderMemory,
+    check_gpu_memory,
+    loader_memory,
+    plan_cache,
+)
 from alexnet_fast.pipelines.decoding import Decoding
 from alexnet_fast.pipelines.diagnosis import check_labels
 from alexnet_fast.pipelines.evaluation import EvaluationLoader
 from alexnet_fast.pipelines.finishing import Finishing, Workbench, finishing_of
-from alexnet_fast.pipelines.randomness import derive_seed, shard_order
+from alexnet_fast.pipelines.randomness import derive_seed, part_of_rank, shard_order, shard_order_within_parts
 from alexnet_fast.pipelines.reader import Reading
-from alexnet_fast.pipelines.run import Execution, PipelineRun
-from alexnet_fast.pipelines.settings import check_batch, default_settings
+from alexnet_fast.pipelines.run import CacheKeeper, Execution, PipelineRun
+from alexnet_fast.pipelines.settings import LoaderSettings, check_batch, default_settings
 from alexnet_fast.pipelines.training import CROP, Augmentation
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
@@ -46,10 +55,13 @@ class TrainingLoader:
 
     An epoch's pictures, crops, mirrors and colours follow from `seed`, the epoch's number and the rank alone; thread
     counts and prefetch do not change them.  On a GPU the pixels themselves follow from `hw_decoder_load` too: it
-    decides which pictures the JPEG engines decode and which the CUDA cores, and the two round differently.
+    decides which pictures the JPEG engines decode and which the CUDA cores, and the two round differently.  Where
+    decoded pictures are kept, each has the pixels of whichever decoded it first: with `hw_decoder_load` between 0 and 1
+    a run that was resumed, and so decodes again, may have other last bits than an unbroken one.
 
     Each epoch reads the shards in another order, through a buffer that is shuffled, and gives every sample at most
-    once: what does not fill a batch on all ranks is left out.
+    once: what does not fill a batch on all ranks is left out.  Where decoded pictures are kept and there are several
+    ranks, each rank has the same samples in every epoch, or it would seldom meet one that it has kept.
 
     images (N, 3, 224, 224), channels-last, (x − mean + noise·Σ gᵢ·sᵢ·pᵢ) / (1 + noise) for pixels x in 0..255.
     """
@@ -72,6 +84,8 @@ class TrainingLoader:
         shuffle_buffer: int = 8192,
         hw_decoder_load: float | None = None,
         prefetch: int | None = None,
+        cache_decoded: CacheSize | None = None,
+        memory_beside: int = 0,
     ) -> None:
         """num_threads, hw_decoder_load, prefetch: None takes what was found best for this machine, else a default.
 
@@ -80,6 +94,9 @@ class TrainingLoader:
             colour.
         noise_divisor: divide by 1 + noise while there is noise, as in 2012, so that pixels keep their scale.
         shuffle_buffer: samples in the reader's buffer of compressed pictures (about 0.2 GB at 8192).
+        cache_decoded: GiB of the GPU's memory for decoded pictures, which are not decoded again until `close`; "auto"
+            takes what is free less `memory_beside`, the bytes that others on this GPU will need.  Has not run on a GPU
+            yet.  One loader with a cache at a time on each GPU of a process.
         """
         if not (math.isfinite(noise) and noise >= 0):
             raise UsageError(f"colour noise {noise:g}: give 0 (none) or more; 0.1 was used in 2012.")
@@ -99,15 +116,46 @@ class TrainingLoader:
         self._dtype = dtype
         self._noise, self._noise_divisor, self._mean = noise, noise_divisor, mean
         self._shuffle_buffer = min(shuffle_buffer, split_info.samples // num_ranks)
-        self._execution = Execution(batch_size, device, settings.num_threads, settings.prefetch)
+        self.memory = self._memory(settings, device)
+        """Of the GPU that this loader takes."""
+        self.cache = None if cache_decoded is None else self._plan_cache(cache_decoded, device, memory_beside)
+        """The decoded pictures that are kept; None where nobody asked for it."""
+        self._same_samples = self.cache is not None and num_ranks > 1
+        cache_mib = self.cache.mib if self.cache is not None else 0
+        self.memory = replace(self.memory, kept=cache_mib * MIB)
+        self._execution = Execution(batch_size, device, settings.num_threads, settings.prefetch, cache_mib)
         self._decoding = Decoding(
-            "cpu" if device.type == "cpu" else "mixed", dataset.picture.size, settings.hw_decoder_load
+            "cpu" if device.type == "cpu" else "mixed", dataset.picture.size, settings.hw_decoder_load, cache_mib
         )
+        self._keeper: CacheKeeper | None = None
         self._workbench = Workbench(settings.num_threads)
         self._run: PipelineRun | None = None
         self._progress: _Progress | None = None
         self._resuming = False
         self._generation = 0
+
+    def _memory(self, settings: LoaderSettings, device: torch.device) -> LoaderMemory:
+        if device.type == "cpu":
+            return LoaderMemory()
+        split = self._dataset.split(self._split)
+        return loader_memory(
+            size=self._dataset.picture.size,
+            jpeg_bytes=split.bytes / split.samples,
+            pixel_bytes=self._dtype.itemsize,
+            num_threads=settings.num_threads,
+            prefetch=settings.prefetch,
+        )
+
+    def _plan_cache(self, asked: CacheSize, device: torch.device, memory_beside: int) -> CachePlan:
+        check_gpu_memory(device.type)
+        free, _ = torch.cuda.mem_get_info(device)
+        return plan_cache(
+            asked,
+            free=free,
+            needed=self.memory.beside_kept(self.batch_size) + memory_beside,
+            samples=len(part_of_rank(self._dataset.split(self._split).samples, self._rank, self._num_ranks)),
+            size=self._dataset.picture.size,
+        )
 
     # ------------------------------------------------------------------ epochs
 
@@ -120,7 +168,7 @@ class TrainingLoader:
         if not self._resuming or self._progress is None or self._progress.epoch != number:
             self._progress = _Progress(number, 0, None)
         self._resuming = False
-        self.close()
+        self.pause()
         self._generation += 1
         return self._batches(self._generation, self._progress, noise)
 
@@ -128,6 +176,8 @@ class TrainingLoader:
         self._check_current(generation)
         if progress.batches == self.num_batches:
             return
+        if self._decoding.cache_mib and self._keeper is None:
+            self._keeper = CacheKeeper(self._decoding, self._execution)
         finishing = self.finishing(progress.epoch, noise=noise)
         self._run = self._start(progress, finishing)
         self._run.check_num_samples(self._dataset, self._split)
@@ -176,7 +226,11 @@ class TrainingLoader:
 
     def _reading(self, epoch: int) -> Reading:
         tars, indexes = self._dataset.tars(self._split), self._dataset.indexes(self._split)
-        order = shard_order(len(tars), self._seed, epoch)
+        if self._same_samples:
+            sizes = [shard.samples for shard in self._dataset.split(self._split).shards]
+            order = shard_order_within_parts(sizes, self._num_ranks, self._seed, epoch)
+        else:
+            order = shard_order(len(tars), self._seed, epoch)
         return Reading.of(
             [tars[place] for place in order],
             [indexes[place] for place in order],
@@ -237,7 +291,7 @@ class TrainingLoader:
                 f"the stream of pictures is not the one that was interrupted: {'; '.join(differences)}. "
                 "Go back to what it was, or resume from an epoch's start."
             )
-        self.close()
+        self.pause()
         self._resuming = state["epoch"] is not None
         self._progress = None
         if self._resuming:
@@ -251,7 +305,7 @@ class TrainingLoader:
             "split": self._split,
             "seed": str(self._seed),
             "batch size": str(self.batch_size),
-            "rank": f"{self._rank} of {self._num_ranks}",
+            "rank": f"{self._rank} of {self._num_ranks}{', always the same samples' if self._same_samples else ''}",
             "shuffle buffer": str(self._shuffle_buffer),
             "crop": f"{CROP} of {self._dataset.picture.size}",
             "mean": self._mean,
@@ -263,12 +317,17 @@ class TrainingLoader:
 
     # --------------------------------------------------------------------- end
 
-    def close(self) -> None:
-        """Stop reading and free threads and buffers; `state_dict` and `epoch` still work."""
+    def pause(self) -> None:
+        """Stop reading and free threads and buffers, not the decoded pictures; `state_dict` and `epoch` still work."""
         if self._run is not None and self._progress is not None and 0 < self._progress.batches < self.num_batches:
             self._progress.checkpoint = self._run.checkpoint()
         self._run = None
         self._workbench.close()
+
+    def close(self) -> None:
+        """`pause`, and give the decoded pictures up too; an epoch that is begun then decodes them anew."""
+        self.pause()
+        self._keeper = None
 
     def __enter__(self) -> TrainingLoader:
         return self

@@ -13,6 +13,7 @@ import torch
 import torch.utils.dlpack
 
 from alexnet_fast.pipelines.dali import Pipeline
+from alexnet_fast.pipelines.decoding import Decoding, decode_nothing
 from alexnet_fast.pipelines.diagnosis import altered, find_undecodable
 from alexnet_fast.pipelines.reader import READER
 from alexnet_fast.tools.dataset import MANIFEST, Dataset
@@ -43,6 +44,8 @@ class Execution:
     num_threads: int
     prefetch: int
     """Batches that are ready or in the making ahead of the one in use."""
+    cache_mib: int = 0
+    """MiB of decoded pictures that are kept beside them."""
 
 
 class PipelineRun:
@@ -117,6 +120,26 @@ class PipelineRun:
         return bytes(self._pipeline.checkpoint())
 
 
+class CacheKeeper:
+    """Keeps DALI's cache of decoded pictures alive from one run to the next.
+
+    DALI has one cache for each GPU of a process, which dies with the last decoder that uses it, and each run has a
+    decoder of its own.  This one decodes nothing; it lasts.
+    """
+
+    def __init__(self, decoding: Decoding, execution: Execution) -> None:
+        """execution: of the runs."""
+        self._pipeline = Pipeline(
+            batch_size=1, num_threads=1, device_id=device_id(execution.device), seed=0, prefetch_queue_depth=1
+        )
+        try:
+            with self._pipeline:
+                self._pipeline.set_outputs(decode_nothing(decoding))
+            self._pipeline.build()
+        except (RuntimeError, MemoryError) as error:
+            raise explained(error, execution, []) from error
+
+
 def device_id(device: torch.device) -> int | None:
     """DALI's word for a device: None is the CPU."""
     if device.type == "cpu":
@@ -141,9 +164,13 @@ def explained(error: RuntimeError | MemoryError, execution: Execution, tars: lis
             "driver up to date (nvidia-smi shows its version)."
         )
     if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(reason):
+        kept, remedy = "", "Make"
+        if execution.cache_mib:
+            kept = f", beside {execution.cache_mib / 1024:.1f} GiB of decoded pictures"
+            remedy = "Keep fewer decoded pictures (--cache-decoded), or make"
         return UserError(
             f"out of memory with {execution.batch_size} pictures a batch and a prefetch of {execution.prefetch} on "
-            f"{execution.device} ({first}). Make the batch or the prefetch smaller."
+            f"{execution.device}{kept} ({first}). {remedy} the batch or the prefetch smaller."
         )
     found = undecodable(reason, tars) if UNDECODABLE.search(reason) or "readers.webdataset" in text else None
     if found is not None:

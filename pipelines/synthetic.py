@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from alexnet_fast.pipelines.batch import Batch
+from alexnet_fast.pipelines.decoded_cache import CachePlan, LoaderMemory
 from alexnet_fast.pipelines.randomness import derive_seed
 
 CROP = 224
@@ -33,6 +34,8 @@ class SyntheticLoader:
         """Every `rank` has batches of its own."""
         self.batch_size = batch_size
         self.num_batches = num_batches
+        self.memory = LoaderMemory()
+        self.cache: CachePlan | None = None
         self._epoch, self._given = 0, 0
         self._resuming = False
         generator = torch.Generator().manual_seed(derive_seed(seed, 0, rank, "synthetic"))
@@ -62,6 +65,9 @@ class SyntheticLoader:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._epoch, self._given = state["epoch"], state["batches"]
         self._resuming = True
+
+    def pause(self) -> None:
+        """Nothing to free."""
 
     def close(self) -> None:
         """Nothing to free."""

@@ -65,6 +65,12 @@ def test_complaints(reason: str, words: str, monkeypatch: pytest.MonkeyPatch) ->
     assert re.search(words, str(told)), told
 
 
+def test_decoded_pictures_are_among_what_takes_memory() -> None:
+    execution = Execution(64, torch.device("cuda", 0), 4, 3, cache_mib=70 * 1024)
+    told = str(explained(RuntimeError(DECODER.format(reason="CUDA allocation failed")), execution, []))
+    assert f"{MEMORY}, beside 70.0 GiB of decoded pictures" in told and "(--cache-decoded), or make the batch" in told
+
+
 def test_memory_that_python_was_refused() -> None:
     assert re.search(MEMORY, str(explained(MemoryError(), Execution(64, torch.device("cuda", 0), 4, 3), [])))
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,16 @@ import pytest
 import torch
 
 from alexnet_fast.pipelines.loader import TrainingLoader
+from alexnet_fast.pipelines.randomness import part_of_rank
 from alexnet_fast.pipelines.run import Execution, PipelineRun, to_torch
 from alexnet_fast.pipelines.training import Augmentation, draw
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError
+from alexnet_fast.tools.output import open_output
+from alexnet_fast.tools.plan import Plan, ShardOptions
+from alexnet_fast.tools.shard import shard
+from alexnet_fast.tools.sources import find_source
+from alexnet_fast.tools.workers import local_pool
 
 CPU = torch.device("cpu")
 
@@ -55,9 +62,12 @@ def test_training_drops_only_the_remainder(tiny_dataset: Dataset, ranks: int, ba
     assert counts == [59 // (batch_size * ranks) * batch_size] * ranks
 
 
-def stems_seen(dataset: Dataset, rank: int, ranks: int, batch_size: int, epoch: int) -> list[str]:
+def stems_seen(
+    dataset: Dataset, rank: int, ranks: int, batch_size: int, epoch: int, same_samples: bool = False
+) -> list[str]:
     """Where each sample of a rank's epoch came from, by running the loader's own graph with its sources."""
     with loader_of(dataset, batch_size=batch_size, rank=rank, num_ranks=ranks) as loader:
+        loader._same_samples = same_samples  # as where decoded pictures are kept, which needs a GPU
         reading, finishing = loader._reading(epoch), loader.finishing(epoch, noise=True)
         run = PipelineRun(
             lambda: finishing.graph(reading, with_draws=True),
@@ -76,6 +86,33 @@ def test_an_epoch_has_every_sample_at_most_once(tiny_dataset: Dataset, ranks: in
     for epoch in (0, 1):
         seen = [stem for rank in range(ranks) for stem in stems_seen(tiny_dataset, rank, ranks, 3, epoch)]
         assert len(seen) == len(set(seen)) == 59 // (3 * ranks) * 3 * ranks
+
+
+@pytest.fixture(scope="module")
+def many_shards(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """The same pictures in nine tars, so that some lie wholly in one rank's part and some do not."""
+    source = find_source(
+        str(tiny_shards.parent / "pictures"), None, val_fraction=None, seed=0, exclude=None, cache=None
+    )
+    folder = tmp_path_factory.mktemp("many") / "shards"
+    plan = Plan(source, ShardOptions(shard_size=7))
+    shard(plan, open_output(str(folder)), partial(local_pool, 1), strict=False, watch=lambda progress: None)
+    return Dataset.load(folder)
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_ranks_that_keep_pictures_meet_the_same_in_every_epoch(many_shards: Dataset, ranks: int) -> None:
+    met: list[set[str]] = []
+    for rank in range(ranks):
+        epochs = [stems_seen(many_shards, rank, ranks, 3, epoch, same_samples=True) for epoch in range(4)]
+        for seen in epochs:
+            assert len(seen) == len(set(seen)) == 59 // (3 * ranks) * 3
+        assert len({tuple(seen) for seen in epochs}) == 4
+        met.append({stem for seen in epochs for stem in seen})
+        assert len(met[-1]) <= len(part_of_rank(59, rank, ranks))
+    assert sum(map(len, met)) == len(set.union(*met))
+    others = {stem for epoch in range(4) for stem in stems_seen(many_shards, 0, ranks, 3, epoch)}
+    assert len(others) > len(part_of_rank(59, 0, ranks))  # the full shuffle hands them round
 
 
 def test_the_same_seed_gives_the_same_batches(tiny_dataset: Dataset) -> None:
@@ -180,7 +217,7 @@ def test_an_epoch_ends_where_another_begins(tiny_dataset: Dataset) -> None:
         ({"noise": float("inf")}, "colour noise inf"),
         ({"noise": float("nan")}, "colour noise nan"),
         ({"rank": 2, "num_ranks": 2}, "ranks count from 0 to 1"),
-        ({"split": "test"}, "no test split, only train, val"),
+        ({"split": "test"}, "no test split. Choose train or val"),
     ],
 )
 def test_what_cannot_be_read_so(tiny_dataset: Dataset, choices: dict[str, Any], words: str) -> None:

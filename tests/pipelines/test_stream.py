@@ -101,6 +101,15 @@ def test_another_decoder_is_refused(tiny_dataset: Dataset, state: dict[str, Any]
     refuses(loader, on_gpu, "decoder was mixed, 0.5 .*, is mixed, 0.65 ")
 
 
+def test_an_order_that_keeps_samples_on_their_rank_is_another(tiny_dataset: Dataset) -> None:
+    with loader_of(tiny_dataset, num_ranks=2) as loader:
+        next(loader.epoch(0))
+        state = loader.state_dict()
+    other = loader_of(tiny_dataset, num_ranks=2)
+    other._same_samples = True  # as where decoded pictures are kept, which needs a GPU
+    refuses(other, state, "rank was 0 of 2, is 0 of 2, always the same samples")
+
+
 def test_engines_mean_nothing_on_a_cpu(tiny_dataset: Dataset, state: dict[str, Any]) -> None:
     loader_of(tiny_dataset, hw_decoder_load=0.1).load_state_dict(state)
 

@@ -1,0 +1,115 @@
+"""How many decoded pictures a GPU's memory has room for, beside all else that training needs there.
+
+Reckoned, and not measured on a GPU yet.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from alexnet_fast.pipelines.training import CROP
+from alexnet_fast.tools.errors import UsageError
+from alexnet_fast.tools.words import counted
+
+MIB, GIB = 1 << 20, 1 << 30
+LEFT_FREE = 0.1
+"""Share of the free memory that is left for what nobody reckons with: libraries, fragments."""
+DECODER_THREAD = 16 * MIB
+"""Bytes of the GPU's memory that DALI's decoder takes for each thread (its device_memory_padding)."""
+
+CacheSize = float | Literal["auto"]
+"""GiB, or as much as there is room for."""
+
+
+@dataclass(frozen=True)
+class LoaderMemory:
+    """What a loader takes of a GPU's memory, in bytes, reckoned; nothing on a CPU."""
+
+    per_picture: float = 0.0
+    """For each picture of a batch: what is ready or in the making of it, compressed, decoded and finished."""
+    decoder: int = 0
+    """Whatever the batch."""
+    kept: int = 0
+    """Decoded pictures that stay."""
+
+    def beside_kept(self, batch_size: int) -> int:
+        """All but what stays."""
+        return int(self.per_picture * batch_size) + self.decoder
+
+
+@dataclass(frozen=True)
+class CachePlan:
+    """How many decoded pictures one process keeps."""
+
+    mib: int
+    """0: there is room for none."""
+    samples: int
+    """Of the process's part of the data set."""
+    picture_bytes: int
+
+    @property
+    def share(self) -> float:
+        """Of those samples, 0..1, that fit."""
+        return min(1.0, self.mib * MIB // self.picture_bytes / self.samples)
+
+    def describe(self) -> str:
+        """One line for people."""
+        if not self.mib:
+            return (
+                "No decoded pictures are kept: beside what is needed otherwise, this GPU has no memory free. "
+                "A smaller batch needs less."
+            )
+        return (
+            f"{self.mib / 1024:.1f} GiB of decoded pictures are kept on this GPU: {self.share:.0%} of its "
+            f"{counted(self.samples, 'picture')}, each decoded once in this session."
+        )
+
+
+def parse_cache_size(text: str) -> CacheSize:
+    """What stands behind --cache-decoded; UsageError where it means nothing."""
+    if text == "auto":
+        return "auto"
+    try:
+        gib = float(text)
+    except ValueError:
+        gib = math.nan
+    if not (math.isfinite(gib) and gib > 0):
+        raise UsageError(f"--cache-decoded {text}: give auto, or a number of GiB above 0.")
+    return gib
+
+
+def check_gpu_memory(device_type: str) -> None:
+    """UsageError where there is no GPU to keep pictures on."""
+    if device_type == "cpu":
+        raise UsageError(
+            "--cache-decoded: on a CPU there is no GPU memory to keep decoded pictures in. Leave it out, or use a GPU."
+        )
+
+
+def loader_memory(*, size: int, jpeg_bytes: float, pixel_bytes: int, num_threads: int, prefetch: int) -> LoaderMemory:
+    """Of a loader of pictures of `size` pixels on each side; `pixel_bytes`: 2 where it finishes in float16, else 4.
+
+    One batch is in use while `prefetch` more are ready or in the making.
+    """
+    one = jpeg_bytes + 3 * size**2 + 3 * CROP**2 * pixel_bytes
+    return LoaderMemory((prefetch + 1) * one, num_threads * DECODER_THREAD)
+
+
+def plan_cache(asked: CacheSize, *, free: int, needed: int, samples: int, size: int) -> CachePlan:
+    """How much to keep of `samples` pictures of `size` pixels on each side, and never more than all of them.
+
+    free: bytes of the GPU's memory that nobody has yet.  needed: what training and the loader will take of them.
+    Raises UsageError where more is asked for than is free.
+    """
+    picture_bytes = 3 * size**2
+    room = max(0, int((1 - LEFT_FREE) * free) - needed) // MIB
+    if asked != "auto":
+        if asked * GIB > free:
+            raise UsageError(
+                f"--cache-decoded {asked:g}: the GPU has {free / GIB:.1f} GiB free, and training is reckoned to need "
+                f"{needed / GIB:.1f} of them. `--cache-decoded auto` takes what is left, {room / 1024:.1f} GiB."
+            )
+        room = math.ceil(asked * 1024)
+    return CachePlan(min(room, math.ceil(samples * picture_bytes / MIB)), samples, picture_bytes)
