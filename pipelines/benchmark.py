@@ -36,6 +36,7 @@ BATCHES = 20
 """Timed in one turn: short, so that the turns of two loaders see the same neighbours on the machine."""
 FULL_GRAPH = "loader, shards to torch"
 MEAN_COLOUR = "loader, mean colour"
+DECODED_KEPT = "loader, decoded pictures kept"
 
 
 def measure_loader(dataset: Dataset, *, device: torch.device, batch_size: int, num_threads: int | None) -> Measurement:
@@ -64,21 +65,35 @@ def measure_settings(
     return measure_in_turns(candidates, batch_size=batch_size, count=count, turns=turns, device=device)
 
 
+def measure_kept(loader: TrainingLoader, *, share: float, device: torch.device) -> Measurement:
+    """Our whole graph again, after a whole epoch was decoded into what `loader` keeps: of `share` of the pictures.
+
+    Has not run on a GPU yet, and keeps nothing on a CPU.
+    """
+    with loader:
+        for _ in loader.epoch(0):
+            pass
+        turn = partial(stream_turn, partial(epochs, loader, first=1), device)
+        candidate = Candidate(DECODED_KEPT, turn, {"kept": f"{share:.0%}"})
+        (row,) = measure_in_turns([candidate], batch_size=loader.batch_size, count=BATCHES, turns=TURNS, device=device)
+    return row
+
+
 def our_loader(dataset: Dataset, device: torch.device, batch_size: int, **settings: Any) -> TrainingLoader:
     """As `train` makes it."""
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     return TrainingLoader(dataset, batch_size=batch_size, device=device, seed=0, dtype=dtype, **settings)
 
 
-def epochs(loader: TrainingLoader) -> Iterator[object]:
+def epochs(loader: TrainingLoader, first: int = 0) -> Iterator[object]:
     """Epoch after epoch; a small data set needs several for one turn."""
-    number = 0
+    number = first
     try:
         while True:
             yield from loader.epoch(number)
             number += 1
     finally:
-        loader.close()  # nothing of this loader runs in the others' turns
+        loader.pause()  # nothing of this loader runs in the others' turns
 
 
 def measure_peers(

@@ -29,6 +29,12 @@ CPU_SWEEP = (64,)
 @click.option("--recipe", "recipe_name", default="2013", show_default=True, help="Whose network is trained.")
 @click.option("--precision", type=click.Choice(["auto", "bf16", "fp16", "fp32"]), default="auto", show_default=True)
 @click.option("--threads", type=click.IntRange(1), default=None, help="DALI's threads.  [default: as `train`]")
+@click.option(
+    "--cache-decoded",
+    metavar="auto|GiB",
+    default=None,
+    help="Also the loader with decoded pictures kept on the GPU, as `train` would.  Not tried on a GPU yet.",
+)
 @click.option("--peers", is_flag=True, help="Also what people use instead: other loaders, other AlexNets.")
 @click.option("--ffcv-python", type=click.Path(path_type=Path), default=None, help="A Python with FFCV, for --peers.")
 @click.option("--tune", is_flag=True, help="Find the loader's best settings for this machine and keep them.")
@@ -41,6 +47,7 @@ def command(
     recipe_name: str,
     precision: str,
     threads: int | None,
+    cache_decoded: str | None,
     peers: bool,
     ffcv_python: Path | None,
     tune: bool,
@@ -52,6 +59,8 @@ def command(
     """
     if tune and part not in ("loader", "all"):
         raise UsageError(f"--tune is about the loader: `alexnet-fast bench loader --tune`, not `bench {part}`.")
+    if cache_decoded is not None and part != "loader":
+        raise UsageError("--cache-decoded is about the loader: `alexnet-fast bench loader --cache-decoded auto`.")
     if ffcv_python is not None and not (peers and part in ("loader", "all")):
         raise UsageError("--ffcv-python is about the loader's peers: `alexnet-fast bench loader --peers`.")
     if json_file is not None:
@@ -60,7 +69,7 @@ def command(
         from alexnet_fast.pipelines.peers import check_ffcv
 
         check_ffcv(ffcv_python)
-    bench = Bench(device, batch_size, recipe_name, precision, threads, ffcv_python)
+    bench = Bench(device, batch_size, recipe_name, precision, threads, ffcv_python, cache_decoded)
     rows: list[Measurement] = []
     if part == "model":
         rows += bench.model(peers)
@@ -86,13 +95,18 @@ class Bench:
         precision: str,
         threads: int | None,
         ffcv_python: Path | None,
+        cache_decoded: str | None,
     ) -> None:
         from alexnet_fast.devices import use_device
+        from alexnet_fast.pipelines.decoded_cache import check_gpu_memory, parse_cache_size
         from alexnet_fast.precision import choose_precision
         from alexnet_fast.recipe import load_recipe
 
         self.device = use_device(device)
         self.on_gpu = self.device.type == "cuda"
+        self.cache_decoded = None if cache_decoded is None else parse_cache_size(cache_decoded)
+        if self.cache_decoded is not None:
+            check_gpu_memory(self.device.type)
         self.asked_batch_size = batch_size
         self.batch_size = batch_size or (1024 if self.on_gpu else 64)
         self.precision = choose_precision(self.device, precision)
@@ -155,10 +169,19 @@ class Bench:
 
     def loader(self, dataset: Dataset) -> list[Measurement]:
         """From the shards to torch tensors."""
-        from alexnet_fast.pipelines.benchmark import measure_loader
+        from alexnet_fast.pipelines.benchmark import measure_kept, measure_loader, our_loader
 
+        keeping = None
+        if self.cache_decoded is not None:
+            keeping = our_loader(
+                dataset, self.device, self.batch_size, num_threads=self.threads, cache_decoded=self.cache_decoded
+            )
+            assert keeping.cache is not None
+            click.echo(keeping.cache.describe())
         row = measure_loader(dataset, device=self.device, batch_size=self.batch_size, num_threads=self.threads)
-        return [row]
+        if keeping is None or keeping.cache is None or not keeping.cache.mib:
+            return [row]
+        return [row, measure_kept(keeping, share=keeping.cache.share, device=self.device)]
 
     def shuffle(self, dataset: Dataset) -> str:
         """How well epochs are shuffled, in a line; all labels are read for it."""

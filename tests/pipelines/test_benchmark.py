@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from scipy import stats
 
 from alexnet_fast.commands import bench_command
 from alexnet_fast.pipelines import benchmark, peers, tune, turns
+from alexnet_fast.pipelines.decoded_cache import CachePlan
 from alexnet_fast.pipelines.loader import TrainingLoader
 from alexnet_fast.pipelines.run import PipelineRun, to_torch
 from alexnet_fast.pipelines.settings import LoaderSettings, remembered
@@ -92,6 +94,49 @@ def test_processors_time_counts_the_processes_that_were_started() -> None:
         counted, own = turns.cpu_seconds() - before, time.process_time() - own
         process.kill()
     assert 0.4 < counted - own < 2
+
+
+class Filling:
+    """A loader that tells what is done with it."""
+
+    batch_size = 5
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+
+    def epoch(self, number: int) -> Iterator[int]:
+        self.done.append(f"epoch {number}")
+        yield from range(4)
+        self.done.append(f"end of {number}")
+
+    def pause(self) -> None:
+        self.done.append("pause")
+
+    def __enter__(self) -> Filling:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.done.append("close")
+
+
+def test_pictures_are_kept_before_the_clock_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark, "TURNS", 2)
+    monkeypatch.setattr(benchmark, "BATCHES", 6)
+    monkeypatch.setattr(turns, "LEAD", 1)
+    loader, begun = Filling(), []
+    monkeypatch.setattr(turns, "finish", lambda device: begun.append(len(loader.done)))
+    loading: Any = loader
+    row = benchmark.measure_kept(loading, share=0.5, device=CPU)
+    assert row.name == benchmark.DECODED_KEPT and row.rate > 0 and row.details["kept"] == "50%"
+    turn = ["epoch 1", "end of 1", "epoch 2", "pause"]
+    assert loader.done == ["epoch 0", "end of 0", *turn, *turn, "close"]  # one loader all the time
+    assert loader.done[: begun[0]] == ["epoch 0", "end of 0", "epoch 1"]
+
+
+@pytest.mark.usefixtures("short")
+def test_a_real_loader_goes_through_it(tiny_dataset: Dataset) -> None:
+    loader = benchmark.our_loader(tiny_dataset, CPU, 6, num_threads=1)
+    assert benchmark.measure_kept(loader, share=0, device=CPU).details["batch size"] == 6
 
 
 # ------------------------------------------------------------ parts of our graph
@@ -323,6 +368,39 @@ def test_rows_of_the_sweep_are_in_the_json(tiny_shards: Path, tmp_path: Path) ->
     names = [row["name"] for row in json.loads(file.read_text())["rows"]]
     assert names[0] == benchmark.FULL_GRAPH
     assert "1 threads, prefetch 4" in names and tune.DISK in names
+
+
+@pytest.mark.parametrize(("mib", "rows"), [(7, 2), (0, 1)])
+def test_a_row_for_pictures_that_are_kept(
+    tiny_dataset: Dataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], mib: int, rows: int
+) -> None:
+    def kept(loader: TrainingLoader, *, share: float, device: torch.device) -> Measurement:
+        return Measurement(f"kept, {share:.0%}", 2.0)
+
+    def opened(*arguments: object, cache_decoded: object, **settings: object) -> Any:
+        assert cache_decoded == 0.5
+        return SimpleNamespace(cache=CachePlan(mib, 59, 3 * 256**2))
+
+    monkeypatch.setattr(benchmark, "measure_loader", lambda *arguments, **settings: Measurement("decoded", 1.0))
+    monkeypatch.setattr(benchmark, "measure_kept", kept)
+    monkeypatch.setattr(benchmark, "our_loader", opened)
+    bench = bench_command.Bench("cpu", 4, "2013", "auto", 1, None, None)
+    bench.cache_decoded = 0.5
+    assert [row.name for row in bench.loader(tiny_dataset)] == ["decoded", "kept, 63%"][:rows]
+    assert "decoded pictures are kept" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["loader", "--device", "cpu", "--cache-decoded", "auto"], "on a CPU there is no GPU memory"),
+        (["loader", "--device", "cpu", "--cache-decoded", "much"], "--cache-decoded much: give auto, or a number"),
+        (["all", "--cache-decoded", "auto"], "--cache-decoded is about the loader"),
+    ],
+)
+def test_what_can_keep_nothing(tiny_shards: Path, words: list[str], complaint: str) -> None:
+    with pytest.raises(UsageError, match=complaint):
+        bench_command.command.main([words[0], str(tiny_shards), *words[1:]], standalone_mode=False)
 
 
 def test_a_python_for_ffcv_is_for_peers(tiny_shards: Path) -> None:
