@@ -9,13 +9,18 @@ from typing import Any, Protocol
 
 import torch
 
+from alexnet_fast.memory import training_bytes
 from alexnet_fast.mesh import Mesh
 from alexnet_fast.pipelines.batch import Batch
+from alexnet_fast.pipelines.decoded_cache import CachePlan, CacheSize, LoaderMemory
 from alexnet_fast.pipelines.loader import TrainingLoader
 from alexnet_fast.precision import Precision
 from alexnet_fast.recipe import Recipe
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UserError
+
+EVALUATION_BATCH = 128
+"""Pictures of each process in an evaluation."""
 
 
 class StoppedError(UserError):
@@ -26,12 +31,16 @@ class Loader(Protocol):
     """What training needs of a loader: `TrainingLoader` and `SyntheticLoader` have it."""
 
     num_batches: int
+    memory: LoaderMemory
+    cache: CachePlan | None
 
     def epoch(self, number: int, *, noise: bool = True) -> Iterator[Batch]: ...
 
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+    def pause(self) -> None: ...
 
     def close(self) -> None: ...
 
@@ -46,6 +55,8 @@ class Job:
     resume: bool
     quiet: bool
     deterministic: bool
+    cache_decoded: CacheSize | None = None
+    """GiB of each GPU's memory for decoded pictures, or "auto"; None keeps none."""
 
 
 def make_loader(mesh: Mesh, device: torch.device, job: Job, precision: Precision) -> Loader:
@@ -65,4 +76,14 @@ def make_loader(mesh: Mesh, device: torch.device, job: Job, precision: Precision
         noise=recipe.noise,
         noise_divisor=recipe.noise_divisor,
         shuffle_buffer=recipe.shuffle_buffer,
+        cache_decoded=job.cache_decoded,
+        memory_beside=memory_of_training(mesh, job, precision) if job.cache_decoded is not None else 0,
     )
+
+
+def memory_of_training(mesh: Mesh, job: Job, precision: Precision) -> int:
+    """Bytes that this process will take on its device, the loader's not counted."""
+    architecture = job.recipe.architecture(len(job.dataset.classes))
+    towers = (mesh.tower,) if mesh.split else tuple(range(architecture.num_towers))
+    pictures = mesh.share_batch(job.recipe.batch_size) * mesh.processes_per_replica
+    return training_bytes(architecture, precision.dtype, towers, pictures=pictures, evaluated=EVALUATION_BATCH)

@@ -11,11 +11,15 @@ from alexnet_fast.evaluation import EvaluationResult
 from alexnet_fast.job import Job
 from alexnet_fast.machine import describe_machine
 from alexnet_fast.mesh import Mesh
+from alexnet_fast.pipelines.decoded_cache import GIB
 from alexnet_fast.totals import Totals, utc_now
 
 
-def about_run(job: Job, mesh: Mesh, device: torch.device, precision: str) -> dict[str, Any]:
-    """Recipe, data set, machine: everything that was there before the first step."""
+def about_run(job: Job, mesh: Mesh, device: torch.device, precision: str, decoded_kept: int) -> dict[str, Any]:
+    """Recipe, data set, machine: everything that was there before the first step.
+
+    decoded_kept: bytes of decoded pictures that this process keeps on its GPU.
+    """
     dataset = job.dataset
     return {
         "recipe": asdict(job.recipe),
@@ -30,6 +34,7 @@ def about_run(job: Job, mesh: Mesh, device: torch.device, precision: str) -> dic
         "processes": mesh.world_size,
         "towers_split": mesh.split,
         "precision": precision,
+        "decoded_pictures_gib": round(decoded_kept / GIB, 2),
     }
 
 

@@ -12,11 +12,12 @@ import torch.distributed as dist
 from alexnet_fast.cuda_graph import Recording
 from alexnet_fast.dropout import DropoutKey, step_key
 from alexnet_fast.exchange import as_rows
-from alexnet_fast.memory import largest_batch
+from alexnet_fast.memory import largest_batch, lasting_bytes
 from alexnet_fast.mesh import Mesh
 from alexnet_fast.model import LAYERS, AlexNet, loss_and_errors
 from alexnet_fast.optimizer import SGD
 from alexnet_fast.pipelines.batch import Batch
+from alexnet_fast.pipelines.decoded_cache import GIB, LoaderMemory
 from alexnet_fast.precision import Precision
 from alexnet_fast.talk import from_all
 from alexnet_fast.tools.errors import UserError
@@ -72,8 +73,12 @@ class TrainingStep:
         precision: Precision,
         mesh: Mesh | None = None,
         record: bool = False,
+        loader_memory: LoaderMemory | None = None,
     ) -> None:
-        """`record`: record the step as a CUDA graph and replay it; for one GPU."""
+        """`record`: record the step as a CUDA graph and replay it; for one GPU.
+
+        `loader_memory`: what the loader takes beside the step, for what is said when memory is too small.
+        """
         self.model = model
         self.optimizer = optimizer
         self.mesh = mesh if mesh is not None else Mesh()
@@ -86,6 +91,7 @@ class TrainingStep:
             keep_freed_memory()
         assert not record or (self.device.type == "cuda" and self.mesh.world_size == 1)
         self.recording = Recording() if record else None
+        self.loader_memory = loader_memory if loader_memory is not None else LoaderMemory()
         self.working: dict[str, torch.Tensor] = {}
         self.reductions: list[dist.Work] = []
         self.alive = torch.ones((), dtype=torch.bool, device=self.device)
@@ -305,17 +311,18 @@ class TrainingStep:
         """What to do when a replica's `batch_size` pictures are too many: how many would fit."""
         free, _ = torch.cuda.mem_get_info(self.device)
         mine = torch.cuda.memory_reserved(self.device)
-        lasting = sum(
-            parameter.numel() * (2 * parameter.element_size() + 2 * self.dtype.itemsize)
-            for parameter in self.parameters.values()
-        )
-        towers = self.model.towers
-        fits = largest_batch(self.model.architecture, self.dtype, max(0, free + mine - lasting), towers)
+        lasting = lasting_bytes(sum(parameter.numel() for parameter in self.parameters.values()), self.dtype)
+        # Each process loads its share of the pictures; what that takes now is not free, and less with fewer pictures.
+        loading, kept = self.loader_memory.per_picture / self.mesh.processes_per_replica, self.loader_memory.kept
+        available = max(0, int(free + mine - lasting + loading * batch_size))
+        fits = largest_batch(self.model.architecture, self.dtype, available, self.model.towers, loading)
         total = min(fits, batch_size - 1) * self.mesh.num_replicas
         remedy = f"give batch_size at most about {total}" if total else "other programs may be using this GPU: end them"
+        beside = f", beside {kept / GIB:.1f} GiB of decoded pictures" if kept else ""
+        fewer = ", keep fewer decoded pictures (--cache-decoded)" if kept else ""
         return (
             f"a step with {batch_size} pictures on this GPU does not fit into its memory "
-            f"({(free + mine) / 2**30:.1f} GiB are there for it): {remedy}, or take more GPUs"
+            f"({(free + mine) / GIB:.1f} GiB are there for it{beside}): {remedy}{fewer}, or take more GPUs"
         )
 
     def state_dict(self) -> dict[str, float]:

@@ -17,13 +17,14 @@ from alexnet_fast.determinism import be_deterministic, cost_of_determinism
 from alexnet_fast.energy import EnergyCounter
 from alexnet_fast.evaluation import EvaluationResult, Predictor, evaluate, told
 from alexnet_fast.interruption import Interruption
-from alexnet_fast.job import Job, Loader, StoppedError, make_loader
+from alexnet_fast.job import EVALUATION_BATCH, Job, Loader, StoppedError, make_loader
 from alexnet_fast.launch import launch
 from alexnet_fast.layout import Layout, choose_layout
 from alexnet_fast.mesh import Mesh
 from alexnet_fast.meter import Meter
 from alexnet_fast.model import AlexNet, load_whole_state, whole_state, whole_tensor
 from alexnet_fast.optimizer import SGD
+from alexnet_fast.pipelines.decoded_cache import CacheSize, check_gpu_memory
 from alexnet_fast.pipelines.loader import EvaluationLoader
 from alexnet_fast.pipelines.settings import check_splits
 from alexnet_fast.precision import choose_precision
@@ -45,8 +46,6 @@ AGREE_EVERY = 8
 """Steps after which several processes ask one another whether anybody was told to stop."""
 TELL_SECONDS = 5.0
 """Between two lines of metrics.jsonl; the device is waited for then, and only then."""
-EVALUATION_BATCH = 128
-"""Pictures of each process."""
 
 
 def train(
@@ -61,11 +60,12 @@ def train(
     parallel: str = "auto",
     quiet: bool = False,
     deterministic: bool = False,
+    cache_decoded: CacheSize | None = None,
 ) -> dict[str, Any]:
     """Train, or go on; what result.json holds.
 
-    The other arguments are those of `layout.choose_layout`.  Raises UserError, also when the run was stopped by a
-    signal: then everything is saved.
+    `cache_decoded` is that of `Job`.  The other arguments are those of `layout.choose_layout`.  Raises UserError, also
+    when the run was stopped by a signal: then everything is saved.
     """
     if resume:
         check_before_start(RunFolder(run), recipe)
@@ -78,6 +78,8 @@ def train(
         processes=processes,
         parallel=parallel,
     )
+    if cache_decoded is not None:
+        check_gpu_memory(layout.device.type)
     mesh = Mesh(world_size=layout.num_processes, split=layout.split)
     check_splits(
         dataset,
@@ -86,7 +88,7 @@ def train(
         num_evaluation_ranks=mesh.num_replicas,
     )
     dataset.check_sizes()
-    job = Job(dataset, recipe, run, resume, quiet, deterministic)
+    job = Job(dataset, recipe, run, resume, quiet, deterministic, cache_decoded)
     if layout.started:
         return launch(layout, work_of_a_process, layout, job)
     folder = RunFolder(run)
@@ -107,6 +109,8 @@ def work_of_a_process(mesh: Mesh, device: torch.device, layout: Layout, job: Job
         trainer = Trainer(mesh, device, job)
         interruption = stack.enter_context(Interruption())
         trainer.telemetry.say(f"{layout.reason}; {trainer.precision.name}: {trainer.precision.reason}")
+        if trainer.loader.cache is not None:
+            trainer.telemetry.say(trainer.loader.cache.describe())
         if job.deterministic:
             trainer.telemetry.say(cost_of_determinism(device))
         try:
@@ -136,7 +140,10 @@ class Trainer:
             if start.optimizer is not None:
                 self.optimizer.load_whole_state(start.optimizer)
         record = self.recipe.record_step and device.type == "cuda" and mesh.world_size == 1
-        self.train_step = TrainingStep(self.model, self.optimizer, precision=self.precision, mesh=mesh, record=record)
+        self.train_step = TrainingStep(
+            self.model, self.optimizer, precision=self.precision, mesh=mesh, record=record,
+            loader_memory=self.loader.memory,
+        )  # fmt: skip
         self.step = self.restore(start, notes)
         self.saved = LastSaved(self.folder.checkpoints, start.step if start else None)
         self.best_error = start.best_error if start else None
@@ -270,7 +277,7 @@ class Trainer:
         """Over the validation split; None where the data set has none."""
         if "val" not in self.job.dataset.splits:
             return None
-        self.loader.close()  # its threads and buffers would stand idle beside the evaluation's
+        self.loader.pause()  # its threads and buffers would stand idle beside the evaluation's
         loader = EvaluationLoader(
             self.job.dataset,
             batch_size=EVALUATION_BATCH,
@@ -359,7 +366,7 @@ class Trainer:
         if self.saved.unsaved:
             raise UserError(f"the run is at its end, but {self.saved.complaint()}. Then finish it with --resume.")
         result = {
-            **about_run(self.job, self.mesh, self.device, self.precision.name),
+            **about_run(self.job, self.mesh, self.device, self.precision.name, self.loader.memory.kept),
             "steps": self.step,
             "epochs": self.step / self.schedule.steps_per_epoch,
             **about_totals(self.totals()),
@@ -379,6 +386,6 @@ class Trainer:
         return whole_tensor(self.model, "conv1.weight", self.optimizer.parameters["conv1.weight"].detach())
 
     def close(self) -> None:
-        """Free the loader's threads, write out the metrics."""
+        """Free the loader's threads and pictures, write out the metrics."""
         self.loader.close()
         self.telemetry.close()

@@ -64,6 +64,12 @@ MISTAKES = [
     (["train", "{shards}", "--processes", "3"], 2, "choose 126 or 129"),
     (["train", "{shards}", "--processes", "1000"], 2, "choose 1000, or fewer processes"),
     (["train", "{shards}", "--processes", "0"], 2, "at least 1"),
+    (["train", "{shards}", "--cache-decoded", "-3", "--out", "{tmp}/run"], 2, "give auto, or a number of GiB above 0"),
+    (
+        ["train", "{shards}", "--device", "cpu", "--cache-decoded", "3", "--out", "{tmp}/run"],
+        2,
+        "there is no GPU memory",
+    ),
     (["eval", "{tmp}/nothing.pt", "{shards}"], 2, "no such checkpoint"),
     (["eval", "{run}", "{tmp}/Snope"], 2, "Snope: there is neither a checkpoint nor a shards folder of this name"),
     (["eval", "{run}", "{tmp}/empty"], 2, "empty: there is no checkpoint in it"),

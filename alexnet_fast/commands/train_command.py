@@ -40,6 +40,12 @@ DATA_VARIABLE = "ALEXNET_FAST_DATA"
     show_default=True,
     help="Split the towers, the batch, or whatever sends fewer bytes.",
 )
+@click.option(
+    "--cache-decoded",
+    metavar="auto|GiB",
+    default=None,
+    help="Keep decoded pictures in each GPU's memory: as much as is left, or so many GiB.  Not tried on a GPU yet.",
+)
 @click.option("--check-hashes", is_flag=True, help="First read every byte of DATA, as `verify` does.")
 @click.option(
     "--deterministic", is_flag=True, help="Bit-equal runs on a GPU too; slower: `bench model` says by how much."
@@ -55,6 +61,7 @@ def command(
     gpus: int | None,
     processes: int | None,
     parallel: str,
+    cache_decoded: str | None,
     check_hashes: bool,
     deterministic: bool,
     quiet: bool,
@@ -68,12 +75,14 @@ def command(
     run: Path | None = out
     try:
         # Torch is loaded here, which takes seconds: long enough for somebody to think better of it.
+        from alexnet_fast.pipelines.decoded_cache import parse_cache_size
         from alexnet_fast.recipe import load_recipe, override
         from alexnet_fast.resume import recipe_of_run
         from alexnet_fast.run_folder import RunFolder
         from alexnet_fast.tools.dataset import Dataset
         from alexnet_fast.trainer import train
 
+        cache_size = None if cache_decoded is None else parse_cache_size(cache_decoded)
         if resume and recipe_name is None:
             run = out if out is not None else Path("runs") / DEFAULT_RECIPE
             recipe = override(recipe_of_run(RunFolder(run)), settings)
@@ -94,6 +103,7 @@ def command(
             parallel=parallel,
             quiet=quiet,
             deterministic=deterministic,
+            cache_decoded=cache_size,
         )
     except KeyboardInterrupt as error:
         raise UserError(stopped_at_once(run)) from error

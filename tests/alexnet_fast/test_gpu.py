@@ -19,6 +19,7 @@ from alexnet_fast.precision import Precision
 from alexnet_fast.recipe import load_recipe
 from alexnet_fast.step import TrainingStep
 from alexnet_fast.tools.dataset import Dataset
+from alexnet_fast.tools.errors import UserError
 from alexnet_fast.trainer import train as train_run
 
 pytestmark = [
@@ -125,6 +126,15 @@ def test_train_on_a_gpu(tiny_dataset: Dataset, tmp_path: Path, record_step: bool
     result = train_run(tiny_dataset, load_recipe("2013", settings), tmp_path / "run", device="cuda", quiet=True)
     assert result["steps"] == 14
     assert result["10_views"]["samples"] == 30
+
+
+def test_a_run_that_keeps_decoded_pictures(tiny_dataset: Dataset, tmp_path: Path) -> None:
+    settings = ["width_divisor=16", "batch_size=8", "rates_for_batch=8", "epochs=3", "final_views=1"]
+    recipe = load_recipe("2013", settings)
+    result = train_run(tiny_dataset, recipe, tmp_path / "run", device="cuda", quiet=True, cache_decoded="auto")
+    assert result["steps"] == 21 and result["decoded_pictures_gib"] == 0.01
+    with pytest.raises(UserError, match="GiB free"):
+        train_run(tiny_dataset, recipe, tmp_path / "other", device="cuda", quiet=True, cache_decoded=1e6)
 
 
 def test_deterministic_runs_are_equal_bit_for_bit(tiny_dataset: Dataset, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from alexnet_fast.memory import kept_bytes
 from alexnet_fast.model import NETS, AlexNet, loss_and_errors, small, whole_state
 from alexnet_fast.optimizer import SGD
 from alexnet_fast.pipelines.batch import Batch
+from alexnet_fast.pipelines.decoded_cache import GIB, LoaderMemory
 from alexnet_fast.precision import Precision, choose_precision
 from alexnet_fast.step import FIRST_SCALE, SCALE_GROWS_EVERY, DivergedError, TrainingStep
 from alexnet_fast.tools.errors import UsageError, UserError
@@ -230,6 +231,20 @@ def test_out_of_memory_says_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
         < 2**24 - lasting
         < 2 * (fits + 16) * kept_bytes(NET, torch.float32, (0, 1))
     )
+
+
+def test_out_of_memory_counts_the_loader(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it takes for each picture is free again with fewer of them; what it keeps can be fewer."""
+    _, _, step = make(FP32)
+    each = 1.5 * kept_bytes(NET, torch.float32, (0, 1))
+    lasting = 4 * 4 * sum(parameter.numel() for parameter in step.parameters.values())
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (lasting + int(100 * each), 2**34))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
+    assert "at most about 96, or take more GPUs" in step.out_of_memory(300)
+    step.loader_memory = LoaderMemory(per_picture=each, kept=5 * GIB)
+    told = step.out_of_memory(300)
+    assert "beside 5.0 GiB of decoded pictures" in told
+    assert "at most about 192, keep fewer decoded pictures (--cache-decoded), or" in told  # (100 + 300) / 2
 
 
 @pytest.mark.parametrize("precision", [BF16, FP16])

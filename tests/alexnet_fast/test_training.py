@@ -18,6 +18,7 @@ import torch
 from alexnet_fast.checkpoint import load_checkpoint, saved_checkpoints, step_of
 from alexnet_fast.evaluation import EvaluationResult
 from alexnet_fast.job import StoppedError
+from alexnet_fast.pipelines.loader import TrainingLoader
 from alexnet_fast.recipe import Recipe, load_recipe
 from alexnet_fast.run_folder import RunFolder
 from alexnet_fast.run_info import describe_run
@@ -82,6 +83,29 @@ def test_a_run_leaves_what_it_promises(unbroken: Path) -> None:
     assert any((unbroken / "tensorboard").iterdir())
     assert (unbroken / "checkpoints" / "best.pt").exists()
     assert not list(unbroken.rglob("*.partial"))
+
+
+def test_decoded_pictures_outlast_evaluations(
+    tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[str] = []
+    for name in ("pause", "close"):
+        real = getattr(TrainingLoader, name)
+
+        def noted(loader: TrainingLoader, name: str = name, real: Any = real) -> None:
+            called.append(name)
+            real(loader)
+
+        monkeypatch.setattr(TrainingLoader, name, noted)
+    result = train(tiny_dataset, small_recipe("epochs=0.5"), tmp_path / "run", device="cpu", quiet=True)
+    assert result["decoded_pictures_gib"] == 0
+    assert called.count("close") == 1 and called.index("close") > called.index("pause") >= 0
+
+
+def test_on_a_cpu_no_decoded_pictures_can_be_kept(tiny_dataset: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--cache-decoded: on a CPU there is no GPU memory"):
+        train(tiny_dataset, small_recipe(), tmp_path / "run", device="cpu", quiet=True, cache_decoded="auto")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_over_several_sessions_tells_what_all_of_them_cost(

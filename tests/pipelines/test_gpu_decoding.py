@@ -1,9 +1,12 @@
-"""How far the GPU's decoders are from Pillow's pixels; `pytest -m gpu -s` prints it."""
+"""How far the GPU's decoders are from Pillow's pixels, which `pytest -m gpu -s` prints; what is decoded once."""
 
 from __future__ import annotations
 
 import io
+import shutil
+import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ import torch
 from PIL import Image
 
 from alexnet_fast.pipelines.decoding import Decoding, decode
+from alexnet_fast.pipelines.loader import TrainingLoader
 from alexnet_fast.pipelines.reader import Reading, read_samples
 from alexnet_fast.pipelines.run import Execution, PipelineRun, to_torch
 from alexnet_fast.tools.dataset import Dataset
@@ -41,3 +45,46 @@ def test_mixed_decoding_is_near_pillows(tiny_dataset: Dataset, load: float) -> N
     print(f"\nJPEG engines {load:g}: at most {difference.max()}, {difference.mean():.4f} on average, of 255")
     # A wrong colour space, swapped channels or a shifted picture are further away than rounding.
     assert difference.mean() < 2
+
+
+def images(loader: TrainingLoader, epoch: int) -> torch.Tensor:
+    return torch.cat([batch.images.cpu() for batch in loader.epoch(epoch)])
+
+
+def loader_of(dataset: Dataset, **choices: Any) -> TrainingLoader:
+    # One batch of all pictures, and one kind of decoder: the same pixels each time.
+    return TrainingLoader(
+        dataset, batch_size=59, device=torch.device("cuda", 0), seed=0, num_threads=2, hw_decoder_load=0.0, **choices
+    )
+
+
+def blacken(tar: Path) -> None:
+    """Zeros in the places of all pictures' second halves, but for their end marks; headers stay."""
+    content = bytearray(tar.read_bytes())
+    with tarfile.open(tar) as opened:
+        for member in opened.getmembers():
+            if member.name.endswith(".jpg"):
+                start, end = member.offset_data + member.size // 2, member.offset_data + member.size - 2
+                content[start:end] = bytes(end - start)
+    tar.write_bytes(content)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_from_the_second_epoch_on_nothing_is_decoded(tiny_shards: Path, tmp_path: Path) -> None:
+    dataset = Dataset.load(shutil.copytree(tiny_shards, tmp_path / "shards"))
+    with loader_of(dataset) as decoding:
+        wanted = [images(decoding, epoch) for epoch in range(3)]
+    with loader_of(dataset, cache_decoded="auto") as keeping:
+        assert keeping.cache is not None and keeping.cache.share == 1
+        assert torch.equal(images(keeping, 0), wanted[0])
+        for tar in dataset.tars("train"):
+            blacken(tar)
+        for epoch in (1, 2):  # a batch with nothing to decode, in a decoder that never decoded anything
+            assert torch.equal(images(keeping, epoch), wanted[epoch])
+            keeping.pause()
+    # Another size, for half of the pictures: DALI refuses it unless the first cache is gone.
+    with loader_of(Dataset.load(tiny_shards), cache_decoded=0.005) as other:
+        assert other.cache is not None and 0.4 < other.cache.share < 0.6
+        for epoch in range(2):
+            assert torch.equal(images(other, epoch), wanted[epoch])
