@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 
@@ -44,6 +47,18 @@ def test_a_decoder_without_a_cache_asks_for_none() -> None:
 )
 def test_all_that_decides_the_pixels_is_told(decoding: Decoding, words: str) -> None:
     assert decoding.describe() == words
+
+
+def test_a_keeper_is_built_never_run_and_gone_at_once() -> None:
+    """With a decoder of the CPU in it: DALI's cache must not outlast the keeper until the garbage is collected."""
+    keeper = CacheKeeper(Decoding("cpu", 256), Execution(4, torch.device("cpu"), num_threads=1, prefetch=2))
+    pipeline = weakref.ref(keeper._pipeline)
+    gc.disable()
+    try:
+        del keeper
+        assert pipeline() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
