@@ -166,6 +166,6 @@ def copy_mirrored(crop: torch.Tensor, out: Floats) -> None:
 
     By torch, as numpy takes ten times as long to turn pixels of three bytes.
     """
-    for number, rows in enumerate(crop.split(MIRRORED_ROWS)):
+    for number, rows in enumerate(crop.split(MIRRORED_ROWS)):  # type: ignore[no-untyped-call]
         start = number * MIRRORED_ROWS
         np.copyto(out[start : start + MIRRORED_ROWS], rows.flip(1).numpy())
