@@ -61,8 +61,8 @@ MISTAKES = [
     (["train", "{shards}", "--set", "batch_size=8", "--out", "{run}"], 2, "holds a run already"),
     (["train", "{shards}", "--device", "tpu"], 2, "choose cpu, cuda"),
     (["train", "{shards}", "--processes", "3", "--parallel", "towers"], 2, "3 processes do not pair up"),
-    (["train", "{shards}", "--processes", "3"], 2, "choose 126 or 129"),
-    (["train", "{shards}", "--processes", "1000"], 2, "choose 1000, or fewer processes"),
+    (["train", "{shards}", "--processes", "3"], 2, "batch_size=126 or 129"),
+    (["train", "{shards}", "--processes", "1000"], 2, "give fewer processes, or --set batch_size=1000"),
     (["train", "{shards}", "--processes", "0"], 2, "at least 1"),
     (["train", "{shards}", "--cache-decoded", "-3", "--out", "{tmp}/run"], 2, "give auto, or a number of GiB above 0"),
     (
