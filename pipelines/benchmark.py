@@ -28,6 +28,7 @@ from alexnet_fast.pipelines.settings import LoaderSettings, default_settings, nu
 from alexnet_fast.pipelines.training import CROP, Augmentation, draw, training_graph
 from alexnet_fast.pipelines.turns import LEAD, Candidate, measure_in_turns, stream_turn
 from alexnet_fast.tools.dataset import Dataset
+from alexnet_fast.tools.freed_memory import keep_freed_memory
 from alexnet_fast.tools.measurement import Measurement
 
 SPLIT = "train"
@@ -81,6 +82,8 @@ def measure_kept(loader: TrainingLoader, *, share: float, device: torch.device) 
 
 def our_loader(dataset: Dataset, device: torch.device, batch_size: int, **settings: Any) -> TrainingLoader:
     """As `train` makes it."""
+    if device.type == "cpu":
+        keep_freed_memory()  # as the step does in `train`'s process; the peers' are of another kind
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     return TrainingLoader(dataset, batch_size=batch_size, device=device, seed=0, dtype=dtype, **settings)
 

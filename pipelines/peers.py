@@ -61,6 +61,10 @@ class Recipe:
         return torch.from_numpy(pixels)
 
 
+FRESH = "spawn"
+"""How the workers are started: forked ones would inherit how this process keeps its memory, which no user's do."""
+
+
 def all_jpegs(dataset: Dataset, split: str) -> Iterator[tuple[bytes, int]]:
     """(JPEG, label) of the split's samples in order, again and again."""
     while True:
@@ -91,7 +95,7 @@ def torch_loader(
     """torch.utils.data.DataLoader with Pillow, one worker process for each core."""
     loader = torch.utils.data.DataLoader(
         PillowPictures(jpegs, recipe), batch_size, shuffle=True, num_workers=workers, drop_last=True,
-        persistent_workers=True,
+        persistent_workers=True, multiprocessing_context=FRESH,
     )  # fmt: skip
     return partial(channels_last, loader)
 
@@ -107,7 +111,7 @@ def webdataset_loader(
     views = source.shuffle(1000).to_tuple("jpg", "cls").map_tuple(recipe.view, int)
     loader = torch.utils.data.DataLoader(
         views.batched(batch_size, partial=False), batch_size=None, num_workers=min(workers, len(tars)),
-        persistent_workers=True,
+        persistent_workers=True, multiprocessing_context=FRESH,
     )  # fmt: skip
     return partial(channels_last, loader)
 
