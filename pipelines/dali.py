@@ -10,6 +10,8 @@ try:
     import nvidia.dali as dali
     from nvidia.dali import fn as dali_fn
     from nvidia.dali import types as dali_types
+    from nvidia.dali.plugin import pytorch as dali_pytorch
+    from nvidia.dali.tensors import TensorCPU
 except ImportError as error:
     raise UserError(
         f"NVIDIA DALI cannot be imported ({error}). It reads and decodes the pictures; "
@@ -21,5 +23,7 @@ VERSION: str = dali.__version__
 Pipeline: Any = dali.Pipeline  # type: ignore[attr-defined]
 fn: Any = dali_fn
 types: Any = dali_types
+feed_ndarray: Any = dali_pytorch.feed_ndarray  # type: ignore[attr-defined]
+to_torch_type: Any = dali_pytorch.to_torch_type  # type: ignore[attr-defined]
 
-__all__ = ["VERSION", "Pipeline", "fn", "types"]
+__all__ = ["VERSION", "Pipeline", "TensorCPU", "feed_ndarray", "fn", "to_torch_type", "types"]

@@ -91,10 +91,11 @@ def check_gpu_memory(device_type: str) -> None:
 def loader_memory(*, size: int, jpeg_bytes: float, pixel_bytes: int, num_threads: int, prefetch: int) -> LoaderMemory:
     """Of a loader of pictures of `size` pixels on each side; `pixel_bytes`: 2 where it finishes in float16, else 4.
 
-    One batch is in use while `prefetch` more are ready or in the making.
+    DALI has one batch that is being copied to torch while `prefetch` more are ready or in the making.
     """
-    one = jpeg_bytes + 3 * size**2 + 3 * CROP**2 * pixel_bytes
-    return LoaderMemory((prefetch + 1) * one, num_threads * DECODER_THREAD)
+    finished = 3 * CROP**2 * pixel_bytes
+    one = jpeg_bytes + 3 * size**2 + finished
+    return LoaderMemory((prefetch + 1) * one + finished, num_threads * DECODER_THREAD)
 
 
 def plan_cache(asked: CacheSize, *, free: int, needed: int, samples: int, size: int) -> CachePlan:

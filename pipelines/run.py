@@ -1,4 +1,4 @@
-"""One run of a DALI pipeline: so many batches, handed to torch without a copy."""
+"""One run of a DALI pipeline: so many batches, handed to torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.utils.dlpack
 
-from alexnet_fast.pipelines.dali import Pipeline
+from alexnet_fast.pipelines.dali import Pipeline, TensorCPU, feed_ndarray, to_torch_type
 from alexnet_fast.pipelines.decoding import Decoding, decode_nothing
 from alexnet_fast.pipelines.diagnosis import altered, find_undecodable
 from alexnet_fast.pipelines.reader import READER
@@ -148,8 +148,17 @@ def device_id(device: torch.device) -> int | None:
 
 
 def to_torch(output: Any) -> torch.Tensor:
-    """A tensor that shares DALI's memory: (N, …), where all samples of the batch have one shape."""
-    return torch.utils.dlpack.from_dlpack(output.as_tensor())
+    """(N, …), where all samples of the batch have one shape: DALI's own memory on a CPU, a copy on a GPU.
+
+    DALI frees a GPU's memory in the order of its own streams, also where torch shares it: what torch has queued and
+    not read yet would be written over.  Only for a copy that DALI makes do they wait; the host does not.
+    """
+    tensor = output.as_tensor()
+    if isinstance(tensor, TensorCPU):
+        return torch.utils.dlpack.from_dlpack(tensor)
+    copy = torch.empty(tensor.shape(), dtype=to_torch_type[tensor.dtype], device=f"cuda:{tensor.device_id()}")
+    feed_ndarray(tensor, copy, cuda_stream=torch.cuda.current_stream(copy.device))
+    return copy
 
 
 def explained(error: RuntimeError | MemoryError, execution: Execution, tars: list[Path]) -> UserError:

@@ -95,9 +95,10 @@ def test_the_line_tells_how_much_and_which_share() -> None:
 
 def test_the_loaders_memory_by_hand() -> None:
     memory = loader_memory(size=256, jpeg_bytes=26_000, pixel_bytes=2, num_threads=8, prefetch=2)
-    one = 26_000 + 256 * 256 * 3 + 224 * 224 * 3 * 2
-    assert memory.per_picture == 3 * one
-    assert memory.beside_kept(1000) == 3 * one * 1000 + 8 * 16 * MIB
+    copy = 224 * 224 * 3 * 2
+    one = 26_000 + 256 * 256 * 3 + copy
+    assert memory.per_picture == 3 * one + copy
+    assert memory.beside_kept(1000) == (3 * one + copy) * 1000 + 8 * 16 * MIB
 
 
 # ---------------------------------------------------------------------- the loader

@@ -1,4 +1,4 @@
-"""How far the GPU's decoders are from Pillow's pixels, which `pytest -m gpu -s` prints; what is decoded once."""
+"""How far the GPU's decoders are from Pillow's pixels, which `pytest -m gpu -s` prints; what becomes of it."""
 
 from __future__ import annotations
 
@@ -88,3 +88,18 @@ def test_from_the_second_epoch_on_nothing_is_decoded(tiny_shards: Path, tmp_path
         assert other.cache is not None and 0.4 < other.cache.share < 0.6
         for epoch in range(2):
             assert torch.equal(images(other, epoch), wanted[epoch])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_batch_is_not_written_over_before_torch_has_read_it(tiny_dataset: Dataset) -> None:
+    device = torch.device("cuda", 0)
+    with TrainingLoader(tiny_dataset, batch_size=4, device=device, seed=0, hw_decoder_load=0.0) as loader:
+        wanted = [batch.images.cpu() for batch in loader.epoch(0)]
+        found = []
+        for batch in loader.epoch(0):
+            # The host is far ahead: what reads the batch waits behind this.
+            torch.cuda._sleep(50_000_000)  # type: ignore[no-untyped-call]
+            found.append(batch.images.clone())
+            del batch
+        assert all(torch.equal(one.cpu(), other) for one, other in zip(found, wanted, strict=True))
