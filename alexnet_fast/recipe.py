@@ -209,15 +209,20 @@ def load_recipe(name_or_file: str, overrides: Sequence[str] = ()) -> Recipe:
                 f"recipe {name_or_file!r} is neither one of the program's nor a .toml file: "
                 f"{did_you_mean(name_or_file, recipe_names())}"
             )
+    recipe = recipe_from(recipe_content(file) | {"name": file.stem}, f"recipe {file.name}")
+    return override(recipe, overrides)
+
+
+def recipe_content(file: Path) -> dict[str, Any]:
+    """What a recipe's file says, unchecked; UsageError where it cannot be read."""
     try:
         with open_file(file) as opened:
-            content = tomllib.load(opened)
+            content: dict[str, Any] = tomllib.load(opened)
     except OSError as error:
         raise UsageError(f"recipe {file}: cannot be read ({error.strerror})") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"recipe {file} is no TOML: {error}") from error
-    recipe = recipe_from(content | {"name": file.stem}, f"recipe {file.name}")
-    return override(recipe, overrides)
+    return content
 
 
 def recipe_from(content: dict[str, Any], where: str) -> Recipe:

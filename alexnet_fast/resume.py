@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from alexnet_fast.checkpoint import Checkpoint, classes_of, newest_checkpoint
-from alexnet_fast.recipe import Recipe, load_recipe
+from alexnet_fast.recipe import Recipe, key_types, load_recipe, recipe_content
 from alexnet_fast.run_folder import RunFolder, finite
 from alexnet_fast.schedule import Schedule
 from alexnet_fast.tools.dataset import Dataset
@@ -31,10 +32,19 @@ def recipe_of_run(folder: RunFolder) -> Recipe:
             raise UsageError(f"{folder.path}: has neither recipe.toml nor checkpoints; begin anew with another --out.")
         return found[0].recipe
     try:
+        check_every_key(folder.recipe)
         recipe = load_recipe(str(folder.recipe))
     except UsageError as error:
         raise UsageError(f"{error}. Mend it, or move it away: the newest checkpoint holds the recipe too.") from error
     return replace(recipe, name=folder.path.absolute().name)
+
+
+def check_every_key(file: Path) -> None:
+    """UsageError where a run's recipe.toml was cut short: its other keys would silently become the defaults."""
+    content = recipe_content(file)
+    lacking = [key for key in key_types() if key not in content and key != "name"]
+    if lacking:
+        raise UsageError(f"recipe {file} says nothing of {', '.join(lacking)}; a run's recipe has every key")
 
 
 def check_before_start(folder: RunFolder, recipe: Recipe) -> None:

@@ -196,6 +196,11 @@ def test_a_run_goes_on_by_its_own_recipe(tiny_dataset: Dataset, tmp_path: Path) 
         recipe_of_run(run)
     train(tiny_dataset, began, run.path, device="cpu", quiet=True)
     assert recipe_of_run(run) == replace(began, name="mine")
+    whole = run.recipe.read_text()
+    for cut in ("", whole[: whole.index("# ", len(whole) // 2)]):
+        run.recipe.write_text(cut)
+        with pytest.raises(UsageError, match=r"recipe.toml says nothing of .*keep_checkpoints.*move it away"):
+            recipe_of_run(run)
     with run.recipe.open("a") as file:
         file.write("epochs\n")
     with pytest.raises(UsageError, match=r"recipe.toml is no TOML.*move it away"):
