@@ -26,6 +26,7 @@ from PIL import Image, ImageChops, UnidentifiedImageError, features
 
 from alexnet_fast import __version__
 from alexnet_fast.tools.dataset import PictureOptions
+from alexnet_fast.tools.errors import UserError
 from alexnet_fast.tools.resize import average_area
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
@@ -106,15 +107,20 @@ def program_version() -> str:
 def encode(content: bytes, name: str, options: PictureOptions) -> Encoded:
     """Make a stored picture of a file's bytes; `name` is looked at for its extension only.
 
-    Raises BadPictureError with the reason.
+    Raises BadPictureError with the reason; UserError where memory is short, which is not the picture's fault.
     """
     if not content:
         raise BadPictureError("empty file")
     repairs: list[str] = []
     try:
         image = _decode(content, name, options, repairs)
-    except (BadPictureError, MemoryError):
+    except BadPictureError:
         raise
+    except MemoryError as error:
+        raise UserError(
+            f"{name}: there is not enough memory to decode it. Run the same command again, with fewer --workers, or "
+            "remove the picture: what is done is not lost."
+        ) from error
     except Exception as error:  # Pillow's decoders raise whatever a broken file leads them to
         raise BadPictureError(_reason(error)) from error
     square = _centre_square(image, options)
@@ -147,12 +153,21 @@ def _decode(content: bytes, name: str, options: PictureOptions, repairs: list[st
             raise BadPictureError(f"too small: {image.width} × {image.height} pixels")
         _note_format(image, content, name, repairs)
         image.load()
-        orientation = image.getexif().get(ORIENTATION, 1) if options.exif == "apply" else 1
+        orientation = _orientation(image) if options.exif == "apply" else 1
         image = _to_rgb(image, repairs)
     if orientation in UPRIGHT:
         repairs.append(f"EXIF orientation {orientation}")
         image = image.transpose(UPRIGHT[orientation])
     return image
+
+
+def _orientation(image: Image.Image) -> int:
+    """As EXIF tells it; 1, upright, where there is none, or none that can be read: the pixels may be whole."""
+    try:
+        orientation = image.getexif().get(ORIENTATION)
+    except Exception:  # whatever damaged EXIF leads Pillow to
+        return 1
+    return orientation if orientation in UPRIGHT else 1
 
 
 def _note_format(image: Image.Image, content: bytes, name: str, repairs: list[str]) -> None:

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from alexnet_fast.tools.dataset import PictureOptions
+from alexnet_fast.tools.errors import UserError
 from alexnet_fast.tools.picture import ORIENTATION, BadPictureError, encode
 
 Pixels = Any  # numpy arrays
@@ -171,6 +172,23 @@ def test_exif_orientation(orientation: int) -> None:
     assert ignored.repairs == ""
     if orientation != 1:
         assert np.abs(ignored.pixels - centre).mean() > 10
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+def test_damaged_exif_costs_no_picture(form: str) -> None:
+    damaged = encode(stored(COLOUR, form, exif=b"Exif\0\0XX\0*" + bytes(30)), f"a.{form}", OPTIONS)
+    whole = encode(stored(COLOUR, form), f"a.{form}", OPTIONS)
+    assert np.array_equal(damaged.pixels, whole.pixels) and damaged.repairs == whole.repairs
+
+
+def test_want_of_memory_is_not_the_pictures_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    content = stored(COLOUR, "JPEG")
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(UserError, match=r"train/a\.JPEG: there is not enough memory .* fewer --workers"):
+        encode(content, "train/a.JPEG", OPTIONS)
 
 
 def test_other_filters_and_sizes() -> None:
