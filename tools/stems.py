@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -14,6 +15,9 @@ import numpy as np
 SAFE = re.compile(rb"[A-Za-z0-9][A-Za-z0-9_-]{0,79}\Z")
 """What a stem may be as it is: with `.jpg` behind it, well inside ustar's 100 bytes; no leading `-` or `__`,
 which command lines and webdataset give a meaning."""
+
+_LIKE_MADE = re.compile(rb"-[0-9a-f]{16}\Z")
+"""The end of a made name; a file may be called so by itself, after it came out of shards for one."""
 
 _UNSAFE = re.compile(rb"[^A-Za-z0-9_-]+")
 
@@ -41,18 +45,34 @@ def unique_stems(origins: Iterable[bytes], offsets: Sequence[int] | None) -> Ite
     """
     in_tar = offsets is not None
     digests = bytearray()
+    like_made: set[bytes] = set()
     for origin in origins:
-        digests += hashlib.blake2b(own_stem(origin, in_tar), digest_size=8).digest()
+        own = own_stem(origin, in_tar)
+        digests += hashlib.blake2b(own, digest_size=8).digest()
+        if _LIKE_MADE.search(own):
+            like_made.add(own)
     keys = np.frombuffer(bytes(digests), dtype=np.uint64)
     order = np.argsort(keys, kind="stable")
     equal = keys[order][1:] == keys[order][:-1]
     repeated = np.zeros(len(keys), dtype=bool)
     repeated[order[1:][equal]] = True
     repeated[order[:-1][equal]] = True
-    for number, origin in enumerate(origins):
-        own = own_stem(origin, in_tar)
-        if not repeated[number] and SAFE.match(own):
-            yield own
-        else:
-            identity = origin if offsets is None else origin + b"!%d" % offsets[number]
-            yield made_stem(own, identity)
+    taken: set[bytes] = set()
+    """Names that files have by themselves, and others get."""
+
+    def stems() -> Iterator[bytes]:
+        for number, origin in enumerate(origins):
+            own = own_stem(origin, in_tar)
+            if not repeated[number] and own not in taken and SAFE.match(own):
+                yield own
+            else:
+                identity = origin if offsets is None else origin + b"!%d" % offsets[number]
+                yield made_stem(own, identity)
+
+    while like_made:
+        counts = Counter(stem for stem in stems() if stem in like_made)
+        twice = {stem for stem, count in counts.items() if count > 1}
+        if not twice:
+            break
+        taken |= twice
+    return stems()

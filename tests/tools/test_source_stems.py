@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from alexnet_fast.tools.sources import find_source
-from alexnet_fast.tools.stems import unique_stems
+from alexnet_fast.tools.stems import made_stem, unique_stems
 from tests.tools.fake_sources import write_files
 
 ODD = [
@@ -47,6 +47,16 @@ def test_in_tars() -> None:
     stems = list(unique_stems(origins, [0, 1, 2, 3]))
     assert stems[:2] == [b"x", b"n01440764_10026"]
     assert len(set(stems)) == 4
+
+
+def test_a_file_that_is_called_as_another_will_be() -> None:
+    """As where what came out of shards lies beside what went in, twice over."""
+    odd = b"a/x y.jpg"
+    once = b"b/" + made_stem(b"x y", odd) + b".jpg"
+    twice = b"c/" + made_stem(once[2:-4], once) + b".jpg"
+    for origins in ([odd, once, twice], [twice, once, odd]):
+        assert len(set(unique_stems(origins, None))) == 3
+    assert list(unique_stems([once], None)) == [once[2:-4]]
 
 
 def test_table_leads_back(tmp_path: Path) -> None:
