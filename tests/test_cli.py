@@ -92,6 +92,7 @@ MISTAKES = [
     (["preview", "{shards}", "--out", "{tmp}/x.jpg"], 2, "ends in .png"),
     (["verify", "{tmp}/empty"], 2, "no shards folder"),
     (["bench", "model", "--tune"], 2, "--tune is about the loader"),
+    (["bench", "model", "--batch-size", "99999999999999"], 2, "is not in the range"),
     (["bench", "loader", "{tmp}/nowhere"], 2, "there is no such folder"),
     (["bench", "loader", "{shards}", "--json", "{tmp}/no/x.json"], 2, "there is no folder"),
     (["bench", "loader", "{shards}", "--json", "{tmp}"], 2, "is a folder"),
@@ -270,3 +271,30 @@ def test_bench_loader_tells_the_shuffle(tiny_shards: Path, capsys: pytest.Captur
     code, out, err = call(capsys, "bench", "loader", tiny_shards, "--batch-size", "4", "--device", "cpu")
     assert code == 0, err
     assert "of neighbours have the same label (by chance" in out
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.\nMore."),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 602 bytes."),
+    ],
+)
+def test_memory_that_is_too_small_gets_a_sentence(
+    error: RuntimeError, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def model(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr("alexnet_fast.commands.bench_command.Bench.model", model)
+    code, _, err = call(capsys, "bench", "model", "--device", "cpu")
+    assert code == 1 and "does not fit into memory (" in err and "smaller --batch-size" in err and "More" not in err
+
+
+def test_what_is_no_want_of_memory_is_not_called_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def model(*arguments: object) -> None:
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr("alexnet_fast.commands.bench_command.Bench.model", model)
+    with pytest.raises(RuntimeError, match="something else"):
+        main(["bench", "model", "--device", "cpu"])

@@ -19,13 +19,17 @@ PARTS = ("all", "loader", "model", "train")
 FULL_SWEEP = (128, 256, 512, 1024, 2048)
 """Batch sizes that `bench model` goes through on a GPU."""
 CPU_SWEEP = (64,)
+MOST_PICTURES = 1_000_000
+"""Of a batch; more is a slip of the pen."""
 
 
 @click.command()
 @click.argument("part", type=click.Choice(PARTS), default="all")
 @click.argument("data", type=click.Path(path_type=Path), required=False)
 @click.option("--device", default=None, help="cpu, cuda or cuda:1.  [default: the GPU where there is one]")
-@click.option("--batch-size", type=click.IntRange(1), default=None, help="[default: 64 on a CPU, 1024 on a GPU]")
+@click.option(
+    "--batch-size", type=click.IntRange(1, MOST_PICTURES), default=None, help="[default: 64 on a CPU, 1024 on a GPU]"
+)
 @click.option("--recipe", "recipe_name", default="2013", show_default=True, help="Whose network is trained.")
 @click.option("--precision", type=click.Choice(["auto", "bf16", "fp16", "fp32"]), default="auto", show_default=True)
 @click.option("--threads", type=click.IntRange(1), default=None, help="DALI's threads.  [default: as `train`]")
@@ -71,11 +75,12 @@ def command(
         check_ffcv(ffcv_python)
     bench = Bench(device, batch_size, recipe_name, precision, threads, ffcv_python, cache_decoded)
     rows: list[Measurement] = []
-    if part == "model":
-        rows += bench.model(peers)
-    else:
-        with shards_to_read(data) as folder:
-            rows += bench.with_data(part, folder, peers=peers, tune=tune)
+    with explained_memory():
+        if part == "model":
+            rows += bench.model(peers)
+        else:
+            with shards_to_read(data) as folder:
+                rows += bench.with_data(part, folder, peers=peers, tune=tune)
     if json_file is not None:
         write_json(json_file, part, rows)
 
@@ -229,6 +234,22 @@ class Bench:
         if part == "all":
             rows += self.model(peers=True)
         return rows
+
+
+@contextmanager
+def explained_memory() -> Iterator[None]:
+    """In the block memory that is too small, a GPU's or the host's, is a UserError."""
+    import torch
+
+    try:
+        yield
+    except RuntimeError as error:  # torch.OutOfMemoryError is one; a CPU's has no class of its own
+        reason = str(error).partition("\n")[0]
+        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in reason:
+            raise
+        raise UserError(
+            f"what is measured does not fit into memory ({reason}). Give a smaller --batch-size."
+        ) from error
 
 
 @contextmanager
