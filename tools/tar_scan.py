@@ -37,6 +37,9 @@ WITHOUT_CONTENT = frozenset((HARD_LINK, SYMBOLIC_LINK, b"3", b"4", FOLDER, b"6")
 MOST_LINKS = 40
 """Links followed one after another, as Linux does."""
 
+MOVE_AWAY = "Mend that, or move it out of the source."
+"""What to do about a tar that cannot be read."""
+
 ReadAt = Callable[[int, int], bytes]
 """(offset, size) -> bytes, fewer only at the end of the file."""
 
@@ -231,7 +234,7 @@ class TarBytes:
             check_regular(self.path)
             descriptor = os.open(self.path, os.O_RDONLY)
         except OSError as error:
-            raise unreadable(self.path, error, "Mend that, or move it out of the source.") from error
+            raise unreadable(self.path, error, MOVE_AWAY) from error
         self.size = os.fstat(descriptor).st_size
         # Only headers are read, a hundred kilobytes apart: reading ahead would read the whole tar.
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
@@ -300,7 +303,10 @@ def state_of(path: str) -> str:
         system, name = open_system(path)
         with explaining(path, "read"):
             return str(system.ukey(name))
-    status = Path(path).stat()
+    try:
+        status = Path(path).stat()
+    except OSError as error:
+        raise unreadable(path, error, MOVE_AWAY) from error
     return f"{status.st_size}\0{status.st_mtime_ns}"
 
 

@@ -179,6 +179,12 @@ def test_cut_tars(tmp_path: Path) -> None:
         find_source(root)
 
 
+def test_a_tar_that_is_a_link_to_nowhere_is_told(tmp_path: Path) -> None:
+    (tmp_path / "ILSVRC2012_img_train.tar").symlink_to("gone")
+    with pytest.raises(UserError, match=r"train\.tar: cannot be read .*move it out of the source"):
+        find_source(tmp_path, cache=open_output(tmp_path / "shards"))
+
+
 def test_tar_cut_after_the_scan(tmp_path: Path) -> None:
     source = find_source(ilsvrc2012(tmp_path))
     os.truncate(tmp_path / "ILSVRC2012_img_val.tar", 700)
