@@ -16,6 +16,9 @@ from alexnet_fast.tools.errors import UserError
 BLOCK = tarfile.BLOCKSIZE
 """Bytes; members begin at multiples of it."""
 
+MAX_LABEL = 99_999
+"""Labels have five digits."""
+
 
 def label_text(label: int) -> bytes:
     """The `.cls` member: five ASCII digits, which DALI turns into a number with arithmetic alone."""

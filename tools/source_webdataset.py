@@ -23,6 +23,7 @@ from alexnet_fast.tools.picture_table import (
     TableBuilder,
     read_bytes,
 )
+from alexnet_fast.tools.shard_file import MAX_LABEL
 from alexnet_fast.tools.source_folders import SPLIT_NAMES, VALIDATION_NAME
 from alexnet_fast.tools.source_tree import is_picture, text
 from alexnet_fast.tools.storage import join, list_folder
@@ -31,9 +32,6 @@ from alexnet_fast.tools.words import counted, few
 
 LABEL_FIELDS = ("label", "cls", "class_id", "class", "class_name")
 """Where a sample's json may say its class; the first that is there counts."""
-
-MAX_LABEL = 99_999
-"""Labels have five digits in the shards."""
 
 _WNID_STEM = re.compile(rb"(n\d{8})_")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from alexnet_fast.tools.errors import UsageError
 from alexnet_fast.tools.output import Output
 from alexnet_fast.tools.picture_table import ClassName, Location, PictureTable, Source, read_bytes
+from alexnet_fast.tools.shard_file import MAX_LABEL
 from alexnet_fast.tools.source_class_tars import find_class_tars, is_class_tars
 from alexnet_fast.tools.source_folders import find_class_folders
 from alexnet_fast.tools.source_ilsvrc import find_ilsvrc2010, find_ilsvrc2012, is_ilsvrc2010, is_ilsvrc2012
@@ -59,6 +60,10 @@ def find_source(
     source = replace(find_kind(root, names, kind or detect(root, names), exclude, scans), scans=scans)
     if not len(source.table):
         raise UsageError(f"{root}: no pictures in it. {' '.join(source.notes)} Give the folder that holds them.")
+    if len(source.classes) > MAX_LABEL + 1:
+        raise UsageError(
+            f"{root}: has {len(source.classes):,} classes; there may be {MAX_LABEL + 1:,}. Give a part of them."
+        )
     if val_fraction is not None:
         return draw_validation(source, val_fraction, seed)
     if "val" not in source.splits:

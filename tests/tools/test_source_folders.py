@@ -207,6 +207,15 @@ def test_output_inside_a_source_behind_a_url() -> None:
     assert find_source(url, exclude=f"{url}/shards").fingerprint() != before
 
 
+def test_more_classes_than_labels_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alexnet_fast.tools.sources.MAX_LABEL", 1)
+    write_files(tmp_path, pictures("a/1.jpg", "b/2.jpg"))
+    assert len(find_source(tmp_path).classes) == 2
+    write_files(tmp_path, pictures("c/3.jpg"))
+    with pytest.raises(UsageError, match="has 3 classes; there may be 2"):
+        find_source(tmp_path)
+
+
 def test_val_fraction(tmp_path: Path) -> None:
     names = [f"train/{name}/{i}.jpg" for name in "abcd" for i in range(10)]
     write_files(tmp_path, pictures(*names))
