@@ -16,6 +16,7 @@ from multiprocessing.connection import wait
 from multiprocessing.sharedctypes import Synchronized
 from typing import Any, Protocol, TypeVar
 
+from alexnet_fast.tools.errors import UserError
 from alexnet_fast.tools.freed_memory import keep_freed_blocks
 from alexnet_fast.tools.plan import ShardTask
 from alexnet_fast.tools.shard_worker import ShardRecord, make_shard
@@ -48,6 +49,19 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+@contextmanager
+def starting() -> Iterator[None]:
+    """What keeps workers from being started, as a sentence with a remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"Worker processes cannot be started ({error.strerror or error}). Make room in /dev/shm and in the "
+            "temporary folder, allow more processes and open files, or give fewer --workers; then run the same command "
+            "again."
+        ) from error
+
+
 def start_quiet_tracker() -> None:
     """Start multiprocessing's process that clears semaphores away after a kill; it need not write over the terminal."""
     options = sys.warnoptions[:]
@@ -78,7 +92,8 @@ class ProcessPool:
         # Workers inherit the blocked signal: Ctrl-C goes to every process of a terminal, but only this one handles it.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            return self._executor.submit(function, *arguments)
+            with starting():
+                return self._executor.submit(function, *arguments)
         except BrokenProcessPool as error:
             raise LostWorkerError from error
         finally:
@@ -101,7 +116,8 @@ class ProcessPool:
 @contextmanager
 def local_pool(num_workers: int) -> Iterator[ProcessPool]:
     """Workers of this machine while the block lasts; they are stopped when it ends by an exception."""
-    pool = ProcessPool(num_workers)
+    with starting():
+        pool = ProcessPool(num_workers)
     try:
         yield pool
     except BaseException:
