@@ -28,13 +28,16 @@ def fill_closed() -> None:
 
 @contextmanager
 def explained_output() -> Iterator[None]:
-    """In the block standard output that takes no more is a UserError; a pipe that nobody reads stays an OSError."""
-    before = sys.stdout
-    sys.stdout = Output(before)
+    """In the block standard output that takes no more is a UserError; a pipe that nobody reads stays an OSError.
+
+    Standard error that takes no more stops nothing: the work is worth more than what is said of it.
+    """
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = Output(sys.stdout), Errors(sys.stderr)
     try:
         yield
     finally:
-        sys.stdout = before
+        sys.stdout, sys.stderr = before
 
 
 class Output:
@@ -71,6 +74,29 @@ class Output:
                 f"standard output cannot be written ({error.strerror}): not everything was told. "
                 "Make room, or send it elsewhere."
             ) from error
+
+
+class Errors:
+    """A stream that keeps its trouble to itself: from then on nothing is heard of it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            return self.stream.write(text)
+        except OSError:
+            drop_what_waits(self.stream)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self.stream.flush()
+        except OSError:
+            drop_what_waits(self.stream)
 
 
 def drop_what_waits(stream: TextIO) -> None:

@@ -48,3 +48,15 @@ def test_no_file_gets_the_number_of_a_closed_stream() -> None:
         ["bash", "-c", f'{sys.executable} -c "{code}" <&- 2>&-'], capture_output=True, text=True, timeout=60
     )
     assert int(done.stdout) > 2
+
+
+@pytest.mark.parametrize("buffered", [True, False])
+def test_the_work_goes_on_where_nobody_hears_of_it(buffered: bool) -> None:
+    code = (
+        "import sys; from alexnet_fast.streams import explained_output\n"
+        "with explained_output():\n"
+        "    for _ in range(2): print('trouble', file=sys.stderr, flush=True)\n"
+        "    print('work')"
+    )
+    line = f'exec {sys.executable} -c "{code}" 2>/dev/full | grep work >&2; exit ${{PIPESTATUS[0]}}'
+    assert shell(line, buffered=buffered) == (0, "work\n")
