@@ -13,8 +13,10 @@ import pytest
 import torch
 
 from alexnet_fast.cli import VERBS, main
+from alexnet_fast.commands.bench_command import beyond_limit, part_and_data
 from alexnet_fast.recipe import load_recipe
 from alexnet_fast.tools.dataset import Dataset
+from alexnet_fast.tools.measurement import Measurement
 from alexnet_fast.trainer import train
 
 SETTINGS = ["width_divisor=16", "batch_size=8", "rates_for_batch=8", "epochs=1", "precision=fp32", "final_views=1"]
@@ -94,6 +96,9 @@ MISTAKES = [
     (["bench", "model", "--tune"], 2, "--tune is about the loader"),
     (["bench", "model", "--batch-size", "99999999999999"], 2, "is not in the range"),
     (["bench", "loader", "{tmp}/nowhere"], 2, "there is no such folder"),
+    (["bench", "{tmp}/nowhere"], 2, "there is no such folder"),
+    (["bench", "{shards}", "loader"], 2, "give a part"),
+    (["bench", ""], 2, "give a part"),
     (["bench", "loader", "{shards}", "--json", "{tmp}/no/x.json"], 2, "there is no folder"),
     (["bench", "loader", "{shards}", "--json", "{tmp}"], 2, "is a folder"),
     (["bench", "loader", "{shards}", "--json", "/proc/x.json"], 1, "cannot be written"),
@@ -298,3 +303,20 @@ def test_what_is_no_want_of_memory_is_not_called_so(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("alexnet_fast.commands.bench_command.Bench.model", model)
     with pytest.raises(RuntimeError, match="something else"):
         main(["bench", "model", "--device", "cpu"])
+
+
+def test_bench_takes_a_folder_alone() -> None:
+    assert part_and_data(("shards",)) == ("all", Path("shards"))
+    assert part_and_data(("model",)) == ("model", None)
+    assert part_and_data(("loader", "model")) == ("loader", Path("model"))
+    assert part_and_data(()) == ("all", None)
+
+
+def test_layers_faster_than_their_limit_are_told() -> None:
+    times = {"forward ms": 2.0, "back ms": 3.0}
+    rows = [
+        Measurement("conv1", 1.0, 0.0, {**times, "limit ms": 5.5}),
+        Measurement("conv2", 1.0, 0.0, {**times, "limit ms": 6.0}),
+        Measurement("all layers", 1.0, 0.0, dict(times)),
+    ]
+    assert beyond_limit(rows) == ["conv2"]
