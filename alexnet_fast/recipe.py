@@ -44,7 +44,7 @@ class Recipe:
     """A run.  The defaults are those of net 167, trained without a human hand (the authors' program and notebook)."""
 
     name: str = "2013"
-    """What it is called; a recipe file's own name."""
+    """What it is called: as its file, unless the file says otherwise, as a run's recipe.toml does."""
     description: str = ""
     """One line: what it is."""
     source: str = ""
@@ -116,12 +116,12 @@ class Recipe:
             return whole
         return small(whole, self.width_divisor, whole.image_size, num_classes)
 
-    def to_toml(self) -> str:
-        """All keys, each under its explanation; reads back as the same recipe."""
+    def to_toml(self, *, named: bool = False) -> str:
+        """All keys, each under its explanation; reads back as the same recipe.  `named`: the name too."""
         docs = key_docs()
         lines: list[str] = []
         for key, value in asdict(self).items():
-            if key == "name":
+            if key == "name" and not named:
                 continue
             lines += [f"# {line}" for line in textwrap.wrap(docs[key], 110)]
             lines.append(f"{key} = {toml_value('none' if value is None else value)}")
@@ -136,6 +136,8 @@ def counted_epochs(epochs: float) -> str:
 
 def check_recipe(recipe: Recipe) -> None:
     """Raise UsageError for a combination that cannot be trained, with the key and the value."""
+    if recipe.name in ("", ".", "..") or "/" in recipe.name or not recipe.name.isprintable():
+        raise UsageError(f"name is {recipe.name!r}: give one that a folder can have")
     if recipe.network not in NETS:
         raise UsageError(f"network is {recipe.network!r}: {did_you_mean(recipe.network, NETS)}")
     if recipe.precision not in ("auto", *DTYPES):
@@ -209,7 +211,7 @@ def load_recipe(name_or_file: str, overrides: Sequence[str] = ()) -> Recipe:
                 f"recipe {name_or_file!r} is neither one of the program's nor a .toml file: "
                 f"{did_you_mean(name_or_file, recipe_names())}"
             )
-    recipe = recipe_from(recipe_content(file) | {"name": file.stem}, f"recipe {file.name}")
+    recipe = recipe_from({"name": file.stem} | recipe_content(file), f"recipe {file.name}")
     return override(recipe, overrides)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +33,15 @@ def recipe_of_run(folder: RunFolder) -> Recipe:
         return found[0].recipe
     try:
         check_every_key(folder.recipe)
-        recipe = load_recipe(str(folder.recipe))
+        return load_recipe(str(folder.recipe))
     except UsageError as error:
         raise UsageError(f"{error}. Mend it, or move it away: the newest checkpoint holds the recipe too.") from error
-    return replace(recipe, name=folder.path.absolute().name)
 
 
 def check_every_key(file: Path) -> None:
     """UsageError where a run's recipe.toml was cut short: its other keys would silently become the defaults."""
     content = recipe_content(file)
-    lacking = [key for key in key_types() if key not in content and key != "name"]
+    lacking = [key for key in key_types() if key not in content]
     if lacking:
         raise UsageError(f"recipe {file} says nothing of {', '.join(lacking)}; a run's recipe has every key")
 
