@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from types import FrameType, TracebackType
@@ -14,8 +15,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class Interruption:
     """`with Interruption() as interruption:` — `interruption.asked` turns True when somebody asks for the end."""
 
-    def __init__(self) -> None:
+    def __init__(self, hint: str = "") -> None:
+        """hint: a line to tell at the first Ctrl-C, on standard error."""
         self.asked = False
+        self.hint = f"\n{hint}\n".encode() if hint else b""
         self.before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Interruption:
@@ -36,4 +39,6 @@ class Interruption:
         """The signal handler."""
         if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if not self.asked and number == signal.SIGINT and self.hint:
+            os.write(2, self.hint)  # no print: the signal may have come in the middle of one
         self.asked = True

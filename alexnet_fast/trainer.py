@@ -44,6 +44,7 @@ from alexnet_fast.totals import Totals
 
 AGREE_EVERY = 8
 """Steps after which several processes ask one another whether anybody was told to stop."""
+FIRST_CTRL_C = "Finishing the step and saving; Ctrl-C again stops at once."
 TELL_SECONDS = 5.0
 """Between two lines of metrics.jsonl; the device is waited for then, and only then."""
 
@@ -107,7 +108,7 @@ def work_of_a_process(mesh: Mesh, device: torch.device, layout: Layout, job: Job
         mesh.barrier()
         stack.enter_context(saying_what_is_full(job.run))
         trainer = Trainer(mesh, device, job)
-        interruption = stack.enter_context(Interruption())
+        interruption = stack.enter_context(Interruption("" if job.quiet or not mesh.is_speaker else FIRST_CTRL_C))
         trainer.telemetry.say(f"{layout.reason}; {trainer.precision.name}: {trainer.precision.reason}")
         if trainer.loader.cache is not None:
             trainer.telemetry.say(trainer.loader.cache.describe())
@@ -156,7 +157,7 @@ class Trainer:
         if mesh.is_speaker:
             self.saver.begin(start)
             self.folder.forget_after(self.step / self.schedule.steps_per_epoch)
-            write_whole(self.folder.recipe, self.recipe.to_toml())
+            write_whole(self.folder.recipe, self.recipe.to_toml(named=True))
             self.telemetry = Telemetry(self.folder, self.schedule, first_step=self.step, quiet=job.quiet)
         for note in notes:
             self.telemetry.event(self.step, note)

@@ -77,3 +77,12 @@ def test_an_early_ctrl_c_gets_a_sentence(
         main(["train", str(tiny_shards), "--out", str(tmp_path)])
     told = capsys.readouterr().err
     assert ended.value.code == 1 and words in told and "Aborted" not in told
+
+
+def test_the_first_ctrl_c_is_answered_at_once(capfd: pytest.CaptureFixture[str]) -> None:
+    with Interruption("Finishing.") as interruption:
+        signal.raise_signal(signal.SIGTERM)
+        assert capfd.readouterr().err == ""
+    with Interruption("Finishing.") as interruption:
+        signal.raise_signal(signal.SIGINT)
+        assert asked(interruption) and capfd.readouterr().err == "\nFinishing.\n"
