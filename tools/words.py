@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import shutil
+import sys
+from pathlib import Path
+
+PROGRAM = "alexnet-fast"
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
@@ -15,7 +21,15 @@ def command(*words: object) -> str:
 
     A word … stands for what the reader must fill in.
     """
-    return f"`{' '.join(['alexnet-fast', *(_typed(str(word)) for word in words)])}`"
+    return f"`{' '.join([_program(), *(_typed(str(word)) for word in words)])}`"
+
+
+def _program() -> str:
+    """As this program was called, where its name alone would not be found: .venv/bin/alexnet-fast."""
+    called = Path(sys.argv[0])
+    if called.name != PROGRAM or shutil.which(PROGRAM) is not None:
+        return PROGRAM
+    return shlex.quote(os.path.relpath(called))
 
 
 def _typed(word: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 
 import pytest
 
@@ -30,3 +31,18 @@ def test_a_command_can_be_copied_into_a_shell() -> None:
 def test_of_many_names_three_are_told() -> None:
     assert few(["a", "b", "c", "d", "e"]) == "'a', 'b', 'c' and 2 more"
     assert few(["a"]) == "'a'"
+
+
+def test_a_command_is_one_that_the_shell_finds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", [str(tmp_path / ".venv/bin/alexnet-fast")])
+    monkeypatch.setenv("PATH", "")
+    assert command("info", "x") == "`.venv/bin/alexnet-fast info x`"
+    program = tmp_path / "bin" / "alexnet-fast"
+    program.parent.mkdir()
+    program.touch(0o755)
+    monkeypatch.setenv("PATH", str(program.parent))
+    assert command("info", "x") == "`alexnet-fast info x`"
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    monkeypatch.setenv("PATH", "")
+    assert command("info", "x") == "`alexnet-fast info x`"
