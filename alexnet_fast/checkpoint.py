@@ -173,6 +173,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         words = error.strerror if isinstance(error, OSError) else str(error)
         reason = (words or "").strip().partition("\n")[0] or type(error).__name__
+        if path.suffix != ".pt" and isinstance(error, zipfile.BadZipFile):
+            raise UsageError(f"{path} is no checkpoint; give {WANTED}") from error
         raise UserError(
             f"{path} is no checkpoint of this program, or it was cut short or altered ({reason}). "
             "Take another of the run's checkpoints folder."

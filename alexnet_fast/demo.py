@@ -106,7 +106,7 @@ def summary(demo: DemoResult, folder: Path) -> str:
     counts = dataset.accounting()
     rows = [
         ("pictures drawn", f"{counts['found']:,}, {counts['written']:,} in shards"),
-        ("repaired", f"{len(dataset.repaired):,}"),
+        ("repaired", f"{len(dataset.repaired):,} (some are drawn odd on purpose: grey, CMYK, turned)"),
         ("left out", "; ".join(f"{note.file} ({note.reason})" for note in dataset.left_out)),
         ("network", f"net {result['recipe']['network']}, two towers, {result['precision']} on {result['device']}"),
         ("training", f"{counted_epochs(result['epochs'])}, {result['pictures_per_s']:,.0f} pictures/s"),

@@ -64,6 +64,13 @@ def number(value: float | None) -> float:
     return math.nan if value is None else value
 
 
+def in_words(seconds: float) -> str:
+    """In the unit that suits it: 27 s, 12 min, 3.5 h"""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:,.1f} h"
+
+
 def state_of(folder: RunFolder, recipe: Recipe, metrics: list[dict[str, Any]]) -> str:
     """Running, done, diverged or stopped, and where."""
     trains = [line for line in metrics if line["kind"] == "train"]
@@ -74,14 +81,14 @@ def state_of(folder: RunFolder, recipe: Recipe, metrics: list[dict[str, Any]]) -
         rate = trains[-1]["pictures_per_s"] if trains else None
         if epoch and rate:
             pictures = trains[-1]["step"] / epoch * (recipe.epochs - epoch) * recipe.batch_size
-            left = f", about {pictures / rate / 3600:.1f} hours of training left"
+            left = f", about {in_words(pictures / rate)} of training left"
         return f"running, {place}{left}"
     if metrics and metrics[-1]["kind"] == "diverged":
         return f"diverged at {place}"
     again = command("train", "…", "--resume", "--out", folder.path)
     result = folder.read_result()
     if result is not None:
-        return f"done after {counted_epochs(result['epochs'])} ({result['seconds'] / 60:,.1f} minutes of work)"
+        return f"done after {counted_epochs(result['epochs'])} ({in_words(result['seconds'])} of work)"
     if folder.result.exists():
         return f"done, but {folder.result} is damaged; {again} writes it again"
     return f"stopped at {place}; {again} goes on"

@@ -170,7 +170,9 @@ def walk_url(root: str, exclude: Path | str | None) -> Iterator[tuple[bytes, dic
         if f"{root.rstrip('/')}/{key[start:]}".startswith(excluded):
             continue
         folder, _, name = key[start:].encode().rpartition(b"/")
-        by_folder.setdefault(folder, {})[name] = int(entry["size"] or 0)
+        files = by_folder.setdefault(folder, {})
+        if name:  # a key that ends in a slash is a folder's, as Amazon's console makes them
+            files[name] = int(entry["size"] or 0)
     folders = set(by_folder)
     for folder in by_folder:
         parts = folder.split(b"/")

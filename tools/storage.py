@@ -19,6 +19,9 @@ from typing import IO, Any
 
 from alexnet_fast.tools.errors import UsageError, UserError
 
+COMPRESSED = (".xz", ".gz", ".tgz", ".bz2", ".zst", ".zip", ".7z", ".rar")
+"""Ends of names of what is to be unpacked first."""
+
 
 def is_url(path: str | Path) -> bool:
     """Whether a path is a URL, such as s3://bucket/key."""
@@ -95,12 +98,16 @@ def list_folder(folder: str) -> dict[str, bool]:
         except PermissionError as error:
             raise unreadable(folder, error, "") from error
         except OSError as error:
-            raise UsageError(f"{folder}: cannot be listed ({error.strerror}). Give a folder, or a tar.") from error
+            remedy = "Give a folder, or a tar."
+            if Path(folder).suffix.lower() in COMPRESSED:
+                remedy = "It is compressed: unpack it, and give the folder or the tar that comes out."
+            raise UsageError(f"{folder}: cannot be listed ({error.strerror}). {remedy}") from error
     system, path = open_system(folder)
     with explaining(folder, "listed"):
         listed = system.ls(path, detail=True)
-    names = {entry["name"].rstrip("/").rpartition("/")[2]: entry["type"] == "directory" for entry in listed}
-    return dict(sorted((name, folder_or_not) for name, folder_or_not in names.items() if name))
+    names = {entry["name"].rstrip("/"): entry["type"] == "directory" for entry in listed}
+    names.pop(path.rstrip("/"), None)  # an empty object of the folder's own name, as Amazon's console makes folders
+    return dict(sorted((name.rpartition("/")[2], folder_or_not) for name, folder_or_not in names.items()))
 
 
 def is_folder(folder: str) -> bool:

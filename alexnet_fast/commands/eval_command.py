@@ -33,7 +33,7 @@ def command(
     precision: str,
     as_json: bool,
 ) -> None:
-    """Measure the error of a CHECKPOINT (a .pt file, a run's folder, .safetensors); several are averaged.
+    """Measure the error of a CHECKPOINT (.pt file, run's folder: its newest, .safetensors); several are averaged.
 
     DATA is a shards folder with the checkpoint's classes ($ALEXNET_FAST_DATA, else ./shards).
     Views: 1 is the centre; 10 are the paper's (corners and centre, each with its mirror), probabilities averaged.

@@ -13,7 +13,7 @@ import click
     "--out", type=click.Path(path_type=Path), required=True, help="A name that ends in .safetensors or .onnx."
 )
 def command(checkpoint: Path, out: Path) -> None:
-    """Write the network of CHECKPOINT (a .pt file, a run's folder, .safetensors) for other programs.
+    """Write the network of CHECKPOINT (.pt file, run's folder: its newest, .safetensors) for other programs.
 
     .safetensors holds everything to use it again with `eval` and `predict`.  .onnx computes logits from pixels less the
     mean; a .json of the same name beside it says how to make a picture ready (size, mean) and names the classes.

@@ -38,7 +38,9 @@ def is_of_shards(path: Path) -> bool:
 def about(path: Path | None) -> str:
     """The description of what lies on this machine, by what is there."""
     if path is not None and not path.exists():
-        raise UsageError(f"{path}: there is no such file or folder")
+        raise UsageError(
+            f"{path}: there is no such file or folder. `alexnet-fast shard SOURCE` makes shards, `train` makes runs."
+        )
     if path is not None and is_of_shards(path):
         return describe(Dataset.load(path))
     from alexnet_fast.checkpoint import load_checkpoint

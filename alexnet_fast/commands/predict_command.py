@@ -24,8 +24,8 @@ def command(
 ) -> None:
     """Print five names, with probabilities, for each of PICTURES: files, folders, or - for a picture on stdin.
 
-    CHECKPOINT is a .pt file, a run's folder, or exported .safetensors.  Exit code 3: some pictures could not be used;
-    1: none could.
+    CHECKPOINT is a .pt file, a run's folder (its newest checkpoint), or exported .safetensors.  Exit code 3: some
+    pictures could not be used; 1: none could.
     """
     from alexnet_fast.devices import use_device
     from alexnet_fast.precision import choose_precision

@@ -27,6 +27,8 @@ from alexnet_fast.tools.words import command as command_line
 from alexnet_fast.tools.words import counted
 from alexnet_fast.tools.workers import MOST_WORKERS, Pool, local_pool, num_cores
 
+SMALLEST_TRAINED = 224
+"""Pixels on each side of what the network sees."""
 SHOWN_PICTURES = 10
 """Left-out pictures named at the end; dataset.json has them all."""
 
@@ -89,6 +91,8 @@ def command(
         from alexnet_fast.tools.cluster import check_scheduler
 
         check_scheduler(cluster)
+    if size < SMALLEST_TRAINED:
+        click.echo(f"--size {size}: `train` takes pictures of {SMALLEST_TRAINED} pixels or more.", err=True)
     picture = PictureOptions(size=size, quality=quality, filter=filter_name, exif=exif)
     options = ShardOptions(picture, shard_size, seed, val_fraction)
     pool = partial(_cluster_pool, cluster) if cluster is not None else partial(local_pool, workers or num_cores())
@@ -159,7 +163,8 @@ def _report(outcome: Outcome, seconds: float, out: str) -> None:
     place = out.rstrip("/") or out
     if dataset.repaired or dataset.left_out:
         click.echo(f"{escaped(place)}/{MANIFEST} names all of them, with reasons.")
-    click.echo(f"Next: {command_line('info', place)}, {_training(place)}.")
+    training = f", {_training(place)}" if dataset.picture.size >= SMALLEST_TRAINED else ""
+    click.echo(f"Next: {command_line('info', place)}{training}.")
 
 
 def _training(out: str) -> str:

@@ -37,7 +37,7 @@ def test_a_running_run_says_where_it_is_and_how_long_it_takes(run: RunFolder) ->
     with run.lock():
         told = describe_run(run)
     # 6 epochs of 5,000 pictures at 2.5 a second: 12,000 s.
-    assert "running, epoch 4.00 of 10, about 3.3 hours of training left" in told
+    assert "running, epoch 4.00 of 10, about 3.3 h of training left" in told
     assert "loss 1.500, error 40.0%, 2 pictures/s, 3% waiting for data" in told
     assert told.splitlines()[-1].split() == ["4", "1", "37.50%", "6.25%", "1.250"]
 
@@ -67,7 +67,7 @@ def test_a_diverged_run_says_so_and_why(run: RunFolder) -> None:
 
 def test_a_damaged_result_is_told(run: RunFolder) -> None:
     run.result.write_text('{"steps": 500, "seconds": 6000.0, "epochs": 1.0}')
-    assert "done after 1 epoch (100.0 minutes of work)" in describe_run(run)
+    assert "done after 1 epoch (1.7 h of work)" in describe_run(run)
     for content in ("\0", "{}", '{"steps": 500, "seconds": "6000", "epochs": 1}', "[" * 100_000):
         run.result.write_text(content)
         assert "done, but" in describe_run(run) and "result.json is damaged" in describe_run(run)

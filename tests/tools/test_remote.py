@@ -202,6 +202,20 @@ def test_any_name_may_stand_in_a_store(bucket: str, pictures: Path, tmp_path: Pa
     assert output.names(WORK) == []
 
 
+def test_folders_that_are_objects_are_no_files(bucket: str, tmp_path: Path) -> None:
+    """As Amazon's console makes folders: an empty object whose key ends in a slash."""
+    boto3 = pytest.importorskip("boto3")
+    system, path = open_system(f"{bucket}/console")
+    client = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
+    for key in ("", "cat/", "dog/"):
+        client.put_object(Bucket="bucket", Key=f"console/{key}", Body=b"")
+    for place in ("cat", "dog"):
+        system.pipe_file(f"{path}/{place}/1.jpg", jpeg(1))
+    found = find_source(f"{bucket}/console")
+    assert [entry.name for entry in found.classes] == ["cat", "dog"] and len(found.table) == 2
+    assert not any("other file" in note for note in found.notes), found.notes
+
+
 def test_scan_of_stored_tars_is_kept_in_a_store(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     system, root = open_system(f"{bucket}/tars")
     tar = f"{root}/ILSVRC2012_img_val.tar"
