@@ -106,7 +106,7 @@ def list_folder(folder: str) -> dict[str, bool]:
     with explaining(folder, "listed"):
         listed = system.ls(path, detail=True)
     names = {entry["name"].rstrip("/"): entry["type"] == "directory" for entry in listed}
-    names.pop(path.rstrip("/"), None)  # an empty object of the folder's own name, as Amazon's console makes folders
+    names.pop(path.rstrip("/"), None)  # itself: a folder without a name is in it, of keys with two slashes
     return dict(sorted((name.rpartition("/")[2], folder_or_not) for name, folder_or_not in names.items()))
 
 

@@ -211,9 +211,11 @@ def test_folders_that_are_objects_are_no_files(bucket: str, tmp_path: Path) -> N
         client.put_object(Bucket="bucket", Key=f"console/{key}", Body=b"")
     for place in ("cat", "dog"):
         system.pipe_file(f"{path}/{place}/1.jpg", jpeg(1))
+    system.pipe_file(f"{path}//1.jpg", jpeg(2))  # two slashes: in a folder without a name
     found = find_source(f"{bucket}/console")
     assert [entry.name for entry in found.classes] == ["cat", "dog"] and len(found.table) == 2
     assert not any("other file" in note for note in found.notes), found.notes
+    assert "Not used: 1 picture in the source itself, in no class folder." in found.notes
 
 
 def test_scan_of_stored_tars_is_kept_in_a_store(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
