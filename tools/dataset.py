@@ -154,7 +154,7 @@ class Dataset:
             repaired=notes_from_json(content["repaired"]),
             left_out=notes_from_json(content["left_out"]),
             # Absent in the first shards ever made.
-            notes=tuple(typed(str, note) for note in content["notes"]),
+            notes=tuple(typed(str, note) for note in content.get("notes", ())),
             file_hashes={name: hash_from_json(content["files"][name]) for name in (MEAN_IMAGE, SOURCES)},
         )
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from alexnet_fast.cli import main
-from alexnet_fast.tools.dataset import Dataset
+from alexnet_fast.tools.dataset import Dataset, manifest_checksum
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.storage import unreadable
 from tests.tools.sharding import digests, run
@@ -136,6 +136,15 @@ def test_a_manifest_that_nothing_can_be_made_of(
     for verb in ("info", "verify", "preview"):
         code, told = call(capsys, verb, folder)
         assert code == 1 and words in told and "Bring it back from a copy" in told, told
+
+
+def test_a_manifest_from_before_there_were_notes_is_whole(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = json.loads((folder / "dataset.json").read_text())
+    del content["notes"]
+    content["checksum"] = manifest_checksum(content)
+    (folder / "dataset.json").write_text(json.dumps(content))
+    assert Dataset.load(folder).notes == ()
+    assert call(capsys, "verify", folder, "--workers", 1)[0] == 0
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda manifest: manifest.write_bytes(b"{")])
