@@ -120,7 +120,8 @@ class LocalOutput:
                 raise UsageError(f"{place}: is a link that leads nowhere. Remove it, or give another --out.") from error
             return []
         except NotADirectoryError as error:
-            raise UsageError(f"{place}: is a file. Give --out a folder.") from error
+            file = next((above for above in (place, *place.parents) if above.is_file()), place)
+            raise UsageError(f"{file}: is a file. Give --out a folder.") from error
         except OSError as error:
             raise unreadable(place, error, "Give another --out.") from error
 

@@ -163,6 +163,12 @@ def test_a_folder_that_cannot_be_made(pictures: Path) -> None:
     assert "/proc/shards/.sharding: cannot be written (No such file or directory)" in ended.stderr
 
 
+def test_a_folder_below_a_file_names_the_file(pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "letter").write_text("dear")
+    with pytest.raises(UserError, match=r"/letter: is a file\. Give --out a folder"):
+        run(pictures, tmp_path / "letter" / "shards")
+
+
 def test_a_vanished_picture_is_told_and_nothing_is_lost(pictures: Path, unbroken: Path, tmp_path: Path) -> None:
     source = tmp_path / "pictures"
     shutil.copytree(pictures, source)
