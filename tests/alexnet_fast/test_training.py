@@ -159,7 +159,7 @@ class StopAfter:
     def __init__(self, looks: int) -> None:
         self.left = looks
 
-    def __call__(self) -> StopAfter:
+    def __call__(self, hint: str = "") -> StopAfter:
         return self
 
     def __enter__(self) -> StopAfter:

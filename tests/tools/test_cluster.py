@@ -142,8 +142,11 @@ def test_a_worker_that_came_later_with_another_version_is_refused(
     own_workers: Any, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = ClusterPool(own_workers, "tcp://here")
-    versions = iter(["ours", "ours"])
-    monkeypatch.setattr("alexnet_fast.tools.cluster.program_version", lambda: next(versions, "theirs"))
+
+    def version() -> str:  # the worker has a thread of its own
+        return "ours" if threading.current_thread() is threading.main_thread() else "theirs"
+
+    monkeypatch.setattr("alexnet_fast.tools.cluster.program_version", version)
     with pytest.raises(UserError, match=r"The worker \S+ runs theirs; here runs ours"):
         run(pictures, tmp_path / "shards", pool=lambda: nullcontext(pool))
 
