@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,26 +21,15 @@ from alexnet_fast.pipelines import benchmark, peers, tune, turns
 from alexnet_fast.pipelines.decoded_cache import CachePlan
 from alexnet_fast.pipelines.loader import TrainingLoader
 from alexnet_fast.pipelines.run import PipelineRun, to_torch
-from alexnet_fast.pipelines.settings import LoaderSettings, remembered
+from alexnet_fast.pipelines.settings import LoaderSettings
 from alexnet_fast.pipelines.training import CROP
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.measurement import Measurement
 from alexnet_fast.tools.shard_file import read_samples
 
-CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+CPU = torch.device("cpu")
 SETTINGS = LoaderSettings(1, 1, 0.65)
-
-
-@pytest.fixture
-def short(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Turns of two batches, and a home for settings that is nobody's."""
-    for module in (benchmark, tune):
-        monkeypatch.setattr(module, "TURNS", 1)
-        monkeypatch.setattr(module, "BATCHES", 2)
-    for module in (benchmark, turns):
-        monkeypatch.setattr(module, "LEAD", 1)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 # ------------------------------------------------------------------------ turns
@@ -281,80 +269,6 @@ def test_ffcv_is_asked_in_a_process_of_its_own(
 def test_a_python_without_ffcv_gets_a_sentence(python: str, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         peers.check_ffcv(Path(python))
-
-
-# ------------------------------------------------------------------------- tune
-
-
-def rated(rate: Callable[[LoaderSettings], float]) -> tuple[tune.Attempt, list[list[LoaderSettings]]]:
-    """An attempt whose rates are known, and the rounds that were asked for."""
-    rounds: list[list[LoaderSettings]] = []
-
-    def attempt(candidates: list[LoaderSettings]) -> list[Measurement]:
-        rounds.append(candidates)
-        return [Measurement(str(settings), rate(settings)) for settings in candidates]
-
-    return attempt, rounds
-
-
-def test_the_sweep_finds_the_best_without_trying_everything(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tune, "num_cores", lambda: 16)
-
-    def rate(settings: LoaderSettings) -> float:
-        distance = (settings.num_threads - 32) ** 2 + (settings.prefetch - 4) ** 2
-        return 1e6 - distance - 1e3 * abs(settings.hw_decoder_load - 0.18)
-
-    attempt, rounds = rated(rate)
-    best, tried = tune.sweep(attempt, CUDA, None, deadline=np.inf)
-    assert best == LoaderSettings(32, 4, 0.185)
-    assert {0.0, 0.12, 0.25, 1.0} <= {settings.hw_decoder_load for settings in rounds[0]}
-    assert len(tried) < 20
-    for earlier, later in pairwise(rounds):
-        assert max(earlier, key=rate) in later  # measured again beside its rivals
-
-
-def test_the_sweep_keeps_to_the_threads_it_is_told_and_to_its_time() -> None:
-    attempt, rounds = rated(lambda settings: settings.prefetch)
-    best, tried = tune.sweep(attempt, CPU, 5, deadline=np.inf)
-    assert {settings.num_threads for settings in tried} == {5} and best.prefetch == 4
-    attempt, rounds = rated(lambda settings: settings.num_threads)
-    tune.sweep(attempt, CUDA, None, deadline=-np.inf)
-    assert len(rounds) == 1
-
-
-@pytest.mark.usefixtures("short")
-def test_tuning_keeps_the_best_and_names_the_wall(tiny_dataset: Dataset) -> None:
-    said: list[str] = []
-    rows = tune.tune(tiny_dataset, device=CPU, batch_size=6, num_threads=2, say=said.append)
-    settings = [row for row in rows if not row.name.startswith("limit: ")]
-    limits = [row for row in rows if row.name.startswith("limit: ")]
-    kept = remembered(CPU)
-    assert kept is not None and kept.num_threads == 2
-    assert f"2 threads, prefetch {kept.prefetch}" in said[0]
-    assert len(settings) == 3 and len(limits) == 5
-    assert said[-1].startswith("The wall is ") and any(row.name[7:] in said[-1] for row in limits)
-    with TrainingLoader(tiny_dataset, batch_size=6, device=CPU, seed=0) as loader:
-        assert loader._execution.prefetch == kept.prefetch  # what was kept is what `train` runs with
-
-
-def test_reading_is_counted_in_bytes(tiny_dataset: Dataset) -> None:
-    for cold in (True, False):
-        row = tune.read_limit("disk", tiny_dataset.tars("train"), 20_000.0, cold=cold)
-        assert row.rate > 0 and row.rate * 20_000 == pytest.approx(1e9 * float(row.details["GB/s"]))
-
-
-@pytest.mark.parametrize(("fits", "nearest"), [(True, "limit: CPU, decoding"), (False, tune.DISK)])
-def test_the_wall_is_the_lowest_limit_that_holds(fits: bool, nearest: str) -> None:
-    limits = [
-        Measurement(tune.DISK, 500.0),
-        Measurement("limit: decoding, engines alone", 100.0),
-        Measurement("limit: CPU, decoding", 1000.0),
-        Measurement("limit: CPU, reading samples", 9000.0),
-    ]
-    sentence = tune.wall(450.0, limits, fits_memory=fits)
-    assert nearest.removeprefix("limit: ") in sentence.partition(":")[0]
-    assert ("45%" in sentence) == fits and ("90%" in sentence) != fits
-    assert ("first pass" in sentence) == fits
 
 
 # ---------------------------------------------------------------------- command

@@ -1,0 +1,20 @@
+"""What tests of the loader's benchmarks share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from alexnet_fast.pipelines import benchmark, tune, turns
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Turns of two batches, and a home for settings that is nobody's."""
+    for module in (benchmark, tune):
+        monkeypatch.setattr(module, "TURNS", 1)
+        monkeypatch.setattr(module, "BATCHES", 2)
+    for module in (benchmark, turns):
+        monkeypatch.setattr(module, "LEAD", 1)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
