@@ -12,6 +12,7 @@ import click
 from alexnet_fast import __version__
 from alexnet_fast.streams import drop_what_waits, explained_output, fill_closed
 from alexnet_fast.tools.errors import UserError
+from alexnet_fast.tools.words import did_you_mean
 
 VERBS = {
     "shard": "Repack a folder of pictures into 256 px WebDataset shards.",
@@ -42,6 +43,14 @@ class LazyGroup(click.Group):
         command = module.command
         assert isinstance(command, click.Command)
         return command
+
+    def resolve_command(
+        self, context: click.Context, arguments: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = arguments[0]
+        if name not in VERBS and not name.startswith("-"):
+            context.fail(f"there is no command {name!r}; {did_you_mean(name, VERBS)}")
+        return super().resolve_command(context, arguments)
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

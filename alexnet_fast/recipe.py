@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import inspect
 import json
 import math
@@ -20,7 +19,7 @@ from alexnet_fast.model import NETS, Architecture, small
 from alexnet_fast.precision import DTYPES
 from alexnet_fast.tools.errors import UsageError
 from alexnet_fast.tools.storage import open_file
-from alexnet_fast.tools.words import counted
+from alexnet_fast.tools.words import counted, did_you_mean
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -31,8 +30,6 @@ FOLDER = Path(__file__).parent / "recipes"
 """The recipes that come with the program."""
 LEAST_EPOCHS, MOST_EPOCHS = 1e-6, 1e6
 """Less is no step of any data set, more no number of steps that a file's name can hold."""
-NEAR = 0.6
-"""Of difflib's 0..1: from here on a word may be a slip of another."""
 MOST_RATE = 1e6
 """Of learning rates and weight decay: no run survives a thousandth of it, and float32 holds what becomes of it."""
 MOST_NOISE = 10.0
@@ -245,9 +242,12 @@ def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
         if not equals:
             raise UsageError(f"--set {setting}: write it as key=value, such as --set batch_size=64")
         if key == "name":
-            raise UsageError("--set name: a recipe's name is that of its file")
+            raise UsageError(f"--set {setting}: a recipe's name is that of its file")
         values[key] = checked_value(key, parse_value(key, text.strip()), f"--set {setting}")
-    return replace(recipe, **values)
+    try:
+        return replace(recipe, **values)
+    except UsageError as error:
+        raise UsageError(f"{' '.join(f'--set {setting}' for setting in settings)}: {error}") from error
 
 
 def parse_value(key: str, text: str) -> Any:
@@ -319,14 +319,3 @@ def toml_value(value: Any) -> str:
     if isinstance(value, tuple):
         return "[" + ", ".join(toml_value(item) for item in value) + "]"
     return repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
-
-
-def did_you_mean(word: str, known: typing.Iterable[str]) -> str:
-    """Half a sentence: the nearest valid names (several where they are equally near), or all of them."""
-    names = list(known)
-    nearness = {name: difflib.SequenceMatcher(None, word, name).ratio() for name in names}
-    most = max(nearness.values())
-    if most < NEAR:
-        return f"choose from {', '.join(names)}"
-    near = [repr(name) for name in names if nearness[name] == most]
-    return f"did you mean {' or '.join([', '.join(near[:-1]), near[-1]] if near[1:] else near)}?"

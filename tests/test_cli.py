@@ -46,7 +46,10 @@ def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str
 
 
 def test_words_that_are_no_verbs(capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(capsys, "shrad")[0] == 2
+    code, _, err = call(capsys, "shrad")
+    assert code == 2 and "there is no command 'shrad'; did you mean 'shard'?" in err
+    assert "choose from shard, verify" in call(capsys, "xyzzy")[2]
+    assert call(capsys, "--resume")[0] == 2
     assert call(capsys, "--version")[1].startswith("alexnet-fast")
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import shlex
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 PROGRAM = "alexnet-fast"
+NEAR = 0.6
+"""Of difflib's 0..1: from here on a word may be a slip of another."""
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
@@ -43,3 +47,19 @@ def few(names: list[str]) -> str:
     """The first three of a list of names, and how many more."""
     more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
     return ", ".join(repr(name) for name in names[:3]) + more
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Half a sentence: the nearest valid names (several where they are equally near), or all of them."""
+    names = list(known)
+    nearness = {name: difflib.SequenceMatcher(None, _alike(word), _alike(name)).ratio() for name in names}
+    most = max(nearness.values())
+    if most < NEAR:
+        return f"choose from {', '.join(names)}"
+    near = [repr(name) for name in names if nearness[name] == most]
+    return f"did you mean {' or '.join([', '.join(near[:-1]), near[-1]] if near[1:] else near)}?"
+
+
+def _alike(word: str) -> str:
+    """The same for EPOCHS and epochs, for batch-size and batch_size."""
+    return word.lower().replace("-", "_")

@@ -35,6 +35,9 @@ def test_written_recipes_read_back_the_same(name: str, tmp_path: Path) -> None:
     ("setting", "words"),
     [
         ("batchsize=64", "did you mean 'batch_size'"),
+        ("EPOCHS=3", "there is no key 'EPOCHS'; did you mean 'epochs'?"),
+        ("epoch=3", "there is no key 'epoch'; did you mean 'epochs'?"),
+        ("Batch-Size=3", "did you mean 'batch_size'?"),
         ("nonsense_key=1", "choose from name"),
         ("batch_size=64.5", "a whole number"),
         ("batch_size=true", "a whole number"),
@@ -81,8 +84,14 @@ def test_written_recipes_read_back_the_same(name: str, tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_is_refused(setting: str, words: str) -> None:
-    with pytest.raises(UsageError, match=re.escape(words)):
+    with pytest.raises(UsageError, match=re.escape(words)) as refused:
         load_recipe("2013", [setting])
+    assert str(refused.value).startswith(f"--set {setting}: ")
+
+
+def test_settings_that_do_not_go_together_are_all_named() -> None:
+    with pytest.raises(UsageError, match=re.escape("--set weight_rates=[1, 2] --set seed=1: weight_rates has 2 rates")):
+        load_recipe("2013", ["weight_rates=[1, 2]", "seed=1"])
 
 
 def test_words_need_no_quotes() -> None:
@@ -95,12 +104,14 @@ def test_words_need_no_quotes() -> None:
 def test_unknown_recipes_and_files() -> None:
     with pytest.raises(UsageError, match=r"neither one .* nor a \.toml file: did you mean '2012' or '2013'\?$"):
         load_recipe("2031")
+    with pytest.raises(UsageError, match=r"did you mean '145-half'\?$"):
+        load_recipe("145_Half")
     with pytest.raises(UsageError, match=r"choose from .*2012, 2013"):
         load_recipe("zzz")
     with pytest.raises(UsageError, match="cannot be read"):
         load_recipe("nowhere/mine.toml")
-    with pytest.raises(UsageError, match="there is no key 'lr'"):
-        recipe_from({"lr": 1}, "recipe mine.toml")
+    with pytest.raises(UsageError, match=r"^recipe mine\.toml: there is no key 'Epochs'; did you mean 'epochs'\?$"):
+        recipe_from({"Epochs": 1}, "recipe mine.toml")
 
 
 def test_a_file_that_is_no_toml(tmp_path: Path) -> None:
