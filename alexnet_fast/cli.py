@@ -63,7 +63,8 @@ def group() -> None:
     """AlexNet as it was in 2012, and an ImageNet pipeline that keeps up with it.
 
     Two commands to a trained network: `alexnet-fast shard /path/imagenet`, then `alexnet-fast train`.
-    Exit codes: 0 done, 1 failed, 2 wrong use, 3 done but pictures were left out or bytes do not match.
+    Exit codes: 0 done, 1 failed or stopped, 2 wrong use or not possible on this machine, 3 done but pictures were
+    left out or bytes do not match.
     """
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from alexnet_fast.tools.errors import UsageError, UserError
+from alexnet_fast.tools.errors import UsageError
 
 
 def choose_device(asked: str | None = None) -> torch.device:
     """`asked`: "cpu", "cuda" or "cuda:N"; None: the first GPU where there is one, else the CPU.
 
-    A GPU always comes back with its number.  Raises UsageError for another word, UserError for a GPU that is not there.
+    A GPU always comes back with its number.  Raises UsageError for another word, and for a GPU that is not there.
     """
     if asked is None:
         asked = "cuda" if torch.cuda.is_available() else "cpu"
@@ -34,17 +34,17 @@ def use_device(asked: str | None = None) -> torch.device:
 
 
 def check_gpu(asked: str, index: int) -> int:
-    """`index`, if this machine has that GPU."""
+    """`index`, if this machine has that GPU; else UsageError."""
     if not torch.cuda.is_available():
         why = (
             "this torch is built without CUDA"
             if torch.version.cuda is None
             else "torch finds no working NVIDIA driver (nvidia-smi should list the GPU)"
         )
-        raise UserError(f"device {asked}: no GPU can be used, {why}. Use --device cpu.")
+        raise UsageError(f"device {asked}: no GPU can be used, {why}. Use --device cpu.")
     count = torch.cuda.device_count()
     if index >= count:
-        raise UserError(
+        raise UsageError(
             f"device {asked}: this machine has {count} GPU{'s'[: count != 1]}, numbered from 0: give one of those."
         )
     return index

@@ -87,7 +87,7 @@ def export_onnx(checkpoint: Checkpoint, file: Path) -> list[Path]:
     try:
         import onnx
     except ImportError as error:
-        raise UserError("writing .onnx needs the package onnx: pip install 'alexnet-fast[onnx]'") from error
+        raise UsageError("writing .onnx needs the package onnx: pip install 'alexnet-fast[onnx]'") from error
     beside = file.with_suffix(".json")
     if beside.exists() and not is_preprocessing(beside):
         raise UsageError(

@@ -93,7 +93,7 @@ def take_part(layout: Layout, work: Callable[..., Result], arguments: Sequence[A
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         if device.index >= torch.cuda.device_count():
-            raise UserError(
+            raise UsageError(
                 f"process {os.environ['RANK']} has no GPU: torchrun started {os.environ.get('LOCAL_WORLD_SIZE')} "
                 f"processes on this machine and it has {torch.cuda.device_count()}. "
                 "Give --nproc-per-node the number of GPUs."

@@ -12,7 +12,7 @@ from alexnet_fast.devices import choose_device
 from alexnet_fast.mesh import Mesh
 from alexnet_fast.model import Architecture
 from alexnet_fast.precision import choose_precision
-from alexnet_fast.tools.errors import UsageError, UserError
+from alexnet_fast.tools.errors import UsageError
 
 PARALLELS = ("auto", "towers", "data")
 
@@ -47,7 +47,7 @@ def choose_layout(
 
     `gpus` None: all that can share the batch.  `processes`: on a CPU, for trying; None: 1.  `parallel`: "towers": two
     processes a replica; "data": both towers in every process; "auto": what sends fewer bytes.  Under torchrun the
-    environment says how many processes there are.  Raises UsageError or UserError for what cannot be.
+    environment says how many processes there are.  Raises UsageError for what cannot be, or not on this machine.
     """
     if parallel not in PARALLELS:
         raise UsageError(f"parallel is {parallel!r}: choose {', '.join(PARALLELS)}")
@@ -96,9 +96,9 @@ def choose_place(device: str | None, gpus: int | None, processes: int | None) ->
     if gpus is not None and not torch.cuda.is_available():
         try:
             choose_device("cuda")
-        except UserError as error:
+        except UsageError as error:
             reason = str(error).partition(": ")[2]
-            raise UserError(
+            raise UsageError(
                 f"--gpus {gpus}: {reason.replace('Use --device', 'Leave out --gpus, or use --device')}"
             ) from None
     chosen = choose_device(device)
@@ -116,7 +116,7 @@ def count_processes(
     there = torch.cuda.device_count()
     if gpus is not None:
         if gpus > there:
-            raise UserError(
+            raise UsageError(
                 f"--gpus {gpus}: this machine has {there} GPU{'s'[: there != 1]}: give at most --gpus {there}"
             )
         return gpus
@@ -128,12 +128,12 @@ def count_processes(
 def check_communication(kind: str) -> None:
     """Several processes need torch's communication libraries."""
     if not dist.is_available():
-        raise UserError(
+        raise UsageError(
             "this torch was built without torch.distributed, which several processes need: "
             "install torch's build for Linux"
         )
     if kind == "cuda" and not dist.is_nccl_available():
-        raise UserError(
+        raise UsageError(
             "this torch was built without NCCL, which several GPUs need: install torch's CUDA build for Linux"
         )
 

@@ -15,7 +15,7 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from alexnet_fast.exchange import Exchange, LocalExchange, TowerExchange
 from alexnet_fast.meeting import agents_store, meet
-from alexnet_fast.tools.errors import UsageError, UserError
+from alexnet_fast.tools.errors import UsageError
 
 TIMEOUT = timedelta(minutes=5)
 """How long a collective waits for a rank that is alive but late; a rank that dies is noticed at once by `launch`."""
@@ -132,7 +132,7 @@ def join_mesh(device: torch.device, *, split: bool) -> Mesh:
         raise UsageError(f"{world_size} processes cannot hold two towers each replica: choose an even number")
     backend = "nccl" if device.type == "cuda" else "gloo"
     if backend == "nccl" and not dist.is_nccl_available():
-        raise UserError("this torch was built without NCCL, which several GPUs need: install torch's CUDA build")
+        raise UsageError("this torch was built without NCCL, which several GPUs need: install torch's CUDA build")
     if not dist.is_initialized():
         rank = int(os.environ["RANK"])
         # Who started the processes holds the store, and may start them again; else rank 0 opens one of its own.

@@ -138,14 +138,20 @@ def test_a_demo_without_its_gpu_draws_nothing(tmp_path: Path, capsys: pytest.Cap
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     code, _, err = call(capsys, "demo", "--out", tmp_path / "demo", "--device", "cuda")
-    assert code == 1 and "device cuda: no GPU" in err and not (tmp_path / "demo").exists()
+    assert code == 2 and "device cuda: no GPU" in err and not (tmp_path / "demo").exists()
 
 
-def test_gpus_that_are_not_there(tiny_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_gpus_that_are_not_there(
+    tiny_shards: Path, run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    code, _, err = call(capsys, "train", tiny_shards, "--gpus", "2", "--out", tmp_path / "run")
-    assert code == 1 and "--gpus 2" in err and not (tmp_path / "run").exists()
+    for words, sentence in ((["--gpus", "2"], "--gpus 2"), (["--device", "cuda"], "device cuda: no GPU can be used")):
+        code, _, err = call(capsys, "train", tiny_shards, *words, "--out", tmp_path / "run")
+        assert code == 2 and sentence in err and not (tmp_path / "run").exists()
+    for verb in (["eval", run_folder, tiny_shards], ["predict", run_folder, "x.jpg"], ["bench", "model"]):
+        code, _, err = call(capsys, *verb, "--device", "cuda")
+        assert code == 2 and "device cuda: no GPU can be used" in err
 
 
 def test_resume_needs_no_recipe_and_extends_nothing(

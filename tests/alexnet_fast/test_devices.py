@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from alexnet_fast.devices import choose_device
-from alexnet_fast.tools.errors import UsageError, UserError
+from alexnet_fast.tools.errors import UsageError
 
 
 def test_the_cpu_is_taken() -> None:
@@ -22,7 +22,7 @@ def test_other_words_are_refused(asked: str) -> None:
 def test_a_missing_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_device(None) == torch.device("cpu")
-    with pytest.raises(UserError, match="no GPU can be used"):
+    with pytest.raises(UsageError, match="no GPU can be used"):
         choose_device("cuda:0")
 
 
@@ -31,5 +31,5 @@ def test_gpus_are_numbered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert choose_device(None) == torch.device("cuda", 0)
     assert choose_device("cuda:1") == torch.device("cuda", 1)
-    with pytest.raises(UserError, match="2 GPUs, numbered from 0"):
+    with pytest.raises(UsageError, match="2 GPUs, numbered from 0"):
         choose_device("cuda:2")

@@ -10,7 +10,7 @@ import torch
 
 from alexnet_fast.layout import choose_layout, num_parameters
 from alexnet_fast.model import NETS
-from alexnet_fast.tools.errors import UsageError, UserError
+from alexnet_fast.tools.errors import UsageError
 
 NET = NETS["167"]
 
@@ -93,7 +93,7 @@ def test_auto_says_what_it_compared(machine: Any) -> None:
 )
 def test_refusals(machine: Any, gpus: int, batch_size: int, options: dict[str, Any], words: str) -> None:
     machine(gpus)
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(UsageError, match=words):
         choose_layout(NET, batch_size, **options)
 
 
@@ -123,7 +123,7 @@ def test_idle_gpus_are_named(machine: Any) -> None:
 
 def test_missing_nccl_is_named(machine: Any) -> None:
     machine(2, nccl=False)
-    with pytest.raises(UserError, match="without NCCL"):
+    with pytest.raises(UsageError, match="without NCCL"):
         choose_layout(NET, 128)
 
 
