@@ -18,9 +18,12 @@ from alexnet_fast.precision import Precision
 from alexnet_fast.recipe import Recipe
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UserError
+from alexnet_fast.tools.words import counted
 
 EVALUATION_BATCH = 128
 """Pictures of each process in an evaluation."""
+FEW_PICTURES = 10
+"""Of a class, on the average: fewer are learned by heart, and nothing of what they have in common."""
 
 
 class StoppedError(UserError):
@@ -57,6 +60,18 @@ class Job:
     deterministic: bool
     cache_decoded: CacheSize | None = None
     """GiB of each GPU's memory for decoded pictures, or "auto"; None keeps none."""
+
+
+def doubt_of_data(dataset: Dataset) -> str | None:
+    """What people should know before they wait for a run on these pictures; None: nothing."""
+    samples, classes = dataset.split("train").samples, len(dataset.classes)
+    if samples >= FEW_PICTURES * classes:
+        return None
+    return (
+        f"{dataset.folder} has {counted(samples, 'training picture')} of {counted(classes, 'class', 'classes')}, "
+        f"{samples / classes:.2g} each: too few to learn from, other pictures will not be recognised. "
+        "Give hundreds of each class, or take the run as a trial of the program."
+    )
 
 
 def make_loader(mesh: Mesh, device: torch.device, job: Job, precision: Precision) -> Loader:

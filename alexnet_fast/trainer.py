@@ -17,7 +17,7 @@ from alexnet_fast.determinism import be_deterministic, cost_of_determinism
 from alexnet_fast.energy import EnergyCounter
 from alexnet_fast.evaluation import EvaluationResult, Predictor, evaluate, told
 from alexnet_fast.interruption import Interruption
-from alexnet_fast.job import EVALUATION_BATCH, Job, Loader, StoppedError, make_loader
+from alexnet_fast.job import EVALUATION_BATCH, Job, Loader, StoppedError, doubt_of_data, make_loader
 from alexnet_fast.launch import launch
 from alexnet_fast.layout import Layout, choose_layout
 from alexnet_fast.mesh import Mesh
@@ -110,6 +110,8 @@ def work_of_a_process(mesh: Mesh, device: torch.device, layout: Layout, job: Job
         trainer = Trainer(mesh, device, job)
         interruption = stack.enter_context(Interruption("" if job.quiet or not mesh.is_speaker else FIRST_CTRL_C))
         trainer.telemetry.say(f"{layout.reason}; {trainer.precision.name}: {trainer.precision.reason}")
+        if (doubt := doubt_of_data(job.dataset)) is not None:
+            trainer.telemetry.say(doubt)
         if trainer.loader.cache is not None:
             trainer.telemetry.say(trainer.loader.cache.describe())
         if job.deterministic:

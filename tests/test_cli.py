@@ -154,6 +154,14 @@ def test_gpus_that_are_not_there(
         assert code == 2 and "device cuda: no GPU can be used" in err
 
 
+def test_train_doubts_a_handful_of_pictures(
+    tiny_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = [word for setting in SETTINGS for word in ("--set", setting)]
+    code, _, err = call(capsys, "train", tiny_shards, *settings, "--out", tmp_path / "run", "--device", "cpu")
+    assert code == 0 and "5.9 each: too few to learn from" in err.partition("epoch")[0]
+
+
 def test_resume_needs_no_recipe_and_extends_nothing(
     tiny_shards: Path, run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,13 +1,14 @@
-"""The loader that a process of a run gets, on a GPU of which only its free memory is known."""
+"""What a run is told and what it doubts; its loader, on a GPU of which only the free memory is known."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from alexnet_fast.job import Job, make_loader, memory_of_training
+from alexnet_fast.job import Job, doubt_of_data, make_loader, memory_of_training
 from alexnet_fast.mesh import Mesh
 from alexnet_fast.pipelines import settings
 from alexnet_fast.pipelines.decoded_cache import GIB, MIB, CacheSize
@@ -52,3 +53,18 @@ def test_a_process_with_one_tower_needs_memory_for_the_whole_batch_of_its_half(t
     both = memory_of_training(Mesh(), job, BF16)
     one = memory_of_training(Mesh(rank=1, world_size=2, split=True), job, BF16)
     assert 0.5 < one / both < 0.65
+
+
+@pytest.mark.parametrize(
+    ("samples", "words"),
+    [
+        (10, "has 10 training pictures of 10 classes, 1 each: too few"),
+        (59, "59 training pictures of 10 classes, 5.9 each"),
+        (99, "9.9 each"),
+        (100, None),
+    ],
+)
+def test_too_few_pictures_of_a_class_are_told(samples: int, words: str | None, tiny_dataset: Dataset) -> None:
+    train = replace(tiny_dataset.splits["train"], samples=samples)
+    doubt = doubt_of_data(replace(tiny_dataset, splits={"train": train}))
+    assert doubt is None if words is None else doubt is not None and words in doubt
