@@ -26,6 +26,8 @@ class Recording:
     def __init__(self) -> None:
         self.calls = 0
         self.graph: torch.cuda.CUDAGraph | None = None
+        # One for all: torch keeps freed memory for the stream that used it, a step's worth for each.
+        self.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
     def __call__(self, compute: Compute, batch: Batch, dropout: DropoutKey) -> tuple[torch.Tensor, torch.Tensor]:
         self.calls += 1
@@ -43,12 +45,11 @@ class Recording:
         return self.loss.clone(), self.errors.clone()
 
     def warm_up(self, compute: Compute, batch: Batch, dropout: DropoutKey) -> tuple[torch.Tensor, torch.Tensor]:
-        """On a stream of its own, as a recording wants it."""
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        """On a stream of its own, as a recording wants it: the one that it will be recorded on."""
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
             result = compute(batch, dropout)
-        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.current_stream().wait_stream(self.stream)
         return result
 
     def record(self, compute: Compute, batch: Batch, dropout: DropoutKey) -> None:
@@ -58,7 +59,7 @@ class Recording:
         graph = torch.cuda.CUDAGraph()
         try:
             # thread_local: DALI's threads go on using the GPU meanwhile.
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
                 self.loss, self.errors = compute(self.batch, DropoutKey(self.key, dropout.first_row))
         except torch.OutOfMemoryError:
             raise
