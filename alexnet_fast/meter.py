@@ -13,6 +13,11 @@ from alexnet_fast.mesh import Mesh
 from alexnet_fast.step import StepResult
 from alexnet_fast.totals import Totals, utc_now
 
+MOST_SECONDS = 5.0
+"""Between two readings, each of which waits for the device."""
+FIRST_SECONDS = 0.25
+"""Before the first; each then comes after twice as long, so that a run of seconds has a curve too."""
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -35,6 +40,7 @@ class Meter:
         self.loss = torch.zeros((), dtype=torch.float64, device=device)
         self.errors = torch.zeros((), dtype=torch.int64, device=device)
         self.pictures, self.waited, self.since = 0, 0.0, time.monotonic()
+        self.pause = FIRST_SECONDS
         self.totals = before if before is not None else Totals(utc_now())
 
     def start(self) -> None:
@@ -46,6 +52,11 @@ class Meter:
     def seconds(self) -> float:
         """Since the last reading, or `start`."""
         return time.monotonic() - self.since
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time for the next reading."""
+        return self.seconds >= self.pause
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -71,5 +82,6 @@ class Meter:
         self.loss.zero_()
         self.errors.zero_()
         self.pictures = 0
+        self.pause = min(MOST_SECONDS, 2 * self.pause)
         self.start()
         return reading

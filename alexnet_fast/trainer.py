@@ -45,8 +45,6 @@ from alexnet_fast.totals import Totals
 AGREE_EVERY = 8
 """Steps after which several processes ask one another whether anybody was told to stop."""
 FIRST_CTRL_C = "Finishing the step and saving; Ctrl-C again stops at once."
-TELL_SECONDS = 5.0
-"""Between two lines of metrics.jsonl; the device is waited for then, and only then."""
 
 
 def train(
@@ -261,7 +259,7 @@ class Trainer:
         stop, save, tell = self.mesh.any_process(
             interruption.asked,
             self.saved.minutes_ago() >= self.recipe.checkpoint_minutes,
-            self.meter.seconds >= TELL_SECONDS,
+            self.meter.is_due,
         )
         if tell or save or end_of_epoch or stop:
             self.telemetry.training(self.step, self.meter.read(), self.schedule.rates(self.step - 1), noise)

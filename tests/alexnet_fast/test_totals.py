@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -55,6 +56,21 @@ def test_time_cannot_be_forgotten_without_its_pictures() -> None:
     meter.add(StepResult(torch.tensor(2.0), torch.tensor(8), 32))
     with pytest.raises(AssertionError, match="read first"):
         meter.start()
+
+
+def test_readings_come_often_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr("alexnet_fast.meter.time", clock)
+    meter = Meter(Mesh(), torch.device("cpu"))
+    read_after = []
+    for step in range(1, 201):  # of a tenth of a second each
+        meter.add(StepResult(torch.tensor(2.0), torch.tensor(8), 32))
+        clock.now = 100 + step / 10
+        if meter.is_due:
+            meter.read()
+            read_after.append(step)
+    assert read_after[:5] == [3, 8, 18, 38, 78]
+    assert all(after - before == 50 for before, after in pairwise(read_after[5:]))
 
 
 def test_sessions_add_up() -> None:
