@@ -30,6 +30,8 @@ from alexnet_fast.schedule import Rates, Schedule
 
 PLAIN_SECONDS = 30.0
 """Between two lines of progress where nobody watches a terminal."""
+FIRST_PLAIN_SECONDS = 3.0
+"""Before the first of them: who left the run to itself wants to know early how long it will take."""
 NO_CURVES = ("views", "samples")
 """Numbers of metrics.jsonl that TensorBoard need not draw."""
 
@@ -42,7 +44,9 @@ class Telemetry:
         self.quiet = quiet
         self.began = time.monotonic()
         self.first_step = first_step
-        self.last_plain = self.began
+        self.steady_from: tuple[float, int] | None = None
+        """Moment and step of the first reading: what came before was slowed by the start."""
+        self.next_plain = self.began + FIRST_PLAIN_SECONDS
         self.metrics = folder.metrics.open("a", encoding="utf-8")
         self.complaints: set[str] = set()
         self.board = self.open_board(folder)
@@ -96,13 +100,16 @@ class Telemetry:
         self.write("train", step, values)
         if self.bar is not None:
             self.bar.show(step, reading, gpu_memory_gb=memory, time_left=self.time_left(step))
-        elif not self.quiet and time.monotonic() - self.last_plain >= PLAIN_SECONDS:
-            self.last_plain = time.monotonic()
+        elif not self.quiet and self.steady_from is not None and time.monotonic() >= self.next_plain:
+            self.next_plain = time.monotonic() + PLAIN_SECONDS
+            pictures = self.schedule.steps_per_epoch * self.schedule.recipe.batch_size
             self.say(
                 f"epoch {self.epoch(step):.2f}: loss {reading.loss:.3f}, error {reading.error:.1%}, "
                 f"{reading.pictures_per_s:,.0f} pictures/s, {reading.data_wait:.0%} waiting for data, "
-                f"{self.time_left(step)} left"
+                f"{in_hours(pictures / reading.pictures_per_s)} an epoch, {self.time_left(step)} left"
             )
+        if self.steady_from is None:
+            self.steady_from = time.monotonic(), step
 
     def evaluation(self, step: int, views: int, result: EvaluationResult) -> None:
         """An evaluation's errors."""
@@ -160,10 +167,10 @@ class Telemetry:
         return step / self.schedule.steps_per_epoch
 
     def time_left(self, step: int) -> str:
-        """Of the run, as 1:23:45."""
-        done = step - self.first_step
-        seconds = (time.monotonic() - self.began) / done * (self.schedule.num_steps - step) if done else 0.0
-        return f"{int(seconds // 3600)}:{int(seconds // 60 % 60):02d}:{int(seconds % 60):02d}"
+        """Of the run, as `in_hours` writes it."""
+        began, first = self.steady_from or (self.began, self.first_step)
+        done = step - first
+        return in_hours((time.monotonic() - began) / done * (self.schedule.num_steps - step) if done else 0.0)
 
     def close(self) -> None:
         """Write out what is kept back."""
@@ -173,6 +180,11 @@ class Telemetry:
         if self.board is not None:
             with contextlib.suppress(OSError):
                 self.board.close()
+
+
+def in_hours(seconds: float) -> str:
+    """1:23:45"""
+    return f"{int(seconds // 3600)}:{int(seconds // 60 % 60):02d}:{int(seconds % 60):02d}"
 
 
 class Silent:

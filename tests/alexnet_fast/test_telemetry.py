@@ -115,15 +115,43 @@ def test_a_terminal_has_a_bar_for_each_epoch(tmp_path: Path, monkeypatch: pytest
     assert "epoch 1: validation error 50.00% top-1" in terminal.getvalue()
 
 
+class Clock:
+    """In place of `time`."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def test_without_a_terminal_the_first_line_comes_early_with_the_time_it_will_take(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr("alexnet_fast.telemetry.time", clock)
+    telemetry = telemetry_of(tmp_path, epochs=20)
+    reading = Reading(loss=1.5, error=0.25, pictures_per_s=128 / 2, data_wait=0.0)  # two seconds a step
+    heard = {}
+    for step, seconds in ((1, 10), (3, 4), (5, 4), (9, 8), (14, 10), (19, 10)):
+        clock.now += seconds  # the first step is slow, and does not count
+        telemetry.training(step, reading, RATES, True)
+        heard[step] = capsys.readouterr().err
+    telemetry.close()
+    assert heard[3].startswith("epoch 0.30: loss") and heard[3].endswith(" 0:00:20 an epoch, 0:06:34 left\n")
+    assert heard[19].endswith(" 0:00:20 an epoch, 0:06:02 left\n")
+    assert [step for step, line in heard.items() if line] == [3, 19]
+
+
 def test_without_a_terminal_lines_are_plain_and_quiet_is_quiet(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("alexnet_fast.telemetry.PLAIN_SECONDS", 0.0)
+    monkeypatch.setattr("alexnet_fast.telemetry.FIRST_PLAIN_SECONDS", 0.0)
     for name in ("plain", "quiet"):
         (tmp_path / name).mkdir()
     tell_everything(telemetry_of(tmp_path / "plain"))
     told = capsys.readouterr().err
-    assert "epoch 0.50: loss 1.500, error 25.0%, 1,234 pictures/s, 12% waiting for data" in told
+    assert "epoch 1.50: loss nan, error 50.0%, 1,000 pictures/s, 0% waiting for data, 0:00:01 an epoch" in told
     assert "\r" not in told and "|" not in told and "\x1b" not in told
     tell_everything(telemetry_of(tmp_path / "quiet", quiet=True))
     assert capsys.readouterr() == ("", "")
