@@ -20,7 +20,8 @@ import numpy as np
 import torch
 
 from alexnet_fast.checkpoint import Checkpoint
-from alexnet_fast.layers import CONV1_KERNEL, CONV1_STRIDE, POOL_STRIDE, conv1_size
+from alexnet_fast.kernels.pooling import POOL_STRIDE
+from alexnet_fast.layers import CONV1_KERNEL, CONV1_STRIDE, conv1_size
 from alexnet_fast.model import Architecture
 from alexnet_fast.run_folder import write_whole
 from alexnet_fast.tools.errors import UsageError, UserError

@@ -11,22 +11,16 @@ import torch
 import torch.nn.functional as F
 
 from alexnet_fast.exchange import Exchange
-from alexnet_fast.kernels import norms
+from alexnet_fast.kernels import norms, pooling
 
 CONV1_KERNEL = 11
 CONV1_STRIDE = 4
-POOL_STRIDE = 2
 aten = torch.ops.aten
 
 
 def conv1_size(image_size: int) -> int:
     """Pixels on a side of conv1's maps: 55 for 224; the last window may reach past the right and bottom edge."""
     return 1 + -(-(image_size - CONV1_KERNEL) // CONV1_STRIDE)
-
-
-def pooled_size(size: int, pool_size: int) -> int:
-    """Pixels on a side after pooling with stride 2; the last window may reach past the edge: 55 → 27 → 13 → 6."""
-    return 1 + -(-(size - pool_size) // POOL_STRIDE)
 
 
 def conv1(images: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
@@ -66,9 +60,9 @@ def convolve(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, padding:
     return F.conv2d(x, weight, bias, padding=padding, groups=groups)
 
 
-def pool(x: torch.Tensor, pool_size: int) -> torch.Tensor:
-    """Max over pool_size × pool_size pixels, stride 2; the last window may be cut by the edge."""
-    return F.max_pool2d(x, pool_size, POOL_STRIDE, ceil_mode=True)
+def pool(x: torch.Tensor, pool_size: int, *, relu: bool = False) -> torch.Tensor:
+    """Max over pool_size × pool_size pixels, stride 2; the last window may be cut by the edge.  `relu`: of the max."""
+    return pooling.max_pool(x, pool_size, relu)
 
 
 def local_response_norm(x: torch.Tensor, towers: int, alpha: float, *, relu: bool) -> torch.Tensor:

@@ -9,8 +9,11 @@ from alexnet_fast.exchange import LocalExchange, Wait
 from alexnet_fast.model import AlexNet, Architecture
 
 PICTURES = 2
-TEMPORARIES = 1.5
-"""Memory of a step over what it keeps for the way back: gradients on their way, and what libraries need to work."""
+TEMPORARIES = 2.5
+"""Memory of a step over what it keeps for the way back: maps and gradients on their way, and batches not done with.
+
+The networks of `model.NETS` have 1.3 to 2.4 times as much alive at once; libraries need some to work.
+"""
 
 
 class NobodyExchange:

@@ -19,6 +19,7 @@ from alexnet_fast import layers
 from alexnet_fast.dropout import DropoutKey
 from alexnet_fast.dropout import drop as dropped
 from alexnet_fast.exchange import Exchange, LocalExchange
+from alexnet_fast.kernels.pooling import pooled_size
 from alexnet_fast.tools.errors import UsageError
 
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
@@ -90,11 +91,11 @@ class Architecture:
     def map_sizes(self) -> tuple[int, int, int, int, int, int, int]:
         """Pixels on a side after conv1, pool1, conv2, pool2, conv3 = conv4, conv5, pool5: 55, 27, 27, 13, 13, 13, 6."""
         conv1 = layers.conv1_size(self.image_size)
-        pool1 = layers.pooled_size(conv1, self.pool_size)
+        pool1 = pooled_size(conv1, self.pool_size)
         conv2 = pool1 + 2 * self.conv2_padding - 4
-        pool2 = layers.pooled_size(conv2, self.pool_size)
+        pool2 = pooled_size(conv2, self.pool_size)
         conv5 = pool2 + 2 * self.conv5_padding - 2
-        return conv1, pool1, conv2, pool2, pool2, conv5, layers.pooled_size(conv5, self.pool_size)
+        return conv1, pool1, conv2, pool2, pool2, conv5, pooled_size(conv5, self.pool_size)
 
     @property
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -199,21 +200,25 @@ class AlexNet(nn.Module):
         if a.relu_first:
             x = layers.pool(self.normalise(x, norm, activate), a.pool_size)
         else:
-            x = activate(layers.pool(self.normalise(x, norm, None), a.pool_size))
+            x = self.pool_and_activate(self.normalise(x, norm, None))
         see("norm1+pool1", x)
         x = layers.convolve(x, weights["conv2.weight"], weights["conv2.bias"], a.conv2_padding, num_here)
         see("conv2", x)
-        x = self.normalise(x, a.norm_alpha if "conv2" in a.norms else None, activate)
-        if "conv2-spatial" in a.norms:
-            x = layers.spatial_norm(x)
-        x = layers.pool(x, a.pool_size)
+        if {"conv2", "conv2-spatial"}.isdisjoint(a.norms):
+            x = self.pool_and_activate(x)
+        else:
+            x = self.normalise(x, a.norm_alpha if "conv2" in a.norms else None, activate)
+            if "conv2-spatial" in a.norms:
+                x = layers.spatial_norm(x)
+            x = layers.pool(x, a.pool_size)
         see("norm2+pool2", x)
         x = activate(self.see_both("conv3", x, weights))
         see("conv3", x)
         x = activate(layers.convolve(x, weights["conv4.weight"], weights["conv4.bias"], 1, num_here))
         see("conv4", x)
-        x = layers.convolve(x, weights["conv5.weight"], weights["conv5.bias"], a.conv5_padding, num_here)
-        x = activate(layers.pool(x, a.pool_size))  # activations rise monotonically, so pooling first is the same
+        x = self.pool_and_activate(
+            layers.convolve(x, weights["conv5.weight"], weights["conv5.bias"], a.conv5_padding, num_here)
+        )
         see("conv5", x)
         x = self.drop(activate(self.see_both("fc6", x, weights)), dropout, 6)
         see("fc6", x)
@@ -237,6 +242,11 @@ class AlexNet(nn.Module):
         if activate is torch.relu:
             return layers.local_response_norm(x, len(self.towers), alpha, relu=True)
         return layers.local_response_norm(x if activate is None else activate(x), len(self.towers), alpha, relu=False)
+
+    def pool_and_activate(self, x: torch.Tensor) -> torch.Tensor:
+        """Activations rise monotonically: pooling first is the same to the bit, and leaves a quarter to activate."""
+        pooled = layers.pool(x, self.architecture.pool_size, relu=self.architecture.activation == "relu")
+        return pooled if self.architecture.activation == "relu" else torch.tanh(pooled)
 
     def see_both(
         self, layer: str, x: torch.Tensor, weights: Mapping[str, torch.Tensor], always: bool = False

@@ -12,11 +12,12 @@ import torch
 
 from alexnet_fast.dropout import DropoutKey, dropout_mask, step_key, threshold
 from alexnet_fast.kernels import plain
+from alexnet_fast.kernels.pooling import Pooled
 from alexnet_fast.kernels.update import plain_update
 
 triton = pytest.importorskip("triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-MODULES = tuple(f"alexnet_fast.kernels.triton_{name}" for name in ("norms", "update", "dropout"))
+MODULES = tuple(f"alexnet_fast.kernels.triton_{name}" for name in ("norms", "update", "dropout", "pooling"))
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 8e-3, torch.float16: 5e-4}
 """Of the result, relative: half precision is rounded once, at the end (the interpreter cuts bfloat16's digits off)."""
 SHAPES = [(1, 2, 1, 1), (2, 6, 3, 5), (1, 96, 7, 3), (3, 10, 2, 9), (1, 260, 3, 2)]
@@ -24,7 +25,7 @@ SHAPES = [(1, 2, 1, 1), (2, 6, 3, 5), (1, 96, 7, 3), (3, 10, 2, 9), (1, 260, 3, 
 
 @pytest.fixture(scope="module")
 def kernels() -> Iterator[tuple[Any, ...]]:
-    """(norms, update, dropout); without a GPU, in the interpreter, which is chosen when the modules are imported."""
+    """The modules; without a GPU, in the interpreter, which is chosen when they are imported."""
     with pytest.MonkeyPatch.context() as patch:
         if DEVICE == "cpu":
             patch.setenv("TRITON_INTERPRET", "1")
@@ -139,6 +140,38 @@ def test_dropout(kernels: tuple[Any, ...], rows: int, units: int, first_row: int
         assert torch.equal(ours, torch.where(mask, x, 0))
 
 
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("shape", [(2, 3, 5, 4), (1, 48, 6, 7), (2, 260, 2, 3)])
+def test_pooling(shape: tuple[int, ...], size: int, relu: bool, dtype: torch.dtype) -> None:
+    """To the bit, among equal maxima, with windows that the edge cuts, below and above zero."""
+    x = maps(shape, 2.0, dtype).round()
+    wide = x.double().requires_grad_()
+    expected = torch.nn.functional.max_pool2d(wide, size, 2, ceil_mode=True)
+    expected = expected.relu() if relu else expected
+    own = x.clone().requires_grad_()
+    y = Pooled.apply(own, size, relu)  # type: ignore[no-untyped-call]
+    assert y.dtype == dtype and y.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(y.double(), expected)
+    g = maps(tuple(y.shape), 4.0, dtype, seed=1).round()
+    y.backward(g)
+    expected.backward(g.double())  # type: ignore[no-untyped-call]
+    assert own.grad is not None and wide.grad is not None
+    assert torch.equal(own.grad.double(), wide.grad)
+
+
+@pytest.mark.usefixtures("kernels")
+def test_pooling_passes_nan_on() -> None:
+    x = maps((1, 4, 3, 3), 1.0, torch.float32)
+    x[0, 2, 1, 1] = float("nan")
+    y = Pooled.apply(x.requires_grad_(), 3, True)  # type: ignore[no-untyped-call]
+    assert y.isnan().flatten().tolist() == [False, False, True, False]
+    y.sum().backward()
+    assert x.grad is not None and float(x.grad[0, 2, 1, 1]) == 1.0
+
+
 def compile_for_hopper(kernel: Any, types: str, constants: dict[str, int | bool]) -> str:
     """The PTX; compiled on to machine code, which needs no GPU.  `types`: of the arguments that are no constants."""
     from triton.backends.compiler import GPUTarget
@@ -162,9 +195,10 @@ def test_kernels_compile(half: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     for name in MODULES:
         monkeypatch.delitem(sys.modules, name, raising=False)
-    norms, update, dropout = (importlib.import_module(name) for name in MODULES)
+    norms, update, dropout, pooling = (importlib.import_module(name) for name in MODULES)
     across_maps: dict[str, int | bool] = {"RELU": True, "ROWS": 16, "COLUMNS": 64}
     across_pixels: dict[str, int | bool] = {"ROWS": 8, "COLUMNS": 128}
+    blocks: dict[str, int | bool] = {"ROWS": 32, "COLUMNS": 32}
     sizes, scalars = "i32 i32 i32 i32", "fp32 fp32"
     for kernel, types, constants in (
         (norms.channel_forward_kernel, f"{half} {half} i32 i32 {scalars}", across_maps),
@@ -178,9 +212,12 @@ def test_kernels_compile(half: str, monkeypatch: pytest.MonkeyPatch) -> None:
             {"HAS_COPY": True, "BLOCK": 2048},
         ),
         (dropout.dropout_kernel, f"{half} {half} *i64 i32 i32 i32 i64 i32", {"BLOCK": 1024}),
+        (pooling.forward_kernel, f"{half} {half} *u8 {sizes} i32 i32", {"SIZE": 3, "RELU": True, **blocks}),
+        (pooling.backward_kernel, f"{half} *u8 {half} {sizes} i32 i32", {"SIZE": 3, **blocks}),
     ):
         ptx = compile_for_hopper(kernel, types, constants)
-        if "RELU" in constants:  # a maximum that swallows NaN would hide that the run has diverged
+        # A maximum that swallows NaN would hide that the run has diverged.
+        if kernel in (norms.channel_forward_kernel, norms.channel_backward_kernel):
             assert "max.NaN" in ptx
             assert "max.f32" not in ptx
 

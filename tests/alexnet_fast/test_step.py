@@ -10,7 +10,7 @@ import torch
 
 from alexnet_fast.dropout import DropoutKey, step_key
 from alexnet_fast.kernels import update as update_module
-from alexnet_fast.memory import kept_bytes
+from alexnet_fast.memory import PICTURES, TEMPORARIES, kept_bytes
 from alexnet_fast.model import NETS, AlexNet, loss_and_errors, small, whole_state
 from alexnet_fast.optimizer import SGD
 from alexnet_fast.pipelines.batch import Batch
@@ -199,11 +199,11 @@ def test_no_norm_is_no_norm() -> None:
 def test_memory_of_a_step_is_what_it_keeps() -> None:
     """Against a count by hand, for a net whose every kept tensor is known."""
     net = replace(NETS["148"], num_towers=1)
-    kept = 48 * 57**2 + 96 * 55**2 + 96 * 27**2 + 256 * 27**2 + 256 * 13**2  # to pool2, in numbers
-    kept += 384 * 13**2 * 2 + 256 * 13**2 + 256 * 6**2
-    kept += 3 * 4096 * 2 + 1000
-    indices = 8 * (96 * 27**2 + 256 * 13**2 + 256 * 6**2)  # of the maxima, int64
-    assert kept_bytes(net, torch.float32, (0,)) == pytest.approx(4 * kept + indices, rel=0.05)
+    kept = 48 * 57**2 + 96 * 27**2 + 256 * 13**2 + 384 * 13**2 * 2 + 256 * 6**2  # what conv1..5 and fc6 see, numbers
+    kept += 2 * 2 * 4096  # fc6 and fc7, before and after their dropout
+    kept += 96 * 48 * 3**2 // PICTURES  # conv1's kernels, folded: once for all pictures
+    bytes_ = 96 * 27**2 + 256 * 13**2 + 256 * 6**2 + 2 * 4096  # places of the maxima, dropout masks
+    assert kept_bytes(net, torch.float32, (0,)) == 4 * kept + bytes_
 
 
 def test_one_tower_keeps_its_own_maps_and_what_it_sees_of_the_others() -> None:
@@ -236,7 +236,7 @@ def test_out_of_memory_says_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_out_of_memory_counts_the_loader(monkeypatch: pytest.MonkeyPatch) -> None:
     """What it takes for each picture is free again with fewer of them; what it keeps can be fewer."""
     _, _, step = make(FP32)
-    each = 1.5 * kept_bytes(NET, torch.float32, (0, 1))
+    each = TEMPORARIES * kept_bytes(NET, torch.float32, (0, 1))
     lasting = 4 * 4 * sum(parameter.numel() for parameter in step.parameters.values())
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (lasting + int(100 * each), 2**34))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
