@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
+from alexnet_fast.going_on import command_to_go_on
 from alexnet_fast.memory import training_bytes
 from alexnet_fast.mesh import Mesh
 from alexnet_fast.pipelines.batch import Batch
@@ -60,6 +61,13 @@ class Job:
     deterministic: bool
     cache_decoded: CacheSize | None = None
     """GiB of each GPU's memory for decoded pictures, or "auto"; None keeps none."""
+    options: tuple[str, ...] | None = ()
+    """What whoever goes on must say again; see `going_on`."""
+
+    @property
+    def again(self) -> str:
+        """The command that goes on with the run."""
+        return command_to_go_on(self.dataset.folder, self.run, self.options)
 
 
 def doubt_of_data(dataset: Dataset) -> str | None:

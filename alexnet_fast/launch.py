@@ -31,10 +31,15 @@ from alexnet_fast.tools.errors import UsageError, UserError
 
 Result = TypeVar("Result")
 
+
 SETTLE_SECONDS = 1.0
 """After the first failure, how long the others may tell theirs: a lost peer's complaint often comes first."""
 STOP_SECONDS = 5.0
 """After that, how long a process may take to end before it is killed."""
+
+
+class LostProcessError(UserError):
+    """A process is gone without a word; what was saved before is still there."""
 
 
 @dataclass
@@ -254,9 +259,9 @@ def cause(workers: Sequence[Worker], layout: Layout) -> UserError | KeyboardInte
     """The failure from which the others followed: a silent death before all, else the earliest report."""
     for worker in workers:
         if worker.report is None and not is_running(worker):
-            return UserError(
+            return LostProcessError(
                 f"{name_of(worker.rank, layout)} {manner_of_death(worker.process.exitcode or 0)}; "
-                "the other processes were ended. What was saved last can be continued with --resume."
+                "the other processes were ended."
             )
     reports = [
         (worker.report.moment, worker) for worker in workers if worker.report is not None and worker.report.failed

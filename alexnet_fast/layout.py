@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from alexnet_fast.devices import choose_device
+from alexnet_fast.going_on import started_processes
 from alexnet_fast.mesh import Mesh
 from alexnet_fast.model import Architecture
 from alexnet_fast.precision import choose_precision
@@ -74,11 +75,6 @@ def choose_layout(
     if place.type == "cuda" and started is None and gpus is None and num < torch.cuda.device_count():
         reason += f"; {torch.cuda.device_count() - num} GPUs stay idle, batch {batch_size} cannot be shared by all"
     return Layout(place, num, split, reason, started is not None)
-
-
-def started_processes() -> int | None:
-    """How many processes torchrun (or another launcher that sets its variables) started; None: nobody did."""
-    return int(os.environ["WORLD_SIZE"]) if {"WORLD_SIZE", "RANK", "LOCAL_RANK"} <= os.environ.keys() else None
 
 
 def choose_place(device: str | None, gpus: int | None, processes: int | None) -> torch.device:

@@ -189,6 +189,10 @@ def metrics_line(text: str) -> dict[str, Any] | None:
     kind = line.get("kind")
     if kind in ("event", "diverged"):
         return line if isinstance(line.get("event"), str) else None
+    if kind == "session":
+        options = line.get("options", 0)
+        words = [line.get("data"), *(options if isinstance(options, list) else [])]
+        return line if isinstance(options, list | None) and all(isinstance(word, str) for word in words) else None
     numbers = METRICS_NUMBERS.get(kind) if isinstance(kind, str) else None
     if numbers is None or not all(key in line and (line[key] is None or is_number(line[key])) for key in numbers):
         return None
@@ -201,7 +205,8 @@ def is_number(value: object) -> bool:
 
 def to_json(value: Any, *, indent: int | None = None) -> str:
     """JSON that any program reads: it has neither NaN nor infinity, null stands for both."""
-    return json.dumps(finite(value), indent=indent, allow_nan=False, ensure_ascii=False)
+    text = json.dumps(finite(value), indent=indent, allow_nan=False, ensure_ascii=False)
+    return text.encode("utf-8", "backslashreplace").decode()  # of a file's name that is no UTF-8, as JSON escapes it
 
 
 def finite(value: Any) -> Any:
@@ -227,14 +232,13 @@ def write_whole(path: Path, text: str) -> None:
 
 
 @contextmanager
-def saying_what_is_full(run: Path) -> Iterator[None]:
-    """A disk that takes no more (full, over quota, read-only) becomes a UserError with the way on."""
+def saying_what_is_full(run: Path, again: str) -> Iterator[None]:
+    """A disk that takes no more (full, over quota, read-only) becomes a UserError with `again`, the way on."""
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise
         raise UserError(
-            f"{run}: cannot be written ({error.strerror}). What was saved is whole: make room, then give the same "
-            "command with --resume."
+            f"{run}: cannot be written ({error.strerror}). What was saved is whole: make room, then go on with {again}."
         ) from error

@@ -10,13 +10,14 @@ import torch
 
 from alexnet_fast.checkpoint import Checkpoint, saved_checkpoints
 from alexnet_fast.devices import choose_device
+from alexnet_fast.going_on import command_to_go_on
 from alexnet_fast.layout import choose_layout
 from alexnet_fast.machine import describe_machine
 from alexnet_fast.precision import choose_precision
 from alexnet_fast.recipe import Recipe, counted_epochs, load_recipe
 from alexnet_fast.run_folder import RunFolder
 from alexnet_fast.tools.finish import escaped
-from alexnet_fast.tools.words import command, counted
+from alexnet_fast.tools.words import counted
 
 SHOWN_EPOCHS = 12
 
@@ -85,7 +86,9 @@ def state_of(folder: RunFolder, recipe: Recipe, metrics: list[dict[str, Any]]) -
         return f"running, {place}{left}"
     if metrics and metrics[-1]["kind"] == "diverged":
         return f"diverged at {place}"
-    again = command("train", "…", "--resume", "--out", folder.path)
+    sessions = [line for line in metrics if line["kind"] == "session"]
+    data, options = (sessions[-1]["data"], sessions[-1]["options"]) if sessions else ("…", ())
+    again = command_to_go_on(data, folder.path, options)
     result = folder.read_result()
     if result is not None:
         return f"done after {counted_epochs(result['epochs'])} ({in_words(result['seconds'])} of work)"

@@ -5,6 +5,8 @@ metrics.jsonl, one JSON object a line, shares and errors as fractions 0..1:
       pictures_per_s, data_wait (share of the time), weight_rate, bias_rate, noise, seconds (since the program started),
       gpu_memory_gb (peak, on a GPU)
   kind "val": step, epoch, views, samples, loss, top1_error, top5_error, seconds
+  kind "session": step, epoch, data (the shards folder), options (of `train`, beside the run's folder and recipe; null:
+      torchrun started it), seconds: the program begins, or goes on
   kind "event": step, epoch, event, seconds: something that happened once, in words
   kind "diverged": as "event": the loss, a gradient or a weight was NaN or infinite, and the run ended
 
@@ -17,6 +19,8 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -134,6 +138,10 @@ class Telemetry:
         """Something that happened once."""
         self.write("event", step, {"event": text})
         self.say(text)
+
+    def session(self, step: int, data: Path, options: Sequence[str] | None) -> None:
+        """With what the program goes to work, for whoever is asked how to go on: see `going_on`."""
+        self.write("session", step, {"data": str(data.absolute()), "options": options})
 
     def diverged(self, step: int, text: str) -> None:
         """The run's end; the error itself is said by whoever catches it."""

@@ -16,9 +16,10 @@ from alexnet_fast.checkpoint import Checkpoint
 from alexnet_fast.determinism import be_deterministic, cost_of_determinism
 from alexnet_fast.energy import EnergyCounter
 from alexnet_fast.evaluation import EvaluationResult, Predictor, evaluate, told
+from alexnet_fast.going_on import options_to_repeat
 from alexnet_fast.interruption import Interruption
 from alexnet_fast.job import EVALUATION_BATCH, Job, Loader, StoppedError, doubt_of_data, make_loader
-from alexnet_fast.launch import launch
+from alexnet_fast.launch import LostProcessError, launch
 from alexnet_fast.layout import Layout, choose_layout
 from alexnet_fast.mesh import Mesh
 from alexnet_fast.meter import Meter
@@ -87,12 +88,18 @@ def train(
         num_evaluation_ranks=mesh.num_replicas,
     )
     dataset.check_sizes()
-    job = Job(dataset, recipe, run, resume, quiet, deterministic, cache_decoded)
+    options = options_to_repeat(
+        device=device, gpus=gpus, processes=processes, parallel=parallel, deterministic=deterministic,
+        cache_decoded=cache_decoded,
+    )  # fmt: skip
+    job = Job(dataset, recipe, run, resume, quiet, deterministic, cache_decoded, options)
     if layout.started:
         return launch(layout, work_of_a_process, layout, job)
-    folder = RunFolder(run)
-    with folder.taken(resume=resume):
-        return launch(layout, work_of_a_process, layout, job)
+    try:
+        with RunFolder(run).taken(resume=resume):
+            return launch(layout, work_of_a_process, layout, job)
+    except LostProcessError as error:
+        raise UserError(f"{error} {job.again} goes on from what was saved last.") from error
 
 
 def work_of_a_process(mesh: Mesh, device: torch.device, layout: Layout, job: Job) -> dict[str, Any]:
@@ -104,7 +111,7 @@ def work_of_a_process(mesh: Mesh, device: torch.device, layout: Layout, job: Job
         if layout.started and mesh.is_speaker:  # torchrun's processes have no parent that did it
             stack.enter_context(folder.taken(resume=job.resume or folder.holds_a_run()))
         mesh.barrier()
-        stack.enter_context(saying_what_is_full(job.run))
+        stack.enter_context(saying_what_is_full(job.run, job.again))
         trainer = Trainer(mesh, device, job)
         interruption = stack.enter_context(Interruption("" if job.quiet or not mesh.is_speaker else FIRST_CTRL_C))
         trainer.telemetry.say(f"{layout.reason}; {trainer.precision.name}: {trainer.precision.reason}")
@@ -159,6 +166,7 @@ class Trainer:
             self.folder.forget_after(self.step / self.schedule.steps_per_epoch)
             write_whole(self.folder.recipe, self.recipe.to_toml(named=True))
             self.telemetry = Telemetry(self.folder, self.schedule, first_step=self.step, quiet=job.quiet)
+            self.telemetry.session(self.step, job.dataset.folder, job.options)
         for note in notes:
             self.telemetry.event(self.step, note)
 
@@ -271,7 +279,7 @@ class Trainer:
             raise StoppedError(
                 f"stopped after step {self.step:,} of {self.schedule.num_steps:,}; "
                 f"{self.saved.complaint() if self.saved.unsaved else 'everything is saved'}. "
-                f"Go on with the same command and --resume (the run is in {self.folder.path})."
+                f"Go on with {self.job.again}."
             )
 
     def evaluate(self, num_views: Literal[1, 10]) -> EvaluationResult | None:
@@ -365,7 +373,7 @@ class Trainer:
         if self.saved.unsaved:
             self.save()  # there may be room by now
         if self.saved.unsaved:
-            raise UserError(f"the run is at its end, but {self.saved.complaint()}. Then finish it with --resume.")
+            raise UserError(f"the run is at its end, but {self.saved.complaint()}. Then finish it: {self.job.again}.")
         result = {
             **about_run(self.job, self.mesh, self.device, self.precision.name, self.loader.memory.kept),
             "steps": self.step,

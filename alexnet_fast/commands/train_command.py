@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from alexnet_fast.going_on import command_to_go_on, options_to_repeat
 from alexnet_fast.tools.errors import UserError
 from alexnet_fast.tools.words import command as command_line
 from alexnet_fast.tools.words import counted
@@ -106,17 +108,22 @@ def command(
             cache_decoded=cache_size,
         )
     except KeyboardInterrupt as error:
-        raise UserError(stopped_at_once(run)) from error
+        options = options_to_repeat(
+            device=device, gpus=gpus, processes=processes, parallel=parallel, deterministic=deterministic,
+            cache_decoded=cache_decoded,
+        )  # fmt: skip
+        raise UserError(stopped_at_once(data, run, options)) from error
     if not quiet and os.environ.get("RANK", "0") == "0":
         click.echo(summary(result, run))
 
 
-def stopped_at_once(run: Path | None) -> str:
+def stopped_at_once(data: Path, run: Path | None, options: Sequence[str] | None) -> str:
     """What to say after a Ctrl-C that nobody could answer with a checkpoint."""
+    again = "" if run is None else command_to_go_on(data, run, options)
     if run is not None and any((run / "checkpoints").glob("step-*.pt")):
-        return f"stopped at once; --resume goes on from the last checkpoint in {run / 'checkpoints'}."
+        return f"stopped at once; {again} goes on from the last checkpoint in {run / 'checkpoints'}."
     if run is not None and (run / "recipe.toml").exists():
-        return f"stopped at once, before a checkpoint was saved in {run}; --resume begins anew."
+        return f"stopped at once, before a checkpoint was saved in {run}; {again} begins anew."
     return "stopped before the training had begun; nothing was written."
 
 

@@ -55,7 +55,7 @@ def test_what_was_ignored_stays_ignored(number: signal.Signals) -> None:
     [
         ((), "stopped before the training had begun; nothing was written"),
         (("recipe.toml",), "before a checkpoint was saved"),
-        (("recipe.toml", "checkpoints/step-00000003.pt"), "--resume goes on from the last checkpoint"),
+        (("recipe.toml", "checkpoints/step-00000003.pt"), "--device cpu` goes on from the last checkpoint"),
     ],
 )
 def test_an_early_ctrl_c_gets_a_sentence(
@@ -74,7 +74,7 @@ def test_an_early_ctrl_c_gets_a_sentence(
         (tmp_path / name).touch()
     monkeypatch.setattr("alexnet_fast.trainer.train", interrupt)
     with pytest.raises(SystemExit) as ended:
-        main(["train", str(tiny_shards), "--out", str(tmp_path)])
+        main(["train", str(tiny_shards), "--out", str(tmp_path), "--device", "cpu"])
     told = capsys.readouterr().err
     assert ended.value.code == 1 and words in told and "Aborted" not in told
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from alexnet_fast.launch import launch, threads_per_process
+from alexnet_fast.launch import LostProcessError, launch, threads_per_process
 from alexnet_fast.layout import Layout
 from alexnet_fast.tools.errors import UsageError, UserError
 
@@ -43,7 +43,7 @@ def test_two_processes_agree_and_rank_0_answers(work: Any) -> None:
     [
         ("user", UsageError, "^the batch is made of cheese$"),
         ("bug", UserError, r"process 1 of 2 \(tower 1 of replica 0\) failed(.|\n)*ZeroDivisionError: nobody"),
-        ("death", UserError, r"process 1 of 2 \(tower 1 of replica 0\) was killed by SIGKILL.*--resume"),
+        ("death", LostProcessError, r"process 1 of 2 \(tower 1 of replica 0\) was killed by SIGKILL.*were ended\.$"),
     ],
 )
 def test_one_failure_ends_all(work: Any, how: str, error: type[UserError], words: str) -> None:
