@@ -13,9 +13,12 @@ from alexnet_fast.run_folder import RunFolder, finite
 from alexnet_fast.schedule import Schedule
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
+from alexnet_fast.tools.words import counted
 
 DEFINES_NETWORK = ("network", "width_divisor")
 """Keys of a recipe that cannot change in the middle of a run."""
+DEFINES_STREAM = ("batch_size", "seed", "shuffle_buffer", "mean", "noise", "noise_divisor")
+"""Keys on which it hangs which pictures come when, and how they look."""
 OF_ITS_CLASSES = "the shards it was trained on, or others of the same classes"
 ONLY_WORDS = ("name", "description", "source", "expected")
 
@@ -138,18 +141,38 @@ def restore_place(
     if start.steps_per_epoch != schedule.steps_per_epoch:
         reason = f"an epoch has {schedule.steps_per_epoch:,} steps and had {start.steps_per_epoch:,}"
     elif len(start.loaders) != num_ranks:
-        reason = f"there are {num_ranks} processes and there were {len(start.loaders)}"
+        reason = "the processes share the pictures otherwise"
     else:
         try:
             load(start.loaders[rank])
         except UserError as error:
-            reason = str(error)
+            reason = str(error).removesuffix(".")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             reason = f"what the checkpoint says of it is damaged ({error})"
     if all_agree(reason is None):
         return start.step, None
-    why = reason or "another process cannot find its place"
+    done = start.step - start.epoch * start.steps_per_epoch
+    why = what_was_asked_for(start, schedule.recipe, num_ranks) or reason or "another process cannot find its place"
     return (
         step,
-        f"The place among the pictures cannot be kept; going on from the start of epoch {start.epoch + 1}: {why}",
+        f"The place among the pictures cannot be kept: {why}. Going on from the start of epoch {start.epoch + 1}, "
+        f"of which {counted(done, 'step')} had been done.",
+    )
+
+
+def what_was_asked_for(start: Checkpoint, now: Recipe, num_ranks: int) -> str:
+    """What of the command moves the place, and how to keep it; "": nothing does."""
+    before = start.recipe
+    changed = [key for key in DEFINES_STREAM if getattr(before, key) != getattr(now, key)]
+    differences = [f"{key} was {getattr(before, key)} and is {getattr(now, key)}" for key in changed]
+    remedies = [f"--set {key}={getattr(before, key)}" for key in changed]
+    if len(start.loaders) != num_ranks:
+        processes = counted(len(start.loaders), "process", "processes")
+        differences.append(f"the run had {processes} and has {num_ranks}")
+        remedies.append(f"{processes} (--gpus or --processes)")
+    if not differences:
+        return ""
+    return (
+        f"{' and '.join(differences)} (to keep it, stop at once with Ctrl-C twice, and go on with "
+        f"{' and '.join(remedies)})"
     )

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 import torch
 
-from alexnet_fast.checkpoint import load_checkpoint, resolve_checkpoint, saved_checkpoints
-from alexnet_fast.recipe import load_recipe
+from alexnet_fast.checkpoint import Checkpoint, load_checkpoint, resolve_checkpoint, saved_checkpoints
+from alexnet_fast.recipe import load_recipe, override
 from alexnet_fast.resume import recipe_of_run, restore_place
 from alexnet_fast.run_folder import RunFolder
 from alexnet_fast.schedule import Schedule
@@ -148,7 +148,7 @@ def test_the_middle_of_an_epoch_moves_to_other_processes(
     assert newest.step % newest.steps_per_epoch != 0
     train(tiny_dataset, recipe, run, device="cpu", processes=2, resume=True, quiet=True)
     events = [line["event"] for line in RunFolder(run).read_metrics() if line["kind"] == "event"]
-    assert any("start of epoch 2" in event and "2 processes and there were 1" in event for event in events)
+    assert any("start of epoch 2" in event and "the run had 1 process and has 2" in event for event in events)
     assert json.loads((run / "result.json").read_text())["steps"] == newest.steps_per_epoch * 3 // 2
 
 
@@ -217,18 +217,60 @@ def test_another_network_is_told_before_anything_else(tiny_dataset: Dataset, tmp
         train(tiny_dataset, load_recipe("2012"), run, device="cpu", resume=True, quiet=True)
 
 
-def test_a_damaged_place_among_the_pictures_is_told(tiny_dataset: Dataset, tmp_path: Path) -> None:
-    recipe = load_recipe("2013", [*SETTINGS, "epochs=1.5"])
-    train(tiny_dataset, recipe, tmp_path / "run", device="cpu", quiet=True)
-    newest = load_checkpoint(saved_checkpoints(tmp_path / "run" / "checkpoints")[-1])
-    assert newest.inside_an_epoch
-    broken = replace(newest, loaders=({"version": 1, "epoch": 1},))
+@pytest.fixture(scope="module")
+def begun(tiny_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """Of a run that stands in the middle of its second epoch, after 7 of 14 steps."""
+    run = tmp_path_factory.mktemp("runs") / "begun"
+    train(tiny_dataset, load_recipe("2013", [*SETTINGS, "epochs=1.5"]), run, device="cpu", quiet=True)
+    return load_checkpoint(saved_checkpoints(run / "checkpoints")[-1])
+
+
+def test_a_damaged_place_among_the_pictures_is_told(begun: Checkpoint) -> None:
+    assert begun.inside_an_epoch
+    recipe, broken = begun.recipe, replace(begun, loaders=({"version": 1, "epoch": 1},))
 
     def load(state: dict[str, Any]) -> None:
         assert state["stream"]
 
     step, note = restore_place(load, broken, Schedule(recipe, 14), rank=0, num_ranks=1, all_agree=lambda fine: fine)
     assert step == 14 and note is not None and "start of epoch 2" in note and "damaged ('stream')" in note
+
+
+KEEP = "to keep it, stop at once with Ctrl-C twice, and go on with"
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps_per_epoch", "num_ranks", "words"),
+    [
+        (
+            ["batch_size=8"], 7, 1,
+            f"batch_size was 4 and is 8 ({KEEP} --set batch_size=4). "
+            "Going on from the start of epoch 2, of which 7 steps had been done.",
+        ),
+        # As many steps by chance: the loader complains.
+        (["batch_size=5"], 14, 1, "batch_size was 4 and is 5 (to keep it"),
+        (["seed=1"], 14, 1, f"seed was 0 and is 1 ({KEEP} --set seed=0)"),
+        ([], 14, 2, f"the run had 1 process and has 2 ({KEEP} 1 process (--gpus or --processes))"),
+        (["batch_size=8"], 7, 2, "batch_size was 4 and is 8 and the run had 1 process and has 2"),
+        ([], 13, 1, "an epoch has 13 steps and had 14. Going on"),
+        ([], 14, 1, "cannot be kept: the stream is another. Going on"),
+    ],
+)  # fmt: skip
+def test_what_moves_the_place_is_said_with_the_way_to_keep_it(
+    settings: list[str], steps_per_epoch: int, num_ranks: int, words: str, begun: Checkpoint
+) -> None:
+    def load(state: dict[str, Any]) -> None:
+        raise UserError("the stream is another.")
+
+    schedule = Schedule(override(begun.recipe, settings), steps_per_epoch)
+    step, note = restore_place(load, begun, schedule, rank=0, num_ranks=num_ranks, all_agree=lambda fine: fine)
+    assert step == steps_per_epoch and note is not None and words in note
+
+
+def test_a_change_that_moves_nothing_keeps_the_place(begun: Checkpoint) -> None:
+    schedule = Schedule(override(begun.recipe, ["shuffle_buffer=59"]), 14)
+    restored = restore_place(lambda state: None, begun, schedule, rank=0, num_ranks=1, all_agree=lambda fine: fine)
+    assert restored == (21, None)
 
 
 def test_devices_and_pipes_are_no_checkpoints(tmp_path: Path) -> None:
