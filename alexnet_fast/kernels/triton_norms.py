@@ -1,7 +1,8 @@
 """The norms and their gradients as Triton kernels, one pass each over channels-last maps; what a GPU runs.
 
-The formulas are those of `plain`.  A program takes some pixels and all maps of one tower (or a block of maps).  A
-neighbour is loaded again for each number whose window it is in: it lies in the GPU's nearest cache.
+The formulas are those of `plain`.  A program takes some pixels and all maps of one tower, or a block of maps.  Across
+maps a window's sum is a product with a band of ones, on the GPU's matrix units: neighbours as such would be read two
+bytes at a time, each again for every window it is in.  Across pixels they are read again, from the nearest cache.
 """
 
 # mypy: disable-error-code="untyped-decorator,no-untyped-def,no-untyped-call"
@@ -15,33 +16,45 @@ import triton.language as tl
 from alexnet_fast.kernels.plain import CHANNEL_K, SPATIAL_ALPHA, SPATIAL_K, WINDOW
 
 NUMBERS = 1024
-"""A program's share of the maps: eight to a thread."""
+"""A program's share of the maps, across pixels: eight to a thread."""
 MOST_MAPS = 128
-"""Maps of a program of the norm across pixels."""
+"""Maps of a program, across pixels."""
+PIXELS = 64
+"""Of a program, across maps: as many rows as Hopper's matrix units take at once."""
+PIXELS_BEFORE_AMPERE = 16
+"""There are no matrix units for these products there, and no room for more."""
+MOST_COLUMNS = 64
+"""Maps of a program, across maps; where a tower has more, its blocks overlap by twice `HALO`."""
+HALO = 8
+"""At least 4, the reach of a gradient; 8 numbers of half precision can be read at once."""
 
 
 def channel_forward(x: torch.Tensor, towers: int, alpha: float, relu: bool) -> torch.Tensor:
     y = torch.empty_like(x)
-    grid, sizes = channel_grid(x, towers)
     if x.numel():
-        channel_forward_kernel[grid](x, y, *sizes[:2], CHANNEL_K, alpha / WINDOW, relu, *sizes[2:])
+        grid, sizes, tile = channel_grid(x, towers)
+        channel_forward_kernel[grid](x, y, *sizes, CHANNEL_K, alpha / WINDOW, relu, *tile)
     return y
 
 
 def channel_backward(gradient: torch.Tensor, x: torch.Tensor, towers: int, alpha: float, relu: bool) -> torch.Tensor:
     dx = torch.empty_like(x)
-    grid, sizes = channel_grid(x, towers)
     if x.numel():
-        channel_backward_kernel[grid](gradient, x, dx, *sizes[:2], CHANNEL_K, alpha / WINDOW, relu, *sizes[2:])
+        grid, sizes, tile = channel_grid(x, towers)
+        channel_backward_kernel[grid](gradient, x, dx, *sizes, CHANNEL_K, alpha / WINDOW, relu, *tile)
     return dx
 
 
-def channel_grid(x: torch.Tensor, towers: int) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
-    """((programs, towers), (pixels, maps of a tower, pixels of a program, maps rounded up to a power of two))."""
-    pixels, maps = x.numel() // max(1, x.shape[1]), x.shape[1] // towers
-    columns = triton.next_power_of_2(maps)
-    rows = max(1, NUMBERS // columns)
-    return (triton.cdiv(pixels, rows), towers), (pixels, maps, rows, columns)
+def channel_grid(x: torch.Tensor, towers: int) -> tuple[tuple[int, int, int], tuple[int, int], tuple[int, ...]]:
+    """((programs, towers, blocks of maps), (pixels, maps of a tower), (parts, pixels, maps, halo of a program))."""
+    pixels, maps = x.numel() // x.shape[1], x.shape[1] // towers
+    columns = max(16, min(MOST_COLUMNS, triton.next_power_of_2(maps)))
+    halo = HALO if maps > columns else 0
+    old = x.device.type == "cuda" and torch.cuda.get_device_capability(x.device)[0] < 8
+    rows = PIXELS_BEFORE_AMPERE if old else PIXELS
+    parts = 3 if x.dtype == torch.float32 else 2  # of 8 bits each
+    grid = (triton.cdiv(pixels, rows), towers, triton.cdiv(maps, columns - 2 * halo))
+    return grid, (pixels, maps), (parts, rows, columns, halo)
 
 
 def spatial_forward(x: torch.Tensor) -> torch.Tensor:
@@ -91,78 +104,73 @@ def next_inverse_power(d):
 
 
 @triton.jit
-def load_map(pointer, start, column, there, maps, RELU: tl.constexpr):
-    """Float32; 0 where a column is outside the tower."""
-    inside = there & (column >= 0) & (column < maps)
-    x = tl.load(pointer + start + column, mask=inside, other=0.0).to(tl.float32)
+def channel_place(pixels, maps, ROWS: tl.constexpr, COLUMNS: tl.constexpr, HALO: tl.constexpr):
+    """(where a program's numbers are, which of them there are, which of those it is to write)."""
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    own = tl.arange(0, COLUMNS)[None, :]
+    column = tl.program_id(2) * (COLUMNS - 2 * HALO) - HALO + own
+    there = (row < pixels) & (column >= 0) & (column < maps)
+    place = (row * tl.num_programs(1) + tl.program_id(1)) * maps + column
+    return place, there, there & (own >= HALO) & (own < COLUMNS - HALO)
+
+
+@triton.jit
+def load_maps(pointer, place, there, RELU: tl.constexpr):
+    """Float32; 0 where there is no map."""
+    x = tl.load(pointer + place, mask=there, other=0.0).to(tl.float32)
     # NaN stays NaN, as in torch: a run that has diverged must be seen to have.
     return tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL) if RELU else x
 
 
 @triton.jit
-def squares_around(
-    pointer, start, column, there, maps,
-    RELU: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-):  # fmt: skip
-    """The sum of squares over the window around a column."""
-    total = tl.full([ROWS, COLUMNS], 0.0, tl.float32)
-    for offset in tl.static_range(-2, 3):
-        x = load_map(pointer, start, column + offset, there, maps, RELU)
-        total += x * x
-    return total
+def band_of_ones(COLUMNS: tl.constexpr):
+    """1 where two maps are in one another's window."""
+    row, column = tl.arange(0, COLUMNS)[:, None], tl.arange(0, COLUMNS)[None, :]
+    return tl.where((row - column <= 2) & (column - row <= 2), 1.0, 0.0).to(tl.bfloat16)
+
+
+@triton.jit
+def window_sums(numbers, band, PARTS: tl.constexpr):
+    """Float32, over the windows of a row.  Matrix units take 8 bits of a number: it is summed in so many parts.
+
+    A number that is infinite or NaN makes its whole row NaN.
+    """
+    part = numbers.to(tl.bfloat16)
+    sums = tl.dot(part, band)
+    for _ in tl.static_range(PARTS - 1):
+        numbers -= part.to(tl.float32)
+        part = numbers.to(tl.bfloat16)
+        sums = tl.dot(part, band, sums)
+    return sums
 
 
 @triton.jit
 def channel_forward_kernel(
     x_pointer, y_pointer, pixels, maps, k, a,
-    RELU: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    RELU: tl.constexpr, PARTS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, HALO: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
-    column = tl.arange(0, COLUMNS)[None, :]
-    start = (row * tl.num_programs(1) + tl.program_id(1)) * maps
-    there = row < pixels
-    d = k + a * squares_around(x_pointer, start, column, there, maps, RELU, ROWS, COLUMNS)
-    x = load_map(x_pointer, start, column, there, maps, RELU)
-    y = x * inverse_power(d)
-    tl.store(y_pointer + start + column, y.to(y_pointer.dtype.element_ty), mask=there & (column < maps))
+    place, there, written = channel_place(pixels, maps, ROWS, COLUMNS, HALO)
+    x = load_maps(x_pointer, place, there, RELU)
+    d = k + a * window_sums(x * x, band_of_ones(COLUMNS), PARTS)
+    tl.store(y_pointer + place, (x * inverse_power(d)).to(y_pointer.dtype.element_ty), mask=written)
 
 
 @triton.jit
 def channel_backward_kernel(
     g_pointer, x_pointer, dx_pointer, pixels, maps, k, a,
-    RELU: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    RELU: tl.constexpr, PARTS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, HALO: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
-    column = tl.arange(0, COLUMNS)[None, :]
-    start = (row * tl.num_programs(1) + tl.program_id(1)) * maps
-    there = row < pixels
-    # Nine neighbours of x, each loaded once: a loop over the windows would load each of them up to five times.
-    x0 = load_map(x_pointer, start, column - 4, there, maps, RELU)
-    x1 = load_map(x_pointer, start, column - 3, there, maps, RELU)
-    x2 = load_map(x_pointer, start, column - 2, there, maps, RELU)
-    x3 = load_map(x_pointer, start, column - 1, there, maps, RELU)
-    x = load_map(x_pointer, start, column, there, maps, RELU)
-    x5 = load_map(x_pointer, start, column + 1, there, maps, RELU)
-    x6 = load_map(x_pointer, start, column + 2, there, maps, RELU)
-    x7 = load_map(x_pointer, start, column + 3, there, maps, RELU)
-    x8 = load_map(x_pointer, start, column + 4, there, maps, RELU)
-    shared = x3 * x3 + x * x + x5 * x5
-    d = k + a * (x2 * x2 + shared + x6 * x6)
-    g = load_map(g_pointer, start, column, there, maps, False)
+    place, there, written = channel_place(pixels, maps, ROWS, COLUMNS, HALO)
+    x = load_maps(x_pointer, place, there, RELU)
+    g = load_maps(g_pointer, place, there, False)
+    band = band_of_ones(COLUMNS)
+    d = k + a * window_sums(x * x, band, PARTS)
     through = g * inverse_power(d)
-    inner = g * x * next_inverse_power(d)
-    d = k + a * (x0 * x0 + x1 * x1 + x2 * x2 + x3 * x3 + x * x)
-    inner += load_map(g_pointer, start, column - 2, there, maps, False) * x2 * next_inverse_power(d)
-    d = k + a * (x1 * x1 + x2 * x2 + shared)
-    inner += load_map(g_pointer, start, column - 1, there, maps, False) * x3 * next_inverse_power(d)
-    d = k + a * (shared + x6 * x6 + x7 * x7)
-    inner += load_map(g_pointer, start, column + 1, there, maps, False) * x5 * next_inverse_power(d)
-    d = k + a * (x * x + x5 * x5 + x6 * x6 + x7 * x7 + x8 * x8)
-    inner += load_map(g_pointer, start, column + 2, there, maps, False) * x6 * next_inverse_power(d)
-    dx = through - 1.5 * a * x * inner
+    root = tl.rsqrt(d)  # once, as the compiler sees; a division would take longer
+    dx = through - 1.5 * a * x * window_sums(through * x * (root * root), band, PARTS)
     if RELU:
         dx = tl.where(x > 0, dx, 0.0)
-    tl.store(dx_pointer + start + column, dx.to(dx_pointer.dtype.element_ty), mask=there & (column < maps))
+    tl.store(dx_pointer + place, dx.to(dx_pointer.dtype.element_ty), mask=written)
 
 
 @triton.jit
