@@ -99,6 +99,11 @@ def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     seconds[stage] = time.monotonic() - begun
 
 
+def copied(*commands: str) -> list[str]:
+    """Each on a line of its own."""
+    return [f"  {text.strip('`')}" for text in commands]
+
+
 def summary(demo: DemoResult, folder: Path) -> str:
     """A short table, and the paths of the pictures."""
     dataset, result = demo.dataset, demo.result
@@ -120,7 +125,11 @@ def summary(demo: DemoResult, folder: Path) -> str:
     picture = sorted((folder / PICTURES / "val").rglob("*.JPEG"))[2]  # the first of a class are the odd ones
     lines += [
         "and try",
-        f"  {command('predict', folder / RUN, picture).strip('`')}",
-        f"  {command('preview', folder / SHARDS).strip('`')}",
+        *copied(command("predict", folder / RUN, picture), command("preview", folder / SHARDS)),
+        "then, with pictures of your own, a folder for each class:",
+        *copied(
+            command("shard", "PICTURES", "--val-fraction", "0.1"),
+            command("train", "shards", "--recipe", "demo"),
+        ),
     ]
     return "\n".join(lines)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_fast.demo import remove_run, run_demo, take
+from alexnet_fast.cli import group
+from alexnet_fast.demo import DemoResult, remove_run, run_demo, summary, take
 from alexnet_fast.demo_data import KINDS, DemoData, draw_dataset
 from alexnet_fast.pipelines.preview import colour_shifts, contact_samples, draw_preview, network_views
 from alexnet_fast.recipe import load_recipe
@@ -164,6 +167,20 @@ def test_a_folder_that_the_demo_did_not_make_is_left_alone(content: str, tmp_pat
     with pytest.raises(UsageError, match="something else than a demo"):
         run_demo(tmp_path, lambda text: None)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [mine]
+
+
+def test_the_summary_says_what_to_do_next(tiny_dataset: Dataset, tmp_path: Path) -> None:
+    folder = tiny_dataset.folder.parent
+    errors = {"top1_error": 0.5, "num_samples": 30}
+    result = {"recipe": {"network": "167"}, "precision": "fp32", "device": "cpu", "epochs": 4.0, "pictures_per_s": 99.0}
+    told = summary(DemoResult(tiny_dataset, {**result, "centre_view": errors, "10_views": errors}), folder)
+    commands = [shlex.split(line) for line in told.splitlines() if line.startswith("  alexnet-fast ")]
+    assert [words[1] for words in commands] == ["predict", "preview", "shard", "train"]
+    assert Path(commands[0][3]).is_file() and Path(commands[1][2]) == tiny_dataset.folder
+    for words in commands:  # all options exist, and what was made so far is taken
+        program = group.get_command(click.Context(group), words[1])
+        assert program is not None and program.make_context(words[1], words[2:])
+    assert "pictures of your own, a folder for each class" in told
 
 
 def test_a_demo_that_is_still_running_keeps_its_run(tmp_path: Path) -> None:
