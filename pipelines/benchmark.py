@@ -22,7 +22,7 @@ from alexnet_fast.pipelines.dali import fn, types
 from alexnet_fast.pipelines.decoding import Decoding, decode
 from alexnet_fast.pipelines.loader import TrainingLoader
 from alexnet_fast.pipelines.peers import Recipe, all_jpegs, open_ffcv, torch_loader, webdataset_loader
-from alexnet_fast.pipelines.reader import Reading, read_samples
+from alexnet_fast.pipelines.reader import Reading, labels_of, read_samples
 from alexnet_fast.pipelines.run import Execution, PipelineRun, to_torch
 from alexnet_fast.pipelines.settings import LoaderSettings, default_settings, num_cores
 from alexnet_fast.pipelines.training import CROP, Augmentation, draw, training_graph
@@ -198,25 +198,25 @@ class Parts:
         )  # fmt: skip
 
     def read(self) -> tuple[Any, ...]:
-        """Compressed pictures and labels, in host memory."""
+        """Compressed pictures and their labels' digits, in host memory."""
         return read_samples(self.reading)
 
     def parsed(self) -> tuple[Any, ...]:
         """The size that each JPEG's header tells."""
-        jpeg, label = read_samples(self.reading)
-        return fn.peek_image_shape(jpeg), label
+        jpeg, digits = read_samples(self.reading)
+        return fn.peek_image_shape(jpeg), digits
 
     def decoded(self) -> tuple[Any, ...]:
         """Whole pictures, uint8."""
-        jpeg, label = read_samples(self.reading)
-        return decode(jpeg, self.decoding), label
+        jpeg, digits = read_samples(self.reading)
+        return decode(jpeg, self.decoding), digits
 
     def cropped(self) -> tuple[Any, ...]:
         """Random crops, mirrored or not, uint8."""
-        pixels, label = self.decoded()
+        pixels, digits = self.decoded()
         draws = draw(self.augmentation(), self.decoding.size)
-        pixels = fn.crop(pixels, crop=(CROP, CROP), crop_pos_x=draws.crop_x, crop_pos_y=draws.crop_y)
-        return fn.flip(pixels, horizontal=draws.mirror), label
+        pixels = fn.slice(pixels, start=draws.corner, shape=(CROP, CROP), axis_names="HW")
+        return fn.flip(pixels, horizontal=draws.mirror), digits
 
     def whole(self) -> tuple[Any, ...]:
         """Everything in DALI, with a mean colour: what the training loader runs on a GPU."""
@@ -253,8 +253,8 @@ class HandOver:
 
     def __call__(self, outputs: tuple[Any, ...]) -> object:
         start = time.perf_counter()
-        images, labels = (to_torch(output) for output in outputs)
-        batch = images.permute(0, 3, 1, 2), labels
+        images, digits = (to_torch(output) for output in outputs)
+        batch = images.permute(0, 3, 1, 2), labels_of(digits)
         self.begun.append(start)
         self.seconds.append(time.perf_counter() - start)
         return batch

@@ -51,6 +51,6 @@ def decode_nothing(decoding: Decoding) -> Any:
     return decode(fn.external_source(name="nothing", dtype=types.UINT8, ndim=1), decoding)
 
 
-def decode_crop(jpeg: Any, crop: tuple[int, int], crop_x: Any, crop_y: Any) -> Any:
-    """(*crop, 3) uint8 RGB on the CPU: what `decode` and then cutting at relative positions 0..1 would give."""
-    return fn.decoders.image_crop(jpeg, device="cpu", crop=crop, crop_pos_x=crop_x, crop_pos_y=crop_y)
+def decode_crop(jpeg: Any, crop: tuple[int, int], corner: Any) -> Any:
+    """(*crop, 3) uint8 RGB on the CPU: what `decode` and then cutting would give.  corner: (2,) int32, y and x."""
+    return fn.decoders.image_slice(jpeg, device="cpu", start=corner, shape=crop, axis_names="HW")

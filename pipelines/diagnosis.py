@@ -50,7 +50,8 @@ def check_labels(labels: torch.Tensor, dataset: Dataset) -> None:
     """
     if labels.device.type != "cpu":
         return
-    wrong = labels[(labels < 0) | (labels >= len(dataset.classes))]
+    numbers = labels.numpy()  # each operation of torch would take longer than all of these
+    wrong = numbers[(numbers < 0) | (numbers >= len(dataset.classes))]
     if len(wrong):
         raise UserError(
             f"{dataset.folder}: a sample has label {int(wrong[0])}, and there are {len(dataset.classes):,} classes. "

@@ -12,7 +12,7 @@ from alexnet_fast.pipelines.batch import EvaluationBatch
 from alexnet_fast.pipelines.decoding import Decoding, decode
 from alexnet_fast.pipelines.diagnosis import check_labels
 from alexnet_fast.pipelines.randomness import part_of_rank
-from alexnet_fast.pipelines.reader import Reading, read_samples
+from alexnet_fast.pipelines.reader import Reading, labels_of, read_samples
 from alexnet_fast.pipelines.run import Execution, PipelineRun, to_torch
 from alexnet_fast.pipelines.settings import check_share, default_settings
 from alexnet_fast.pipelines.training import CROP
@@ -74,7 +74,8 @@ class EvaluationLoader:
         start = self._places.start
         for _ in range(self.num_batches):
             count = min(self._batch_size, self._places.stop - start)
-            pixels, labels = (to_torch(output)[:count] for output in run.next())
+            pixels, digits = (to_torch(output)[:count] for output in run.next())
+            labels = labels_of(digits)
             check_labels(labels, self._dataset)
             places = torch.arange(start, start + count, device=labels.device)
             start += count
@@ -84,8 +85,8 @@ class EvaluationLoader:
         return self.num_batches
 
     def _graph(self) -> tuple[Any, ...]:
-        jpeg, label = read_samples(self._reading)
-        return decode(jpeg, self._decoding), label if self._decoding.backend == "cpu" else label.gpu()
+        jpeg, digits = read_samples(self._reading)
+        return decode(jpeg, self._decoding), digits if self._decoding.backend == "cpu" else digits.gpu()
 
 
 def view_cutter(pixels_NHWC: torch.Tensor, mean: torch.Tensor, dtype: torch.dtype) -> Callable[[int], torch.Tensor]:

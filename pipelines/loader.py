@@ -37,7 +37,7 @@ from alexnet_fast.tools.errors import UsageError, UserError
 
 __all__ = ["EvaluationLoader", "TrainingLoader"]
 
-STATE_VERSION = 3
+STATE_VERSION = 4
 
 
 @dataclass

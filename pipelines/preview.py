@@ -121,7 +121,6 @@ def network_views(dataset: Dataset, split: str, *, num_pictures: int, num_views:
     reading = Reading.of(
         dataset.tars(split)[:1], dataset.indexes(split)[:1], rank=0, num_ranks=1, shuffle_buffer=None, seed=0
     )
-    size = dataset.picture.size
     images, corners, mirrored, shifts = [], [], [], []
     for epoch in range(num_views):
         finishing = loader.finishing(epoch, noise=True)
@@ -133,11 +132,11 @@ def network_views(dataset: Dataset, split: str, *, num_pictures: int, num_views:
         )
         outputs = run.next()
         pictures, labels = finishing.finish(outputs)
-        x, y, mirror, shift, _, originals = outputs[-NUM_DRAWN:]
+        corner, mirror, g, _, originals = outputs[-NUM_DRAWN:]
         images.append(pictures.numpy())
-        corners.append(np.rint(np.stack([as_array(y), as_array(x)], axis=1) * (size - CROP)).astype(np.int64))
+        corners.append(as_array(corner).astype(np.int64))
         mirrored.append(as_array(mirror).astype(bool))
-        shifts.append(as_array(shift))
+        shifts.append(loader.augmentation(epoch, noise=True).shifts(as_array(g)))
     return Views(
         originals=as_array(originals),
         labels=labels.numpy().copy(),
@@ -154,10 +153,9 @@ def colour_shifts(dataset: Dataset, split: str, count: int, *, seed: int = 0) ->
     loader = TrainingLoader(dataset, split=split, batch_size=1, device=cpu, seed=seed)
     augmentation = loader.augmentation(0, noise=True)
     run = PipelineRun(
-        lambda: (draw(augmentation, dataset.picture.size).shift,), Execution(count, cpu, num_threads=1, prefetch=1), 1
+        lambda: (draw(augmentation, dataset.picture.size).g,), Execution(count, cpu, num_threads=1, prefetch=1), 1
     )
-    shifts: Floats = as_array(run.next()[0])
-    return shifts
+    return augmentation.shifts(as_array(run.next()[0]))
 
 
 def as_array(output: Any) -> Any:

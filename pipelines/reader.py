@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alexnet_fast.pipelines.dali import fn, types
+import torch
+
+from alexnet_fast.pipelines.dali import fn
 
 READER = "reader"
 """Name of the reader in every pipeline."""
@@ -37,7 +39,7 @@ class Reading:
 
 
 def read_samples(reading: Reading) -> tuple[Any, Any]:
-    """JPEG bytes, (size,) uint8, and label, () int64, of each sample, both in host memory."""
+    """JPEG bytes, (size,) uint8, and the label's digits, (5,) uint8, of each sample, both in host memory."""
     jpeg, digits = fn.readers.webdataset(
         name=READER,
         paths=list(reading.tars),
@@ -53,9 +55,15 @@ def read_samples(reading: Reading) -> tuple[Any, Any]:
         read_ahead=False,
         tensor_init_bytes=TENSOR_BYTES,
     )
-    values = fn.cast(digits, dtype=types.INT32) - ord("0")  # five ASCII digits, always five
-    label = fn.reductions.sum(values * types.Constant([10000, 1000, 100, 10, 1], dtype=types.INT32))
-    return jpeg, fn.cast(label, dtype=types.INT64)
+    return jpeg, digits
+
+
+def labels_of(digits: torch.Tensor) -> torch.Tensor:
+    """(N,) int64 of (N, 5) uint8: five ASCII digits, always five.
+
+    Not by DALI, where each of four small operators keeps a batch waiting for as long as all of this takes.
+    """
+    return (digits.long() - ord("0")).mul_(10 ** torch.arange(4, -1, -1, device=digits.device)).sum(1)
 
 
 def source_of(jpeg: Any) -> Any:

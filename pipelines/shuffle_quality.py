@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from alexnet_fast.pipelines.loader import TrainingLoader
-from alexnet_fast.pipelines.reader import read_samples, source_of
+from alexnet_fast.pipelines.reader import labels_of, read_samples, source_of
 from alexnet_fast.pipelines.run import PipelineRun, to_torch
 
 
@@ -71,13 +71,13 @@ def _order_of(loader: TrainingLoader, epoch: int) -> _Order:
     reading = loader._reading(epoch)
 
     def graph() -> tuple[Any, ...]:
-        jpeg, label = read_samples(reading)
-        return label, source_of(jpeg)
+        jpeg, digits = read_samples(reading)
+        return digits, source_of(jpeg)
 
     run = PipelineRun(graph, loader._execution, loader.num_batches)
     labels, sources = [], []
     for _ in range(loader.num_batches):
-        label, source = run.next()
-        labels.append(to_torch(label).numpy().copy())
+        digits, source = run.next()
+        labels.append(labels_of(to_torch(digits)).numpy())
         sources += [bytes(np.array(source.at(place))) for place in range(loader.batch_size)]
     return _Order(np.concatenate(labels), np.array(sources))

@@ -44,7 +44,7 @@ def finished(dataset: Dataset, finishing: Finishing) -> tuple[np.ndarray[Any, An
     outputs = run.next()
     images, labels = finishing.finish(outputs)
     assert labels.shape == (COUNT,) and labels.dtype == torch.int64
-    drawn = [to_torch(output).numpy().copy() for place, output in enumerate(outputs[-NUM_DRAWN:]) if place != 4]
+    drawn = [to_torch(output).numpy().copy() for place, output in enumerate(outputs[-NUM_DRAWN:]) if place != 3]
     return images.numpy().copy(), drawn
 
 
@@ -60,13 +60,11 @@ def mean_of(dataset: Dataset, mean: str) -> np.ndarray[Any, Any]:
 def test_every_pixel_is_what_the_formula_says(
     tiny_dataset: Dataset, strength: float, threads: int, mean: Literal["image", "rgb"]
 ) -> None:
-    images, (x, y, mirror, shift, pixels) = finished(
-        tiny_dataset, numpy_finishing(tiny_dataset, strength, mean, threads)
-    )
-    margin, scale = pixels.shape[1] - CROP, np.float32(1) / np.float32(1 + strength)
+    images, (corner, mirror, g, pixels) = finished(tiny_dataset, numpy_finishing(tiny_dataset, strength, mean, threads))
+    shift, scale = augmentation_of(tiny_dataset, strength).shifts(g), np.float32(1) / np.float32(1 + strength)
     assert {0, 1} == set(mirror.ravel().tolist())
     for place in range(COUNT):
-        top, left = round(float(y[place]) * margin), round(float(x[place]) * margin)
+        top, left = corner[place]
         view = pixels[place, top : top + CROP, left : left + CROP]
         if mirror[place]:
             view = view[:, ::-1]

@@ -125,8 +125,8 @@ def test_the_same_seed_gives_the_same_batches(tiny_dataset: Dataset) -> None:
         assert prints(other, 0) not in (epoch0, epoch1)
 
 
-def shift_of(augmentation: Augmentation) -> tuple[Any, ...]:
-    return (draw(augmentation, 256).shift,)
+def colour_of(augmentation: Augmentation) -> tuple[Any, ...]:
+    return (draw(augmentation, 256).g,)
 
 
 def test_ranks_share_no_draws(tiny_dataset: Dataset) -> None:
@@ -134,7 +134,7 @@ def test_ranks_share_no_draws(tiny_dataset: Dataset) -> None:
     for rank in range(3):
         with loader_of(tiny_dataset, rank=rank, num_ranks=3) as loader:
             augmentation = loader.augmentation(0, noise=True)
-        run = PipelineRun(partial(shift_of, augmentation), Execution(500, CPU, 1, 1), 1)
+        run = PipelineRun(partial(colour_of, augmentation), Execution(500, CPU, 1, 1), 1)
         drawn.append(to_torch(run.next()[0])[:, 0].double().clone())
     for one, two in ((0, 1), (0, 2), (1, 2)):
         assert abs(float(torch.corrcoef(torch.stack([drawn[one], drawn[two]]))[0, 1])) < 0.2

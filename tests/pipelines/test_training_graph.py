@@ -45,8 +45,8 @@ def run_with_draws(dataset: Dataset, augmentation: Augmentation, batch_size: int
         Execution(batch_size, CPU, 1, 1),
         1,
     )
-    images, labels, x, y, mirror, shift, _, pixels = run.next()
-    return [to_torch(output).numpy().copy() for output in (images, labels, x, y, mirror, shift, pixels)]
+    images, digits, corner, mirror, g, _, pixels = run.next()
+    return [to_torch(output).numpy().copy() for output in (images, digits, corner, mirror, g, pixels)]
 
 
 @pytest.mark.parametrize("strength", [0.1, 0.5, 0.0])
@@ -63,23 +63,23 @@ def test_pixels_follow_the_formula_bit_for_bit(tiny_dataset: Dataset, strength: 
         rank=0,
     )
     count = 40
-    images, labels, x, y, mirror, shift, pixels = run_with_draws(tiny_dataset, augmentation, count)
+    images, digits, corner, mirror, g, pixels = run_with_draws(tiny_dataset, augmentation, count)
     stored = stored_pixels(tiny_dataset)[:count]
     for place, (expected, label) in enumerate(stored):
         assert np.array_equal(pixels[place], expected)
-        assert labels[place] == label
-        margin = expected.shape[0] - CROP
-        top, left = round(float(y[place]) * margin), round(float(x[place]) * margin)
+        assert bytes(digits[place]) == b"%05d" % label
+        top, left = corner[place]
         view = expected[top : top + CROP, left : left + CROP]
         if mirror[place]:
             view = view[:, ::-1]
-        mean = augmentation.mean - shift[place]
+        shift = augmentation.directions * g[place]
+        mean = augmentation.mean - (shift[:, 0] + shift[:, 1] + shift[:, 2])
         # Division by a number is multiplication by its reciprocal, in DALI too.
         wanted = (view.astype(np.float32) - mean) * (np.float32(1) / divisor)
         assert wanted.dtype == np.float32
         assert np.array_equal(images[place], wanted)
     if strength == 0:
-        assert not shift.any()
+        assert not g.any()
 
 
 def test_crops_mirrors_and_colours_have_their_distributions(tiny_dataset: Dataset) -> None:
@@ -90,17 +90,17 @@ def test_crops_mirrors_and_colours_have_their_distributions(tiny_dataset: Datase
     )
     count, size = 33_000, tiny_dataset.picture.size
     run = PipelineRun(lambda: tuple(vars(draw(augmentation, size)).values()), Execution(count, CPU, 1, 1), 1)
-    x, y, mirror, shift = (to_torch(output).numpy() for output in run.next())
-    for positions in (x, y):
-        offsets, counts = np.unique(np.rint(positions * (size - CROP)), return_counts=True)
+    corner, mirror, g = (to_torch(output).numpy() for output in run.next())
+    for positions in corner.T:
+        offsets, counts = np.unique(positions, return_counts=True)
         assert list(offsets) == list(range(33))
         assert stats.chisquare(counts).pvalue > 1e-4
     assert stats.binomtest(int(mirror.sum()), count).pvalue > 1e-4
-    along = shift @ statistics.directions.T
+    along = augmentation.shifts(g) @ statistics.directions.T
     for direction in range(3):
         sigma = 0.1 * statistics.standard_deviations[direction]
         assert stats.kstest(along[:, direction], "norm", args=(0, sigma)).pvalue > 1e-4
-    correlation = np.corrcoef(np.column_stack([x, y, mirror, along]).T)
+    correlation = np.corrcoef(np.column_stack([corner, mirror, along]).T)
     assert np.abs(correlation - np.eye(6)).max() < 0.03
 
 
