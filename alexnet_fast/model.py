@@ -184,8 +184,8 @@ class AlexNet(nn.Module):
     ) -> torch.Tensor:
         """(N, 3, 224, 224), mean subtracted -> logits (N, classes), the same in both towers' processes.
 
-        Computes in the dtype of `images`.  `dropout` None: testing, all of fc6's and fc7's outputs × 0.5.
-        `weights`: stand-ins for the parameters in that dtype, by name; None: the parameters, converted.
+        Computes in the dtype of `weights`, stand-ins for the parameters by name; None: the parameters, in the dtype of
+        `images`.  `dropout` None: testing, all of fc6's and fc7's outputs × 0.5.
         """
         if weights is None:
             weights = self.working_weights(images.dtype)

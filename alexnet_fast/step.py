@@ -134,7 +134,7 @@ class TrainingStep:
         self.sent.append((batch, self.bring_together(batch)))
 
     def whole_batch(self, batch: Batch) -> Batch:
-        """The replica's pictures, in the network's dtype; waits for the other half of them."""
+        """The replica's pictures; waits for the other half of them."""
         if not self.sent:
             return self.bring_together(batch)()
         sent, arrived = self.sent.popleft()
@@ -143,9 +143,9 @@ class TrainingStep:
 
     def bring_together(self, batch: Batch) -> Callable[[], Batch]:
         """Begin to exchange the halves that a replica's two processes loaded; what is returned waits for them."""
-        own = (batch.images.to(self.dtype), batch.labels)
         if not self.mesh.split:
-            return lambda: Batch(*own)
+            return lambda: batch  # conv1 brings them to the network's precision on its way
+        own = (batch.images.to(self.dtype), batch.labels)
         waits = [self.model.exchange.start(tensor, tensor.shape) for tensor in own]
 
         def arrived() -> Batch:

@@ -15,10 +15,11 @@ from alexnet_fast.dropout import DropoutKey, dropout_mask, step_key, threshold
 from alexnet_fast.kernels import plain
 from alexnet_fast.kernels.pooling import Pooled
 from alexnet_fast.kernels.update import plain_update
+from alexnet_fast.layers import conv1_size, fold_images
 
 triton = pytest.importorskip("triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-MODULES = tuple(f"alexnet_fast.kernels.triton_{name}" for name in ("norms", "update", "dropout", "pooling"))
+MODULES = tuple(f"alexnet_fast.kernels.triton_{name}" for name in ("norms", "update", "dropout", "pooling", "folding"))
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 8e-3, torch.float16: 5e-4}
 """Of the result, relative: half precision is rounded once, at the end (the interpreter cuts bfloat16's digits off)."""
 SHAPES = [(1, 2, 1, 1), (2, 6, 3, 5), (1, 96, 7, 3), (3, 10, 2, 9), (1, 260, 3, 2)]
@@ -160,6 +161,17 @@ def test_dropout(kernels: tuple[Any, ...], rows: int, units: int, first_row: int
         mask = dropout_mask(key, layer, rows, units, first_unit, rate)
         ours = kernels[2].zero_dropped(x, key.key, layer, first_row, first_unit, threshold(rate))
         assert torch.equal(ours, torch.where(mask, x, 0))
+
+
+@pytest.mark.parametrize(("dtype", "wanted"), [(torch.float16, torch.bfloat16), (torch.float32, torch.float32)])
+@pytest.mark.parametrize("size", [67, 35, 64])
+def test_folded_pictures(kernels: tuple[Any, ...], size: int, dtype: torch.dtype, wanted: torch.dtype) -> None:
+    images = maps((2, 3, size, size), 8.0, dtype).round()
+    cells = conv1_size(size) + 2
+    folded = kernels[4].fold(images, cells, wanted)
+    assert folded.is_contiguous(memory_format=torch.channels_last)
+    expected = fold_images(images.cpu(), cells, wanted)
+    assert folded.dtype == expected.dtype and torch.equal(folded.cpu(), expected)
 
 
 @pytest.mark.usefixtures("kernels")

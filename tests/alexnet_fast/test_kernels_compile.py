@@ -10,7 +10,7 @@ import pytest
 import torch
 
 triton = pytest.importorskip("triton")
-MODULES = tuple(f"alexnet_fast.kernels.triton_{name}" for name in ("norms", "update", "dropout", "pooling"))
+MODULES = tuple(f"alexnet_fast.kernels.triton_{name}" for name in ("norms", "update", "dropout", "pooling", "folding"))
 
 
 class Launches:
@@ -26,7 +26,7 @@ class Launches:
 
 def launch_all(modules: list[Any], dtype: torch.dtype, batch_size: int) -> None:
     """Every kernel as net 145 launches it: nothing is computed.  One process with both towers, or with one."""
-    norms, update, dropout, pooling = modules
+    norms, update, dropout, pooling, folding = modules
 
     def maps_of(*shape: int, dtype: torch.dtype = dtype) -> torch.Tensor:
         return torch.empty(shape, dtype=dtype, device="meta", memory_format=torch.channels_last)
@@ -44,10 +44,10 @@ def launch_all(modules: list[Any], dtype: torch.dtype, batch_size: int) -> None:
             places = maps_of(*y.shape, dtype=torch.uint8)
             pooling.forward(x, y, places, 3, maps == 96)
             pooling.backward(y, places, x, 3)
-    rate, scale, key = (
-        torch.empty((), dtype=kind, device="meta") for kind in (torch.float64, torch.float32, torch.int64)
-    )
-    alive = torch.empty((), dtype=torch.bool, device="meta")
+    loaded = torch.float32 if dtype == torch.float32 else torch.float16
+    folding.fold(maps_of(batch_size, 3, 224, 224, dtype=loaded), 57, dtype)
+    kinds = (torch.float64, torch.float32, torch.int64, torch.bool)
+    rate, scale, key, alive = (torch.empty((), dtype=kind, device="meta") for kind in kinds)
     for size in (9216 * 4096, 1000):
         w, g = torch.empty(size, device="meta"), torch.empty(size, dtype=dtype, device="meta")
         update.update(w, w, g, None if dtype == torch.float32 else g, rate, 0.9, 5e-4, scale, alive)
@@ -107,7 +107,7 @@ def test_kernels_compile(capability: int, dtype: torch.dtype, monkeypatch: pytes
             monkeypatch.setattr(module, name, launches[-1])
     for batch_size in (128, 1024):
         launch_all(modules, dtype, batch_size)
-    assert len(launches) == 9 and all(launch.noted for launch in launches)
+    assert len(launches) == 10 and all(launch.noted for launch in launches)
     for launch in launches:
         name = launch.kernel.__name__
         sources = {source.hash(): source for source in (source_of(launch.kernel, noted) for noted in launch.noted)}
@@ -117,5 +117,5 @@ def test_kernels_compile(capability: int, dtype: torch.dtype, monkeypatch: pytes
             ptx = compiled.asm["ptx"]
             if name.startswith("channel"):
                 assert "max.f32" not in ptx  # it would swallow NaN and hide that the run has diverged
-            if "update" not in name:
+            if name not in ("update_kernel", "fold_kernel"):
                 assert "ld.global.b16" not in ptx, "two bytes at a time: as slow as reading four times as much"
