@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import torch
 
-from alexnet_fast.tools.errors import UsageError
+from alexnet_fast.tools.errors import UsageError, UserError
 
 
 def choose_device(asked: str | None = None) -> torch.device:
@@ -29,8 +31,24 @@ def use_device(asked: str | None = None) -> torch.device:
     """`choose_device`, and everything that is started on "the" GPU from now on, kernels and streams, is on that one."""
     device = choose_device(asked)
     if device.type == "cuda":
-        torch.cuda.set_device(device)
+        start_gpu(device)
     return device
+
+
+def start_gpu(device: torch.device) -> None:
+    """Make it this process's GPU, and see that our kernels can be started on it; UserError if they cannot."""
+    torch.cuda.set_device(device)
+    try:
+        from triton.runtime import driver
+
+        driver.active.get_current_device()  # the first question builds Triton's link to NVIDIA's driver
+    except (ImportError, RuntimeError, OSError, AssertionError, subprocess.CalledProcessError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"Triton, which makes the GPU's kernels, cannot be used on this machine ({reason}). It needs a C compiler "
+            "(CC, gcc or clang), Python's headers, and a home it may write to (TRITON_CACHE_DIR): on Debian or Ubuntu, "
+            "apt install gcc python3-dev. Or use --device cpu."
+        ) from error
 
 
 def check_gpu(asked: str, index: int) -> int:

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from alexnet_fast.devices import use_device
+from alexnet_fast.devices import start_gpu, use_device
 from alexnet_fast.interruption import SIGNALS
 from alexnet_fast.layout import Layout, different_kinds
 from alexnet_fast.mesh import Mesh, join_mesh
@@ -103,7 +103,7 @@ def take_part(layout: Layout, work: Callable[..., Result], arguments: Sequence[A
                 f"processes on this machine and it has {torch.cuda.device_count()}. "
                 "Give --nproc-per-node the number of GPUs."
             )
-        torch.cuda.set_device(device)
+        start_gpu(device)
     elif "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(threads_per_process())
     mesh = join_mesh(device, split=layout.split)
