@@ -55,17 +55,19 @@ def train(step: TrainingStep) -> list[float]:
 
 
 @pytest.mark.parametrize("precision", [FP32, BF16])
-def test_gpu_and_cpu_train_alike(precision: Precision) -> None:
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+def test_gpu_and_cpu_train_alike(precision: Precision, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU float32 is a ten-thousandth from float64 after these steps; bfloat16 less than a thousandth."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # of products it is so anyway
     expected = train(make("cpu", FP32))
-    assert train(make("cuda", precision)) == pytest.approx(expected, rel=1e-4 if precision is FP32 else 0.05)
+    assert train(make("cuda", precision)) == pytest.approx(expected, rel=1e-3 if precision is FP32 else 1e-2)
 
 
 def test_a_recorded_step_is_the_step() -> None:
+    """Sums whose order is open differ between two runs: weights by some 1e-4 after these steps."""
     eager, recorded = make("cuda", BF16), make("cuda", BF16, record=True)
     assert train(recorded) == pytest.approx(train(eager), rel=1e-3)
     for name, parameter in eager.parameters.items():
-        torch.testing.assert_close(recorded.parameters[name], parameter, rtol=1e-2, atol=1e-4)
+        torch.testing.assert_close(recorded.parameters[name], parameter, rtol=1e-2, atol=1e-3)
 
 
 @pytest.mark.parametrize("record", [False, True])
@@ -125,7 +127,17 @@ def test_train_on_a_gpu(tiny_dataset: Dataset, tmp_path: Path, record_step: bool
     ]
     result = train_run(tiny_dataset, load_recipe("2013", settings), tmp_path / "run", device="cuda", quiet=True)
     assert result["steps"] == 14
-    assert result["10_views"]["samples"] == 30
+    assert result["10_views"]["num_samples"] == 30
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+@pytest.mark.parametrize("parallel", ["towers", "data"])
+def test_train_on_two_gpus(tiny_dataset: Dataset, tmp_path: Path, parallel: str) -> None:
+    settings = ["width_divisor=16", "batch_size=8", "rates_for_batch=8", "epochs=2"]
+    recipe = load_recipe("2013", settings)
+    result = train_run(tiny_dataset, recipe, tmp_path / "run", gpus=2, parallel=parallel, quiet=True)
+    assert result["steps"] == 14
+    assert result["10_views"]["num_samples"] == 30
 
 
 def test_a_run_that_keeps_decoded_pictures(tiny_dataset: Dataset, tmp_path: Path) -> None:

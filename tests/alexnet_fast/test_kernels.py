@@ -20,8 +20,11 @@ from alexnet_fast.layers import conv1_size, fold_images
 triton = pytest.importorskip("triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 MODULES = tuple(f"alexnet_fast.kernels.triton_{name}" for name in ("norms", "update", "dropout", "pooling", "folding"))
-TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 8e-3, torch.float16: 5e-4}
-"""Of the result, relative: half precision is rounded once, at the end (the interpreter cuts bfloat16's digits off)."""
+TOLERANCE = {torch.float32: 1e-6 if DEVICE == "cpu" else 3e-6, torch.bfloat16: 8e-3, torch.float16: 5e-4}
+"""Of the result, relative: half precision is rounded once, at the end (the interpreter cuts bfloat16's digits off).
+
+A GPU's roots are a digit or two off the nearest number.
+"""
 SHAPES = [(1, 2, 1, 1), (2, 6, 3, 5), (1, 96, 7, 3), (3, 10, 2, 9), (1, 260, 3, 2)]
 
 
