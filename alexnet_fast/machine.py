@@ -11,7 +11,7 @@ from pathlib import Path
 
 from alexnet_fast import __version__
 
-PACKAGES = ("torch", "triton", "nvidia-dali-cuda120", "nvidia-dali-cuda130", "webdataset", "numpy", "pillow")
+PACKAGES = ("torch", "triton", "nvidia-dali-cuda120", "nvidia-dali-cuda130", "webdataset", "numba", "numpy", "pillow")
 
 
 def describe_machine() -> dict[str, str]:

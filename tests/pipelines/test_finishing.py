@@ -1,4 +1,4 @@
-"""The network's input from decoded pixels: numpy's way against the formula, DALI's against numpy's."""
+"""The network's input from decoded pixels: a CPU's way against the formula, DALI's against a CPU's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ import torch
 
 from alexnet_fast.pipelines.dali import types
 from alexnet_fast.pipelines.decoding import Decoding
-from alexnet_fast.pipelines.finishing import Finishing, FinishingInDali, FinishingInNumpy, Workbench, finishing_of
+from alexnet_fast.pipelines.finishing import (
+    SHARED,
+    Finishing,
+    FinishingInDali,
+    FinishingOnCpu,
+    Workbench,
+    finishing_of,
+)
 from alexnet_fast.pipelines.loader import TrainingLoader
 from alexnet_fast.pipelines.reader import Reading
 from alexnet_fast.pipelines.run import Execution, PipelineRun, to_torch
@@ -28,7 +35,7 @@ def augmentation_of(dataset: Dataset, strength: float) -> Augmentation:
         return loader.augmentation(2, noise=True)
 
 
-def numpy_finishing(dataset: Dataset, strength: float, mean: Literal["image", "rgb"], threads: int = 2) -> Finishing:
+def cpu_finishing(dataset: Dataset, strength: float, mean: Literal["image", "rgb"], threads: int = 2) -> Finishing:
     return finishing_of(
         dataset, augmentation_of(dataset, strength), mean=mean, decoding=Decoding("cpu", dataset.picture.size),
         device=CPU, dtype=torch.float32, workbench=Workbench(threads),
@@ -60,7 +67,7 @@ def mean_of(dataset: Dataset, mean: str) -> np.ndarray[Any, Any]:
 def test_every_pixel_is_what_the_formula_says(
     tiny_dataset: Dataset, strength: float, threads: int, mean: Literal["image", "rgb"]
 ) -> None:
-    images, (corner, mirror, g, pixels) = finished(tiny_dataset, numpy_finishing(tiny_dataset, strength, mean, threads))
+    images, (corner, mirror, g, pixels) = finished(tiny_dataset, cpu_finishing(tiny_dataset, strength, mean, threads))
     shift, scale = augmentation_of(tiny_dataset, strength).shifts(g), np.float32(1) / np.float32(1 + strength)
     assert {0, 1} == set(mirror.ravel().tolist())
     for place in range(COUNT):
@@ -68,17 +75,14 @@ def test_every_pixel_is_what_the_formula_says(
         view = pixels[place, top : top + CROP, left : left + CROP]
         if mirror[place]:
             view = view[:, ::-1]
-        if mean == "image":
-            wanted = (view.astype(np.float32) - mean_of(tiny_dataset, mean) + shift[place]) * scale
-        else:
-            wanted = (view.astype(np.float32) + (shift[place] - mean_of(tiny_dataset, mean))) * scale
+        wanted = (view.astype(np.float32) - mean_of(tiny_dataset, mean) + shift[place]) * scale
         assert wanted.dtype == images.dtype == np.float32
         assert np.array_equal(images[place], wanted)
 
 
 @pytest.mark.parametrize("mean", ["image", "rgb"])
 @pytest.mark.parametrize("strength", [0.1, 0.0])
-def test_dalis_way_is_numpys_but_for_the_last_bits(
+def test_dalis_way_is_a_cpus_but_for_the_last_bits(
     tiny_dataset: Dataset, strength: float, mean: Literal["image", "rgb"]
 ) -> None:
     """What runs on a GPU, on DALI's CPU backend: the same draws, the mean image subtracted after the mean colour."""
@@ -89,7 +93,7 @@ def test_dalis_way_is_numpys_but_for_the_last_bits(
         assert residual.abs().max() > 1  # else there would be nothing to see
     decoding = Decoding("cpu", tiny_dataset.picture.size)
     theirs, _ = finished(tiny_dataset, FinishingInDali(augmentation, decoding, residual, types.FLOAT))
-    ours, _ = finished(tiny_dataset, numpy_finishing(tiny_dataset, strength, mean))
+    ours, _ = finished(tiny_dataset, cpu_finishing(tiny_dataset, strength, mean))
     assert np.abs(theirs - ours).max() < 1e-4
 
 
@@ -103,7 +107,7 @@ def test_each_device_has_its_way(tiny_dataset: Dataset) -> None:
     assert isinstance(there, FinishingInDali) and there.dtype == types.FLOAT16
     assert there.residual is not None
     assert there.residual.shape == (CROP, CROP, 3) and there.residual.dtype == torch.float16
-    assert isinstance(finishing_of(tiny_dataset, augmentation, device=CPU, **choices), FinishingInNumpy)
+    assert isinstance(finishing_of(tiny_dataset, augmentation, device=CPU, **choices), FinishingOnCpu)
 
 
 def test_a_buffer_is_used_again_when_nobody_holds_it() -> None:
@@ -138,13 +142,14 @@ def test_an_epoch_needs_few_buffers(tiny_dataset: Dataset) -> None:
 
 def test_a_workbench_shares_its_work_and_tells_what_went_wrong() -> None:
     workbench = Workbench(3)
+    count = 6 * SHARED + 1
     done: list[int] = []
-    workbench.share(done.append, 10)
-    assert sorted(done) == list(range(10))
+    workbench.share(lambda some: done.extend(range(count)[some]), count)
+    assert sorted(done) == list(range(count))
     with pytest.raises(ZeroDivisionError):
-        workbench.share(lambda place: done.append(1 // (place - 4)), 10)
+        workbench.share(lambda some: done.append(1 // (some.start - 4 * SHARED)), count)
     threads = threading.active_count()
     workbench.close()
     assert threading.active_count() == threads - 3
-    workbench.share(done.append, 1)
+    workbench.share(lambda some: done.append(0), 1)
     workbench.close()
