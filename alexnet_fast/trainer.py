@@ -166,7 +166,6 @@ class Trainer:
             self.folder.forget_after(self.step / self.schedule.steps_per_epoch)
             write_whole(self.folder.recipe, self.recipe.to_toml(named=True))
             self.telemetry = Telemetry(self.folder, self.schedule, first_step=self.step, quiet=job.quiet)
-            self.telemetry.session(self.step, job.dataset.folder, job.options)
         for note in notes:
             self.telemetry.event(self.step, note)
 
@@ -211,6 +210,7 @@ class Trainer:
         if result is not None:
             self.telemetry.say(f"This run is done already: nothing is left to train. Its result: {self.folder.result}")
             return result
+        self.telemetry.session(self.step, self.job.dataset.folder, self.job.options)
         if self.mesh.is_speaker:
             self.folder.result.unlink(missing_ok=True)  # of a shorter run: this one is not done
         try:
