@@ -194,27 +194,28 @@ class AlexNet(nn.Module):
         num_here = len(self.towers)
         activate = torch.relu if a.activation == "relu" else torch.tanh
 
-        x = layers.conv1(images, weights["conv1.weight"], weights["conv1.bias"])
-        see("conv1", x)
+        maps = layers.conv1(images, weights["conv1.weight"], weights["conv1.bias"])
+        see("conv1", maps[0])
         norm = a.norm_alpha if "conv1" in a.norms else None
         if a.relu_first:
-            x = layers.pool(self.normalise(x, norm, activate), a.pool_size)
+            x = layers.pool(self.normalise(maps, norm, activate), a.pool_size)
         else:
-            x = self.pool_and_activate(self.normalise(x, norm, None))
+            x = self.pool_and_activate(self.normalise(maps, norm, None))
         see("norm1+pool1", x)
-        x = layers.convolve(x, weights["conv2.weight"], weights["conv2.bias"], a.conv2_padding, num_here)
-        see("conv2", x)
+        maps = layers.convolve(x, weights["conv2.weight"], weights["conv2.bias"], a.conv2_padding, num_here)
+        see("conv2", maps[0])
         if {"conv2", "conv2-spatial"}.isdisjoint(a.norms):
-            x = self.pool_and_activate(x)
+            x = self.pool_and_activate(maps)
         else:
-            x = self.normalise(x, a.norm_alpha if "conv2" in a.norms else None, activate)
+            maps = self.normalise(maps, a.norm_alpha if "conv2" in a.norms else None, activate)
             if "conv2-spatial" in a.norms:
-                x = layers.spatial_norm(x)
-            x = layers.pool(x, a.pool_size)
+                maps = layers.spatial_norm(layers.biased(maps)), None
+            x = layers.pool(maps, a.pool_size)
         see("norm2+pool2", x)
         x = activate(self.see_both("conv3", x, weights))
         see("conv3", x)
-        x = activate(layers.convolve(x, weights["conv4.weight"], weights["conv4.bias"], 1, num_here))
+        maps = layers.convolve(x, weights["conv4.weight"], weights["conv4.bias"], 1, num_here)
+        x = activate(layers.biased(maps))
         see("conv4", x)
         x = self.pool_and_activate(
             layers.convolve(x, weights["conv5.weight"], weights["conv5.bias"], a.conv5_padding, num_here)
@@ -234,18 +235,18 @@ class AlexNet(nn.Module):
         return {name: parameter.to(dtype) for name, parameter in self.named_parameters()}
 
     def normalise(
-        self, x: torch.Tensor, alpha: float | None, activate: Callable[[torch.Tensor], torch.Tensor] | None
-    ) -> torch.Tensor:
+        self, maps: layers.Maps, alpha: float | None, activate: Callable[[torch.Tensor], torch.Tensor] | None
+    ) -> layers.Maps:
         """Activation (if any), then the norm across the maps of each tower (if any)."""
+        if activate is not None and (alpha is None or activate is not torch.relu):
+            maps, activate = (activate(layers.biased(maps)), None), None
         if alpha is None:
-            return x if activate is None else activate(x)
-        if activate is torch.relu:
-            return layers.local_response_norm(x, len(self.towers), alpha, relu=True)
-        return layers.local_response_norm(x if activate is None else activate(x), len(self.towers), alpha, relu=False)
+            return maps
+        return layers.local_response_norm(maps, len(self.towers), alpha, relu=activate is torch.relu), None
 
-    def pool_and_activate(self, x: torch.Tensor) -> torch.Tensor:
+    def pool_and_activate(self, maps: layers.Maps) -> torch.Tensor:
         """Activations rise monotonically: pooling first is the same to the bit, and leaves a quarter to activate."""
-        pooled = layers.pool(x, self.architecture.pool_size, relu=self.architecture.activation == "relu")
+        pooled = layers.pool(maps, self.architecture.pool_size, relu=self.architecture.activation == "relu")
         return pooled if self.architecture.activation == "relu" else torch.tanh(pooled)
 
     def see_both(

@@ -12,10 +12,12 @@ from alexnet_fast.kernels import plain
 class NormKernels(Protocol):
     """What a set of kernels has.  Maps are dense channels-last; the gradients returned are those of `x`."""
 
-    def channel_forward(self, x: torch.Tensor, towers: int, alpha: float, relu: bool) -> torch.Tensor: ...
+    def channel_forward(
+        self, x: torch.Tensor, towers: int, alpha: float, relu: bool, bias: torch.Tensor | None
+    ) -> torch.Tensor: ...
 
     def channel_backward(
-        self, gradient: torch.Tensor, x: torch.Tensor, towers: int, alpha: float, relu: bool
+        self, gradient: torch.Tensor, x: torch.Tensor, towers: int, alpha: float, relu: bool, bias: torch.Tensor | None
     ) -> torch.Tensor: ...
 
     def spatial_forward(self, x: torch.Tensor) -> torch.Tensor: ...
@@ -32,9 +34,11 @@ def kernels_for(x: torch.Tensor) -> NormKernels:
     return plain
 
 
-def local_response_norm(x: torch.Tensor, towers: int, alpha: float, relu: bool) -> torch.Tensor:
-    """Across 5 neighbouring maps of a tower; `relu`: of x first.  (N, C, H, W) channels-last in and out."""
-    y: torch.Tensor = ChannelNorm.apply(dense_maps(x), towers, alpha, relu)  # type: ignore[no-untyped-call]
+def local_response_norm(
+    x: torch.Tensor, towers: int, alpha: float, relu: bool, bias: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Across 5 neighbouring maps of a tower; `bias` (C,) is added before, then `relu`.  (N, C, H, W) channels-last."""
+    y: torch.Tensor = ChannelNorm.apply(dense_maps(x), bias, towers, alpha, relu)  # type: ignore[no-untyped-call]
     return y
 
 
@@ -53,16 +57,19 @@ class ChannelNorm(torch.autograd.Function):
     """Saves x alone: the divisors are computed again going back, which is cheaper than reading them."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, towers: int, alpha: float, relu: bool) -> torch.Tensor:
-        ctx.save_for_backward(x)
+    def forward(
+        ctx: Any, x: torch.Tensor, bias: torch.Tensor | None, towers: int, alpha: float, relu: bool
+    ) -> torch.Tensor:
+        ctx.save_for_backward(x, bias)
         ctx.options = (towers, alpha, relu)
-        return kernels_for(x).channel_forward(x, towers, alpha, relu)
+        return kernels_for(x).channel_forward(x, towers, alpha, relu, bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        (x,) = ctx.saved_tensors
-        gradient = dense_maps(gradients[0])
-        return kernels_for(x).channel_backward(gradient, x, *ctx.options), None, None, None
+        x, bias = ctx.saved_tensors
+        towers, alpha, relu = ctx.options
+        dx = kernels_for(x).channel_backward(dense_maps(gradients[0]), x, towers, alpha, relu, bias)
+        return dx, None if bias is None else dx.sum((0, 2, 3)), None, None, None
 
 
 class SpatialNorm(torch.autograd.Function):

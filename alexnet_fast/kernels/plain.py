@@ -98,17 +98,28 @@ class BackwardBuffers(ForwardBuffers):
         self.inner = window_of(block, 0.0)
 
 
-def channel_forward(x: torch.Tensor, towers: int, alpha: float, relu: bool) -> torch.Tensor:
+def channel_forward(
+    x: torch.Tensor, towers: int, alpha: float, relu: bool, bias: torch.Tensor | None = None
+) -> torch.Tensor:
+    x = with_bias(x, bias)
     y = torch.empty_like(x)
     forward(MapWindow, by_tower(x, towers), by_tower(y, towers), CHANNEL_K, alpha / WINDOW, relu)
     return y
 
 
-def channel_backward(gradient: torch.Tensor, x: torch.Tensor, towers: int, alpha: float, relu: bool) -> torch.Tensor:
+def channel_backward(
+    gradient: torch.Tensor, x: torch.Tensor, towers: int, alpha: float, relu: bool, bias: torch.Tensor | None = None
+) -> torch.Tensor:
+    x = with_bias(x, bias)
     dx = torch.empty_like(x)
     g, own, out = (by_tower(tensor, towers) for tensor in (gradient, x, dx))
     backward(MapWindow, g, own, out, CHANNEL_K, alpha / WINDOW, relu)
     return dx
+
+
+def with_bias(x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """Plainly: on a CPU the convolution has added its bias already."""
+    return x if bias is None else x + bias[:, None, None]
 
 
 def spatial_forward(x: torch.Tensor) -> torch.Tensor:

@@ -19,13 +19,14 @@ def pooled_size(size: int, pool_size: int) -> int:
     return 1 + -(-(size - pool_size) // POOL_STRIDE)
 
 
-def max_pool(x: torch.Tensor, pool_size: int, relu: bool) -> torch.Tensor:
-    """(N, C, H, W) channels-last -> (N, C, h, w) channels-last; `relu`: 0 where the maximum is negative."""
+def max_pool(x: torch.Tensor, pool_size: int, relu: bool, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """(N, C, H, W) channels-last -> (N, C, h, w) channels-last; `bias` (C,) is added to the maxima, then `relu`."""
     # Without numbers one reckons what a GPU would keep.
     if x.device.type in ("cuda", "meta") and x.dtype != torch.float64:
-        y: torch.Tensor = Pooled.apply(x, pool_size, relu)  # type: ignore[no-untyped-call]
+        y: torch.Tensor = Pooled.apply(x, bias, pool_size, relu)  # type: ignore[no-untyped-call]
         return y
     pooled = F.max_pool2d(x, pool_size, POOL_STRIDE, ceil_mode=True)
+    pooled = pooled if bias is None else pooled + bias[:, None, None]
     return torch.relu(pooled) if relu else pooled
 
 
@@ -33,7 +34,7 @@ class Pooled(torch.autograd.Function):
     """On a GPU; keeps a byte for each number it gives."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, pool_size: int, relu: bool) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, bias: torch.Tensor | None, pool_size: int, relu: bool) -> torch.Tensor:
         num, maps, height, width = x.shape
         shape = (num, maps, pooled_size(height, pool_size), pooled_size(width, pool_size))
         y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
@@ -41,9 +42,9 @@ class Pooled(torch.autograd.Function):
         if x.device.type != "meta":
             from alexnet_fast.kernels import triton_pooling  # a torch without CUDA comes without Triton
 
-            triton_pooling.forward(x.contiguous(memory_format=torch.channels_last), y, places, pool_size, relu)
+            triton_pooling.forward(x.contiguous(memory_format=torch.channels_last), bias, y, places, pool_size, relu)
         ctx.save_for_backward(places)
-        ctx.shape, ctx.pool_size = x.shape, pool_size
+        ctx.shape, ctx.pool_size, ctx.has_bias = x.shape, pool_size, bias is not None
         return y
 
     @staticmethod
@@ -55,4 +56,4 @@ class Pooled(torch.autograd.Function):
             from alexnet_fast.kernels import triton_pooling
 
             triton_pooling.backward(gradient, places, dx, ctx.pool_size)
-        return dx, None, None
+        return dx, dx.sum((0, 2, 3)) if ctx.has_bias else None, None, None

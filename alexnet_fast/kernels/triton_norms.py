@@ -29,19 +29,27 @@ HALO = 8
 """At least 4, the reach of a gradient; 8 numbers of half precision can be read at once."""
 
 
-def channel_forward(x: torch.Tensor, towers: int, alpha: float, relu: bool) -> torch.Tensor:
+def channel_forward(
+    x: torch.Tensor, towers: int, alpha: float, relu: bool, bias: torch.Tensor | None = None
+) -> torch.Tensor:
     y = torch.empty_like(x)
     if x.numel():
         grid, sizes, tile = channel_grid(x, towers)
-        channel_forward_kernel[grid](x, y, *sizes, CHANNEL_K, alpha / WINDOW, relu, *tile)
+        options = (bias is not None, relu)
+        own_bias = x if bias is None else bias
+        channel_forward_kernel[grid](x, own_bias, y, *sizes, CHANNEL_K, alpha / WINDOW, *options, *tile)
     return y
 
 
-def channel_backward(gradient: torch.Tensor, x: torch.Tensor, towers: int, alpha: float, relu: bool) -> torch.Tensor:
+def channel_backward(
+    gradient: torch.Tensor, x: torch.Tensor, towers: int, alpha: float, relu: bool, bias: torch.Tensor | None = None
+) -> torch.Tensor:
     dx = torch.empty_like(x)
     if x.numel():
         grid, sizes, tile = channel_grid(x, towers)
-        channel_backward_kernel[grid](gradient, x, dx, *sizes, CHANNEL_K, alpha / WINDOW, relu, *tile)
+        options = (bias is not None, relu)
+        own_bias = x if bias is None else bias
+        channel_backward_kernel[grid](gradient, x, own_bias, dx, *sizes, CHANNEL_K, alpha / WINDOW, *options, *tile)
     return dx
 
 
@@ -105,19 +113,21 @@ def next_inverse_power(d):
 
 @triton.jit
 def channel_place(pixels, maps, ROWS: tl.constexpr, COLUMNS: tl.constexpr, HALO: tl.constexpr):
-    """(where a program's numbers are, which of them there are, which of those it is to write)."""
+    """(where a program's numbers are, their maps, which of them there are, which of those it is to write)."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     own = tl.arange(0, COLUMNS)[None, :]
     column = tl.program_id(2) * (COLUMNS - 2 * HALO) - HALO + own
     there = (row < pixels) & (column >= 0) & (column < maps)
     place = (row * tl.num_programs(1) + tl.program_id(1)) * maps + column
-    return place, there, there & (own >= HALO) & (own < COLUMNS - HALO)
+    return place, tl.program_id(1) * maps + column, there, there & (own >= HALO) & (own < COLUMNS - HALO)
 
 
 @triton.jit
-def load_maps(pointer, place, there, RELU: tl.constexpr):
+def load_maps(pointer, bias_pointer, place, column, there, BIAS: tl.constexpr, RELU: tl.constexpr):
     """Float32; 0 where there is no map."""
     x = tl.load(pointer + place, mask=there, other=0.0).to(tl.float32)
+    if BIAS:
+        x += tl.load(bias_pointer + column, mask=there, other=0.0).to(tl.float32)
     # NaN stays NaN, as in torch: a run that has diverged must be seen to have.
     return tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL) if RELU else x
 
@@ -146,23 +156,23 @@ def window_sums(numbers, band, PARTS: tl.constexpr):
 
 @triton.jit
 def channel_forward_kernel(
-    x_pointer, y_pointer, pixels, maps, k, a,
-    RELU: tl.constexpr, PARTS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, HALO: tl.constexpr,
+    x_pointer, bias_pointer, y_pointer, pixels, maps, k, a, BIAS: tl.constexpr, RELU: tl.constexpr,
+    PARTS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, HALO: tl.constexpr,
 ):  # fmt: skip
-    place, there, written = channel_place(pixels, maps, ROWS, COLUMNS, HALO)
-    x = load_maps(x_pointer, place, there, RELU)
+    place, column, there, written = channel_place(pixels, maps, ROWS, COLUMNS, HALO)
+    x = load_maps(x_pointer, bias_pointer, place, column, there, BIAS, RELU)
     d = k + a * window_sums(x * x, band_of_ones(COLUMNS), PARTS)
     tl.store(y_pointer + place, (x * inverse_power(d)).to(y_pointer.dtype.element_ty), mask=written)
 
 
 @triton.jit
 def channel_backward_kernel(
-    g_pointer, x_pointer, dx_pointer, pixels, maps, k, a,
-    RELU: tl.constexpr, PARTS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, HALO: tl.constexpr,
+    g_pointer, x_pointer, bias_pointer, dx_pointer, pixels, maps, k, a, BIAS: tl.constexpr, RELU: tl.constexpr,
+    PARTS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, HALO: tl.constexpr,
 ):  # fmt: skip
-    place, there, written = channel_place(pixels, maps, ROWS, COLUMNS, HALO)
-    x = load_maps(x_pointer, place, there, RELU)
-    g = load_maps(g_pointer, place, there, False)
+    place, column, there, written = channel_place(pixels, maps, ROWS, COLUMNS, HALO)
+    x = load_maps(x_pointer, bias_pointer, place, column, there, BIAS, RELU)
+    g = tl.load(g_pointer + place, mask=there, other=0.0).to(tl.float32)
     band = band_of_ones(COLUMNS)
     d = k + a * window_sums(x * x, band, PARTS)
     through = g * inverse_power(d)

@@ -21,11 +21,18 @@ NOWHERE: tl.constexpr = tl.constexpr(255)
 """In place of the maximum's place, where the ReLU let nothing through."""
 
 
-def forward(x: torch.Tensor, y: torch.Tensor, places: torch.Tensor, pool_size: int, relu: bool) -> None:
-    """Writes the maxima, and in which pixel of its window each was, row by row from 0; all dense channels-last."""
+def forward(
+    x: torch.Tensor, bias: torch.Tensor | None, y: torch.Tensor, places: torch.Tensor, pool_size: int, relu: bool
+) -> None:
+    """Writes the maxima with their bias, and in which pixel of its window each was, row by row from 0.
+
+    All maps are dense channels-last.
+    """
     if y.numel():
         grid, sizes = blocks(y)
-        forward_kernel[grid](x, y, places, *x.shape[2:], *y.shape[2:], *sizes[:2], relu, pool_size, *sizes[2:])
+        options = (bias is not None, relu, pool_size)
+        own_bias = x if bias is None else bias
+        forward_kernel[grid](x, own_bias, y, places, *x.shape[2:], *y.shape[2:], *sizes[:2], *options, *sizes[2:])
 
 
 def backward(gradient: torch.Tensor, places: torch.Tensor, dx: torch.Tensor, pool_size: int) -> None:
@@ -56,8 +63,8 @@ def place_of(pixels, maps, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 
 @triton.jit
 def forward_kernel(
-    x_pointer, y_pointer, place_pointer, height, width, pooled_height, pooled_width, pixels, maps,
-    RELU: tl.constexpr, SIZE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    x_pointer, bias_pointer, y_pointer, place_pointer, height, width, pooled_height, pooled_width, pixels, maps,
+    BIAS: tl.constexpr, RELU: tl.constexpr, SIZE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     pixel, column, there = place_of(pixels, maps, ROWS, COLUMNS)
     top, left = pixel // pooled_width % pooled_height * 2, pixel % pooled_width * 2
@@ -72,6 +79,8 @@ def forward_kernel(
             larger = (x > most) | (x != x)  # as torch: the first of equal ones, and NaN is the largest
             most = tl.where(larger, x, most)
             place = tl.where(larger, down * SIZE + right, place)
+    if BIAS:
+        most += tl.load(bias_pointer + column, mask=column < maps, other=0.0).to(tl.float32)
     if RELU:
         place = tl.where(most <= 0, NOWHERE, place)
         most = tl.where(most <= 0, 0.0, most)  # NaN stays NaN: a run that has diverged must be seen to have

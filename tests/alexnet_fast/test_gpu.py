@@ -20,7 +20,7 @@ from alexnet_fast.recipe import load_recipe
 from alexnet_fast.step import TrainingStep
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UserError
-from alexnet_fast.trainer import train as train_run
+from alexnet_fast.training_run import train as train_run
 
 pytestmark = [
     pytest.mark.gpu,
@@ -91,7 +91,7 @@ def test_norms_at_full_size(dtype: torch.dtype) -> None:
     expected = plain.channel_forward(x.double(), 2, 1e-4, True)
     torch.testing.assert_close(ours.double(), expected, rtol=1e-5 if dtype == torch.float32 else 4e-3, atol=1e-5)
     g = torch.randn(8, 96, 55, 55, device="cuda").to(dtype).contiguous(memory_format=torch.channels_last)
-    back = norms.kernels_for(x).channel_backward(g, x, 2, 1e-4, True)
+    back = norms.kernels_for(x).channel_backward(g, x, 2, 1e-4, True, None)
     expected = plain.channel_backward(g.double(), x.double(), 2, 1e-4, True)
     torch.testing.assert_close(back.double(), expected, rtol=1e-4 if dtype == torch.float32 else 4e-3, atol=1e-5)
     spatial = norms.spatial_norm(x)

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from alexnet_fast.dropout import DropoutKey, dropout_mask, step_key, threshold
-from alexnet_fast.kernels import plain
-from alexnet_fast.kernels.pooling import Pooled
+from alexnet_fast.kernels import norms, plain
+from alexnet_fast.kernels.pooling import Pooled, max_pool
 from alexnet_fast.kernels.update import plain_update
 from alexnet_fast.layers import conv1_size, fold_images
 
@@ -189,7 +189,7 @@ def test_pooling(shape: tuple[int, ...], size: int, relu: bool, dtype: torch.dty
     expected = torch.nn.functional.max_pool2d(wide, size, 2, ceil_mode=True)
     expected = expected.relu() if relu else expected
     own = x.clone().requires_grad_()
-    y = Pooled.apply(own, size, relu)  # type: ignore[no-untyped-call]
+    y = Pooled.apply(own, None, size, relu)  # type: ignore[no-untyped-call]
     assert y.dtype == dtype and y.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(y.double(), expected)
     g = maps(tuple(y.shape), 4.0, dtype, seed=1).round()
@@ -199,11 +199,46 @@ def test_pooling(shape: tuple[int, ...], size: int, relu: bool, dtype: torch.dty
     assert torch.equal(own.grad.double(), wide.grad)
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("shape", [(2, 6, 3, 5), (1, 48, 6, 7), (1, 260, 2, 3)])
+def test_a_bias_in_passing(
+    kernels: tuple[Any, ...], shape: tuple[int, ...], relu: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The norm and the pooling after a convolution add its bias first; forward and back."""
+    monkeypatch.setattr(norms, "kernels_for", lambda x: plain if x.dtype == torch.float64 else kernels[0])
+    x, g = maps(shape, 50.0, dtype), maps(shape, 1.0, dtype, 1)
+    bias = maps((shape[1], 1, 1, 1), 50.0, dtype, 2).flatten()
+
+    def normed(x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        return norms.local_response_norm(x, 2, 1e-2, relu, bias)
+
+    def pooled(x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        if x.dtype == torch.float64:
+            return max_pool(x, 3, relu, bias)
+        y: torch.Tensor = Pooled.apply(x, bias, 3, relu)  # type: ignore[no-untyped-call]
+        return y
+
+    for after in (normed, pooled):
+        ours = [tensor.clone().requires_grad_() for tensor in (x, bias)]
+        expected = [tensor.double().requires_grad_() for tensor in (x, bias)]
+        results = after(*ours), after(*expected)
+        assert_close(results[0].detach(), results[1].detach())
+        gradient = g[:, :, : results[0].shape[2], : results[0].shape[3]]
+        for result in results:
+            result.backward(gradient.to(result.dtype))  # type: ignore[no-untyped-call]
+        assert ours[0].grad is not None and expected[0].grad is not None
+        assert_close(ours[0].grad, expected[0].grad)
+        # A sum over the pixels of what was rounded before.
+        least = 1e-5 if dtype == torch.float32 else 2e-2
+        torch.testing.assert_close(ours[1].grad, expected[1].grad, rtol=least, atol=10 * least, check_dtype=False)
+
+
 @pytest.mark.usefixtures("kernels")
 def test_pooling_passes_nan_on() -> None:
     x = maps((1, 4, 3, 3), 1.0, torch.float32)
     x[0, 2, 1, 1] = float("nan")
-    y = Pooled.apply(x.requires_grad_(), 3, True)  # type: ignore[no-untyped-call]
+    y = Pooled.apply(x.requires_grad_(), None, 3, True)  # type: ignore[no-untyped-call]
     assert y.isnan().flatten().tolist() == [False, False, True, False]
     y.sum().backward()
     assert x.grad is not None and float(x.grad[0, 2, 1, 1]) == 1.0

@@ -84,6 +84,24 @@ def test_every_net_trains_a_step(net: str) -> None:
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("net", NETS)
+def test_biases_added_by_the_layer_after_a_convolution(net: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU: the same logits and gradients."""
+    architecture = small(NETS[net])
+    images = torch.randn(2, 3, 67, 67, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 50
+    results = []
+    for later in (False, True):
+        monkeypatch.setattr("alexnet_fast.layers.bias_comes_later", lambda x, later=later: later)
+        model = AlexNet(architecture).double()
+        model.initialize(1)
+        for layer in ("conv1", "conv2", "conv5"):
+            model.get_parameter(f"{layer}.bias").data.uniform_(-2, 2, generator=torch.Generator().manual_seed(2))
+        logits = model(images, DropoutKey(torch.tensor(3)))
+        results.append([logits, *torch.autograd.grad(logits.square().sum(), list(model.parameters()))])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
 def test_map_sizes() -> None:
     assert NETS["145"].map_sizes == (55, 27, 27, 13, 13, 13, 6)
     assert NETS["147"].map_sizes == (55, 28, 26, 13, 13, 11, 6)
