@@ -1,11 +1,66 @@
-"""Labels from what the shards hold of them."""
+"""What the reader takes of the machine while it reads, and labels from what the shards hold of them."""
 
 from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from alexnet_fast.pipelines.loader import TrainingLoader
 from alexnet_fast.pipelines.reader import labels_of
+from alexnet_fast.tools.dataset import Dataset
+
+
+def mapped_tars(folder: Path) -> dict[str, int]:
+    """Rss and Size, in bytes, of this process's mappings of the folder's tars."""
+    total = {"Rss": 0, "Size": 0}
+    inside = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+            inside = line.endswith(".tar") and str(folder) in line
+        elif inside and (found := re.match(r"(Rss|Size): +(\d+) kB", line)):
+            total[found[1]] += int(found[2]) * 1024
+    return total
+
+
+def test_an_epoch_does_not_begin_by_reading_all_shards(tiny_dataset: Dataset) -> None:
+    loader = TrainingLoader(
+        tiny_dataset, batch_size=1, device=torch.device("cpu"), seed=0, num_threads=1, prefetch=1, shuffle_buffer=1
+    )
+    with loader:
+        next(loader.epoch(0))
+        mapped = mapped_tars(tiny_dataset.folder)
+    assert mapped["Size"] >= tiny_dataset.split("train").bytes
+    assert mapped["Rss"] < mapped["Size"] / 2
+
+
+ADDRESSES = """
+import sys, torch
+from pathlib import Path
+from alexnet_fast.pipelines.loader import TrainingLoader
+from alexnet_fast.tools.dataset import Dataset
+def reserved():
+    return int(Path("/proc/self/statm").read_text().split()[0]) * 4096
+for shuffle_buffer in (1, 59):
+    choices = {"batch_size": 1, "seed": 0, "num_threads": 1, "prefetch": 1, "shuffle_buffer": shuffle_buffer}
+    with TrainingLoader(Dataset.load(sys.argv[1]), device=torch.device("cpu"), **choices) as loader:
+        before = reserved()
+        next(loader.epoch(0))
+        grown = reserved() - before
+print(grown)
+"""
+
+
+def test_the_buffer_reserves_little(tiny_dataset: Dataset) -> None:
+    command = [sys.executable, "-c", ADDRESSES, str(tiny_dataset.folder)]
+    finished = subprocess.run(command, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    # 28 MB with any buffer, for threads; 95 MB where each of the 59 samples reserves 1 MiB.
+    assert int(finished.stdout) < 60e6
 
 
 def test_labels_are_the_numbers_that_their_digits_spell() -> None:
