@@ -57,7 +57,7 @@ def draw_shards(folder: Path, data: DemoData = BENCH_DATA) -> Path:
 def run_demo(folder: Path, say: Callable[[str], None], *, device: str | None = None) -> DemoResult:
     """Everything, below `folder`; a demo that is there already is trained anew on the pictures it has."""
     from alexnet_fast.devices import choose_device
-    from alexnet_fast.trainer import train
+    from alexnet_fast.training_run import train
 
     choose_device(device)  # a device that is not there is told before anything is drawn
     seconds: dict[str, float] = {}

@@ -17,7 +17,7 @@ from alexnet_fast.commands.bench_command import beyond_limit, part_and_data
 from alexnet_fast.recipe import load_recipe
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.measurement import Measurement
-from alexnet_fast.trainer import train
+from alexnet_fast.training_run import train
 
 SETTINGS = ["width_divisor=16", "batch_size=8", "rates_for_batch=8", "epochs=1", "precision=fp32", "final_views=1"]
 

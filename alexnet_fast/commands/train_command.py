@@ -82,7 +82,7 @@ def command(
         from alexnet_fast.resume import recipe_of_run
         from alexnet_fast.run_folder import RunFolder
         from alexnet_fast.tools.dataset import Dataset
-        from alexnet_fast.trainer import train
+        from alexnet_fast.training_run import train
 
         cache_size = None if cache_decoded is None else parse_cache_size(cache_decoded)
         if resume and recipe_name is None:

@@ -13,7 +13,7 @@ from alexnet_fast.dropout import DropoutKey
 from alexnet_fast.model import NETS, AlexNet, small
 from alexnet_fast.recipe import load_recipe
 from alexnet_fast.tools.dataset import Dataset
-from alexnet_fast.trainer import train
+from alexnet_fast.training_run import train
 
 
 @pytest.fixture(autouse=True)

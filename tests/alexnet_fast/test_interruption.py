@@ -72,7 +72,7 @@ def test_an_early_ctrl_c_gets_a_sentence(
     for name in present:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    monkeypatch.setattr("alexnet_fast.trainer.train", interrupt)
+    monkeypatch.setattr("alexnet_fast.training_run.train", interrupt)
     with pytest.raises(SystemExit) as ended:
         main(["train", str(tiny_shards), "--out", str(tmp_path), "--device", "cpu"])
     told = capsys.readouterr().err

@@ -20,7 +20,7 @@ from alexnet_fast.evaluation import EvaluationResult
 from alexnet_fast.recipe import Recipe, load_recipe
 from alexnet_fast.run_folder import RunFolder
 from alexnet_fast.tools.dataset import Dataset
-from alexnet_fast.trainer import train
+from alexnet_fast.training_run import train
 
 SETTINGS = (
     "width_divisor=16",

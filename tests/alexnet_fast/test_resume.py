@@ -25,7 +25,7 @@ from alexnet_fast.schedule import Schedule
 from alexnet_fast.telemetry import Telemetry
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
-from alexnet_fast.trainer import train
+from alexnet_fast.training_run import train
 
 SETTINGS = (
     "width_divisor=16",

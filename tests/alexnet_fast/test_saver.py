@@ -21,7 +21,7 @@ from alexnet_fast.saver import Outcome, Saver
 from alexnet_fast.tools.dataset import Dataset, PictureOptions
 from alexnet_fast.tools.errors import UserError
 from alexnet_fast.totals import Totals
-from alexnet_fast.trainer import train
+from alexnet_fast.training_run import train
 
 
 def steps_in(folder: Path) -> list[int]:

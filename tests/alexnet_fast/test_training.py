@@ -25,7 +25,7 @@ from alexnet_fast.run_info import describe_run
 from alexnet_fast.step import DivergedError, TrainingStep
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
-from alexnet_fast.trainer import train
+from alexnet_fast.training_run import train
 
 SETTINGS = (
     "width_divisor=16",
@@ -113,7 +113,7 @@ def test_a_run_over_several_sessions_tells_what_all_of_them_cost(
 ) -> None:
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr("alexnet_fast.trainer.Interruption", StopAfter(20))
+        patch.setattr("alexnet_fast.training_run.Interruption", StopAfter(20))
         with pytest.raises(StoppedError):
             train(tiny_dataset, small_recipe(), run, device="cpu", quiet=True)
     first = load_checkpoint(saved_checkpoints(run / "checkpoints")[-1]).totals
@@ -147,7 +147,7 @@ def test_a_finished_run_that_goes_on_is_not_done(
     run = tmp_path / "run"
     shutil.copytree(unbroken, run)
     assert "done after 2 epochs" in describe_run(RunFolder(run))
-    monkeypatch.setattr("alexnet_fast.trainer.Interruption", StopAfter(3))
+    monkeypatch.setattr("alexnet_fast.training_run.Interruption", StopAfter(3))
     with pytest.raises(StoppedError):
         train(tiny_dataset, small_recipe("epochs=3"), run, device="cpu", resume=True, quiet=True)
     assert "stopped at epoch 2.29 of 3" in describe_run(RunFolder(run))
@@ -179,7 +179,7 @@ def test_a_stopped_run_goes_on_to_the_bit(
 ) -> None:
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr("alexnet_fast.trainer.Interruption", StopAfter(looks))
+        patch.setattr("alexnet_fast.training_run.Interruption", StopAfter(looks))
         with pytest.raises(StoppedError, match="--resume"):
             train(tiny_dataset, small_recipe(), run, device="cpu", quiet=True)
     assert load_checkpoint(saved_checkpoints(run / "checkpoints")[-1]).step == looks + 1
@@ -287,7 +287,7 @@ def test_another_batch_goes_on_from_the_epochs_start(
 ) -> None:
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr("alexnet_fast.trainer.Interruption", StopAfter(16))
+        patch.setattr("alexnet_fast.training_run.Interruption", StopAfter(16))
         with pytest.raises(StoppedError):
             train(tiny_dataset, small_recipe(), run, device="cpu", quiet=True)
     result = train(tiny_dataset, small_recipe("batch_size=8"), run, device="cpu", resume=True, quiet=True)

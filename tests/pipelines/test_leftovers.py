@@ -17,7 +17,7 @@ from alexnet_fast.pipelines.loader import EvaluationLoader
 from alexnet_fast.pipelines.run import PipelineRun
 from alexnet_fast.recipe import load_recipe
 from alexnet_fast.tools.dataset import Dataset
-from alexnet_fast.trainer import train
+from alexnet_fast.training_run import train
 
 EPOCHS = """
 import ctypes, gc, json, os, sys, torch
