@@ -6,11 +6,19 @@ bytes one by one; and each of its calls stops for Python's lock.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from alexnet_fast.pipelines.training import CROP, Floats
+from alexnet_fast.tools.errors import UserError
+
+try:
+    import numba
+except ImportError as error:  # also where it does not know this numpy yet
+    raise UserError(
+        f"numba cannot be imported ({error}). It compiles the last step of training pictures on a CPU; "
+        "install it: pip install -U numba."
+    ) from error
 
 ROW = CROP * 3
 """Numbers in a row of a picture; known when the loops are compiled, which makes them three times as fast."""

@@ -18,7 +18,7 @@ from alexnet_fast.pipelines.randomness import part_of_rank
 from alexnet_fast.pipelines.run import Execution, PipelineRun, to_torch
 from alexnet_fast.pipelines.training import Augmentation, draw
 from alexnet_fast.tools.dataset import Dataset
-from alexnet_fast.tools.errors import UsageError
+from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.output import open_output
 from alexnet_fast.tools.plan import Plan, ShardOptions
 from alexnet_fast.tools.shard import shard
@@ -234,3 +234,10 @@ def test_without_dali_there_is_a_sentence() -> None:
     )
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "pip install nvidia-dali-cuda120" in finished.stdout, finished.stderr
+
+
+def test_without_numba_there_is_a_sentence(tiny_dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "alexnet_fast.pipelines.cpu_kernel", raising=False)
+    monkeypatch.setitem(sys.modules, "numba", None)
+    with loader_of(tiny_dataset) as loader, pytest.raises(UserError, match="numba cannot be imported.*pip install"):
+        next(loader.epoch(0))
