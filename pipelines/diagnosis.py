@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from alexnet_fast.pipelines.reader import NO_NUMBER
 from alexnet_fast.pipelines.settings import num_cores
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UserError
@@ -43,7 +44,7 @@ def find_undecodable(tars: list[Path]) -> str | None:
 
 
 def check_labels(labels: torch.Tensor, dataset: Dataset) -> None:
-    """UserError where one of a batch's labels, (N,) int64, is none of the classes.
+    """UserError where one of a batch's labels, (N,) int64 of `labels_of`, is none of the classes.
 
     Looks only at labels in host memory: on a GPU every step would have to wait for the answer.  There
     `alexnet-fast train --check-hashes` and `alexnet-fast verify` find them.
@@ -53,9 +54,11 @@ def check_labels(labels: torch.Tensor, dataset: Dataset) -> None:
     numbers = labels.numpy()  # each operation of torch would take longer than all of these
     wrong = numbers[(numbers < 0) | (numbers >= len(dataset.classes))]
     if len(wrong):
+        what = f"a sample has label {wrong[0]}, and there are {len(dataset.classes):,} classes"
+        if wrong[0] == NO_NUMBER:
+            what = "a sample's label is no number"
         raise UserError(
-            f"{dataset.folder}: a sample has label {int(wrong[0])}, and there are {len(dataset.classes):,} classes. "
-            "The shards were altered after they were made: `alexnet-fast verify` tells which."
+            f"{dataset.folder}: {what}. The shards were altered after they were made: `alexnet-fast verify` tells which."
         )
 
 

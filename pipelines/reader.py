@@ -16,6 +16,8 @@ READER = "reader"
 TENSOR_BYTES = 4096
 """Reserved for each member in the buffer.  JPEGs stay in the mapped tar, and labels are short; with DALI's own 1 MiB a
 buffer of 8192 samples reserves more than 16 GB of addresses."""
+NO_NUMBER = -1
+"""Label of a sample whose digits are none."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,15 @@ def read_samples(reading: Reading) -> tuple[Any, Any]:
 
 
 def labels_of(digits: torch.Tensor) -> torch.Tensor:
-    """(N,) int64 of (N, 5) uint8: five ASCII digits, always five.
+    """(N,) int64 of (N, 5) uint8: five ASCII digits, always five; in host memory NO_NUMBER where one is no digit.
 
     Not by DALI, where each of four small operators keeps a batch waiting for as long as all of this takes.
     """
-    return (digits.long() - ord("0")).mul_(10 ** torch.arange(4, -1, -1, device=digits.device)).sum(1)
+    values = digits - ord("0")  # in bytes: what stands before "0" becomes more than 9 too
+    labels = values.long().mul_(10 ** torch.arange(4, -1, -1, device=digits.device)).sum(1)
+    if digits.device.type == "cpu":
+        labels[torch.from_numpy((values.numpy() > 9).any(1))] = NO_NUMBER
+    return labels
 
 
 def source_of(jpeg: Any) -> Any:

@@ -82,19 +82,26 @@ def test_a_manifest_that_miscounts_is_noticed(copied: Path) -> None:
             next(stream)
 
 
-def altered(copied: Path) -> Path:
-    """A tar whose first label is class 99,999, its size and index as before."""
+def altered(copied: Path, label: bytes = b"99999") -> Path:
+    """A tar whose first label is another, its size and index as before."""
     tar = copied / "train-000001.tar"
     content = bytearray(tar.read_bytes())
-    content[512:517] = b"99999"
+    content[512:517] = label
     tar.write_bytes(content)
     return tar
 
 
 @pytest.mark.parametrize("loader", [lambda folder: training(folder).epoch(0), evaluation])
-def test_a_label_that_is_no_class_stops(copied: Path, loader: Callable[[Path], Iterable[object]]) -> None:
-    altered(copied)
-    with pytest.raises(UserError, match=r"label 99999.* 10 classes.*alexnet-fast verify"):
+@pytest.mark.parametrize(
+    # By its letters the last would be class 9.
+    ("label", "words"),
+    [(b"99999", "label 99999.* 10 classes"), (b"000/C", "label is no number")],
+)
+def test_a_label_that_is_no_class_stops(
+    copied: Path, loader: Callable[[Path], Iterable[object]], label: bytes, words: str
+) -> None:
+    altered(copied, label)
+    with pytest.raises(UserError, match=rf"{words}.*alexnet-fast verify"):
         for _ in loader(copied):
             pass
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from alexnet_fast.pipelines.loader import TrainingLoader
-from alexnet_fast.pipelines.reader import labels_of
+from alexnet_fast.pipelines.reader import NO_NUMBER, labels_of
 from alexnet_fast.tools.dataset import Dataset
 
 
@@ -69,5 +69,8 @@ def test_labels_are_the_numbers_that_their_digits_spell() -> None:
     digits = torch.from_numpy(np.frombuffer(bytearray(text), np.uint8).reshape(-1, 5))
     labels = labels_of(digits)
     assert labels.dtype == torch.int64 and labels.tolist() == numbers
+    for text in (b"0000:", b"0000/", b"00 03", b"0003\0", b"-0003"):
+        ours = torch.from_numpy(np.frombuffer(bytearray(b"00003" + text), np.uint8).reshape(-1, 5))
+        assert labels_of(ours).tolist() == [3, NO_NUMBER]
     # On a device without values nothing can look at one: on a GPU the host does not wait.
     assert labels_of(digits.to("meta")).shape == (6,)
