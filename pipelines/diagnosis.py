@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from dataclasses import dataclass
+from itertools import islice, repeat
 from pathlib import Path
 
 import torch
@@ -22,6 +24,19 @@ CHUNK = 1024
 """Samples that are decoded together."""
 
 
+@dataclass(frozen=True)
+class Shards:
+    """What a stream reads, to look through when it stops."""
+
+    tars: Sequence[Path]
+    size: int
+    """Pixels on each side of every picture."""
+
+    @classmethod
+    def of(cls, dataset: Dataset, split: str) -> Shards:
+        return cls(dataset.tars(split), dataset.picture.size)
+
+
 def altered(what: str) -> UserError:
     """What to do about the first thing that was found wrong, `what` it is being "tar: reason"."""
     return UserError(
@@ -30,14 +45,14 @@ def altered(what: str) -> UserError:
     )
 
 
-def find_undecodable(tars: list[Path]) -> str | None:
-    """ "tar: stem (reason)" of the first picture that cannot be decoded, or "tar: reason" of the first broken tar.
+def find_unusable(shards: Shards) -> str | None:
+    """ "tar: stem (reason)" of the first picture that cannot be used, or "tar: reason" of the first broken tar.
 
     Decodes on all cores until it is found; None where all is well.
     """
     with ThreadPoolExecutor(num_cores()) as pool:
-        for tar in tars:
-            problem = first_problem(tar, pool)
+        for tar in shards.tars:
+            problem = first_problem(tar, shards.size, pool)
             if problem:
                 return f"{tar}: {problem}"
     return None
@@ -58,12 +73,13 @@ def check_labels(labels: torch.Tensor, dataset: Dataset) -> None:
         if wrong[0] == NO_NUMBER:
             what = "a sample's label is no number"
         raise UserError(
-            f"{dataset.folder}: {what}. The shards were altered after they were made: `alexnet-fast verify` tells which."
+            f"{dataset.folder}: {what}. "
+            "The shards were altered after they were made: `alexnet-fast verify` tells which."
         )
 
 
-def first_problem(tar: Path, pool: ThreadPoolExecutor) -> str | None:
-    """Stem and reason of the tar's first picture that cannot be decoded, or what is wrong with it; None: it is fine."""
+def first_problem(tar: Path, size: int, pool: ThreadPoolExecutor) -> str | None:
+    """Stem and reason of the tar's first picture that cannot be used, or what is wrong with it; None: it is fine."""
     num_samples = 0
     try:
         with open_file(tar.with_suffix(".idx")) as file:
@@ -72,7 +88,7 @@ def first_problem(tar: Path, pool: ThreadPoolExecutor) -> str | None:
             samples = read_samples(file)
             while chunk := list(islice(samples, CHUNK)):
                 num_samples += len(chunk)
-                for problem in pool.map(problem_of, chunk):
+                for problem in pool.map(problem_of, chunk, repeat(size)):
                     if problem:
                         return problem
     except UserError as error:
@@ -84,10 +100,13 @@ def first_problem(tar: Path, pool: ThreadPoolExecutor) -> str | None:
     return None
 
 
-def problem_of(sample: Sample) -> str:
-    """Empty where the picture is fine."""
+def problem_of(sample: Sample, size: int) -> str:
+    """Empty where the picture is fine, `size` pixels wide and high."""
     try:
-        Image.open(io.BytesIO(sample.jpeg)).load()
+        picture = Image.open(io.BytesIO(sample.jpeg))
+        picture.load()
     except Exception as error:  # whatever Pillow's decoder raises on damaged bytes
         return f"{sample.stem} ({error})"
+    if picture.size != (size, size):
+        return f"{sample.stem} (it has {picture.width}×{picture.height} pixels, not {size}×{size})"
     return ""

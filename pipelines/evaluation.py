@@ -10,7 +10,7 @@ import torch
 
 from alexnet_fast.pipelines.batch import EvaluationBatch
 from alexnet_fast.pipelines.decoding import Decoding, decode
-from alexnet_fast.pipelines.diagnosis import check_labels
+from alexnet_fast.pipelines.diagnosis import Shards, check_labels
 from alexnet_fast.pipelines.randomness import part_of_rank
 from alexnet_fast.pipelines.reader import Reading, labels_of, read_samples
 from alexnet_fast.pipelines.run import Execution, PipelineRun, to_torch
@@ -69,12 +69,15 @@ class EvaluationLoader:
         self._dtype = dtype
 
     def __iter__(self) -> Iterator[EvaluationBatch]:
-        run = PipelineRun(self._graph, self._execution, self.num_batches, tars=self._dataset.tars(self._split))
+        shards = Shards.of(self._dataset, self._split)
+        run = PipelineRun(self._graph, self._execution, self.num_batches, shards=shards)
         run.check_num_samples(self._dataset, self._split)
         start = self._places.start
         for _ in range(self.num_batches):
             count = min(self._batch_size, self._places.stop - start)
-            pixels, digits = (to_torch(output)[:count] for output in run.next())
+            outputs = run.next()
+            run.check_size(outputs[0])
+            pixels, digits = (to_torch(output)[:count] for output in outputs)
             labels = labels_of(digits)
             check_labels(labels, self._dataset)
             places = torch.arange(start, start + count, device=labels.device)

@@ -24,7 +24,7 @@ from alexnet_fast.pipelines.decoded_cache import (
     plan_cache,
 )
 from alexnet_fast.pipelines.decoding import Decoding
-from alexnet_fast.pipelines.diagnosis import check_labels
+from alexnet_fast.pipelines.diagnosis import Shards, check_labels
 from alexnet_fast.pipelines.evaluation import EvaluationLoader
 from alexnet_fast.pipelines.finishing import Finishing, Workbench, finishing_of
 from alexnet_fast.pipelines.randomness import derive_seed, part_of_rank, shard_order, shard_order_within_parts
@@ -209,7 +209,7 @@ class TrainingLoader:
             self.num_batches - progress.batches,
             checkpointing=True,
             checkpoint=progress.checkpoint,
-            tars=self._dataset.tars(self._split),
+            shards=Shards.of(self._dataset, self._split),
         )
 
     def finishing(self, epoch: int, *, noise: bool) -> Finishing:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from alexnet_fast.pipelines.diagnosis import altered, problem_of
+from alexnet_fast.pipelines.diagnosis import Shards, altered, problem_of
 from alexnet_fast.pipelines.loader import TrainingLoader
 from alexnet_fast.pipelines.reader import Reading
 from alexnet_fast.pipelines.run import Execution, PipelineRun, to_torch
@@ -85,9 +85,9 @@ def contact_samples(dataset: Dataset, split: str, count: int) -> list[Sample]:
             num_read += 1
             if room.get(sample.label, 0):
                 room[sample.label] -= 1
-                found.append(drawable(sample, tar, num_classes))
+                found.append(drawable(sample, tar, dataset))
             elif len(spare) < count:
-                spare.append(drawable(sample, tar, num_classes))
+                spare.append(drawable(sample, tar, dataset))
         if num_read >= MOST_READ or not any(room.values()):
             break
     found += spare[: count - len(found)]
@@ -103,9 +103,9 @@ def samples_of(tar: Path) -> Iterator[Sample]:
             raise altered(f"{tar}: {error}") from error
 
 
-def drawable(sample: Sample, tar: Path, num_classes: int) -> Sample:
-    """The sample; UserError where its picture cannot be decoded, or its label is none of the classes."""
-    problem = problem_of(sample)
+def drawable(sample: Sample, tar: Path, dataset: Dataset) -> Sample:
+    """The sample; UserError where its picture cannot be used, or its label is none of the classes."""
+    problem, num_classes = problem_of(sample, dataset.picture.size), len(dataset.classes)
     if not problem and sample.label >= num_classes:
         problem = f"{sample.stem} has label {sample.label}, of {counted(num_classes, 'class', 'classes')}"
     if problem:
@@ -128,7 +128,7 @@ def network_views(dataset: Dataset, split: str, *, num_pictures: int, num_views:
             lambda finishing=finishing: finishing.graph(reading, with_draws=True),  # type: ignore[misc]
             Execution(num_pictures, cpu, num_threads=1, prefetch=1),
             num_batches=1,
-            tars=dataset.tars(split)[:1],
+            shards=Shards.of(dataset, split),
         )
         outputs = run.next()
         pictures, labels = finishing.finish(outputs)

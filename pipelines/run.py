@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ import torch.utils.dlpack
 
 from alexnet_fast.pipelines.dali import Pipeline, TensorCPU, feed_ndarray, to_torch_type
 from alexnet_fast.pipelines.decoding import Decoding, decode_nothing
-from alexnet_fast.pipelines.diagnosis import altered, find_undecodable
+from alexnet_fast.pipelines.diagnosis import Shards, altered, find_unusable
 from alexnet_fast.pipelines.reader import READER
 from alexnet_fast.tools.dataset import MANIFEST, Dataset
 from alexnet_fast.tools.errors import UserError
@@ -31,7 +30,9 @@ OUT_OF_MEMORY = re.compile(
     r"nvImageCodec failure: '#(5|15)'",
     re.IGNORECASE,
 )
-UNDECODABLE = re.compile(r"failed to decode|nvImageCodec failure: '#(3|4|13|14|19)'", re.IGNORECASE)
+UNUSABLE = re.compile(
+    r"failed to decode|nvImageCodec failure: '#(3|4|13|14|19)'|cropping window .* is not valid", re.IGNORECASE
+)
 NAMED = re.compile(r"Failed to decode sample #\d+ : (?P<tar>.+):\d+:(?P<stem>[^:\n]+)\.jpg")
 
 
@@ -59,11 +60,11 @@ class PipelineRun:
         *,
         checkpointing: bool = False,
         checkpoint: bytes | None = None,
-        tars: Sequence[Path] = (),
+        shards: Shards | None = None,
     ) -> None:
-        """tars: where to look for the picture when one cannot be decoded."""
+        """shards: where to look for the picture when one cannot be used."""
         self._execution = execution
-        self._tars = list(tars)
+        self._shards = shards
         self._device = execution.device
         self._remaining = num_batches
         depth = max(1, min(execution.prefetch, num_batches))
@@ -85,7 +86,7 @@ class PipelineRun:
             if num_batches:
                 self._pipeline.schedule_run()  # the first call schedules `depth` batches
         except (RuntimeError, MemoryError) as error:
-            raise explained(error, execution, self._tars) from error
+            raise explained(error, execution, shards) from error
 
     @property
     def device(self) -> torch.device:
@@ -110,10 +111,17 @@ class PipelineRun:
             if self._to_schedule > 0:
                 self._pipeline.schedule_run()
         except (RuntimeError, MemoryError) as error:
-            raise explained(error, self._execution, self._tars) from error
+            raise explained(error, self._execution, self._shards) from error
         self._remaining -= 1
         self._to_schedule -= 1
         return tuple(outputs)
+
+    def check_size(self, pixels: Any) -> None:
+        """UserError, naming it, where one of a batch's whole pictures has another size than was written."""
+        assert self._shards is not None
+        size = self._shards.size
+        if any(shape != (size, size, 3) for shape in pixels.shape()):
+            raise altered(search(self._shards) or f"a picture has not {size}×{size} pixels")
 
     def checkpoint(self) -> bytes:
         """The state after the batch that `next` returned last."""
@@ -137,7 +145,7 @@ class CacheKeeper:
                 self._pipeline.set_outputs(decode_nothing(decoding))
             self._pipeline.build()
         except (RuntimeError, MemoryError) as error:
-            raise explained(error, execution, []) from error
+            raise explained(error, execution) from error
 
 
 def device_id(device: torch.device) -> int | None:
@@ -161,7 +169,7 @@ def to_torch(output: Any) -> torch.Tensor:
     return copy
 
 
-def explained(error: RuntimeError | MemoryError, execution: Execution, tars: list[Path]) -> UserError:
+def explained(error: RuntimeError | MemoryError, execution: Execution, shards: Shards | None = None) -> UserError:
     """DALI's complaint as a sentence with a remedy."""
     text = str(error)
     # What stands before it quotes our own source, words of which would be taken for the reason.
@@ -181,15 +189,21 @@ def explained(error: RuntimeError | MemoryError, execution: Execution, tars: lis
             f"out of memory with {execution.batch_size} pictures a batch and a prefetch of {execution.prefetch} on "
             f"{execution.device}{kept} ({first}). {remedy} the batch or the prefetch smaller."
         )
-    found = undecodable(reason, tars) if UNDECODABLE.search(reason) or "readers.webdataset" in text else None
-    if found is not None:
-        return altered(found)
+    if shards is not None and (UNUSABLE.search(reason) or "readers.webdataset" in text):
+        found = unusable(reason, shards)
+        if found is not None:
+            return altered(found)
     return UserError(f"DALI stopped: {first}")
 
 
-def undecodable(reason: str, tars: list[Path]) -> str | None:
+def unusable(reason: str, shards: Shards) -> str | None:
     """ "tar: stem (why)" of the picture that stopped DALI: the one it names, else the first that Pillow finds."""
     if named := NAMED.search(reason):
         return f"{named['tar']}: {named['stem']} (it cannot be decoded)"
-    print("A picture cannot be read or decoded; looking for it in all shards …", file=sys.stderr, flush=True)
-    return find_undecodable(tars)
+    return search(shards)
+
+
+def search(shards: Shards) -> str | None:
+    """ "tar: stem (why)" of the first picture that cannot be used; None where there is none."""
+    print("A picture cannot be used; looking for it in all shards …", file=sys.stderr, flush=True)
+    return find_unusable(shards)

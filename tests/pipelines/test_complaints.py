@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from alexnet_fast.pipelines.diagnosis import Shards
 from alexnet_fast.pipelines.loader import EvaluationLoader
 from alexnet_fast.pipelines.run import Execution, explained
 from alexnet_fast.tools.dataset import Dataset
@@ -56,23 +57,23 @@ NO_GPU = "no usable GPU for cuda:0.*--device cpu"
     ],
 )
 def test_complaints(reason: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def search(tars: list[Path]) -> str | None:
+    def search(shards: Shards) -> str | None:
         raise AssertionError("the whole split was searched for a picture")
 
-    monkeypatch.setattr("alexnet_fast.pipelines.run.find_undecodable", search)
+    monkeypatch.setattr("alexnet_fast.pipelines.run.find_unusable", search)
     error = RuntimeError(DECODER.format(reason=reason))
-    told = explained(error, Execution(64, torch.device("cuda", 0), 4, 3), [])
+    told = explained(error, Execution(64, torch.device("cuda", 0), 4, 3), Shards([], 256))
     assert re.search(words, str(told)), told
 
 
 def test_decoded_pictures_are_among_what_takes_memory() -> None:
     execution = Execution(64, torch.device("cuda", 0), 4, 3, cache_mib=70 * 1024)
-    told = str(explained(RuntimeError(DECODER.format(reason="CUDA allocation failed")), execution, []))
+    told = str(explained(RuntimeError(DECODER.format(reason="CUDA allocation failed")), execution))
     assert f"{MEMORY}, beside 70.0 GiB of decoded pictures" in told and "(--cache-decoded), or make the batch" in told
 
 
 def test_memory_that_python_was_refused() -> None:
-    assert re.search(MEMORY, str(explained(MemoryError(), Execution(64, torch.device("cuda", 0), 4, 3), [])))
+    assert re.search(MEMORY, str(explained(MemoryError(), Execution(64, torch.device("cuda", 0), 4, 3))))
 
 
 @pytest.mark.parametrize("damage", ["head", "end"])

@@ -142,6 +142,19 @@ def test_a_picture_that_cannot_be_decoded_is_named(copied: Path) -> None:
                 pass
 
 
+@pytest.mark.parametrize("loader", [lambda folder: training(folder).epoch(0), evaluation])
+def test_a_picture_of_another_size_is_named(copied: Path, loader: Callable[[Path], Iterable[object]]) -> None:
+    """One whose header tells fewer pixels can be decoded, and is no picture of this data set."""
+    tar = copied / "train-000000.tar"
+    content = tar.read_bytes()
+    tar.write_bytes(content.replace(b"\x11\x08\x01\x00\x01\x00", b"\x11\x08\x00\x80\x01\x00", 1))  # height 128
+    with tarfile.open(tar) as opened:
+        stem = Path(opened.getnames()[1]).stem
+    with pytest.raises(UserError, match=rf"train-000000\.tar: {stem} \(it has 256×128 pixels, not 256×256\).*verify"):
+        for _ in loader(copied):
+            pass
+
+
 @pytest.mark.parametrize("left", [0, 10])
 def test_zeros_in_the_place_of_a_tar_are_named(copied: Path, left: int) -> None:
     """Of a disk that lost what was written: zeros are a tar's end, so that what is left is a tar."""
