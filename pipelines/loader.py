@@ -47,7 +47,8 @@ class _Progress:
     epoch: int
     batches: int
     checkpoint: bytes | None
-    """DALI's state after those batches, while no run is there to ask for it."""
+    """DALI's state after those batches, while no run is there to ask for it; None where it was lost with a batch that
+    could not be made."""
 
 
 class TrainingLoader:
@@ -186,9 +187,13 @@ class TrainingLoader:
             self._check_current(generation)
             if self._run is None:
                 raise RuntimeError("this epoch was ended: the loader was closed")
-            outputs = self._run.next()
+            try:
+                batch = self._batch(finishing, self._run.next())
+            except BaseException:
+                self._run = None  # it stands behind a batch that nobody was given
+                raise
             progress.batches += 1
-            yield self._batch(finishing, outputs)
+            yield batch
         self._run = None  # frees its threads and buffers
 
     def _check_current(self, generation: int) -> None:
@@ -203,14 +208,18 @@ class TrainingLoader:
 
     def _start(self, progress: _Progress, finishing: Finishing) -> PipelineRun:
         reading = self._reading(progress.epoch)
-        return PipelineRun(
+        start = 0 if progress.checkpoint is None else progress.batches
+        run = PipelineRun(
             lambda: finishing.graph(reading),
             self._execution,
-            self.num_batches - progress.batches,
+            self.num_batches - start,
             checkpointing=True,
             checkpoint=progress.checkpoint,
             shards=Shards.of(self._dataset, self._split),
         )
+        for _ in range(start, progress.batches):
+            run.next()  # the way to a place of which DALI's state was lost
+        return run
 
     def finishing(self, epoch: int, *, noise: bool) -> Finishing:
         """What is done to an epoch's pictures."""

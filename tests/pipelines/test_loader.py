@@ -8,11 +8,13 @@ import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 
+from alexnet_fast.pipelines.finishing import FinishingOnCpu
 from alexnet_fast.pipelines.loader import TrainingLoader
 from alexnet_fast.pipelines.randomness import part_of_rank
 from alexnet_fast.pipelines.run import Execution, PipelineRun, to_torch
@@ -183,6 +185,25 @@ def test_an_epoch_can_go_on_with_the_other_noise(tiny_dataset: Dataset, noise: b
     assert len(resumed) == len(wanted) - 5
     for one, another in zip(resumed, wanted[5:], strict=True):
         assert torch.equal(one, another)
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), UserError("a label that is none")])
+def test_a_batch_that_could_not_be_made_was_not_given(
+    tiny_dataset: Dataset, monkeypatch: pytest.MonkeyPatch, stop: BaseException
+) -> None:
+    with loader_of(tiny_dataset) as loader:
+        wanted = prints(loader, 3)
+        stream = loader.epoch(3)
+        for _ in range(5):
+            next(stream)
+        with monkeypatch.context() as patch, pytest.raises(type(stop)):
+            patch.setattr(FinishingOnCpu, "finish", Mock(side_effect=stop))
+            next(stream)
+        state = loader.state_dict()
+    with loader_of(tiny_dataset) as other:
+        other.load_state_dict(state)
+        assert prints(other, 3) == wanted[5:]
+        assert prints(other, 3) == wanted
 
 
 def test_an_epoch_ends_where_another_begins(tiny_dataset: Dataset) -> None:
