@@ -10,7 +10,7 @@ from itertools import islice, repeat
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from alexnet_fast.pipelines.reader import NO_NUMBER
 from alexnet_fast.pipelines.settings import num_cores
@@ -105,6 +105,8 @@ def problem_of(sample: Sample, size: int) -> str:
     try:
         picture = Image.open(io.BytesIO(sample.jpeg))
         picture.load()
+    except UnidentifiedImageError:  # whose words are about an object in memory
+        return f"{sample.stem} (it is no picture)"
     except Exception as error:  # whatever Pillow's decoder raises on damaged bytes
         return f"{sample.stem} ({error})"
     if picture.size != (size, size):

@@ -287,7 +287,8 @@ class TrainingLoader:
         """
         if state.get("version") != STATE_VERSION:
             raise UserError(
-                f"the loader's state has version {state.get('version')!r}; this program reads {STATE_VERSION}."
+                f"the loader's state has version {state.get('version')!r}; this program reads {STATE_VERSION}. "
+                "Go on with the program that made it, or resume from an epoch's start."
             )
         theirs, ours = state["stream"], self.stream()
         differences = [
