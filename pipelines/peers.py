@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import IO, Any
 
@@ -89,13 +91,21 @@ class PillowPictures(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
         return self.recipe.view(jpeg), label
 
 
+def leave_at_once(worker: int) -> None:
+    """Let a worker end as soon as it is asked to, without Python's own end.
+
+    That would stop the thread which hands batches over in the midst of torch: now and then the process was aborted.
+    """
+    Finalize(None, os._exit, (0,), exitpriority=0)
+
+
 def torch_loader(
     jpegs: list[tuple[bytes, int]], recipe: Recipe, batch_size: int, workers: int
 ) -> Callable[[], Iterator[object]]:
     """torch.utils.data.DataLoader with Pillow, one worker process for each core."""
     loader = torch.utils.data.DataLoader(
         PillowPictures(jpegs, recipe), batch_size, shuffle=True, num_workers=workers, drop_last=True,
-        persistent_workers=True, multiprocessing_context=FRESH,
+        persistent_workers=True, multiprocessing_context=FRESH, worker_init_fn=leave_at_once,
     )  # fmt: skip
     return partial(channels_last, loader)
 
@@ -111,7 +121,7 @@ def webdataset_loader(
     views = source.shuffle(1000).to_tuple("jpg", "cls").map_tuple(recipe.view, int)
     loader = torch.utils.data.DataLoader(
         views.batched(batch_size, partial=False), batch_size=None, num_workers=min(workers, len(tars)),
-        persistent_workers=True, multiprocessing_context=FRESH,
+        persistent_workers=True, multiprocessing_context=FRESH, worker_init_fn=leave_at_once,
     )  # fmt: skip
     return partial(channels_last, loader)
 
