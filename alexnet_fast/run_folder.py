@@ -28,6 +28,10 @@ EPOCH_ROUNDING = 5e-7
 """Of epochs in metrics.jsonl, which have six digits after the point: a step is more, up to a million an epoch."""
 
 
+class InUseError(UserError):
+    """Another process holds the run's folder."""
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Where things of a run are."""
@@ -57,7 +61,15 @@ class RunFolder:
         return self.path / "result.json"
 
     def holds_a_run(self) -> bool:
-        return self.recipe.exists() or self.checkpoints.exists()
+        """Whether there is something to go on with."""
+        return self.recipe.exists() or any(self.checkpoints.glob("*.pt"))
+
+    def is_unbegun(self) -> bool:
+        """Whether there is no more than what a process makes that is killed before it has written recipe.toml."""
+        made = (self.checkpoints, self.figures)
+        if not all(path in made or path.name in (LOCK, aside_of(self.recipe).name) for path in self.path.iterdir()):
+            return False
+        return not any(path.exists() and (not path.is_dir() or any(path.iterdir())) for path in made)
 
     def check_resumable(self) -> None:
         """UsageError where there is no run."""
@@ -75,11 +87,13 @@ class RunFolder:
         Raises UsageError or UserError where there can be no run.
         """
         made = [path for path in (self.path, *self.path.absolute().parents) if not path.exists()]
-        new = bool(made) or (self.path.is_dir() and not any(self.path.iterdir()))
+        new = bool(made) or (self.path.is_dir() and self.is_unbegun())
         try:
             self.prepare(resume=resume)
             with self.lock():
                 yield
+        except InUseError:
+            raise  # what is there is the other's
         except BaseException:
             if new and not self.recipe.exists():
                 self.remove_beginning(made)
@@ -91,11 +105,13 @@ class RunFolder:
             self.check_resumable()
         if not resume and self.holds_a_run():
             raise UsageError(f"{self.path} holds a run already: go on with --resume, or choose another --out.")
-        if not resume and self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        if not resume and self.path.exists() and not (self.path.is_dir() and self.is_unbegun()):
             raise UsageError(f"{self.path} is there and is no run of this program: choose another --out.")
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             self.figures.mkdir(exist_ok=True)
+        except FileExistsError as error:
+            raise UserError(f"{error.filename} is a file where a run has a folder: move it away.") from error
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror}). {self.remedy(resume)}") from error
 
@@ -124,7 +140,7 @@ class RunFolder:
             except BlockingIOError as error:
                 file.seek(0)
                 owner = file.read(20).decode().strip() or "unknown"
-                raise UserError(f"{self.path} is in use by process {owner}: wait for its end, or stop it.") from error
+                raise InUseError(f"{self.path} is in use by process {owner}: wait for its end, or stop it.") from error
             with suppress(OSError):  # a full disk: the lock holds without its owner's name too
                 file.truncate(0)
                 file.write(str(os.getpid()).encode())
@@ -218,9 +234,14 @@ def finite(value: Any) -> Any:
     return [finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
+def aside_of(path: Path) -> Path:
+    """Where a file is written before it has its name."""
+    return path.with_name(f".{path.name}.partial")
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write aside, flush to the disk, rename."""
-    aside = path.with_name(f".{path.name}.partial")
+    aside = aside_of(path)
     try:
         with aside.open("w", encoding="utf-8") as file:
             file.write(text)

@@ -73,8 +73,8 @@ class Trainer:
         self.saver = Saver(self.folder.checkpoints, self.recipe.keep_checkpoints)
         if mesh.is_speaker:
             self.saver.begin(start)
+            write_whole(self.folder.recipe, self.recipe.to_toml(named=True))  # the first: with it the run has begun
             self.folder.forget_after(self.step / self.schedule.steps_per_epoch)
-            write_whole(self.folder.recipe, self.recipe.to_toml(named=True))
             self.telemetry = Telemetry(self.folder, self.schedule, first_step=self.step, quiet=job.quiet)
         for note in notes:
             self.telemetry.event(self.step, note)

@@ -30,6 +30,45 @@ def test_a_start_that_failed_leaves_nothing(name: str, tmp_path: Path) -> None:
     assert everything(folder.path) == [".lock", "checkpoints", "figures", "recipe.toml"]
 
 
+def test_what_a_process_left_that_was_killed_at_its_start_is_no_run(tmp_path: Path) -> None:
+    """Killed before recipe.toml: neither --resume nor a new start was possible there."""
+    folder = RunFolder(tmp_path / "run")
+    folder.prepare(resume=False)
+    (folder.path / ".lock").write_text("123")
+    (folder.path / ".recipe.toml.partial").write_text("seed")
+    with pytest.raises(UsageError, match=r"no run in .* leave out --resume"), folder.taken(resume=True):
+        raise AssertionError("not reached")
+    with folder.taken(resume=False):
+        folder.recipe.write_text("seed = 1")
+    with pytest.raises(UsageError, match="holds a run already"), folder.taken(resume=False):
+        raise AssertionError("not reached")
+
+
+def test_a_beginning_with_something_of_the_users_in_it_is_not_taken(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.prepare(resume=False)
+    (folder.figures / "mine.png").touch()
+    with pytest.raises(UsageError, match="is no run"), folder.taken(resume=False):
+        raise AssertionError("not reached")
+
+
+def test_a_second_process_leaves_the_beginning_of_the_first_alone(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    with folder.taken(resume=False):
+        before = everything(tmp_path)
+        with pytest.raises(UserError, match=f"in use by process {os.getpid()}"), folder.taken(resume=False):
+            raise AssertionError("not reached")
+        assert everything(tmp_path) == before
+
+
+def test_a_file_in_place_of_a_folder_is_named(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.recipe.touch()
+    folder.checkpoints.touch()
+    with pytest.raises(UserError, match=r"checkpoints is a file .* move it away"), folder.taken(resume=True):
+        raise AssertionError("not reached")
+
+
 def test_a_run_that_had_begun_stays(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     with pytest.raises(UserError), folder.taken(resume=False):
@@ -52,7 +91,7 @@ def test_a_lock_that_cannot_be_made_is_told(code: str, tmp_path: Path, monkeypat
     import errno
 
     folder = RunFolder(tmp_path)
-    folder.checkpoints.mkdir()
+    folder.recipe.touch()
     real = Path.open
 
     def refuse(path: Path, *arguments: Any, **options: Any) -> Any:
