@@ -16,6 +16,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
@@ -81,7 +82,8 @@ def launch(layout: Layout, work: Callable[..., Result], *arguments: Any) -> Resu
     if layout.started:
         return take_part(layout, work, arguments)
     with start_workers(layout, work, arguments) as workers:
-        watch(workers, layout)
+        with passing_on_signals(workers) as passed_on:
+            watch(workers, layout, passed_on)
         report = workers[0].report
     assert report is not None
     return report.result  # type: ignore[return-value]
@@ -132,13 +134,27 @@ def start_workers(layout: Layout, work: Callable[..., Any], arguments: Sequence[
             process = context.Process(
                 target=run_worker, args=(rank, store.port, layout, task, writing), name=f"rank {rank}"
             )
-            process.start()
+            with keeping_interrupts():
+                process.start()
             writing.close()
             workers.append(Worker(rank, process, reading))
-        with passing_on_signals(workers):
-            yield workers
+        yield workers
     finally:
         end_all(workers)
+
+
+@contextlib.contextmanager
+def keeping_interrupts() -> Iterator[None]:
+    """A process that is started in the block gets no Ctrl-C until it asks for it, see `run_worker`.
+
+    It would come in the middle of the imports, where nothing can answer but a traceback.
+    """
+    resource_tracker.ensure_running()  # multiprocessing starts it with the first process, and lets signals in again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def run_worker(rank: int, port: int, layout: Layout, task: bytes, reports: Connection) -> None:
@@ -159,6 +175,7 @@ def run_worker(rank: int, port: int, layout: Layout, task: bytes, reports: Conne
     }
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # one machine: no need to know its name in the network
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         work, arguments = pickle.loads(task)
         report = Report(result=take_part(layout, work, arguments))
     except UserError as error:
@@ -189,15 +206,15 @@ def end_with_parent() -> None:
 
 
 @contextlib.contextmanager
-def passing_on_signals(workers: Sequence[Worker]) -> Iterator[None]:
+def passing_on_signals(workers: Sequence[Worker]) -> Iterator[list[int]]:
     """Ctrl-C, SIGTERM (a cluster announces the end) and SIGHUP (a terminal is lost) go to every process, which decides.
 
-    A second Ctrl-C ends everything at once.
+    A second Ctrl-C ends everything at once.  What it yields: the signals that have come.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
 
     def pass_on(number: int, frame: object) -> None:
         if number == signal.SIGINT and number in received:
@@ -212,19 +229,19 @@ def passing_on_signals(workers: Sequence[Worker]) -> Iterator[None]:
         if handler != signal.SIG_IGN:  # as `Interruption` does
             signal.signal(number, pass_on)
     try:
-        yield
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def watch(workers: Sequence[Worker], layout: Layout) -> None:
+def watch(workers: Sequence[Worker], layout: Layout, passed_on: Sequence[int]) -> None:
     """Wait until all have finished well; raise as soon as one has not."""
     while not all(worker.report is not None and not worker.report.failed for worker in workers):
         collect(workers, timeout=None)
         if any(has_failed(worker) for worker in workers):
             settle(workers)
-            raise cause(workers, layout)
+            raise cause(workers, layout, passed_on)
 
 
 def settle(workers: Sequence[Worker]) -> None:
@@ -255,10 +272,15 @@ def has_failed(worker: Worker) -> bool:
     return worker.report.failed if worker.report is not None else not is_running(worker)
 
 
-def cause(workers: Sequence[Worker], layout: Layout) -> UserError | KeyboardInterrupt:
-    """The failure from which the others followed: a silent death before all, else the earliest report."""
+def cause(workers: Sequence[Worker], layout: Layout, passed_on: Sequence[int]) -> UserError | KeyboardInterrupt:
+    """The failure from which the others followed: a silent death before all, else the earliest report.
+
+    KeyboardInterrupt too where a signal of `passed_on` killed a process that could not answer it yet.
+    """
     for worker in workers:
         if worker.report is None and not is_running(worker):
+            if -(worker.process.exitcode or 0) in passed_on:
+                return KeyboardInterrupt()
             return LostProcessError(
                 f"{name_of(worker.rank, layout)} {manner_of_death(worker.process.exitcode or 0)}; "
                 "the other processes were ended."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import subprocess
 import sys
@@ -75,6 +76,29 @@ def test_ctrl_c_ends_all(waiting: subprocess.Popen[str]) -> None:
     waiting.send_signal(signal.SIGINT)
     assert waiting.communicate(timeout=60)[0] == "interrupted\n"
     assert waiting.returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_while_the_processes_still_start_is_one(number: signal.Signals) -> None:
+    """They import torch for seconds: Ctrl-C was a traceback of each there, SIGTERM a lost process."""
+    process = subprocess.Popen(
+        [sys.executable, str(HERE / "launch_work.py"), "wait"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while len(children.read_text().split()) < 3:  # multiprocessing has one of its own
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.3)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # as a terminal does
+    else:
+        process.send_signal(number)
+    assert process.communicate(timeout=60) == ("interrupted\n", "")
 
 
 def test_processes_end_with_the_one_that_started_them(waiting: subprocess.Popen[str]) -> None:
