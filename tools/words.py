@@ -25,7 +25,7 @@ def command(*words: object) -> str:
 
     A word … stands for what the reader must fill in.
     """
-    return f"`{' '.join([_program(), *(_typed(str(word)) for word in words)])}`"
+    return f"`{' '.join([_program(), *(_typed(word) for word in words)])}`"
 
 
 def _program() -> str:
@@ -36,11 +36,24 @@ def _program() -> str:
     return shlex.quote(os.path.relpath(called))
 
 
-def _typed(word: str) -> str:
-    """A word as one types it; a folder -x, which would be taken for an option, as ./-x."""
+def _typed(given: object) -> str:
+    """A word as one types it; a folder -x, or a Path --x, which would be taken for an option, as ./-x."""
+    word = str(given)
     if word == "…":
         return word
-    return shlex.quote(f"./{word}" if word.startswith("-") and not word.startswith("--") else word)
+    if word.startswith("-") and (isinstance(given, Path) or not word.startswith("--")):
+        word = f"./{word}"
+    return shlex.quote(word) if word.isprintable() else _in_ansi_c(word)
+
+
+def _in_ansi_c(word: str) -> str:
+    """A word with line ends or bytes that are no UTF-8, which no message can show as they are: $'a\\nb\\xff'."""
+    short = {"\\": r"\\", "'": r"\'", "\n": r"\n", "\t": r"\t"}
+    return "$'" + "".join(short.get(char) or (char if char.isprintable() else _bytes_of(char)) for char in word) + "'"
+
+
+def _bytes_of(character: str) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in os.fsencode(character))
 
 
 def few(names: list[str]) -> str:

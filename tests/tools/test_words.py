@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,18 @@ def test_a_command_can_be_copied_into_a_shell() -> None:
     assert told.startswith("`alexnet-fast shard … --out ") and told.endswith("`")
     assert shlex.split(told.strip("`"))[-1] == "/data/my shards; ls"
     assert command("info", "-x") == "`alexnet-fast info ./-x`"
+    assert command("train", Path("--x"), "--out", Path("--y")) == "`alexnet-fast train ./--x --out ./--y`"
+
+
+@pytest.mark.parametrize(
+    "name", [b"line\nend", b"tab\tend", b"no utf-8 \xff\xfe0", b"it's \\n\n", b"\x1b[31mred", "ü\u202e".encode()]
+)
+def test_names_that_no_message_can_show_are_copied_too(name: bytes) -> None:
+    """A terminal shows what stands there, and the shell makes the name's very bytes of it."""
+    told = command("info", os.fsdecode(name)).strip("`")
+    assert told.isprintable() and told.startswith("alexnet-fast info $'")
+    words = subprocess.run(["bash", "-c", told.replace("alexnet-fast", r"printf '%s\0'")], capture_output=True).stdout
+    assert words.split(b"\0")[1] == name
 
 
 def test_of_many_names_three_are_told() -> None:
