@@ -58,17 +58,19 @@ class Telemetry:
         self.bar: EpochBar | None = None
 
     def open_board(self, folder: RunFolder) -> Any:
-        """TensorBoard's writer; None, told once, where its folder cannot be written."""
+        """TensorBoard's writer; None, told once, where its folder cannot be written or has a name it cannot take."""
         from torch.utils.tensorboard.writer import SummaryWriter
 
         try:
             return SummaryWriter(str(folder.path / "tensorboard"), purge_step=self.first_step or None)
         except OSError as error:
-            self.complain_of_board(error)
-            return None
+            self.complain_of_board(error.strerror)
+        except UnicodeEncodeError:
+            self.complain_of_board("they need a folder whose name is UTF-8")
+        return None
 
-    def complain_of_board(self, error: OSError) -> None:
-        self.complain(f"TensorBoard's files could not be written ({error.strerror}); training goes on without.")
+    def complain_of_board(self, why: str | None) -> None:
+        self.complain(f"TensorBoard's files could not be written ({why}); training goes on without.")
 
     def say(self, text: str) -> None:
         """A line for people."""
@@ -163,7 +165,7 @@ class Telemetry:
                     self.board.add_scalar(f"{group}/{name}", value, step)
         except OSError as error:
             self.board = None  # its thread has ended with the error
-            self.complain_of_board(error)
+            self.complain_of_board(error.strerror)
 
     def complain(self, text: str) -> None:
         """Say it the first time only."""

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import math
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,18 @@ def test_metrics_are_lines_of_json(tmp_path: Path) -> None:
     assert lines[2]["loss"] is None
     assert (lines[3]["views"], lines[3]["samples"], lines[3]["top5_error"]) == (10, 30, 0.0625)
     assert lines[5]["event"] == "all is lost"
+
+
+def test_a_folder_whose_name_tensorboard_cannot_take_costs_no_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / os.fsdecode(b"no utf-8 \xff")
+    folder.mkdir()
+    tell_everything(telemetry_of(folder))
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 6
+    assert (
+        "TensorBoard's files could not be written (they need a folder whose name is UTF-8)" in capsys.readouterr().err
+    )
 
 
 def test_tensorboard_draws_what_can_be_drawn(tmp_path: Path) -> None:
