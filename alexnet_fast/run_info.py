@@ -15,6 +15,7 @@ from alexnet_fast.layout import choose_layout
 from alexnet_fast.machine import describe_machine
 from alexnet_fast.precision import choose_precision
 from alexnet_fast.recipe import Recipe, counted_epochs, load_recipe
+from alexnet_fast.resume import recipe_of_run
 from alexnet_fast.run_folder import RunFolder
 from alexnet_fast.tools.finish import escaped
 from alexnet_fast.tools.words import counted
@@ -23,8 +24,11 @@ SHOWN_EPOCHS = 12
 
 
 def describe_run(folder: RunFolder) -> str:
-    """State, speed, errors by epoch, checkpoints."""
-    recipe = load_recipe(str(folder.recipe))
+    """State, speed, errors by epoch, checkpoints.
+
+    Raises UsageError where nothing says the run's recipe: it could not go on.
+    """
+    recipe = recipe_of_run(folder)
     metrics = folder.read_metrics()
     trains = [line for line in metrics if line["kind"] == "train"]
     lines = [f"{folder.path}: network {recipe.network}, {counted_epochs(recipe.epochs)}, batch {recipe.batch_size}", ""]

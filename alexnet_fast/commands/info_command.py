@@ -54,7 +54,7 @@ def about(path: Path | None) -> str:
         return describe_checkpoint(path, load_safetensors(path))
     if not path.is_dir():
         return describe_checkpoint(path, load_checkpoint(path))
-    if RunFolder(path).recipe.exists():
+    if RunFolder(path).holds_a_run():
         return describe_run(RunFolder(path))
     raise UsageError(
         f"{path}: is neither a shards folder (no {MANIFEST} in it), nor a run's folder (no recipe.toml), "

@@ -89,7 +89,7 @@ def command(
             run = out if out is not None else Path("runs") / DEFAULT_RECIPE
             recipe = override(recipe_of_run(RunFolder(run)), settings)
         else:
-            recipe = load_recipe(recipe_name or DEFAULT_RECIPE, settings)
+            recipe = load_recipe(DEFAULT_RECIPE if recipe_name is None else recipe_name, settings)
             run = out if out is not None else Path("runs") / recipe.name
         dataset = Dataset.load(data)
         if check_hashes and os.environ.get("LOCAL_RANK", "0") == "0":  # of torchrun's processes one on each machine

@@ -24,7 +24,7 @@ def run(tmp_path: Path) -> RunFolder:
     folder = RunFolder(tmp_path)
     folder.checkpoints.mkdir()
     recipe = load_recipe("2013", ["epochs=10", "batch_size=100", "rates_for_batch=100"])
-    folder.recipe.write_text(recipe.to_toml())
+    folder.recipe.write_text(recipe.to_toml(named=True))
     train = {"kind": "train", "epoch": 4.0, "step": 200, "loss": 1.5, "error": 0.4, "pictures_per_s": 2.5}
     train |= {"weight_rate": 0.01}
     val = {"kind": "val", "epoch": 4, "step": 200, "views": 1, "loss": 1.25, "top1_error": 0.375, "top5_error": 0.0625}
@@ -87,6 +87,14 @@ def test_metrics_that_are_no_file_get_a_sentence(make: Callable[[Path], None], r
     run.metrics.unlink()
     make(run.metrics)
     with pytest.raises(UserError, match=r"metrics.jsonl: .*(folder|pipe).* move it away"):
+        describe_run(run)
+
+
+@pytest.mark.parametrize("kept", [0, 400])
+def test_a_recipe_cut_short_is_told_since_the_run_cannot_go_on(kept: int, run: RunFolder) -> None:
+    """What it no longer says would be the defaults: another length, another command."""
+    run.recipe.write_text(run.recipe.read_text()[:kept])
+    with pytest.raises(UserError, match=r"says nothing of .*epochs.* the newest checkpoint holds the recipe"):
         describe_run(run)
 
 
