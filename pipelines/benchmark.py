@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
@@ -236,10 +236,10 @@ class Parts:
 
         def batches() -> Iterator[object]:
             num_batches = LEAD + BATCHES
-            run = PipelineRun(graph, self.execution, num_batches)
-            for _ in range(num_batches):
-                outputs = run.next()
-                yield outputs if use is None else use(outputs)
+            with closing(PipelineRun(graph, self.execution, num_batches)) as run:
+                for _ in range(num_batches):
+                    outputs = run.next()
+                    yield outputs if use is None else use(outputs)
 
         return batches
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any, Literal
 
 import numpy as np
@@ -70,8 +71,11 @@ class EvaluationLoader:
 
     def __iter__(self) -> Iterator[EvaluationBatch]:
         shards = Shards.of(self._dataset, self._split)
-        run = PipelineRun(self._graph, self._execution, self.num_batches, shards=shards)
-        run.check_num_samples(self._dataset, self._split)
+        with closing(PipelineRun(self._graph, self._execution, self.num_batches, shards=shards)) as run:
+            run.check_num_samples(self._dataset, self._split)
+            yield from self._batches(run)
+
+    def _batches(self, run: PipelineRun) -> Iterator[EvaluationBatch]:
         start = self._places.start
         for _ in range(self.num_batches):
             count = min(self._batch_size, self._places.stop - start)

@@ -190,11 +190,11 @@ class TrainingLoader:
             try:
                 batch = self._batch(finishing, self._run.next())
             except BaseException:
-                self._run = None  # it stands behind a batch that nobody was given
+                self._end_run()  # it stands behind a batch that nobody was given
                 raise
             progress.batches += 1
             yield batch
-        self._run = None  # frees its threads and buffers
+        self._end_run()
 
     def _check_current(self, generation: int) -> None:
         if generation != self._generation:
@@ -331,8 +331,13 @@ class TrainingLoader:
         """Stop reading and free threads and buffers, not the decoded pictures; `state_dict` and `epoch` still work."""
         if self._run is not None and self._progress is not None and 0 < self._progress.batches < self.num_batches:
             self._progress.checkpoint = self._run.checkpoint()
-        self._run = None
+        self._end_run()
         self._workbench.close()
+
+    def _end_run(self) -> None:
+        run, self._run = self._run, None
+        if run is not None:
+            run.close()
 
     def close(self) -> None:
         """`pause`, and give the decoded pictures up too; an epoch that is begun then decodes them anew."""

@@ -127,6 +127,13 @@ class PipelineRun:
         """The state after the batch that `next` returned last."""
         return bytes(self._pipeline.checkpoint())
 
+    def close(self) -> None:
+        """End its threads and free its buffers; batches that were handed out stay.
+
+        DALI's destructor does it too, but Python drops what is raised there: a Ctrl-C in that time would be lost.
+        """
+        self._pipeline._shutdown()
+
 
 class CacheKeeper:
     """Keeps DALI's cache of decoded pictures alive from one run to the next.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -74,10 +75,10 @@ def _order_of(loader: TrainingLoader, epoch: int) -> _Order:
         jpeg, digits = read_samples(reading)
         return digits, source_of(jpeg)
 
-    run = PipelineRun(graph, loader._execution, loader.num_batches)
     labels, sources = [], []
-    for _ in range(loader.num_batches):
-        digits, source = run.next()
-        labels.append(labels_of(to_torch(digits)).numpy())
-        sources += [bytes(np.array(source.at(place))) for place in range(loader.batch_size)]
+    with closing(PipelineRun(graph, loader._execution, loader.num_batches)) as run:
+        for _ in range(loader.num_batches):
+            digits, source = run.next()
+            labels.append(labels_of(to_torch(digits)).numpy())
+            sources += [bytes(np.array(source.at(place))) for place in range(loader.batch_size)]
     return _Order(np.concatenate(labels), np.array(sources))

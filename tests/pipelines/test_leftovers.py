@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from alexnet_fast.pipelines.loader import EvaluationLoader
+from alexnet_fast.pipelines.dali import Pipeline
+from alexnet_fast.pipelines.loader import EvaluationLoader, TrainingLoader
 from alexnet_fast.pipelines.run import PipelineRun
 from alexnet_fast.recipe import load_recipe
 from alexnet_fast.tools.dataset import Dataset
@@ -99,6 +101,29 @@ def test_a_process_ends_cleanly_in_the_middle_of_an_epoch(tiny_dataset: Dataset,
     command = [sys.executable, "-c", BEGIN + ending, str(tiny_dataset.folder)]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (finished.returncode, finished.stderr) == (code, "")
+
+
+@pytest.mark.parametrize("evaluating", [True, False])
+def test_ctrl_c_while_a_pipeline_ends_is_not_lost(
+    tiny_dataset: Dataset, monkeypatch: pytest.MonkeyPatch, evaluating: bool
+) -> None:
+    """In a destructor it would be; one that comes as an epoch ends comes to whoever asked for its batches."""
+    shut_down = Pipeline._shutdown
+    pressed: list[bool] = []
+
+    def press(pipeline: Any) -> None:
+        shut_down(pipeline)
+        if not pressed:
+            pressed.append(True)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Pipeline, "_shutdown", press)
+    choices: dict[str, Any] = {"batch_size": 20, "device": torch.device("cpu"), "num_threads": 1}
+    loader = TrainingLoader(tiny_dataset, seed=0, **choices)
+    stream = iter(EvaluationLoader(tiny_dataset, **choices)) if evaluating else loader.epoch(0)
+    with pytest.raises(KeyboardInterrupt):
+        for _ in stream:
+            assert not pressed
 
 
 @pytest.mark.parametrize("caught", [True, False])
