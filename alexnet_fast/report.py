@@ -20,7 +20,7 @@ FILTERS_IN_ROW = 16
 LEAST_WIDTH = 4.0
 """Inches: a title has room."""
 FEW = 30
-"""Points of the training's curve up to which each is marked: a single one would not be seen otherwise."""
+"""Points of a curve up to which each is marked: a single one would not be seen otherwise, hundreds hide the line."""
 INK = "#333333"
 TRAIN, VALIDATION, TEN_VIEWS = "#8c8c8c", "#c0504d", "#3f7fbf"
 
@@ -55,7 +55,8 @@ def draw_curves(metrics: Sequence[dict[str, Any]], file: Path) -> None:
     ):
         plot(place, train, key, "training, with dropout and random crops", color=TRAIN, linewidth=1, markersize=5,
              marker="." if len(train) <= FEW else "")  # fmt: skip
-        plot(place, centre, val_key, "validation, centre view", color=VALIDATION, marker="o", markersize=4)
+        plot(place, centre, val_key, "validation, centre view", color=VALIDATION, linewidth=1.5, markersize=4,
+             marker="o" if len(centre) <= FEW else "")  # fmt: skip
         # Hollow and around the last point of the centre view, which may have the same value.
         plot(place, ten, val_key, "validation, ten views", color=TEN_VIEWS, marker="D", markersize=9, linestyle="",
              fillstyle="none", markeredgewidth=1.5)  # fmt: skip
