@@ -18,7 +18,7 @@ from alexnet_fast.pipelines.loader import TrainingLoader
 from alexnet_fast.precision import Precision
 from alexnet_fast.recipe import Recipe
 from alexnet_fast.tools.dataset import Dataset
-from alexnet_fast.tools.errors import UserError
+from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.words import counted
 
 EVALUATION_BATCH = 128
@@ -68,6 +68,15 @@ class Job:
     def again(self) -> str:
         """The command that goes on with the run."""
         return command_to_go_on(self.dataset.folder, self.run, self.options)
+
+
+def check_classes(dataset: Dataset) -> None:
+    """UsageError where there is nothing to tell apart."""
+    if len(dataset.classes) < 2:
+        raise UsageError(
+            f"{dataset.folder} has {counted(len(dataset.classes), 'class', 'classes')}, training needs at least 2: "
+            "give shards of a folder with a folder of pictures for each class"
+        )
 
 
 def doubt_of_data(dataset: Dataset) -> str | None:

@@ -11,7 +11,7 @@ import torch
 from alexnet_fast.determinism import be_deterministic, cost_of_determinism
 from alexnet_fast.going_on import options_to_repeat
 from alexnet_fast.interruption import Interruption
-from alexnet_fast.job import Job, doubt_of_data
+from alexnet_fast.job import Job, check_classes, doubt_of_data
 from alexnet_fast.launch import LostProcessError, launch
 from alexnet_fast.layout import Layout, choose_layout
 from alexnet_fast.mesh import Mesh
@@ -48,6 +48,7 @@ def train(
     """
     if resume:
         check_before_start(RunFolder(run), recipe)
+    check_classes(dataset)
     layout = choose_layout(
         recipe.architecture(len(dataset.classes)),
         recipe.batch_size,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from alexnet_fast.job import Job, doubt_of_data, make_loader, memory_of_training
+from alexnet_fast.job import Job, check_classes, doubt_of_data, make_loader, memory_of_training
 from alexnet_fast.mesh import Mesh
 from alexnet_fast.pipelines import settings
 from alexnet_fast.pipelines.decoded_cache import GIB, MIB, CacheSize
@@ -68,3 +68,9 @@ def test_too_few_pictures_of_a_class_are_told(samples: int, words: str | None, t
     train = replace(tiny_dataset.splits["train"], samples=samples)
     doubt = doubt_of_data(replace(tiny_dataset, splits={"train": train}))
     assert doubt is None if words is None else doubt is not None and words in doubt
+
+
+def test_a_single_class_is_told_with_its_folder(tiny_dataset: Dataset) -> None:
+    check_classes(tiny_dataset)
+    with pytest.raises(UsageError, match=f"{tiny_dataset.folder} has 1 class, .* at least 2"):
+        check_classes(replace(tiny_dataset, classes=tiny_dataset.classes[:1]))
