@@ -13,7 +13,7 @@ import numpy as np
 
 
 def derive_seed(seed: int, epoch: int, rank: int | None, purpose: str) -> int:
-    """A seed in 0..2^63-1 for one purpose ("crop x", "noise", …); `rank` None where all ranks must draw alike."""
+    """A seed in 0..2^63-1 for one purpose ("corner", "mirror", …); `rank` None where all ranks must draw alike."""
     digest = hashlib.sha256(f"{seed}/{epoch}/{'all' if rank is None else rank}/{purpose}".encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 

@@ -16,6 +16,7 @@ from alexnet_fast.pipelines.settings import LoaderSettings, num_cores, remember
 from alexnet_fast.pipelines.turns import Candidate, measure_in_turns, stream_turn
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.measurement import Measurement, measure_rate
+from alexnet_fast.tools.words import counted
 
 TURNS = 3
 BATCHES = 10
@@ -100,7 +101,7 @@ def between(load: float) -> list[float]:
 
 def setting_name(settings: LoaderSettings, device: torch.device) -> str:
     """As the table calls it."""
-    name = f"{settings.num_threads} threads, prefetch {settings.prefetch}"
+    name = f"{counted(settings.num_threads, 'thread')}, prefetch {settings.prefetch}"
     return f"{name}, engines {settings.hw_decoder_load:g}" if device.type == "cuda" else name
 
 

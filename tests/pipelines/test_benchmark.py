@@ -281,7 +281,7 @@ def test_rows_of_the_sweep_are_in_the_json(tiny_shards: Path, tmp_path: Path) ->
     bench_command.command.main([*words, "--json", str(file)], standalone_mode=False)
     names = [row["name"] for row in json.loads(file.read_text())["rows"]]
     assert names[0] == benchmark.FULL_GRAPH
-    assert "1 threads, prefetch 4" in names and tune.DISK in names
+    assert "1 thread, prefetch 4" in names and tune.DISK in names
 
 
 @pytest.mark.parametrize(("mib", "rows"), [(7, 2), (0, 1)])
