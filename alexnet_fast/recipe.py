@@ -272,14 +272,22 @@ def checked_value(key: str, value: Any, where: str) -> Any:
     if value == "none" and types.NoneType in kinds:
         return None
     if tuple in kinds and isinstance(value, list | tuple) and all(is_number(item) for item in value):
-        return tuple(float(item) for item in value)
+        return tuple(to_float(item) for item in value)
     if float in kinds and is_number(value):
-        return float(value)
+        return to_float(value)
     if type(value) in kinds:
         return value
     names = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
     wanted = " or ".join(names.get(kind, "a list of numbers") for kind in kinds if kind is not types.NoneType)
     raise UsageError(f"{where}: {key} is {value!r}; it must be {wanted}")
+
+
+def to_float(number: float) -> float:
+    """Infinite where a whole number is larger than any float, as TOML has it of 1e400."""
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf
 
 
 def is_number(value: object) -> bool:

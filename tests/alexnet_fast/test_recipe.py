@@ -46,6 +46,8 @@ def test_written_recipes_read_back_the_same(name: str, tmp_path: Path) -> None:
         ("epochs=0", "more than 0"),
         ("epochs=nan", "finite"),
         ("epochs=inf", "finite"),
+        (f"epochs=1{'0' * 400}", "finite"),
+        (f"weight_rates=[-1{'0' * 400}, 0, 0, 0]", "a list of finite numbers"),
         ("seed=-1", "0 or more"),
         ("noise_divisor=1", "true or false"),
         ("network=alex", "network is 'alex'"),
