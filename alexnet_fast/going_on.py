@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from alexnet_fast.tools.errors import UsageError
 from alexnet_fast.tools.words import command
 
 THE_SAME = "the same torchrun command"
@@ -13,8 +14,22 @@ THE_SAME = "the same torchrun command"
 
 
 def started_processes() -> int | None:
-    """How many processes torchrun (or another launcher that sets its variables) started; None: nobody did."""
-    return int(os.environ["WORLD_SIZE"]) if {"WORLD_SIZE", "RANK", "LOCAL_RANK"} <= os.environ.keys() else None
+    """How many processes torchrun (or another launcher that sets its variables) started; None: nobody did.
+
+    Raises UsageError where the variables cannot be a launcher's, as those that somebody forgot in a shell.
+    """
+    if not os.environ.keys() >= {"WORLD_SIZE", "RANK", "LOCAL_RANK"}:
+        return None
+    size, rank = os.environ["WORLD_SIZE"], os.environ["RANK"]
+    numbers = all(text.isdecimal() for text in (size, rank, os.environ["LOCAL_RANK"]))
+    meets = size == "1" or os.environ.keys() >= {"MASTER_ADDR", "MASTER_PORT"}
+    if not numbers or int(rank) >= int(size) or not meets:
+        raise UsageError(
+            f"the environment has WORLD_SIZE={size} and RANK={rank} as if torchrun had started this process, but "
+            f"{'no MASTER_ADDR and MASTER_PORT' if numbers and not meets else 'they cannot be'}: start it with "
+            "torchrun, or unset WORLD_SIZE, RANK and LOCAL_RANK"
+        )
+    return int(size)
 
 
 def options_to_repeat(

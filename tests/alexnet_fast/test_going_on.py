@@ -15,12 +15,13 @@ from typing import Any
 
 import pytest
 
-from alexnet_fast.going_on import command_to_go_on, options_to_repeat
+from alexnet_fast.going_on import command_to_go_on, options_to_repeat, started_processes
 from alexnet_fast.recipe import load_recipe
 from alexnet_fast.run_folder import RunFolder
 from alexnet_fast.run_info import describe_run
 from alexnet_fast.schedule import Schedule
 from alexnet_fast.telemetry import Telemetry
+from alexnet_fast.tools.errors import UsageError
 
 NOTHING: dict[str, Any] = {
     "device": None, "gpus": None, "processes": None, "parallel": "auto", "deterministic": False, "cache_decoded": None,
@@ -44,9 +45,23 @@ def test_what_the_run_does_not_hold_is_said_again(given: dict[str, Any], words: 
 
 
 def test_torchrun_is_not_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
-        monkeypatch.setenv(name, "1")
+    for name, value in {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
     assert command_to_go_on("shards", Path("run"), options_to_repeat(**NOTHING)) == "the same torchrun command"
+
+
+@pytest.mark.parametrize(
+    ("size", "rank", "words"), [("abc", "0", "cannot be"), ("2", "2", "MASTER_ADDR"), ("1", "1", "cannot be")]
+)
+def test_variables_that_no_launcher_sets_are_told(
+    size: str, rank: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forgotten in a shell, they ended in torch's traceback."""
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    for name, value in {"WORLD_SIZE": size, "RANK": rank, "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=f"WORLD_SIZE={size} and RANK={rank} .*{words}.* unset"):
+        started_processes()
 
 
 @pytest.mark.parametrize(
