@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 
 from alexnet_fast.pipelines.dali import fn
+from alexnet_fast.tools.errors import UsageError
 
 READER = "reader"
 """Name of the reader in every pipeline."""
@@ -36,7 +38,11 @@ class Reading:
 
     @classmethod
     def of(cls, tars: Sequence[Path], indexes: Sequence[Path], **choices: Any) -> Reading:
-        """From paths."""
+        """From paths.  UsageError where one is no UTF-8: DALI takes no others."""
+        for tar in tars:
+            shown = os.fsencode(tar).decode(errors="backslashreplace")
+            if shown != str(tar):
+                raise UsageError(f"{shown}: DALI reads no file whose path is not UTF-8; rename the folder")
         return cls(tuple(map(str, tars)), tuple(map(str, indexes)), **choices)
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from alexnet_fast.pipelines.loader import TrainingLoader
-from alexnet_fast.pipelines.reader import NO_NUMBER, labels_of
+from alexnet_fast.pipelines.reader import NO_NUMBER, Reading, labels_of
 from alexnet_fast.tools.dataset import Dataset
 
 
@@ -25,6 +27,13 @@ def mapped_tars(folder: Path) -> dict[str, int]:
         elif inside and (found := re.match(r"(Rss|Size): +(\d+) kB", line)):
             total[found[1]] += int(found[2]) * 1024
     return total
+
+
+def test_a_path_that_dali_cannot_take_is_told() -> None:
+    choices = {"rank": 0, "num_ranks": 1, "shuffle_buffer": None, "seed": 0}
+    assert Reading.of([Path("ünï/a.tar")], [], **choices).tars == ("ünï/a.tar",)
+    with pytest.raises(UsageError, match=r"^bad\\xff/a.tar: .* not UTF-8; rename the folder"):
+        Reading.of([Path(os.fsdecode(b"bad\xff")) / "a.tar"], [], **choices)
 
 
 def test_an_epoch_does_not_begin_by_reading_all_shards(tiny_dataset: Dataset) -> None:
