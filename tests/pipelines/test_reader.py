@@ -15,6 +15,7 @@ import torch
 from alexnet_fast.pipelines.loader import TrainingLoader
 from alexnet_fast.pipelines.reader import NO_NUMBER, Reading, labels_of
 from alexnet_fast.tools.dataset import Dataset
+from alexnet_fast.tools.errors import UsageError
 
 
 def mapped_tars(folder: Path) -> dict[str, int]:
@@ -52,6 +53,7 @@ import sys, torch
 from pathlib import Path
 from alexnet_fast.pipelines.loader import TrainingLoader
 from alexnet_fast.tools.dataset import Dataset
+from alexnet_fast.tools.errors import UsageError
 def reserved():
     return int(Path("/proc/self/statm").read_text().split()[0]) * 4096
 for shuffle_buffer in (1, 59):
