@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -103,9 +104,13 @@ def stored_settings(file: Path) -> dict[str, Any]:
 
 def remember(device: torch.device, settings: LoaderSettings) -> Path:
     """Keep the best settings for this machine and device; the file."""
+    return store_settings({machine_key(device): asdict(settings)})
+
+
+def store_settings(new: Mapping[str, Any]) -> Path:
+    """Write what the file has and these; the file.  UserError where it cannot be written."""
     file = settings_file()
-    content = stored_settings(file)
-    content[machine_key(device)] = asdict(settings)
+    content = {**stored_settings(file), **new}
     aside = file.with_name(f".{file.name}.partial")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from alexnet_fast.pipelines.benchmark import SPLIT, Parts, measure_settings
-from alexnet_fast.pipelines.settings import LoaderSettings, num_cores, remember
+from alexnet_fast.pipelines.settings import LoaderSettings, num_cores, remember, store_settings
 from alexnet_fast.pipelines.turns import Candidate, measure_in_turns, stream_turn
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.measurement import Measurement, measure_rate
@@ -51,6 +51,7 @@ def tune(
         named = {setting_name(settings, device): asdict(settings) for settings in candidates}
         return measure_settings(named, dataset, device, batch_size, turns=TURNS, count=BATCHES)
 
+    store_settings({})  # a place that cannot be written is told now and not after the sweep
     best, tried = sweep(attempt, device, num_threads, deadline=time.monotonic() + BUDGET)
     say(f"The best is kept in {remember(device, best)}: {tried[best].name}")
     limits = measure_limits(dataset, device, batch_size, best)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from alexnet_fast.pipelines import tune
 from alexnet_fast.pipelines.loader import TrainingLoader
 from alexnet_fast.pipelines.settings import LoaderSettings, remembered
 from alexnet_fast.tools.dataset import Dataset
+from alexnet_fast.tools.errors import UserError
 from alexnet_fast.tools.measurement import Measurement
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -87,3 +89,13 @@ def test_the_wall_is_the_lowest_limit_that_holds(fits: bool, nearest: str) -> No
     assert nearest.removeprefix("limit: ") in sentence.partition(":")[0]
     assert ("45%" in sentence) == fits and ("90%" in sentence) != fits
     assert ("first pass" in sentence) == fits
+
+
+def test_settings_that_cannot_be_kept_are_told_before_the_sweep(
+    tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(tune, "sweep", lambda *_, **__: pytest.fail("the sweep was begun"))
+    with pytest.raises(UserError, match="XDG_CACHE_HOME"):
+        tune.tune(tiny_dataset, device=CPU, batch_size=4, num_threads=1, say=print)
