@@ -12,7 +12,7 @@ import click
 from alexnet_fast import __version__
 from alexnet_fast.streams import drop_what_waits, explained_output, fill_closed
 from alexnet_fast.tools.errors import UserError
-from alexnet_fast.tools.words import did_you_mean
+from alexnet_fast.tools.messages import did_you_mean
 
 VERBS = {
     "shard": "Repack a folder of pictures into 256 px WebDataset shards.",

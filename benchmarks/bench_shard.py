@@ -33,21 +33,21 @@ import click
 import numpy as np
 from PIL import Image
 
-from alexnet_fast.machine import describe_machine
-from alexnet_fast.tools import source_folders
+from alexnet_fast.bench.measurement import Measurement, table
+from alexnet_fast.distributed.machine import describe_machine
 from alexnet_fast.tools.dataset import Note, PictureOptions, Shard
 from alexnet_fast.tools.freed_memory import keep_freed_blocks
-from alexnet_fast.tools.measurement import Measurement, table
-from alexnet_fast.tools.output import LocalOutput
-from alexnet_fast.tools.picture_table import Source, read_bytes
-from alexnet_fast.tools.plan import Plan, ShardOptions, ShardTask
-from alexnet_fast.tools.shard import shard
-from alexnet_fast.tools.shard_file import index_bytes
-from alexnet_fast.tools.shard_worker import ShardRecord, make_shard, write_record
-from alexnet_fast.tools.source_tree import Tree
-from alexnet_fast.tools.sources import find_source
-from alexnet_fast.tools.statistics import PixelSums
-from alexnet_fast.tools.workers import local_pool
+from alexnet_fast.tools.sharding.plan import Plan, ShardOptions, ShardTask
+from alexnet_fast.tools.sharding.process_pool import local_pool
+from alexnet_fast.tools.sharding.shard import shard
+from alexnet_fast.tools.sharding.statistics import PixelSums
+from alexnet_fast.tools.sharding.tar_writer import index_bytes
+from alexnet_fast.tools.sharding.worker import ShardRecord, make_shard, write_record
+from alexnet_fast.tools.sources.find import find_source
+from alexnet_fast.tools.sources.find import folders as source_folders
+from alexnet_fast.tools.sources.table import Source, read_bytes
+from alexnet_fast.tools.sources.tree import Tree
+from alexnet_fast.tools.storage.output import LocalOutput
 
 ROUNDS = 3
 QUALITY = 95

@@ -19,15 +19,15 @@ import matplotlib as mpl
 import numpy as np
 import torch
 
-from alexnet_fast.devices import use_device
-from alexnet_fast.machine import describe_machine
-from alexnet_fast.model import AlexNet
-from alexnet_fast.optimizer import SGD
+from alexnet_fast.config.precision import DTYPES, Precision
+from alexnet_fast.config.recipe import load_recipe
+from alexnet_fast.distributed.devices import use_device
+from alexnet_fast.distributed.machine import describe_machine
+from alexnet_fast.network.model import AlexNet
 from alexnet_fast.pipelines.loader import TrainingLoader
-from alexnet_fast.precision import DTYPES, Precision
-from alexnet_fast.recipe import load_recipe
-from alexnet_fast.step import TrainingStep
 from alexnet_fast.tools.dataset import Dataset
+from alexnet_fast.training.optimizer import SGD
+from alexnet_fast.training.train_step import TrainingStep
 
 mpl.use("Agg")
 BATCH = 64

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from alexnet_fast.pipelines.training import CROP, Floats
+from alexnet_fast.pipelines.augmentation import CROP, Floats
 from alexnet_fast.tools.errors import UserError
 
 try:

@@ -9,9 +9,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from alexnet_fast.pipelines.training import CROP
+from alexnet_fast.pipelines.augmentation import CROP
 from alexnet_fast.tools.errors import UsageError
-from alexnet_fast.tools.words import counted
+from alexnet_fast.tools.messages import counted
 
 MIB, GIB = 1 << 20, 1 << 30
 LEFT_FREE = 0.1

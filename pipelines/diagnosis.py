@@ -16,9 +16,9 @@ from alexnet_fast.pipelines.reader import NO_NUMBER
 from alexnet_fast.pipelines.settings import num_cores
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UserError
-from alexnet_fast.tools.shard_file import Sample, read_samples
-from alexnet_fast.tools.storage import open_file
-from alexnet_fast.tools.words import counted
+from alexnet_fast.tools.messages import counted
+from alexnet_fast.tools.sharding.tar_writer import Sample, read_samples
+from alexnet_fast.tools.storage.filesystem import open_file
 
 CHUNK = 1024
 """Samples that are decoded together."""

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from alexnet_fast.pipelines.augmentation import CROP, Augmentation
 from alexnet_fast.pipelines.batch import Batch
 from alexnet_fast.pipelines.dali import VERSION
 from alexnet_fast.pipelines.decoded_cache import (
@@ -25,13 +26,12 @@ from alexnet_fast.pipelines.decoded_cache import (
 )
 from alexnet_fast.pipelines.decoding import Decoding
 from alexnet_fast.pipelines.diagnosis import Shards, check_labels
-from alexnet_fast.pipelines.evaluation import EvaluationLoader
-from alexnet_fast.pipelines.finishing import Finishing, Workbench, finishing_of
-from alexnet_fast.pipelines.randomness import derive_seed, part_of_rank, shard_order, shard_order_within_parts
+from alexnet_fast.pipelines.evaluation_loader import EvaluationLoader
+from alexnet_fast.pipelines.normalization import Finishing, Workbench, finishing_of
+from alexnet_fast.pipelines.pipeline_run import CacheKeeper, Execution, PipelineRun
 from alexnet_fast.pipelines.reader import Reading
-from alexnet_fast.pipelines.run import CacheKeeper, Execution, PipelineRun
+from alexnet_fast.pipelines.seeds import derive_seed, part_of_rank, shard_order, shard_order_within_parts
 from alexnet_fast.pipelines.settings import LoaderSettings, check_batch, default_settings
-from alexnet_fast.pipelines.training import CROP, Augmentation
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
 

@@ -18,17 +18,17 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from alexnet_fast.pipelines.augmentation import CROP, NUM_DRAWN, draw
 from alexnet_fast.pipelines.diagnosis import Shards, altered, problem_of
 from alexnet_fast.pipelines.loader import TrainingLoader
+from alexnet_fast.pipelines.pipeline_run import Execution, PipelineRun, to_torch
 from alexnet_fast.pipelines.reader import Reading
-from alexnet_fast.pipelines.run import Execution, PipelineRun, to_torch
-from alexnet_fast.pipelines.training import CROP, NUM_DRAWN, draw
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UserError
-from alexnet_fast.tools.finish import escaped
-from alexnet_fast.tools.shard_file import BrokenShardError, Sample, read_samples
-from alexnet_fast.tools.storage import open_file
-from alexnet_fast.tools.words import counted
+from alexnet_fast.tools.messages import counted
+from alexnet_fast.tools.sharding.finalize import escaped
+from alexnet_fast.tools.sharding.tar_writer import BrokenShardError, Sample, read_samples
+from alexnet_fast.tools.storage.filesystem import open_file
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]

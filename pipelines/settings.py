@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from alexnet_fast.pipelines.training import CROP
+from alexnet_fast.pipelines.augmentation import CROP
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
 
@@ -52,7 +52,7 @@ def default_settings(
     """What was asked for, filled up with what `remember` kept for this machine, else with defaults."""
     known = remembered(device) or LoaderSettings(len(os.sched_getaffinity(0)), 2, 0.65)
     return LoaderSettings(
-        num_threads=num_threads if num_threads is not None else max(1, known.num_threads // local_processes()),
+        num_threads=num_threads if num_threads is not None else max(1, known.num_threads // _sharing),
         prefetch=prefetch if prefetch is not None else known.prefetch,
         hw_decoder_load=hw_decoder_load if hw_decoder_load is not None else known.hw_decoder_load,
     )
@@ -125,12 +125,16 @@ def store_settings(new: Mapping[str, Any]) -> Path:
 
 def num_cores() -> int:
     """Cores that this process may use, shared evenly among the processes of this machine."""
-    return max(1, len(os.sched_getaffinity(0)) // local_processes())
+    return max(1, len(os.sched_getaffinity(0)) // _sharing)
 
 
-def local_processes() -> int:
-    """Processes of this run on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+_sharing = 1
+
+
+def share_machine(num_processes: int) -> None:
+    """From now on this process takes one part in `num_processes` of the machine: that many of the run are here."""
+    global _sharing
+    _sharing = num_processes
 
 
 def check_share(dataset: Dataset, split: str, *, batch_size: int, rank: int, num_ranks: int) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from alexnet_fast.pipelines.batch import Batch
 from alexnet_fast.pipelines.decoded_cache import CachePlan, LoaderMemory
-from alexnet_fast.pipelines.randomness import derive_seed
+from alexnet_fast.pipelines.seeds import derive_seed
 
 CROP = 224
 """Pixels on each side."""

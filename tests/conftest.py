@@ -22,12 +22,12 @@ def empty_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards of drawn pictures: 10 classes, 60 training pictures less one that is broken, 30 for validation."""
-    from alexnet_fast.demo_data import DemoData, draw_dataset
-    from alexnet_fast.tools.output import open_output
-    from alexnet_fast.tools.plan import Plan, ShardOptions
-    from alexnet_fast.tools.shard import shard
-    from alexnet_fast.tools.sources import find_source
-    from alexnet_fast.tools.workers import local_pool
+    from alexnet_fast.demo.data import DemoData, draw_dataset
+    from alexnet_fast.tools.sharding.plan import Plan, ShardOptions
+    from alexnet_fast.tools.sharding.process_pool import local_pool
+    from alexnet_fast.tools.sharding.shard import shard
+    from alexnet_fast.tools.sources.find import find_source
+    from alexnet_fast.tools.storage.output import open_output
 
     folder = tmp_path_factory.mktemp("tiny")
     draw_dataset(folder / "pictures", DemoData(num_train=6, num_val=3))

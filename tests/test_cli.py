@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from alexnet_fast.bench.measurement import Measurement
 from alexnet_fast.cli import VERBS, main
 from alexnet_fast.commands.bench_command import beyond_limit, part_and_data
-from alexnet_fast.recipe import load_recipe
+from alexnet_fast.config.recipe import load_recipe
 from alexnet_fast.tools.dataset import Dataset
-from alexnet_fast.tools.measurement import Measurement
-from alexnet_fast.training_run import train
+from alexnet_fast.training.run import train
 
 SETTINGS = ["width_divisor=16", "batch_size=8", "rates_for_batch=8", "epochs=1", "precision=fp32", "final_views=1"]
 

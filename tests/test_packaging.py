@@ -32,12 +32,13 @@ def test_only_our_package_is_installed(wheel: Path) -> None:
     assert {top for top in tops if not top.endswith(".dist-info")} == {"alexnet_fast"}
     for file in (
         "py.typed",
-        "imagenet_classes.tsv",
-        "recipes/2013.toml",
-        "recipes/demo.toml",
-        "tools/shard.py",
+        "tools/sources/imagenet_classes.tsv",
+        "tools/sources/ilsvrc2012_val_labels.txt",
+        "config/recipes/2013.toml",
+        "config/recipes/demo.toml",
+        "tools/sharding/shard.py",
         "pipelines/loader.py",
-        "kernels/norms.py",
+        "network/kernels/norms.py",
         "commands/train_command.py",
     ):
         assert f"alexnet_fast/{file}" in names, file
@@ -60,7 +61,7 @@ def test_every_module_of_the_checkout_is_in_the_wheel(wheel: Path) -> None:
 def test_the_source_distribution_is_whole(wheel: Path) -> None:
     with tarfile.open(next(wheel.parent.glob("*.tar.gz"))) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"pyproject.toml", "LICENSE", "README.md", "tools/shard.py", "pipelines/loader.py"} <= names
+    assert {"pyproject.toml", "LICENSE", "README.md", "tools/sharding/shard.py", "pipelines/loader.py"} <= names
 
 
 def test_the_wheel_runs_away_from_the_checkout(wheel: Path, tmp_path: Path) -> None:

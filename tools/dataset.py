@@ -35,9 +35,9 @@ from alexnet_fast.tools.dataset_parts import (
     typed,
 )
 from alexnet_fast.tools.errors import UsageError, UserError
-from alexnet_fast.tools.output import WORK, open_output
-from alexnet_fast.tools.storage import as_text, check_regular, copied_first, is_url, open_file, unreadable
-from alexnet_fast.tools.words import command
+from alexnet_fast.tools.messages import command
+from alexnet_fast.tools.storage.filesystem import as_text, check_regular, copied_first, is_url, open_file, unreadable
+from alexnet_fast.tools.storage.output import WORK, open_output
 
 __all__ = ["Dataset", "DatasetClass", "Note", "PictureOptions", "Shard", "Split", "Statistics", "manifest_checksum"]
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from alexnet_fast.tools.dataset import Dataset
-from alexnet_fast.tools.finish import escaped
-from alexnet_fast.tools.words import counted
+from alexnet_fast.tools.messages import counted
+from alexnet_fast.tools.sharding.finalize import escaped
 
 PROGRAM_2012 = {
     "mean R G B": (127.30, 119.72, 104.91),

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import click
 
+from alexnet_fast.bench.measurement import Measurement, table
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
-from alexnet_fast.tools.measurement import Measurement, table
 
 PARTS = ("all", "loader", "model", "train")
 FULL_SWEEP = (128, 256, 512, 1024, 2048)
@@ -69,7 +69,7 @@ def command(
     if json_file is not None:
         check_can_be_written(json_file)
     if ffcv_python is not None:
-        from alexnet_fast.pipelines.peers import check_ffcv
+        from alexnet_fast.bench.baseline_loaders import check_ffcv
 
         check_ffcv(ffcv_python)
     bench = Bench(device, batch_size, recipe_name, precision, threads, ffcv_python, cache_decoded)
@@ -123,10 +123,10 @@ class Bench:
         ffcv_python: Path | None,
         cache_decoded: str | None,
     ) -> None:
-        from alexnet_fast.devices import use_device
+        from alexnet_fast.config.precision import choose_precision
+        from alexnet_fast.config.recipe import load_recipe
+        from alexnet_fast.distributed.devices import use_device
         from alexnet_fast.pipelines.decoded_cache import check_gpu_memory, parse_cache_size
-        from alexnet_fast.precision import choose_precision
-        from alexnet_fast.recipe import load_recipe
 
         self.device = use_device(device)
         self.on_gpu = self.device.type == "cuda"
@@ -145,7 +145,7 @@ class Bench:
 
     def model(self, peers: bool) -> list[Measurement]:
         """Forward, training step, the same without norms, layers against the device's limits; the peers' step."""
-        from alexnet_fast.benchmark_model import measure_layers, measure_model
+        from alexnet_fast.bench.model import measure_layers, measure_model
 
         batch_sizes = (
             (FULL_SWEEP if self.on_gpu else CPU_SWEEP) if self.asked_batch_size is None else (self.batch_size,)
@@ -165,7 +165,7 @@ class Bench:
 
     def towers(self, batch_sizes: Sequence[int]) -> list[Measurement]:
         """One tower alone, and from it what two GPUs would reach."""
-        from alexnet_fast.benchmark_tower import ASSUMPTIONS, measure_towers
+        from alexnet_fast.bench.tower import ASSUMPTIONS, measure_towers
 
         architecture = self.recipe.architecture(1000)
         if architecture.num_towers != 2:
@@ -192,7 +192,7 @@ class Bench:
 
     def tune(self, dataset: Dataset) -> list[Measurement]:
         """The sweep and the limits; the best is kept for `train`."""
-        from alexnet_fast.pipelines.tune import tune
+        from alexnet_fast.bench.tune import tune
 
         rows = tune(dataset, device=self.device, batch_size=self.batch_size, num_threads=self.threads, say=click.echo)
         show_table("Loader settings, and what each stage alone would reach", rows)
@@ -200,7 +200,7 @@ class Bench:
 
     def loader(self, dataset: Dataset) -> list[Measurement]:
         """From the shards to torch tensors."""
-        from alexnet_fast.pipelines.benchmark import measure_kept, measure_loader, our_loader
+        from alexnet_fast.bench.loader import measure_kept, measure_loader, our_loader
 
         keeping = None
         if self.cache_decoded is not None:
@@ -216,8 +216,8 @@ class Bench:
 
     def shuffle(self, dataset: Dataset) -> str:
         """How well epochs are shuffled, in a line; all labels are read for it."""
+        from alexnet_fast.bench.shuffle_quality import measure_shuffle
         from alexnet_fast.pipelines.loader import TrainingLoader
-        from alexnet_fast.pipelines.shuffle_quality import measure_shuffle
 
         samples = dataset.splits["train"].samples
         if samples > MOST_SHUFFLED:
@@ -227,13 +227,13 @@ class Bench:
 
     def training(self, dataset: Dataset) -> list[Measurement]:
         """The trainer: what it costs over the bare step, and end to end."""
-        from alexnet_fast.benchmark_train import measure_trainer_overhead
+        from alexnet_fast.bench.train import measure_trainer_overhead
 
         return [*measure_trainer_overhead(self.recipe, dataset, device=self.device), self.end_to_end(dataset)]
 
     def everything(self, dataset: Dataset) -> list[Measurement]:
         """Loader alone, model alone, end to end: in this order."""
-        from alexnet_fast.benchmark_model import measure_step
+        from alexnet_fast.bench.model import measure_step
 
         step = measure_step(
             self.recipe.architecture(1000), device=self.device, batch_size=self.batch_size, precision=self.precision
@@ -242,7 +242,7 @@ class Bench:
 
     def end_to_end(self, dataset: Dataset) -> Measurement:
         """`train`, without its validation."""
-        from alexnet_fast.benchmark_train import measure_training
+        from alexnet_fast.bench.train import measure_training
 
         return measure_training(dataset, self.recipe, device=self.device)
 
@@ -250,7 +250,7 @@ class Bench:
         """What people use instead, for the parts that were measured."""
         rows: list[Measurement] = []
         if part in ("loader", "all"):
-            from alexnet_fast.pipelines.benchmark import measure_peers
+            from alexnet_fast.bench.loader import measure_peers
 
             rows += measure_peers(
                 dataset, device=self.device, batch_size=self.batch_size, num_threads=self.threads,
@@ -284,7 +284,7 @@ def shards_to_read(data: Path | None) -> Iterator[Path]:
     if data is not None:
         yield data
         return
-    from alexnet_fast.demo import draw_shards
+    from alexnet_fast.demo.tour import draw_shards
 
     with tempfile.TemporaryDirectory(prefix="alexnet-fast-bench-") as folder:
         click.echo("No DATA: drawing a small data set.  Give a shards folder to measure on your own pictures.")
@@ -333,8 +333,8 @@ def cannot_write(file: Path, error: OSError) -> UserError:
 
 def write_json(file: Path, part: str, rows: Sequence[Measurement]) -> None:
     """The rows with what they were measured on."""
-    from alexnet_fast.machine import describe_machine
-    from alexnet_fast.run_folder import write_whole
+    from alexnet_fast.distributed.machine import describe_machine
+    from alexnet_fast.runs.folder import write_whole
 
     text = json.dumps(
         {"part": part, "machine": describe_machine(), "rows": [asdict(row) for row in rows]}, indent=2, default=str

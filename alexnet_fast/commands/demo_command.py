@@ -15,7 +15,7 @@ def command(out: Path, device: str | None) -> None:
 
     Under five minutes on two CPU cores, seconds on a GPU.
     """
-    from alexnet_fast.demo import run_demo, summary
+    from alexnet_fast.demo.tour import run_demo, summary
 
     demo = run_demo(out, click.echo, device=device)
     click.echo(summary(demo, out))

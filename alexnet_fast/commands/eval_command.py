@@ -13,7 +13,7 @@ import click
 
 from alexnet_fast.commands.train_command import DATA_VARIABLE
 from alexnet_fast.tools.dataset import MANIFEST
-from alexnet_fast.tools.words import counted
+from alexnet_fast.tools.messages import counted
 
 
 @click.command()
@@ -38,15 +38,15 @@ def command(
     DATA is a shards folder with the checkpoint's classes ($ALEXNET_FAST_DATA, else ./shards).
     Views: 1 is the centre; 10 are the paper's (corners and centre, each with its mirror), probabilities averaged.
     """
-    from alexnet_fast.checkpoint import resolve_checkpoint
-    from alexnet_fast.devices import use_device
-    from alexnet_fast.evaluation import errors_in_words, evaluate, told
+    from alexnet_fast.config.precision import choose_precision
+    from alexnet_fast.distributed.devices import use_device
+    from alexnet_fast.inference.evaluation import errors_in_words, evaluate, told
+    from alexnet_fast.inference.load import load_trained, mean_to_subtract
     from alexnet_fast.pipelines.loader import EvaluationLoader
-    from alexnet_fast.precision import choose_precision
-    from alexnet_fast.resume import check_classes
+    from alexnet_fast.runs.checkpoint import resolve_checkpoint
+    from alexnet_fast.runs.resume import check_classes
     from alexnet_fast.tools.dataset import Dataset
     from alexnet_fast.tools.errors import UsageError
-    from alexnet_fast.trained import load_trained, mean_to_subtract
 
     checkpoints, data = checkpoints_and_data(paths)
     place = use_device(device)

@@ -19,9 +19,9 @@ def command(checkpoint: Path, out: Path) -> None:
     mean; a .json of the same name beside it says how to make a picture ready (size, mean) and names the classes.
     onnxruntime's logits differ from ours in float32 by at most 1e-4 of the largest, on one CPU.
     """
-    from alexnet_fast.checkpoint import load_checkpoint, resolve_checkpoint
-    from alexnet_fast.export import export
-    from alexnet_fast.trained import load_safetensors
+    from alexnet_fast.inference.export import export
+    from alexnet_fast.inference.load import load_safetensors
+    from alexnet_fast.runs.checkpoint import load_checkpoint, resolve_checkpoint
 
     file = resolve_checkpoint(checkpoint)
     loaded = load_safetensors(file) if file.suffix == ".safetensors" else load_checkpoint(file)

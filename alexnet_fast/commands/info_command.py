@@ -9,8 +9,8 @@ import click
 from alexnet_fast.tools.dataset import MANIFEST, SHARD_FILES, Dataset
 from alexnet_fast.tools.describe import describe
 from alexnet_fast.tools.errors import UsageError
-from alexnet_fast.tools.output import WORK
-from alexnet_fast.tools.storage import as_text, is_url
+from alexnet_fast.tools.storage.filesystem import as_text, is_url
+from alexnet_fast.tools.storage.output import WORK
 
 
 @click.command()
@@ -43,10 +43,10 @@ def about(path: Path | None) -> str:
         )
     if path is not None and is_of_shards(path):
         return describe(Dataset.load(path))
-    from alexnet_fast.checkpoint import load_checkpoint
-    from alexnet_fast.run_folder import RunFolder
-    from alexnet_fast.run_info import describe_checkpoint, describe_here, describe_run
-    from alexnet_fast.trained import load_safetensors
+    from alexnet_fast.inference.load import load_safetensors
+    from alexnet_fast.runs.checkpoint import load_checkpoint
+    from alexnet_fast.runs.describe import describe_checkpoint, describe_here, describe_run
+    from alexnet_fast.runs.folder import RunFolder
 
     if path is None:
         return describe_here()

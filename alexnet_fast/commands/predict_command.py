@@ -9,7 +9,7 @@ from typing import Literal
 
 import click
 
-from alexnet_fast.tools.finish import escaped
+from alexnet_fast.tools.sharding.finalize import escaped
 
 
 @click.command()
@@ -27,10 +27,10 @@ def command(
     CHECKPOINT is a .pt file, a run's folder (its newest checkpoint), or exported .safetensors.  Exit code 3: some
     pictures could not be used; 1: none could.
     """
-    from alexnet_fast.devices import use_device
-    from alexnet_fast.precision import choose_precision
-    from alexnet_fast.predict import Answer, predict
-    from alexnet_fast.trained import load_trained
+    from alexnet_fast.config.precision import choose_precision
+    from alexnet_fast.distributed.devices import use_device
+    from alexnet_fast.inference.load import load_trained
+    from alexnet_fast.inference.predict import Answer, predict
 
     place = use_device(device)
     chosen = choose_precision(place, precision)

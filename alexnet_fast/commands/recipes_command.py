@@ -14,7 +14,7 @@ def command(name: str | None) -> None:
 
     Its output is a recipe file: `alexnet-fast recipes 2013 > mine.toml`, then `alexnet-fast train --recipe mine.toml`.
     """
-    from alexnet_fast.recipe import load_recipe, recipe_names
+    from alexnet_fast.config.recipe import load_recipe, recipe_names
 
     if name is not None:
         click.echo(load_recipe(name).to_toml(), nl=False)

@@ -15,17 +15,17 @@ import click
 from alexnet_fast.tools.dataset import MANIFEST, Dataset, PictureOptions
 from alexnet_fast.tools.describe import counts_table
 from alexnet_fast.tools.errors import UserError
-from alexnet_fast.tools.finish import escaped
-from alexnet_fast.tools.output import open_output
-from alexnet_fast.tools.picture import FILTERS
-from alexnet_fast.tools.plan import Plan, ShardOptions
-from alexnet_fast.tools.progress import ProgressBar
-from alexnet_fast.tools.shard import Outcome, refuse_foreign, shard
-from alexnet_fast.tools.sources import KINDS, find_source
-from alexnet_fast.tools.storage import copied_first, is_url
-from alexnet_fast.tools.words import command as command_line
-from alexnet_fast.tools.words import counted
-from alexnet_fast.tools.workers import MOST_WORKERS, Pool, local_pool, num_cores
+from alexnet_fast.tools.messages import command as command_line
+from alexnet_fast.tools.messages import counted
+from alexnet_fast.tools.sharding.finalize import escaped
+from alexnet_fast.tools.sharding.image import FILTERS
+from alexnet_fast.tools.sharding.plan import Plan, ShardOptions
+from alexnet_fast.tools.sharding.process_pool import MOST_WORKERS, Pool, local_pool, num_cores
+from alexnet_fast.tools.sharding.progress import ProgressBar
+from alexnet_fast.tools.sharding.shard import Outcome, refuse_foreign, shard
+from alexnet_fast.tools.sources.find import KINDS, find_source
+from alexnet_fast.tools.storage.filesystem import copied_first, is_url
+from alexnet_fast.tools.storage.output import open_output
 
 SMALLEST_TRAINED = 224
 """Pixels on each side of what the network sees."""
@@ -88,7 +88,7 @@ def command(
     """
     signal.signal(signal.SIGTERM, _interrupt)
     if cluster is not None:
-        from alexnet_fast.tools.cluster import check_scheduler
+        from alexnet_fast.tools.sharding.dask_pool import check_scheduler
 
         check_scheduler(cluster)
     if size < SMALLEST_TRAINED:
@@ -140,7 +140,7 @@ def _interrupt(signal_number: int, frame: FrameType | None) -> None:
 
 
 def _cluster_pool(address: str) -> AbstractContextManager[Pool]:
-    from alexnet_fast.tools.cluster import cluster_pool
+    from alexnet_fast.tools.sharding.dask_pool import cluster_pool
 
     return cluster_pool(address)
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from alexnet_fast.going_on import command_to_go_on, options_to_repeat
+from alexnet_fast.distributed.torchrun_env import is_local_main_rank, is_main_rank
+from alexnet_fast.runs.resume_command import command_to_go_on, options_to_repeat
 from alexnet_fast.tools.errors import UserError
-from alexnet_fast.tools.words import command as command_line
-from alexnet_fast.tools.words import counted
+from alexnet_fast.tools.messages import command as command_line
+from alexnet_fast.tools.messages import counted
 
 if TYPE_CHECKING:
     from alexnet_fast.tools.dataset import Dataset
@@ -77,12 +77,12 @@ def command(
     run: Path | None = out
     try:
         # Torch is loaded here, which takes seconds: long enough for somebody to think better of it.
+        from alexnet_fast.config.recipe import load_recipe, override
         from alexnet_fast.pipelines.decoded_cache import parse_cache_size
-        from alexnet_fast.recipe import load_recipe, override
-        from alexnet_fast.resume import recipe_of_run
-        from alexnet_fast.run_folder import RunFolder
+        from alexnet_fast.runs.folder import RunFolder
+        from alexnet_fast.runs.resume import recipe_of_run
         from alexnet_fast.tools.dataset import Dataset
-        from alexnet_fast.training_run import train
+        from alexnet_fast.training.run import train
 
         cache_size = None if cache_decoded is None else parse_cache_size(cache_decoded)
         if resume and recipe_name is None:
@@ -92,7 +92,7 @@ def command(
             recipe = load_recipe(DEFAULT_RECIPE if recipe_name is None else recipe_name, settings)
             run = out if out is not None else Path("runs") / recipe.name
         dataset = Dataset.load(data)
-        if check_hashes and os.environ.get("LOCAL_RANK", "0") == "0":  # of torchrun's processes one on each machine
+        if check_hashes and is_local_main_rank():  # of torchrun's processes one on each machine
             check_every_byte(dataset, quiet=quiet)
         result = train(
             dataset,
@@ -113,7 +113,7 @@ def command(
             cache_decoded=cache_decoded,
         )  # fmt: skip
         raise UserError(stopped_at_once(data, run, options)) from error
-    if not quiet and os.environ.get("RANK", "0") == "0":
+    if not quiet and is_main_rank():
         click.echo(summary(result, run))
 
 
@@ -131,8 +131,8 @@ def check_every_byte(dataset: Dataset, *, quiet: bool) -> None:
     """UserError where any file of the shards folder is not what was written, or a label is none of the classes."""
     from tqdm import tqdm
 
-    from alexnet_fast.tools.verify import ShardCheck, verify
-    from alexnet_fast.tools.workers import num_cores
+    from alexnet_fast.tools.sharding.process_pool import num_cores
+    from alexnet_fast.tools.sharding.verify import ShardCheck, verify
 
     total = sum(split.bytes for split in dataset.splits.values())
     with tqdm(desc="checking", total=total, unit="B", unit_scale=True, disable=True if quiet else None) as bar:
@@ -154,8 +154,8 @@ def check_every_byte(dataset: Dataset, *, quiet: bool) -> None:
 
 def summary(result: dict[str, Any], run: Path) -> str:
     """What is left to say at the end."""
-    from alexnet_fast.evaluation import errors_in_words
-    from alexnet_fast.recipe import counted_epochs
+    from alexnet_fast.config.recipe import counted_epochs
+    from alexnet_fast.inference.evaluation import errors_in_words
 
     lines = [f"{counted(result['steps'], 'step')}, {counted_epochs(result['epochs'])}."]
     if result["pictures_per_s"] is not None:

@@ -12,7 +12,7 @@ import torch
 
 from alexnet_fast.pipelines.diagnosis import Shards
 from alexnet_fast.pipelines.loader import EvaluationLoader
-from alexnet_fast.pipelines.run import Execution, explained
+from alexnet_fast.pipelines.pipeline_run import Execution, explained
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UserError
 
@@ -60,7 +60,7 @@ def test_complaints(reason: str, words: str, monkeypatch: pytest.MonkeyPatch) ->
     def search(shards: Shards) -> str | None:
         raise AssertionError("the whole split was searched for a picture")
 
-    monkeypatch.setattr("alexnet_fast.pipelines.run.find_unusable", search)
+    monkeypatch.setattr("alexnet_fast.pipelines.pipeline_run.find_unusable", search)
     error = RuntimeError(DECODER.format(reason=reason))
     told = explained(error, Execution(64, torch.device("cuda", 0), 4, 3), Shards([], 256))
     assert re.search(words, str(told)), told

@@ -115,7 +115,7 @@ def test_train_checks_hashes_when_asked(
         trained.append(dataset.folder)
         return {"steps": 1, "epochs": 1, "pictures_per_s": None}
 
-    monkeypatch.setattr("alexnet_fast.training_run.train", train)
+    monkeypatch.setattr("alexnet_fast.training.run.train", train)
     words = ["train", str(copied), "--check-hashes", "--out", str(tmp_path / "run")]
     with pytest.raises(SystemExit) as ended:
         main(words)

@@ -22,7 +22,7 @@ from alexnet_fast.pipelines.decoded_cache import (
     plan_cache,
 )
 from alexnet_fast.pipelines.loader import TrainingLoader
-from alexnet_fast.pipelines.randomness import part_of_rank
+from alexnet_fast.pipelines.seeds import part_of_rank
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError
 

@@ -10,7 +10,7 @@ import torch
 
 from alexnet_fast.pipelines.dali import Pipeline
 from alexnet_fast.pipelines.decoding import Decoding, decode_nothing
-from alexnet_fast.pipelines.run import CacheKeeper, Execution
+from alexnet_fast.pipelines.pipeline_run import CacheKeeper, Execution
 from alexnet_fast.tools.errors import UserError
 
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
+from alexnet_fast.config.recipe import load_recipe
 from alexnet_fast.pipelines.loader import EvaluationLoader
-from alexnet_fast.recipe import load_recipe
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError
-from alexnet_fast.tools.shard_file import read_samples
-from alexnet_fast.training_run import train
+from alexnet_fast.tools.sharding.tar_writer import read_samples
+from alexnet_fast.training.run import train
 
 CPU = torch.device("cpu")
 
@@ -84,7 +84,7 @@ def test_train_knows_before_it_starts_processes(
     def launch(*_: object) -> None:
         raise AssertionError("processes were started")
 
-    monkeypatch.setattr("alexnet_fast.training_run.launch", launch)
+    monkeypatch.setattr("alexnet_fast.training.run.launch", launch)
     recipe = load_recipe("2013", [f"batch_size={batch_size}"])
     with pytest.raises(UsageError, match=words):
         train(tiny_dataset, recipe, tmp_path / "run", device="cpu", processes=processes, parallel="data")

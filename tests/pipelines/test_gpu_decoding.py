@@ -15,10 +15,10 @@ from PIL import Image
 
 from alexnet_fast.pipelines.decoding import Decoding, decode
 from alexnet_fast.pipelines.loader import TrainingLoader
+from alexnet_fast.pipelines.pipeline_run import Execution, PipelineRun, to_torch
 from alexnet_fast.pipelines.reader import Reading, read_samples
-from alexnet_fast.pipelines.run import Execution, PipelineRun, to_torch
 from alexnet_fast.tools.dataset import Dataset
-from alexnet_fast.tools.shard_file import read_samples as samples_of_tar
+from alexnet_fast.tools.sharding.tar_writer import read_samples as samples_of_tar
 
 
 def pixels_by_pillow(tars: list[Path]) -> np.ndarray[tuple[int, ...], np.dtype[np.int16]]:

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 import torch
 
+from alexnet_fast.config.recipe import load_recipe
 from alexnet_fast.pipelines.dali import Pipeline
 from alexnet_fast.pipelines.loader import EvaluationLoader, TrainingLoader
-from alexnet_fast.pipelines.run import PipelineRun
-from alexnet_fast.recipe import load_recipe
+from alexnet_fast.pipelines.pipeline_run import PipelineRun
 from alexnet_fast.tools.dataset import Dataset
-from alexnet_fast.training_run import train
+from alexnet_fast.training.run import train
 
 EPOCHS = """
 import ctypes, gc, json, os, sys, torch
@@ -73,7 +73,7 @@ def test_training_pictures_wait_for_the_evaluation(
         running.append(sum(type(thing) is PipelineRun for thing in gc.get_objects()))
         return EvaluationLoader(*arguments, **choices)
 
-    monkeypatch.setattr("alexnet_fast.trainer.EvaluationLoader", evaluation)
+    monkeypatch.setattr("alexnet_fast.training.trainer.EvaluationLoader", evaluation)
     settings = ["width_divisor=16", "batch_size=8", "rates_for_batch=8", "epochs=1.5", "precision=fp32"]
     train(tiny_dataset, load_recipe("2013", settings), tmp_path / "run", device="cpu", quiet=True)
     assert len(running) >= 2 and not any(running)

@@ -14,18 +14,18 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet_fast.pipelines.finishing import FinishingOnCpu
+from alexnet_fast.pipelines.augmentation import Augmentation, draw
 from alexnet_fast.pipelines.loader import TrainingLoader
-from alexnet_fast.pipelines.randomness import part_of_rank
-from alexnet_fast.pipelines.run import Execution, PipelineRun, to_torch
-from alexnet_fast.pipelines.training import Augmentation, draw
+from alexnet_fast.pipelines.normalization import FinishingOnCpu
+from alexnet_fast.pipelines.pipeline_run import Execution, PipelineRun, to_torch
+from alexnet_fast.pipelines.seeds import part_of_rank
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
-from alexnet_fast.tools.output import open_output
-from alexnet_fast.tools.plan import Plan, ShardOptions
-from alexnet_fast.tools.shard import shard
-from alexnet_fast.tools.sources import find_source
-from alexnet_fast.tools.workers import local_pool
+from alexnet_fast.tools.sharding.plan import Plan, ShardOptions
+from alexnet_fast.tools.sharding.process_pool import local_pool
+from alexnet_fast.tools.sharding.shard import shard
+from alexnet_fast.tools.sources.find import find_source
+from alexnet_fast.tools.storage.output import open_output
 
 CPU = torch.device("cpu")
 

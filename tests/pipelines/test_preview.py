@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from alexnet_fast.cli import main
-from alexnet_fast.demo_data import DemoData, draw_dataset
+from alexnet_fast.demo.data import DemoData, draw_dataset
 from alexnet_fast.pipelines.loader import EvaluationLoader, TrainingLoader
 from alexnet_fast.pipelines.preview import contact_samples, draw_preview
 from alexnet_fast.tools.dataset import Dataset, DatasetClass, PictureOptions
 from alexnet_fast.tools.describe import describe
 from alexnet_fast.tools.errors import UsageError, UserError
-from tests.tools.sharding import run
+from tests.tools.shard_helpers import run
 
 
 @pytest.fixture(scope="module")

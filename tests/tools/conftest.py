@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_fast.demo_data import DemoData, draw_dataset
-from tests.tools.sharding import run
+from alexnet_fast.demo.data import DemoData, draw_dataset
+from tests.tools.shard_helpers import run
 
 
 @pytest.fixture(scope="session")

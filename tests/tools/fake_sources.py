@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
-from alexnet_fast.tools.imagenet_classes import imagenet_classes, validation_labels
+from alexnet_fast.tools.sources.imagenet import imagenet_classes, validation_labels
 
 WNIDS = ("n01440764", "n02012849", "n03126707")
 """Tench, and the two cranes."""

@@ -16,8 +16,8 @@ import pytest
 from alexnet_fast.cli import main
 from alexnet_fast.tools.dataset import Dataset, manifest_checksum
 from alexnet_fast.tools.errors import UsageError, UserError
-from alexnet_fast.tools.storage import unreadable
-from tests.tools.sharding import digests, run
+from alexnet_fast.tools.storage.filesystem import unreadable
+from tests.tools.shard_helpers import digests, run
 
 SECONDS = 60
 """After which what hangs is ended."""

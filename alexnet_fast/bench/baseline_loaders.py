@@ -1,0 +1,193 @@
+"""What people use instead of our loader, doing the same work on the same JPEGs as far as it can."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.util import Finalize
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from alexnet_fast.bench.interleaved import Candidate, Took
+from alexnet_fast.pipelines.augmentation import CROP
+from alexnet_fast.tools.dataset import Dataset
+from alexnet_fast.tools.errors import UsageError, UserError
+from alexnet_fast.tools.sharding.tar_writer import read_samples as samples_of_tar
+
+FFCV_PEER = Path(__file__).with_name("ffcv_baseline.py")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What our graph does to the pixels, for those who do it by hand."""
+
+    mean: npt.NDArray[np.float32]
+    """(224, 224, 3): the mean image's centre."""
+    directions: npt.NDArray[np.float32]
+    """(3, 3): column i is the i-th eigenvector of the colours' covariance times the standard deviation along it."""
+    noise: float = 0.1
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> Recipe:
+        statistics, start = dataset.statistics, (dataset.picture.size - CROP) // 2
+        mean = np.ascontiguousarray(dataset.mean_image[start : start + CROP, start : start + CROP], np.float32)
+        return cls(mean, (statistics.standard_deviations[:, None] * statistics.directions).T.astype(np.float32))
+
+    def view(self, jpeg: bytes) -> torch.Tensor:
+        """(224, 224, 3) float32: random crop, mirror, colour noise and mean image with Pillow and numpy."""
+        from PIL import Image
+
+        picture = np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
+        margin = picture.shape[0] - CROP
+        y, x = np.random.randint(margin + 1), np.random.randint(margin + 1)  # noqa: NPY002 (what people write)
+        view = picture[y : y + CROP, x : x + CROP]
+        if np.random.rand() < 0.5:  # noqa: NPY002
+            view = view[:, ::-1]
+        shift = self.directions @ np.random.normal(0, self.noise, 3).astype(np.float32)  # noqa: NPY002
+        pixels = view.astype(np.float32)
+        pixels -= self.mean
+        for channel in range(3):  # three times as fast as adding the three numbers to every pixel at once
+            pixels[..., channel] += shift[channel]
+        pixels *= np.float32(1 / (1 + self.noise))
+        return torch.from_numpy(pixels)
+
+
+FRESH = "spawn"
+"""How the workers are started: forked ones would inherit how this process keeps its memory, which no user's do."""
+
+
+def all_jpegs(dataset: Dataset, split: str) -> Iterator[tuple[bytes, int]]:
+    """(JPEG, label) of the split's samples in order, again and again."""
+    while True:
+        for tar in dataset.tars(split):
+            with tar.open("rb") as file:
+                for sample in samples_of_tar(file):
+                    yield sample.jpeg, sample.label
+
+
+class PillowPictures(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
+    """JPEGs that are in memory already."""
+
+    def __init__(self, jpegs: list[tuple[bytes, int]], recipe: Recipe) -> None:
+        self.jpegs = jpegs
+        self.recipe = recipe
+
+    def __len__(self) -> int:
+        return len(self.jpegs)
+
+    def __getitem__(self, place: int) -> tuple[torch.Tensor, int]:
+        jpeg, label = self.jpegs[place]
+        return self.recipe.view(jpeg), label
+
+
+def leave_at_once(worker: int) -> None:
+    """Let a worker end as soon as it is asked to, without Python's own end.
+
+    That would stop the thread which hands batches over in the midst of torch: now and then the process was aborted.
+    """
+    Finalize(None, os._exit, (0,), exitpriority=0)
+
+
+def torch_loader(
+    jpegs: list[tuple[bytes, int]], recipe: Recipe, batch_size: int, workers: int
+) -> Callable[[], Iterator[object]]:
+    """torch.utils.data.DataLoader with Pillow, one worker process for each core."""
+    loader = torch.utils.data.DataLoader(
+        PillowPictures(jpegs, recipe), batch_size, shuffle=True, num_workers=workers, drop_last=True,
+        persistent_workers=True, multiprocessing_context=FRESH, worker_init_fn=leave_at_once,
+    )  # fmt: skip
+    return partial(channels_last, loader)
+
+
+def webdataset_loader(
+    dataset: Dataset, split: str, recipe: Recipe, batch_size: int, workers: int
+) -> Callable[[], Iterator[object]]:
+    """webdataset with Pillow, reading the same shards, one worker process for each core."""
+    import webdataset
+
+    tars = [str(tar) for tar in dataset.tars(split)]
+    source = webdataset.WebDataset(tars, shardshuffle=len(tars), empty_check=False).repeat()
+    views = source.shuffle(1000).to_tuple("jpg", "cls").map_tuple(recipe.view, int)
+    loader = torch.utils.data.DataLoader(
+        views.batched(batch_size, partial=False), batch_size=None, num_workers=min(workers, len(tars)),
+        persistent_workers=True, multiprocessing_context=FRESH, worker_init_fn=leave_at_once,
+    )  # fmt: skip
+    return partial(channels_last, loader)
+
+
+def channels_last(loader: torch.utils.data.DataLoader[Any]) -> Iterator[object]:
+    """What the network takes: (N, 3, 224, 224) with channels-last strides, and labels."""
+    for images, labels in loader:
+        yield images.permute(0, 3, 1, 2), labels
+
+
+# ------------------------------------------------------------------------ FFCV
+
+
+@contextmanager
+def open_ffcv(
+    python: Path, jpegs: list[tuple[bytes, int]], recipe: Recipe, batch_size: int, threads: int
+) -> Iterator[list[Candidate]]:
+    """FFCV in a process of its own: its pictures are the same JPEGs, or raw pixels.
+
+    It has no colour noise and no mean image, so it does less than ours.  Raises UsageError where `python` has no FFCV.
+    """
+    check_ffcv(python)
+    with tempfile.TemporaryDirectory(prefix="alexnet-fast-ffcv-") as name:
+        folder = Path(name)
+        np.savez(folder / "jpegs.npz", lengths=[len(jpeg) for jpeg, _ in jpegs],
+                 content=np.frombuffer(b"".join(jpeg for jpeg, _ in jpegs), np.uint8))  # fmt: skip
+        mean = recipe.mean.mean((0, 1)).tolist()
+        words = [str(python), str(FFCV_PEER), name, json.dumps(mean), str(batch_size), str(threads)]
+        with (folder / "errors.txt").open("w+") as errors, subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
+        ) as process:  # fmt: skip
+            try:
+                names = json.loads(answer(process, errors))
+                yield [Candidate(variant, partial(ask, process, errors, variant)) for variant in names]
+            finally:
+                process.kill()
+
+
+def check_ffcv(python: Path) -> None:
+    """UsageError, with the reason, where FFCV cannot be imported."""
+    try:
+        tried = subprocess.run([str(python), "-c", "import ffcv"], capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise UsageError(f"--ffcv-python {python}: cannot be started ({error.strerror}).") from error
+    if tried.returncode:
+        reason = (tried.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise UsageError(
+            f"--ffcv-python {python}: cannot import FFCV ({reason}). Give a Python that has it; "
+            "benchmarks/LOG.md tells with which versions it was installed."
+        )
+
+
+def ask(process: subprocess.Popen[str], errors: IO[str], variant: str, lead: int, count: int) -> Took:
+    """`Candidate.turn` of one of FFCV's variants."""
+    assert process.stdin is not None
+    process.stdin.write(json.dumps([variant, lead, count]) + "\n")
+    process.stdin.flush()
+    return Took(*json.loads(answer(process, errors)))
+
+
+def answer(process: subprocess.Popen[str], errors: IO[str]) -> str:
+    """A line of FFCV's process; UserError with its last words where it died."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("answer "):  # FFCV prints things of its own
+            return line.removeprefix("answer ")
+    errors.seek(0)
+    words = errors.read().strip().splitlines() or ["it said nothing"]
+    raise UserError(f"FFCV's process ended: {words[-1]}. Leave --ffcv-python out to measure without it.")

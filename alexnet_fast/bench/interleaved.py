@@ -1,0 +1,103 @@
+"""Measuring several loaders in turns, so that what else the machine does hits all of them alike.
+
+Beside the time, the processors' time is counted: other work on the machine changes it far less.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from alexnet_fast.bench.measurement import Measurement
+
+LEAD = 8
+"""Batches that a turn begins with, untimed: by then prefetch queues and workers are in their stride."""
+
+
+@dataclass(frozen=True)
+class Took:
+    """What some batches took."""
+
+    seconds: float
+    cpu_seconds: float
+    """Of all threads and worker processes."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Something that makes batches."""
+
+    name: str
+    turn: Callable[[int, int], Took]
+    """(untimed batches, timed batches) -> what the latter took, from a fresh start."""
+    details: Mapping[str, str | float | int] = field(default_factory=dict)
+
+
+def stream_turn(open_stream: Callable[[], Iterator[object]], device: torch.device, lead: int, count: int) -> Took:
+    """`Candidate.turn` of an iterator that has enough batches; it is closed afterwards where it can be."""
+    batches = open_stream()
+    for _ in islice(batches, lead):
+        pass
+    finish(device)
+    start, cpu_start = time.perf_counter(), cpu_seconds()
+    num_batches = sum(1 for _ in islice(batches, count))
+    finish(device)
+    took = Took(time.perf_counter() - start, cpu_seconds() - cpu_start)
+    assert num_batches == count, f"the stream ended after {num_batches} of {count} batches"
+    close = getattr(batches, "close", None)
+    if close is not None:
+        close()
+    return took
+
+
+def cpu_seconds() -> float:
+    """Of this process and of the processes that it started and that still run; the latter in steps of 10 ms."""
+    ticks = 0
+    for children in Path("/proc/self/task").glob("*/children"):
+        for child in children.read_text().split():
+            try:
+                fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+            except OSError:  # it ended
+                continue
+            ticks += int(fields[11]) + int(fields[12])  # utime and stime, proc(5)
+    return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
+
+
+def finish(device: torch.device) -> None:
+    """Wait for what is still on its way."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def measure_in_turns(
+    candidates: Sequence[Candidate], *, batch_size: int, count: int, turns: int, device: torch.device
+) -> list[Measurement]:
+    """A row for each candidate: the median of its turns, `count` batches each."""
+    found: list[list[Took]] = [[] for _ in candidates]
+    for _ in range(turns):
+        for candidate, took in zip(candidates, found, strict=True):
+            took.append(candidate.turn(LEAD, count))
+    pictures = count * batch_size
+    return [
+        row_of(candidate, took, pictures, {"batch size": batch_size, "device": device.type})
+        for candidate, took in zip(candidates, found, strict=True)
+    ]
+
+
+def row_of(
+    candidate: Candidate, took: Sequence[Took], pictures: int, details: Mapping[str, str | float | int]
+) -> Measurement:
+    """Medians over the turns, each of so many pictures."""
+    rates = [pictures / turn.seconds for turn in took]
+    rate = statistics.median(rates)
+    cpu = 1e6 * statistics.median(turn.cpu_seconds for turn in took) / pictures
+    return Measurement(
+        candidate.name, rate, (max(rates) - min(rates)) / 2 / rate, {**details, "CPU µs": cpu, **candidate.details}
+    )

@@ -1,0 +1,342 @@
+"""Pictures per second of the network on synthetic input, beside its limits and beside what people use instead."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+
+import torch
+
+from alexnet_fast.bench.baseline_models import PlainAlexNet, PlainStep, torchvision_alexnet
+from alexnet_fast.bench.measurement import Measurement, measure_rate
+from alexnet_fast.config.precision import Precision
+from alexnet_fast.distributed.devices import be_deterministic
+from alexnet_fast.network.dropout import DropoutKey, step_key
+from alexnet_fast.network.layers import CONV1_KERNEL
+from alexnet_fast.network.model import NETS, AlexNet, Architecture, loss_and_errors
+from alexnet_fast.pipelines.batch import Batch
+from alexnet_fast.pipelines.synthetic import SyntheticLoader
+from alexnet_fast.tools.freed_memory import keep_freed_memory
+from alexnet_fast.training.optimizer import SGD
+from alexnet_fast.training.train_step import TrainingStep
+
+NUM_CLASSES = 1000
+REPETITIONS = 5
+SECONDS = 2.0
+"""Aimed at for one repetition."""
+
+
+def time_rate(batch_size: int, work: Callable[[], object], device: torch.device) -> tuple[float, float]:
+    """(pictures/s, spread) of `work`, which does one batch; warm-up and the number of calls are found here."""
+
+    def timed(calls: int) -> float:
+        begun = time.perf_counter()
+        for _ in range(calls):
+            work()
+        finish(device)
+        return time.perf_counter() - begun
+
+    timed(2)
+    calls = max(1, round(SECONDS / timed(1)))
+    return measure_rate(calls * batch_size, lambda: timed(calls), repetitions=REPETITIONS)
+
+
+def finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def batch_of(batch_size: int, device: torch.device, dtype: torch.dtype) -> Batch:
+    """One synthetic batch."""
+    return next(SyntheticLoader(batch_size, 1, NUM_CLASSES, device, dtype).epoch(0))
+
+
+def measure_step(
+    architecture: Architecture,
+    *,
+    device: torch.device,
+    batch_size: int,
+    precision: Precision,
+    record: bool = False,
+) -> Measurement:
+    """Our training step."""
+    step = make_step(architecture, device, precision, record)
+    batch = batch_of(batch_size, device, precision.dtype)
+    number = iter(range(10**9))
+    rate, spread = time_rate(batch_size, lambda: step(batch, step=next(number), seed=0), device)
+    flop = 3 * 2 * multiplications(architecture) * rate
+    details: dict[str, str | float | int] = {
+        "batch size": batch_size,
+        "precision": precision.name,
+        "TFLOP/s": flop / 1e12,
+        **memory(device),
+    }
+    return Measurement("model, training step", rate, spread, details)
+
+
+def make_step(
+    architecture: Architecture, device: torch.device, precision: Precision, record: bool = False
+) -> TrainingStep:
+    model = AlexNet(architecture).to(device)
+    model.initialize(0)
+    optimizer = SGD(model)
+    optimizer.set_rates(weights=1e-6, biases=1e-6)
+    return TrainingStep(model, optimizer, precision=precision, record=record)
+
+
+def memory(device: torch.device) -> dict[str, float]:
+    """Peak since the last call, on a GPU."""
+    if device.type != "cuda":
+        return {}
+    peak = torch.cuda.max_memory_allocated(device) / 1e9
+    torch.cuda.reset_peak_memory_stats(device)
+    return {"GB": peak}
+
+
+def multiplications(architecture: Architecture) -> int:
+    """Multiply-adds of the convolutions and products for one picture, forward."""
+    conv1, _, conv2, _, conv34, conv5, _ = architecture.map_sizes
+    sides = {"conv1": conv1, "conv2": conv2, "conv3": conv34, "conv4": conv34, "conv5": conv5}
+    return sum(
+        torch.Size(shape).numel() * sides.get(layer, 1) ** 2 for layer, shape in architecture.weight_shapes.items()
+    )
+
+
+def measure_model(
+    *, device: torch.device, batch_sizes: Sequence[int], precision: Precision, peers: bool
+) -> list[Measurement]:
+    """Forward and training step over the batch sizes; what the norms cost, and on a GPU bit-equal runs.
+
+    `peers`: other people's AlexNets too.
+    """
+    if device.type == "cpu":
+        keep_freed_memory()
+    rows: list[Measurement] = []
+    for batch_size in batch_sizes:
+        rows.append(measure_forward(NETS["167"], device, batch_size, precision))
+        step = measure_step(NETS["167"], device=device, batch_size=batch_size, precision=precision)
+        rows.append(replace(step, name="net 167, training step"))
+        if device.type == "cuda":
+            recorded = measure_step(NETS["167"], device=device, batch_size=batch_size, precision=precision, record=True)
+            rows.append(replace(recorded, name="net 167, training step recorded as a CUDA graph"))
+    batch_size = batch_sizes[len(batch_sizes) // 2]
+    rows += norm_costs(device, batch_size, precision)
+    if device.type == "cuda":  # a CPU runs the same kernels either way
+        rows += in_own_process(measure_deterministic, device, batch_size, precision)
+    if peers:
+        # As people run them: what we do to this process's memory would help them too.
+        rows += in_own_process(measure_peers, device, batch_size, precision)
+    reference = next(row for row in rows if row.name == "net 167, training step")
+    reference = next(row for row in rows if row.name == reference.name and row.details.get("batch size") == batch_size)
+    return [
+        row
+        if "forward" in row.name
+        else replace(row, details={**row.details, "of net 167": f"{row.rate / reference.rate:.2f}×"})
+        for row in rows
+    ]
+
+
+def measure_forward(
+    architecture: Architecture, device: torch.device, batch_size: int, precision: Precision
+) -> Measurement:
+    """Testing: no dropout, no gradients."""
+    model = AlexNet(architecture).to(device)
+    model.initialize(0)
+    weights = model.working_weights(precision.dtype)
+    images = batch_of(batch_size, device, precision.dtype).images
+    with torch.inference_mode():
+        rate, spread = time_rate(batch_size, lambda: model(images, weights=weights), device)
+    tera = 2 * multiplications(architecture) * rate / 1e12
+    details: dict[str, str | float | int] = {
+        "batch size": batch_size,
+        "precision": precision.name,
+        "TFLOP/s": tera,
+        **memory(device),
+    }
+    return Measurement("net 167, forward", rate, spread, details)
+
+
+def norm_costs(device: torch.device, batch_size: int, precision: Precision) -> list[Measurement]:
+    """Training steps of net 145 with its three norms, and of both networks without any."""
+    networks = {
+        "net 145, training step": NETS["145"],
+        "without norms, training step": replace(NETS["167"], norms=()),
+    }
+    return [
+        replace(measure_step(network, device=device, batch_size=batch_size, precision=precision), name=name)
+        for name, network in networks.items()
+    ]
+
+
+Measure = Callable[[torch.device, int, Precision], list[Measurement]]
+
+
+def in_own_process(measure: Measure, device: torch.device, batch_size: int, precision: Precision) -> list[Measurement]:
+    """What a function of this module measures in a new process, which it may set up as it likes."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(measure, device, batch_size, precision).result()
+
+
+def measure_deterministic(device: torch.device, batch_size: int, precision: Precision) -> list[Measurement]:
+    """The training step as `train --deterministic` does it, for the rest of this process."""
+    be_deterministic()
+    row = measure_step(NETS["167"], device=device, batch_size=batch_size, precision=precision)
+    return [replace(row, name="net 167, training step, deterministic")]
+
+
+def measure_peers(device: torch.device, batch_size: int, precision: Precision) -> list[Measurement]:
+    """A plain port of net 167 and torchvision's AlexNet, eager and compiled, in the same precision, channels-last."""
+    batch = batch_of(batch_size, device, torch.float32)
+    networks: dict[str, Callable[[], torch.nn.Module]] = {
+        "plain port of net 167": lambda: PlainAlexNet(NETS["167"]),
+        "torchvision's AlexNet (no norms)": lambda: torchvision_alexnet(NUM_CLASSES),
+    }
+    rows = []
+    for compiled in (False, True) if can_compile(device) else (False,):
+        for name, make in networks.items():
+            step = PlainStep(make(), device, precision.dtype, compiled=compiled)
+            rate, spread = time_rate(batch_size, lambda step=step: step(batch.images, batch.labels), device)  # type: ignore[misc]
+            details: dict[str, str | float | int] = {"batch size": batch_size, "precision": precision.name}
+            name = f"{name}, {'compiled, ' if compiled else ''}training step"
+            rows.append(Measurement(name, rate, spread, details | memory(device)))
+    return rows
+
+
+def can_compile(device: torch.device) -> bool:
+    """torch.compile needs a C++ compiler for a CPU, and brings its own for a GPU."""
+    return device.type == "cuda" or any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++")))
+
+
+# ----------------------------------------------------------------- layer by layer
+
+
+def measure_layers(
+    architecture: Architecture, *, device: torch.device, batch_size: int, precision: Precision
+) -> list[Measurement]:
+    """Each layer's time forward and back, against the device's own rates for products and for moving bytes."""
+    matrix_rate, bandwidth = device_limits(device, precision.dtype)
+    forward, back, sizes = time_layers(architecture, device, batch_size, precision)
+    rows = []
+    whole = sum(forward.values()) + sum(back.values())
+    macs = layer_multiplications(architecture)
+    numbers_before = 3 * architecture.image_size**2 * batch_size
+    for layer, seconds in forward.items():
+        both = seconds + back[layer]
+        # Back there are two products, for the maps and for the weights; for conv1 only the latter.
+        flop = (2 if layer == "conv1" else 3) * 2 * macs.get(layer, 0) * batch_size
+        # Least traffic: maps in and out; back, maps in, gradients in and out; weights twice, their gradient once.
+        weights = torch.Size(architecture.weight_shapes.get(layer, (0,))).numel()
+        moved = (3 * numbers_before + 2 * sizes[layer] + 3 * weights) * precision.dtype.itemsize
+        numbers_before = sizes[layer]
+        limit = max(flop / matrix_rate, moved / bandwidth)
+        details: dict[str, str | float | int] = {
+            "forward ms": seconds * 1e3,
+            "back ms": back[layer] * 1e3,
+            "share": f"{both / whole:.0%}",
+            "TFLOP/s": flop / both / 1e12,
+            "GB/s": moved / both / 1e9,
+            "limit ms": limit * 1e3,
+            "of the limit": f"{limit / both:.0%}",
+        }
+        rows.append(Measurement(layer, batch_size / both, 0.0, details))
+    total = {"forward ms": sum(forward.values()) * 1e3, "back ms": sum(back.values()) * 1e3}
+    limits = {"device TFLOP/s": matrix_rate / 1e12, "device GB/s": bandwidth / 1e9}
+    return [*rows, Measurement("all layers", batch_size / whole, 0.0, {**total, **limits})]
+
+
+def layer_multiplications(architecture: Architecture) -> dict[str, int]:
+    """Layer as `AlexNet.forward` calls it -> multiply-adds for one picture."""
+    conv1, _, conv2, _, conv34, conv5, _ = architecture.map_sizes
+    sides = {"conv1": conv1, "conv2": conv2, "conv3": conv34, "conv4": conv34, "conv5": conv5}
+    shapes = architecture.weight_shapes
+    assert shapes["conv1"][2] == CONV1_KERNEL
+    return {layer: torch.Size(shape).numel() * sides.get(layer, 1) ** 2 for layer, shape in shapes.items()}
+
+
+def time_layers(
+    architecture: Architecture, device: torch.device, batch_size: int, precision: Precision
+) -> tuple[dict[str, float], dict[str, float], dict[str, int]]:
+    """Layer -> (seconds forward, seconds back, numbers in its output), medians of some passes.
+
+    Forward, the time between two observations; back, the time between the arrivals of two outputs' gradients.
+    """
+    step = make_step(architecture, device, precision)
+    batch = batch_of(batch_size, device, precision.dtype)
+    key = DropoutKey(torch.full((), step_key(0, 0), dtype=torch.int64, device=device), 0)
+    forward: dict[str, list[float]] = {}
+    back: dict[str, list[float]] = {}
+    sizes: dict[str, int] = {}
+    last = 0.0
+
+    def note(times: dict[str, list[float]], layer: str) -> None:
+        nonlocal last
+        finish(device)
+        times.setdefault(layer, []).append(time.perf_counter() - last)
+        last = time.perf_counter()
+
+    def observe(layer: str, output: torch.Tensor) -> None:
+        previous = list(sizes)[-1] if sizes else ""
+        sizes[layer] = output.numel()
+        note(forward, layer)
+        if previous:  # the gradient of this output's input arrives when this layer is done
+            inputs[previous].register_hook(lambda gradient: note(back, layer))  # type: ignore[no-untyped-call]
+        inputs[layer] = output
+
+    for _ in range(REPETITIONS + 2):
+        inputs: dict[str, torch.Tensor] = {}
+        sizes.clear()
+        finish(device)
+        last = time.perf_counter()
+        logits = step.model(batch.images, key, weights=step.working, observe=observe)
+        loss, _ = loss_and_errors(logits, batch.labels)
+        logits.register_hook(lambda gradient: note({}, "loss"))
+        finish(device)
+        last = time.perf_counter()
+        loss.backward()  # type: ignore[no-untyped-call]
+        note(back, next(iter(sizes)))
+        for weight in step.working.values():
+            weight.grad = None
+    return medians(forward), medians(back), sizes
+
+
+def medians(times: dict[str, list[float]]) -> dict[str, float]:
+    """Of each layer's times, without the first two."""
+    return {layer: statistics.median(values[2:]) for layer, values in times.items()}
+
+
+def device_limits(device: torch.device, dtype: torch.dtype) -> tuple[float, float]:
+    """(FLOP/s of the fastest of some matrix products, bytes/s of a large copy), measured."""
+    sides = (4096, 8192, 16384) if device.type == "cuda" else (1024, 2048, 4096)
+    # Square ones, and one as tall and narrow as a convolution's.
+    shapes = [(side, side, side) for side in sides] + [(8 * sides[1], sides[0] // 2, sides[0] // 4)]
+    matrix = max(product_rate(shape, device, dtype) for shape in shapes)
+    block = torch.empty((2**30 if device.type == "cuda" else 2**27) // 4, device=device)
+    other = torch.empty_like(block)
+    copy = best_seconds(lambda: other.copy_(block), device)
+    return matrix, 2 * block.numel() * 4 / copy
+
+
+def product_rate(shape: tuple[int, int, int], device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of (rows, inner) @ (inner, columns)."""
+    rows, inner, columns = shape
+    a = torch.randn(rows, inner, device=device).to(dtype)
+    b = torch.randn(inner, columns, device=device).to(dtype)
+    return 2 * rows * inner * columns / best_seconds(lambda: a @ b, device)
+
+
+def best_seconds(work: Callable[[], object], device: torch.device) -> float:
+    """The shortest of some calls, after two that do not count."""
+    seconds = []
+    for _ in range(REPETITIONS + 2):
+        finish(device)
+        begun = time.perf_counter()
+        work()
+        finish(device)
+        seconds.append(time.perf_counter() - begun)
+    return min(seconds[2:])

@@ -1,0 +1,127 @@
+"""Pictures per second of the trainer: what it costs over the bare step, and end to end."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alexnet_fast.bench.measurement import Measurement, measure_rate
+from alexnet_fast.config.precision import choose_precision
+from alexnet_fast.config.recipe import Recipe
+from alexnet_fast.distributed.mesh import Mesh
+from alexnet_fast.distributed.signals import Interruption
+from alexnet_fast.network.model import AlexNet
+from alexnet_fast.pipelines.synthetic import SyntheticLoader
+from alexnet_fast.tools.dataset import Dataset
+from alexnet_fast.training.job import Job, Loader
+from alexnet_fast.training.optimizer import SGD
+from alexnet_fast.training.train_step import TrainingStep
+from alexnet_fast.training.trainer import Trainer
+
+WARM_UP = 3
+"""Steps before the clock runs."""
+REPETITIONS = 3
+
+
+def steps_for(device: torch.device) -> int:
+    """Steps of one repetition."""
+    return 100 if device.type == "cuda" else 8
+
+
+def finish(device: torch.device) -> None:
+    """Wait for what the device still has to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def measure_training(dataset: Dataset, recipe: Recipe, *, device: torch.device) -> Measurement:
+    """`train` on real pictures, without validation and checkpoints."""
+    return measure_trainer("training end to end", dataset, recipe, device, None)
+
+
+def measure_trainer_overhead(recipe: Recipe, dataset: Dataset, *, device: torch.device) -> list[Measurement]:
+    """The bare step and the trainer around it, both on synthetic batches."""
+    loader = synthetic(recipe, dataset, device)
+    bare = measure_bare_step(recipe, dataset, loader, device)
+    trainer = measure_trainer("trainer, synthetic input", dataset, recipe, device, loader)
+    details = {**trainer.details, "of the bare step": f"{trainer.rate / bare.rate:.1%}"}
+    return [bare, replace(trainer, details=details)]
+
+
+def synthetic(recipe: Recipe, dataset: Dataset, device: torch.device) -> SyntheticLoader:
+    """Batches like the trainer's."""
+    half = device.type == "cuda" and choose_precision(device, recipe.precision).name != "fp32"
+    dtype = torch.float16 if half else torch.float32
+    return SyntheticLoader(recipe.batch_size, 10_000, len(dataset.classes), device, dtype)
+
+
+def measure_bare_step(recipe: Recipe, dataset: Dataset, loader: SyntheticLoader, device: torch.device) -> Measurement:
+    """Nothing but `TrainingStep`."""
+    model = AlexNet(recipe.architecture(len(dataset.classes))).to(device)
+    model.initialize(recipe.seed)
+    optimizer = SGD(model, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+    optimizer.set_rates(weights=1e-6, biases=1e-6)  # noise is nothing to learn from
+    record = recipe.record_step and device.type == "cuda"  # as the trainer does
+    step = TrainingStep(model, optimizer, precision=choose_precision(device, recipe.precision), record=record)
+    batches = loader.epoch(0)
+    number = 0
+
+    def work(count: int) -> None:
+        nonlocal number
+        for _ in range(count):
+            step(next(batches), step=number, seed=0)
+            number += 1
+        finish(device)
+
+    work(WARM_UP)
+    steps = steps_for(device)
+    rate, spread = measure_rate(steps * recipe.batch_size, lambda: work(steps), repetitions=REPETITIONS)
+    return Measurement("bare step, synthetic input", rate, spread, {"batch size": recipe.batch_size})
+
+
+def measure_trainer(
+    name: str, dataset: Dataset, recipe: Recipe, device: torch.device, loader: Loader | None
+) -> Measurement:
+    """The trainer's loop over several epochs' worth of steps; the evaluations between them do not count."""
+    slow = replace(
+        recipe, weight_rates=(1e-6,), weight_rate_epochs=(0.0,), bias_rates=(1e-6,), bias_rate_epochs=(0.0,),
+        epochs=1e6, full_epochs=1e6, warmup_epochs=0.0,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="alexnet-fast-bench-") as folder:
+        run = Path(folder) / "run"
+        (run / "checkpoints").mkdir(parents=True)
+        trainer = Trainer(Mesh(), device, Job(dataset, slow, run, False, True, False), loader)
+        try:
+            rates = run_steps(trainer, steps_for(device), device)
+            if trainer.meter.pictures:
+                trainer.meter.read()
+            wait = trainer.meter.totals.data_wait or 0.0
+        finally:
+            trainer.close()
+    middle = sorted(rates)[len(rates) // 2]
+    details: dict[str, Any] = {"batch size": recipe.batch_size, "waiting for data": f"{wait:.1%}"}
+    return Measurement(name, middle, (max(rates) - min(rates)) / 2 / middle, details)
+
+
+def run_steps(trainer: Trainer, steps: int, device: torch.device) -> list[float]:
+    """Pictures/s of each repetition."""
+    interruption = Interruption()
+    numbers = (number for _ in iter(int, 1) for number in trainer.steps_of_epoch(interruption))  # epoch after epoch
+
+    def work(count: int) -> None:
+        for _ in range(count):
+            next(numbers)
+        finish(device)
+
+    work(WARM_UP)
+    rates = []
+    for _ in range(REPETITIONS):
+        begun = time.perf_counter()
+        work(steps)
+        rates.append(steps * trainer.recipe.batch_size / (time.perf_counter() - begun))
+    return rates

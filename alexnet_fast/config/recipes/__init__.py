@@ -1,0 +1,1 @@
+"""Recipes, one TOML file each; `alexnet_fast.config.recipe` documents every key."""

@@ -1,0 +1,1 @@
+"""The network: layers, towers and the kernels that compute them."""

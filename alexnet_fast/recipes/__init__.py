@@ -1,1 +1,0 @@
-"""Recipes, one TOML file each; `alexnet_fast.recipe` documents every key."""

@@ -1,0 +1,1 @@
+"""The run directory: recipe, checkpoints, metrics, resume, figures."""

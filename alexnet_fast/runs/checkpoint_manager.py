@@ -1,0 +1,158 @@
+"""A run's checkpoints on the disk: the newest stay, what an abandoned course left goes, the best has a second name."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import time
+import zipfile
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from alexnet_fast.runs.checkpoint import BEST, Checkpoint, checkpoint_path, save_checkpoint, saved_checkpoints, step_of
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Complaints that removing files can help."""
+
+
+@dataclass
+class Outcome:
+    """What became of a checkpoint."""
+
+    unsaved: str = ""
+    """Why it could not be written; "": it was."""
+    diverged: str = ""
+    """Why it must not be written: which of its tensors is not finite."""
+    notes: list[str] = field(default_factory=list)
+    """What people should know besides."""
+
+
+@dataclass
+class LastSaved:
+    """Where a run can go on from, in every process; in words for people."""
+
+    folder: Path
+    """Of the checkpoints."""
+    step: int | None
+    """Of the newest good checkpoint; None: there is none."""
+    unsaved: str = ""
+    """Why the one after it could not be written; "": it was, or it was not tried yet."""
+    moment: float = field(default_factory=time.monotonic)
+    """Seconds on the machine's clock when saving was last tried."""
+
+    def note(self, step: int, unsaved: str) -> None:
+        """What became of the checkpoint after `step`."""
+        self.moment, self.unsaved = time.monotonic(), unsaved
+        if not unsaved:
+            self.step = step
+
+    def minutes_ago(self) -> float:
+        """Since saving was last tried."""
+        return (time.monotonic() - self.moment) / 60
+
+    def __str__(self) -> str:
+        """Half a sentence."""
+        if self.step is None:
+            return "nothing was saved before"
+        return f"the last good checkpoint is the one after step {self.step:,}"
+
+    def complaint(self) -> str:
+        """A clause and what to do, after a checkpoint could not be written."""
+        return f"its weights could not be saved ({self.unsaved}); {self}. Make room in {self.folder}"
+
+
+class Saver:
+    """Writes checkpoints into one folder; the speaking process has it."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        """`keep`: how many of the newest stay."""
+        self.folder, self.keep = folder, keep
+
+    def begin(self, start: Checkpoint | None) -> None:
+        """Put in order what a killed process left, while the run's lock is held; `start`: where the run goes on from.
+
+        Half-written files go; if the process was killed before it marked its best checkpoint, that is done now.
+        """
+        for file in self.folder.glob(".*.pt.partial"):
+            file.unlink(missing_ok=True)
+        if start is not None and start.is_best:
+            file, best = checkpoint_path(self.folder, start.step), self.folder / BEST
+            if not best.exists() or best.stat().st_mtime_ns < file.stat().st_mtime_ns:
+                with suppress(OSError):  # the run itself can go on
+                    mark_best(file)
+
+    def save(self, checkpoint: Checkpoint) -> Outcome:
+        """Write, mark, drop what is no longer needed.  What was there before stays if that cannot be."""
+        outcome = Outcome(diverged=first_not_finite(checkpoint))
+        if outcome.diverged:
+            return outcome
+        file = checkpoint_path(self.folder, checkpoint.step)
+        try:
+            self.write(file, checkpoint, outcome)
+        except OSError as error:
+            outcome.unsaved = error.strerror or str(error)
+            return outcome
+        if checkpoint.is_best:
+            try:
+                mark_best(file)
+            except OSError as error:
+                outcome.notes.append(
+                    f"{self.folder / BEST} could not be written ({error.strerror}): {file.name} is the best so far."
+                )
+        self.drop_old(checkpoint.step)
+        return outcome
+
+    def write(self, file: Path, checkpoint: Checkpoint, outcome: Outcome) -> None:
+        """Write the file; where the disk is full, remove old checkpoints until it fits.  Raises OSError."""
+        while True:
+            try:
+                return save_checkpoint(file, checkpoint)
+            except OSError as error:  # noqa: PERF203
+                old = self.oldest_to_spare() if error.errno in FULL else None
+                if old is None:
+                    raise
+                old.unlink()
+                outcome.notes.append(f"The disk is full: {old.name} was removed to make room for {file.name}.")
+
+    def oldest_to_spare(self) -> Path | None:
+        """The oldest checkpoint beside the newest whole one, which must stay."""
+        saved = saved_checkpoints(self.folder)
+        whole = [file for file in saved if zipfile.is_zipfile(file)]
+        return next((file for file in saved if whole and file != whole[-1]), None)
+
+    def drop_old(self, step: int) -> None:
+        """Keep the newest ones up to the one after `step`, which was just written.
+
+        Later ones are of a course that was left: steps count anew where an epoch has another number of them.
+        """
+        for file in saved_checkpoints(self.folder):
+            if step_of(file) > step:
+                file.unlink(missing_ok=True)
+        for file in saved_checkpoints(self.folder)[: -self.keep]:
+            file.unlink(missing_ok=True)
+
+
+def first_not_finite(checkpoint: Checkpoint) -> str:
+    """A clause that names the first weight or momentum with NaN or infinity in it; "" where there is none."""
+    for kind, tensors in (("", checkpoint.model), ("the momentum of ", checkpoint.optimizer or {})):
+        for name, tensor in tensors.items():
+            if not bool(tensor.isfinite().all()):
+                return f"after step {checkpoint.step:,} there are NaN or infinite numbers in {kind}{name}"
+    return ""
+
+
+def mark_best(file: Path) -> None:
+    """Give the checkpoint the second name best.pt: a hard link, or a copy where the file system has none."""
+    aside = file.with_name(f".{BEST}.partial")
+    try:
+        aside.unlink(missing_ok=True)
+        try:
+            os.link(file, aside)
+        except OSError:
+            shutil.copy2(file, aside)
+        aside.replace(file.with_name(BEST))
+    finally:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)

@@ -1,0 +1,148 @@
+"""A run's pictures: its curves, and what conv1 has learned."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from alexnet_fast.runs.folder import RunFolder
+from alexnet_fast.tools.messages import counted
+
+Floats = npt.NDArray[np.float32]
+
+FILTERS_IN_ROW = 16
+LEAST_WIDTH = 4.0
+"""Inches: a title has room."""
+FEW = 30
+"""Points of a curve up to which each is marked: a single one would not be seen otherwise, hundreds hide the line."""
+INK = "#333333"
+TRAIN, VALIDATION, TEN_VIEWS = "#8c8c8c", "#c0504d", "#3f7fbf"
+
+
+def draw_report(run: Path, conv1: Floats, num_towers: int) -> list[Path]:
+    """Draw figures/curves.png and figures/conv1.png of a run; the files.
+
+    conv1: (maps, 3, 11, 11), the weights of conv1, tower 0's first.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    folder = RunFolder(run)
+    files = [folder.figures / "curves.png", folder.figures / "conv1.png"]
+    draw_curves(folder.read_metrics(), files[0])
+    draw_filters(conv1, num_towers, files[1])
+    return files
+
+
+def draw_curves(metrics: Sequence[dict[str, Any]], file: Path) -> None:
+    """Error and loss over the epochs, training (with dropout and random crops) and validation."""
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import MaxNLocator
+
+    train = [line for line in metrics if line["kind"] == "train"]
+    centre = [line for line in metrics if line["kind"] == "val" and line["views"] == 1]
+    ten = [line for line in metrics if line["kind"] == "val" and line["views"] == 10]
+    last = max((line["epoch"] for line in (*train, *centre, *ten)), default=1.0)
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), dpi=100, layout="constrained")
+    for place, (key, val_key, title) in zip(
+        axes, (("error", "top1_error", "top-1 error"), ("loss", "loss", "cross-entropy")), strict=True
+    ):
+        plot(place, train, key, "training, with dropout and random crops", color=TRAIN, linewidth=1, markersize=5,
+             marker="." if len(train) <= FEW else "")  # fmt: skip
+        plot(place, centre, val_key, "validation, centre view", color=VALIDATION, linewidth=1.5, markersize=4,
+             marker="o" if len(centre) <= FEW else "")  # fmt: skip
+        # Hollow and around the last point of the centre view, which may have the same value.
+        plot(place, ten, val_key, "validation, ten views", color=TEN_VIEWS, marker="D", markersize=9, linestyle="",
+             fillstyle="none", markeredgewidth=1.5)  # fmt: skip
+        place.set_title(title, color=INK)
+        place.set_xlabel("epoch")
+        place.set_xlim(0, last * 1.03)
+        # From 0: a scale that a short run's few values fill would make much of nothing.
+        place.set_ylim(0, 1.08 * max((y for line in place.lines for y in line.get_ydata() if y > 0), default=1))
+        mark_rates(place, train)
+        place.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10], integer=last >= 2))
+        place.xaxis.set_major_formatter("{x:g}")
+        for side in ("top", "right"):
+            place.spines[side].set_visible(False)
+    axes[0].set_ylim(0, 1)
+    axes[0].yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    if axes[0].lines:
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    save(figure, file)
+
+
+def plot(place: Any, lines: Sequence[dict[str, Any]], key: str, label: str, **style: Any) -> None:
+    """A curve; nothing, in the legend too, where there is nothing to draw."""
+    if lines:
+        place.plot(*series(lines, key), label=label, clip_on=False, **style)
+
+
+def series(lines: Sequence[dict[str, Any]], key: str) -> tuple[list[float], list[float]]:
+    """(epochs, values); a value that was not finite is null in the file and a gap in the curve."""
+    return [line["epoch"] for line in lines], [math.nan if line[key] is None else line[key] for line in lines]
+
+
+def mark_rates(place: Any, train: Sequence[dict[str, Any]]) -> None:
+    """A thin line where the weights' learning rate changed, with the new rate."""
+    for before, after in pairwise(train):
+        if after["weight_rate"] < before["weight_rate"]:
+            place.axvline(before["epoch"], color=INK, linewidth=0.6, linestyle=":")
+            place.annotate(
+                f"ε {after['weight_rate']:g}",
+                (before["epoch"], 1),
+                xycoords=("data", "axes fraction"),
+                xytext=(3, -10),
+                textcoords="offset points",
+                fontsize=8,
+                color=INK,
+            )
+
+
+def draw_filters(conv1: Floats, num_towers: int, file: Path) -> None:
+    """conv1's kernels as the paper's figure 3 shows them, a block for each tower; each kernel with its own contrast."""
+    import matplotlib.pyplot as plt
+
+    blocks = np.split(conv1, num_towers)
+    columns = min(FILTERS_IN_ROW, len(blocks[0]))
+    rows = -(-len(blocks[0]) // columns)
+    side = min(1.0, max(9 / FILTERS_IN_ROW, LEAST_WIDTH / columns))
+    size = (max(LEAST_WIDTH, side * columns), num_towers * (side * rows + 0.35) + 0.1)
+    figure, axes = plt.subplots(num_towers, 1, figsize=size, dpi=100, layout="constrained", squeeze=False)
+    for tower, (place, block) in enumerate(zip(axes[:, 0], blocks, strict=True)):
+        place.imshow(tile(block), interpolation="nearest")
+        place.set_axis_off()
+        name = "conv1" if num_towers == 1 else f"conv1, tower {tower}"
+        place.set_title(f"{name}: {counted(len(block), 'kernel')} of 11×11×3", fontsize=9, color=INK)
+    save(figure, file)
+
+
+def tile(kernels: Floats) -> Floats:
+    """(K, 3, h, w) -> (H, W, 3) in 0..1: kernels side by side, grey being zero."""
+    count, _, height, width = kernels.shape
+    columns = min(FILTERS_IN_ROW, count)
+    rows = -(-count // columns)
+    sheet = np.ones((rows * (height + 1) - 1, columns * (width + 1) - 1, 3), dtype=np.float32)
+    for number, kernel in enumerate(kernels):
+        y, x = number // columns * (height + 1), number % columns * (width + 1)
+        largest = max(float(np.abs(kernel).max()), 1e-12)
+        sheet[y : y + height, x : x + width] = 0.5 + 0.5 * kernel.transpose(1, 2, 0) / largest
+    return sheet
+
+
+def save(figure: Any, file: Path) -> None:
+    """Write aside, rename, free."""
+    import matplotlib.pyplot as plt
+
+    aside = file.with_name(f".{file.name}.partial")
+    try:
+        figure.savefig(aside, format="png")
+        aside.replace(file)
+    finally:
+        plt.close(figure)
+        aside.unlink(missing_ok=True)

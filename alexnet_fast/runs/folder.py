@@ -1,0 +1,265 @@
+"""A run's folder: recipe.toml, metrics.jsonl, checkpoints/, figures/, result.json; one living process at a time."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alexnet_fast.tools.errors import UsageError, UserError
+from alexnet_fast.tools.storage.filesystem import open_file
+
+LOCK = ".lock"
+RESULT_NUMBERS = ("steps", "epochs", "seconds")
+"""Keys of result.json by which it is one."""
+METRICS_NUMBERS = {
+    "train": ("loss", "error", "pictures_per_s", "data_wait", "weight_rate"),
+    "val": ("views", "loss", "top1_error", "top5_error"),
+}
+"""Kind of a line of metrics.jsonl -> the numbers, or nulls, that whoever reads it counts on."""
+EPOCH_ROUNDING = 5e-7
+"""Of epochs in metrics.jsonl, which have six digits after the point: a step is more, up to a million an epoch."""
+
+
+class InUseError(UserError):
+    """Another process holds the run's folder."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where things of a run are."""
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recipe.toml"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line; see `telemetry`."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def figures(self) -> Path:
+        return self.path / "figures"
+
+    @property
+    def result(self) -> Path:
+        """Written when the run is done."""
+        return self.path / "result.json"
+
+    def holds_a_run(self) -> bool:
+        """Whether there is something to go on with."""
+        return self.recipe.exists() or any(self.checkpoints.glob("*.pt"))
+
+    def is_unbegun(self) -> bool:
+        """Whether there is no more than what a process makes that is killed before it has written recipe.toml."""
+        made = (self.checkpoints, self.figures)
+        if not all(path in made or path.name in (LOCK, aside_of(self.recipe).name) for path in self.path.iterdir()):
+            return False
+        return not any(path.exists() and (not path.is_dir() or any(path.iterdir())) for path in made)
+
+    def check_resumable(self) -> None:
+        """UsageError where there is no run."""
+        if not self.holds_a_run():
+            raise UsageError(
+                f"--resume: there is no run in {self.path}. Give the run's folder with --out, or leave out --resume to "
+                "begin one."
+            )
+
+    @contextmanager
+    def taken(self, *, resume: bool) -> Iterator[None]:
+        """Make the folder, or find the run that is to go on, and keep other processes out in the block.
+
+        What was made is removed again if the block fails before it has written recipe.toml: nothing was begun.
+        Raises UsageError or UserError where there can be no run.
+        """
+        made = [path for path in (self.path, *self.path.absolute().parents) if not path.exists()]
+        new = bool(made) or (self.path.is_dir() and self.is_unbegun())
+        try:
+            self.prepare(resume=resume)
+            with self.lock():
+                yield
+        except InUseError:
+            raise  # what is there is the other's
+        except BaseException:
+            if new and not self.recipe.exists():
+                self.remove_beginning(made)
+            raise
+
+    def prepare(self, *, resume: bool) -> None:
+        """Make the folder, or find the run that is to go on.  Raises UsageError or UserError where neither can be."""
+        if resume:
+            self.check_resumable()
+        if not resume and self.holds_a_run():
+            raise UsageError(f"{self.path} holds a run already: go on with --resume, or choose another --out.")
+        if not resume and self.path.exists() and not (self.path.is_dir() and self.is_unbegun()):
+            raise UsageError(f"{self.path} is there and is no run of this program: choose another --out.")
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            self.figures.mkdir(exist_ok=True)
+        except FileExistsError as error:
+            raise UserError(f"{error.filename} is a file where a run has a folder: move it away.") from error
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written ({error.strerror}). {self.remedy(resume)}") from error
+
+    def remove_beginning(self, made: Sequence[Path]) -> None:
+        """Remove an empty run, and those of the folders around it (the inner first) that hold nothing else."""
+        with suppress(OSError):  # it was not made
+            (self.path / LOCK).unlink()
+        for folder in (self.checkpoints, self.figures, *made):
+            with suppress(OSError):  # the same, or something is in it
+                folder.rmdir()
+
+    def remedy(self, resume: bool) -> str:
+        """What to do where the folder cannot be written."""
+        return "Make room, or give yourself the right to write there." if resume else "Choose another --out."
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes out as long as this one lives.  Raises UserError."""
+        try:
+            file = (self.path / LOCK).open("a+b", buffering=0)
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written ({error.strerror}). {self.remedy(True)}") from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                file.seek(0)
+                owner = file.read(20).decode().strip() or "unknown"
+                raise InUseError(f"{self.path} is in use by process {owner}: wait for its end, or stop it.") from error
+            with suppress(OSError):  # a full disk: the lock holds without its owner's name too
+                file.truncate(0)
+                file.write(str(os.getpid()).encode())
+            yield
+
+    def is_running(self) -> bool:
+        """Whether a living process holds the folder."""
+        try:
+            with (self.path / LOCK).open("r") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """All whole lines of metrics.jsonl; what a power cut left of others is passed over.
+
+        Raises UserError where something else has its name.
+        """
+        if not self.metrics.exists():
+            return []
+        try:
+            with open_file(self.metrics) as file:
+                text = file.read().decode(errors="replace")
+        except OSError as error:
+            raise UserError(
+                f"{self.metrics}: cannot be read ({error.strerror}). Mend that, or move it away."
+            ) from error
+        lines = text.split("\n")
+        found = [metrics_line(line) for line in lines[:-1]]  # after the last newline: nothing, or a line cut short
+        return [line for line in found if line is not None]
+
+    def read_result(self) -> dict[str, Any] | None:
+        """result.json; None where there is none, or none that can be read."""
+        try:
+            with open_file(self.result) as file:
+                content = json.load(file)
+        except (OSError, ValueError, RecursionError):
+            return None
+        whole = isinstance(content, dict) and all(is_number(content.get(key)) for key in RESULT_NUMBERS)
+        return content if whole else None
+
+    def forget_after(self, epoch: float) -> None:
+        """Drop what was measured after `epoch` (whole and parts): that will be done again.
+
+        By epochs, since steps count anew where an epoch has another number of them.
+        """
+        kept = [line for line in self.read_metrics() if line["epoch"] <= epoch + EPOCH_ROUNDING]
+        write_whole(self.metrics, "".join(to_json(line) + "\n" for line in kept))
+
+
+def metrics_line(text: str) -> dict[str, Any] | None:
+    """What a line of metrics.jsonl says; None where it is damaged."""
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(line, dict) or not all(is_number(line.get(key)) for key in ("step", "epoch")):
+        return None
+    kind = line.get("kind")
+    if kind in ("event", "diverged"):
+        return line if isinstance(line.get("event"), str) else None
+    if kind == "session":
+        options = line.get("options", 0)
+        words = [line.get("data"), *(options if isinstance(options, list) else [])]
+        return line if isinstance(options, list | None) and all(isinstance(word, str) for word in words) else None
+    numbers = METRICS_NUMBERS.get(kind) if isinstance(kind, str) else None
+    if numbers is None or not all(key in line and (line[key] is None or is_number(line[key])) for key in numbers):
+        return None
+    return line
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def to_json(value: Any, *, indent: int | None = None) -> str:
+    """JSON that any program reads: it has neither NaN nor infinity, null stands for both."""
+    text = json.dumps(finite(value), indent=indent, allow_nan=False, ensure_ascii=False)
+    return text.encode("utf-8", "backslashreplace").decode()  # of a file's name that is no UTF-8, as JSON escapes it
+
+
+def finite(value: Any) -> Any:
+    """The value with None for every number in it that is not finite."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def aside_of(path: Path) -> Path:
+    """Where a file is written before it has its name."""
+    return path.with_name(f".{path.name}.partial")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write aside, flush to the disk, rename."""
+    aside = aside_of(path)
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def saying_what_is_full(run: Path, again: str) -> Iterator[None]:
+    """A disk that takes no more (full, over quota, read-only) becomes a UserError with `again`, the way on."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        raise UserError(
+            f"{run}: cannot be written ({error.strerror}). What was saved is whole: make room, then go on with {again}."
+        ) from error

@@ -1,0 +1,178 @@
+"""What of a saved run can be gone on with: weights on any number of processes, the data's place where it fits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from alexnet_fast.config.recipe import Recipe, key_types, load_recipe, recipe_content
+from alexnet_fast.config.schedule import Schedule
+from alexnet_fast.runs.checkpoint import Checkpoint, classes_of, newest_checkpoint
+from alexnet_fast.runs.folder import RunFolder, finite
+from alexnet_fast.tools.dataset import Dataset
+from alexnet_fast.tools.errors import UsageError, UserError
+from alexnet_fast.tools.messages import counted
+
+DEFINES_NETWORK = ("network", "width_divisor")
+"""Keys of a recipe that cannot change in the middle of a run."""
+DEFINES_STREAM = ("batch_size", "seed", "shuffle_buffer", "mean", "noise", "noise_divisor")
+"""Keys on which it hangs which pictures come when, and how they look."""
+OF_ITS_CLASSES = "the shards it was trained on, or others of the same classes"
+ONLY_WORDS = ("name", "description", "source", "expected")
+
+
+def recipe_of_run(folder: RunFolder) -> Recipe:
+    """What a run that is to go on was begun with: its recipe.toml, or where that is gone, its newest checkpoint's.
+
+    Raises UsageError where there is no run, or none that says its recipe.
+    """
+    folder.check_resumable()
+    if not folder.recipe.exists():
+        found = newest_checkpoint(folder.checkpoints)
+        if found is None:
+            raise UsageError(f"{folder.path}: has neither recipe.toml nor checkpoints; begin anew with another --out.")
+        return found[0].recipe
+    try:
+        check_every_key(folder.recipe)
+        return load_recipe(str(folder.recipe))
+    except UsageError as error:
+        raise UsageError(f"{error}. Mend it, or move it away: the newest checkpoint holds the recipe too.") from error
+
+
+def check_every_key(file: Path) -> None:
+    """UsageError where a run's recipe.toml was cut short: its other keys would silently become the defaults."""
+    content = recipe_content(file)
+    lacking = [key for key in key_types() if key not in content]
+    if lacking:
+        raise UsageError(f"recipe {file} says nothing of {', '.join(lacking)}; a run's recipe has every key")
+
+
+def check_before_start(folder: RunFolder, recipe: Recipe) -> None:
+    """UsageError where no run can go on in the folder with this recipe, as far as recipe.toml can tell."""
+    folder.check_resumable()
+    try:
+        before = load_recipe(str(folder.recipe))
+    except UsageError:
+        return  # the checkpoint will tell
+    check_same_network(folder, before, recipe)
+
+
+def check_same_network(folder: RunFolder, before: Recipe, now: Recipe) -> None:
+    """UsageError, with what to give instead, where the run's weights are not those of the network asked for."""
+    differences = [key for key in DEFINES_NETWORK if getattr(before, key) != getattr(now, key)]
+    if not differences:
+        return
+    said = " and ".join(f"{key} {getattr(before, key)!r}, the recipe says {getattr(now, key)!r}" for key in differences)
+    settings = " ".join(f"--set {key}={getattr(before, key)}" for key in differences)
+    raise UsageError(
+        f"{folder.path} is a run with {said}: another network cannot go on with its weights. Leave out --recipe "
+        f"and --set to go on by the run's own recipe, or add {settings}, or choose another --out."
+    )
+
+
+def find_start(folder: RunFolder, dataset: Dataset, recipe: Recipe) -> tuple[Checkpoint | None, list[str]]:
+    """The checkpoint to go on from, and what people should know about it; None: the run is to begin anew.
+
+    Raises UsageError where the run in the folder is of another network or of other classes.
+    """
+    found = newest_checkpoint(folder.checkpoints)
+    if found is None:
+        return None, ["No checkpoint was saved yet: the run begins anew."]
+    start, notes = found
+    notes = [f"Going on from an older checkpoint: {note}" for note in notes]
+    check_classes(start, dataset)
+    check_same_network(folder, start.recipe, recipe)
+    before, now = asdict(start.recipe), asdict(recipe)
+    changed = [key for key in now if before[key] != now[key] and key not in ONLY_WORDS]
+    if changed:
+        notes.append("The recipe has changed: " + ", ".join(f"{key} {before[key]!r} → {now[key]!r}" for key in changed))
+    if start.dataset_fingerprint != dataset.fingerprint:
+        notes.append(f"The data set is another than the run's so far (its classes are the same): {dataset.folder}")
+    return start, notes
+
+
+def check_classes(checkpoint: Checkpoint, dataset: Dataset) -> None:
+    """UsageError unless the data set's classes are the checkpoint's."""
+    theirs, ours = [name for name, _ in checkpoint.classes], [name for name, _ in classes_of(dataset)]
+    if len(theirs) != len(ours):
+        raise UsageError(
+            f"{dataset.folder} has {len(ours)} classes, the checkpoint's network knows {len(theirs)}: "
+            f"give {OF_ITS_CLASSES}"
+        )
+    for index, (their_name, our_name) in enumerate(zip(theirs, ours, strict=True)):
+        if their_name != our_name:
+            raise UsageError(
+                f"{dataset.folder}: class {index} is {our_name!r}, the checkpoint's network knows it as "
+                f"{their_name!r}: give {OF_ITS_CLASSES}"
+            )
+
+
+def finished_result(folder: RunFolder, schedule: Schedule, step: int) -> dict[str, Any] | None:
+    """result.json, where the run that stands after `step` was brought to its end before, with this recipe."""
+    result = folder.read_result()
+    if result is None or step < schedule.num_steps or result.get("steps") != step:
+        return None
+    was, now = result.get("recipe"), finite(asdict(schedule.recipe))
+    same = isinstance(was, dict) and all(was.get(key) == now[key] for key in now if key not in ONLY_WORDS)
+    return result if same else None
+
+
+def restore_place(
+    load: Callable[[dict[str, Any]], None],
+    start: Checkpoint,
+    schedule: Schedule,
+    *,
+    rank: int,
+    num_ranks: int,
+    all_agree: Callable[[bool], bool],
+) -> tuple[int, str | None]:
+    """(step to go on with, what people should know): the exact place where that can be, else the epoch's start.
+
+    Between two epochs there is no place to lose, however many steps an epoch has now.
+
+    `load`: the loader's load_state_dict.  `all_agree`: whether every process says True.
+    """
+    step = start.epoch * schedule.steps_per_epoch
+    if not start.inside_an_epoch:
+        return step, None
+    reason = None
+    if start.steps_per_epoch != schedule.steps_per_epoch:
+        reason = f"an epoch has {schedule.steps_per_epoch:,} steps and had {start.steps_per_epoch:,}"
+    elif len(start.loaders) != num_ranks:
+        reason = "the processes share the pictures otherwise"
+    else:
+        try:
+            load(start.loaders[rank])
+        except UserError as error:
+            reason = str(error).removesuffix(".")
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            reason = f"what the checkpoint says of it is damaged ({error})"
+    if all_agree(reason is None):
+        return start.step, None
+    done = start.step - start.epoch * start.steps_per_epoch
+    why = what_was_asked_for(start, schedule.recipe, num_ranks) or reason or "another process cannot find its place"
+    return (
+        step,
+        f"The place among the pictures cannot be kept: {why}. Going on from the start of epoch {start.epoch + 1}, "
+        f"of which {counted(done, 'step')} had been done.",
+    )
+
+
+def what_was_asked_for(start: Checkpoint, now: Recipe, num_ranks: int) -> str:
+    """What of the command moves the place, and how to keep it; "": nothing does."""
+    before = start.recipe
+    changed = [key for key in DEFINES_STREAM if getattr(before, key) != getattr(now, key)]
+    differences = [f"{key} was {getattr(before, key)} and is {getattr(now, key)}" for key in changed]
+    remedies = [f"--set {key}={getattr(before, key)}" for key in changed]
+    if len(start.loaders) != num_ranks:
+        processes = counted(len(start.loaders), "process", "processes")
+        differences.append(f"the run had {processes} and has {num_ranks}")
+        remedies.append(f"{processes} (--gpus or --processes)")
+    if not differences:
+        return ""
+    return (
+        f"{' and '.join(differences)} (to keep it, stop at once with Ctrl-C twice, and go on with "
+        f"{' and '.join(remedies)})"
+    )

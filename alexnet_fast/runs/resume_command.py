@@ -1,0 +1,40 @@
+"""The command that goes on with a run: what a run says when it stops, and `info` long after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from alexnet_fast.distributed.torchrun_env import started_processes
+from alexnet_fast.tools.messages import command
+
+THE_SAME = "the same torchrun command"
+"""Processes that torchrun starts again go on by themselves; how it was told to start them is not known here."""
+
+
+def options_to_repeat(
+    *,
+    device: str | None,
+    gpus: int | None,
+    processes: int | None,
+    parallel: str,
+    deterministic: bool,
+    cache_decoded: str | float | None,
+) -> tuple[str, ...] | None:
+    """Of `train`'s options those that the run's folder does not hold; None where torchrun started the processes."""
+    if started_processes() is not None:
+        return None
+    given = {
+        "--device": device,
+        "--gpus": gpus,
+        "--processes": processes,
+        "--parallel": None if parallel == "auto" else parallel,
+        "--cache-decoded": cache_decoded,
+    }
+    words = [word for name, value in given.items() if value is not None for word in (name, str(value))]
+    return (*words, "--deterministic") if deterministic else tuple(words)
+
+
+def command_to_go_on(data: Path | str, run: Path, options: Sequence[str] | None) -> str:
+    """`alexnet-fast train shards --resume --out runs/2013`, which can be copied; options: `options_to_repeat`."""
+    return THE_SAME if options is None else command("train", data, "--resume", "--out", run, *options)

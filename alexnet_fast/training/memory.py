@@ -1,0 +1,85 @@
+"""How much memory training takes, and how many pictures a training step has room for."""
+
+from __future__ import annotations
+
+import torch
+
+from alexnet_fast.network.dropout import DropoutKey
+from alexnet_fast.network.exchange import LocalExchange, Wait
+from alexnet_fast.network.model import AlexNet, Architecture
+
+PICTURES = 2
+TEMPORARIES = 2.5
+"""Memory of a step over what it keeps for the way back: maps and gradients on their way, and batches not done with.
+
+The networks of `model.NETS` have 1.3 to 2.4 times as much alive at once; libraries need some to work.
+"""
+
+
+class NobodyExchange:
+    """One tower whose peer's maps have a shape and no numbers."""
+
+    def __init__(self, towers: tuple[int, ...]) -> None:
+        self.towers = towers
+
+    def start(self, own: torch.Tensor, peer_shape: torch.Size) -> Wait:
+        return lambda: own.new_empty(peer_shape)
+
+
+def model_without_numbers(architecture: Architecture, towers: tuple[int, ...]) -> AlexNet:
+    """What a process with these towers holds, on the meta device."""
+    whole = LocalExchange(architecture.num_towers)
+    with torch.device("meta"):
+        return AlexNet(architecture, exchange=whole if towers == whole.towers else NobodyExchange(towers))
+
+
+def kept_bytes(architecture: Architecture, dtype: torch.dtype, towers: tuple[int, ...]) -> float:
+    """Bytes that a process with these towers keeps of each picture for the way back; nothing is computed."""
+    blocks: dict[int, int] = {}
+    model = model_without_numbers(architecture, towers).to(dtype)
+    with torch.device("meta"):
+        images = torch.empty(PICTURES, 3, architecture.image_size, architecture.image_size, dtype=dtype)
+        key = torch.empty((), dtype=torch.int64)
+    kept: list[torch.Tensor] = []  # alive, so that no two have the same identity
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(images, DropoutKey(key))
+    own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    for tensor in kept:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            blocks[storage._cdata] = storage.nbytes()
+    return sum(blocks.values()) / PICTURES
+
+
+def lasting_bytes(num_parameters: int, dtype: torch.dtype) -> int:
+    """Weights and momentum in float32, working copies and gradients in `dtype`."""
+    return num_parameters * (2 * torch.float32.itemsize + 2 * dtype.itemsize)
+
+
+def training_bytes(
+    architecture: Architecture, dtype: torch.dtype, towers: tuple[int, ...], *, pictures: int, evaluated: int
+) -> int:
+    """Bytes that a process with these towers takes on its device, the loader's not counted.
+
+    pictures: of a step.  evaluated: pictures at once of an evaluation, which comes between steps.
+    """
+    parameters = model_without_numbers(architecture, towers).parameters()
+    kept = kept_bytes(architecture, dtype, towers)
+    lasting = lasting_bytes(sum(parameter.numel() for parameter in parameters), dtype)
+    return lasting + int(kept * max(TEMPORARIES * pictures, evaluated))
+
+
+def largest_batch(
+    architecture: Architecture, dtype: torch.dtype, available: int, towers: tuple[int, ...], loading: float = 0.0
+) -> int:
+    """Pictures of a step that `available` bytes hold, weights and momentum not counted; a multiple of 16, or fewer.
+
+    loading: bytes that the loader takes for each of them.
+    """
+    pictures = int(available / (TEMPORARIES * kept_bytes(architecture, dtype, towers) + loading))
+    return pictures - pictures % 16 if pictures >= 16 else max(0, pictures)

@@ -1,0 +1,107 @@
+"""A run from its arguments to its result: layout, checks, processes, and what each of them does."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alexnet_fast.config.recipe import Recipe
+from alexnet_fast.distributed.devices import be_deterministic, cost_of_determinism
+from alexnet_fast.distributed.launcher import LostProcessError, launch
+from alexnet_fast.distributed.mesh import Mesh
+from alexnet_fast.distributed.parallelism import Layout, choose_layout
+from alexnet_fast.distributed.signals import Interruption
+from alexnet_fast.pipelines.decoded_cache import CacheSize, check_gpu_memory
+from alexnet_fast.pipelines.settings import check_splits
+from alexnet_fast.runs.folder import RunFolder, saying_what_is_full
+from alexnet_fast.runs.resume import check_before_start
+from alexnet_fast.runs.resume_command import options_to_repeat
+from alexnet_fast.tools.dataset import Dataset
+from alexnet_fast.tools.errors import UserError
+from alexnet_fast.training.job import Job, check_classes, doubt_of_data
+from alexnet_fast.training.trainer import Trainer
+
+FIRST_CTRL_C = "Finishing the step and saving; Ctrl-C again stops at once."
+
+
+def train(
+    dataset: Dataset,
+    recipe: Recipe,
+    run: Path,
+    *,
+    resume: bool = False,
+    device: str | None = None,
+    gpus: int | None = None,
+    processes: int | None = None,
+    parallel: str = "auto",
+    quiet: bool = False,
+    deterministic: bool = False,
+    cache_decoded: CacheSize | None = None,
+) -> dict[str, Any]:
+    """Train, or go on; what result.json holds.
+
+    `cache_decoded` is that of `Job`.  The other arguments are those of `layout.choose_layout`.  Raises UserError, also
+    when the run was stopped by a signal: then everything is saved.
+    """
+    if resume:
+        check_before_start(RunFolder(run), recipe)
+    check_classes(dataset)
+    layout = choose_layout(
+        recipe.architecture(len(dataset.classes)),
+        recipe.batch_size,
+        precision=recipe.precision,
+        device=device,
+        gpus=gpus,
+        processes=processes,
+        parallel=parallel,
+    )
+    if cache_decoded is not None:
+        check_gpu_memory(layout.device.type)
+    mesh = Mesh(world_size=layout.num_processes, split=layout.split)
+    check_splits(
+        dataset,
+        batch_size=mesh.share_batch(recipe.batch_size),
+        num_ranks=mesh.num_data_ranks,
+        num_evaluation_ranks=mesh.num_replicas,
+    )
+    dataset.check_sizes()
+    options = options_to_repeat(
+        device=device, gpus=gpus, processes=processes, parallel=parallel, deterministic=deterministic,
+        cache_decoded=cache_decoded,
+    )  # fmt: skip
+    job = Job(dataset, recipe, run, resume, quiet, deterministic, cache_decoded, options)
+    if layout.started:
+        return launch(layout, work_of_a_process, layout, job)
+    try:
+        with RunFolder(run).taken(resume=resume):
+            return launch(layout, work_of_a_process, layout, job)
+    except LostProcessError as error:
+        raise UserError(f"{error} {job.again} goes on from what was saved last.") from error
+
+
+def work_of_a_process(mesh: Mesh, device: torch.device, layout: Layout, job: Job) -> dict[str, Any]:
+    """One process's part in the run."""
+    if job.deterministic:
+        be_deterministic()
+    folder = RunFolder(job.run)
+    with contextlib.ExitStack() as stack:
+        if layout.started and mesh.is_speaker:  # torchrun's processes have no parent that did it
+            stack.enter_context(folder.taken(resume=job.resume or folder.holds_a_run()))
+        mesh.barrier()
+        stack.enter_context(saying_what_is_full(job.run, job.again))
+        trainer = Trainer(mesh, device, job)
+        interruption = stack.enter_context(Interruption("" if job.quiet or not mesh.is_speaker else FIRST_CTRL_C))
+        trainer.telemetry.say(f"{layout.reason}; {trainer.precision.name}: {trainer.precision.reason}")
+        if (doubt := doubt_of_data(job.dataset)) is not None:
+            trainer.telemetry.say(doubt)
+        if trainer.loader.cache is not None:
+            trainer.telemetry.say(trainer.loader.cache.describe())
+        if job.deterministic:
+            trainer.telemetry.say(cost_of_determinism(device))
+        try:
+            return trainer.run(interruption)
+        finally:
+            trainer.close()

@@ -1,0 +1,122 @@
+"""Evaluation: whole pictures from DALI, views cut in torch when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from alexnet_fast.pipelines.augmentation import CROP
+from alexnet_fast.pipelines.batch import EvaluationBatch
+from alexnet_fast.pipelines.decoding import Decoding, decode
+from alexnet_fast.pipelines.diagnosis import Shards, check_labels
+from alexnet_fast.pipelines.pipeline_run import Execution, PipelineRun, to_torch
+from alexnet_fast.pipelines.reader import Reading, labels_of, read_samples
+from alexnet_fast.pipelines.seeds import part_of_rank
+from alexnet_fast.pipelines.settings import check_share, default_settings
+from alexnet_fast.tools.dataset import Dataset
+
+
+def view_corners(size: int) -> list[tuple[int, int]]:
+    """Top left corner (y, x) of the five crops of a picture of `size` pixels: centre, then the four corners."""
+    margin = size - CROP
+    return [(margin // 2, margin // 2), (0, 0), (0, margin), (margin, 0), (margin, margin)]
+
+
+class EvaluationLoader:
+    """Every sample of a split exactly once over the ranks, in the order of the shards."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        *,
+        split: str = "val",
+        batch_size: int,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        mean: Literal["image", "rgb"] | torch.Tensor = "image",
+        rank: int = 0,
+        num_ranks: int = 1,
+        num_threads: int | None = None,
+        hw_decoder_load: float | None = None,
+        prefetch: int | None = None,
+    ) -> None:
+        """batch_size: this rank's; the last batch holds what is left.  The rest as in TrainingLoader.
+
+        mean: also the mean that a network was trained with, (224, 224, 3) or (3,) float32.
+        """
+        check_share(dataset, split, batch_size=batch_size, rank=rank, num_ranks=num_ranks)
+        self.num_samples = dataset.split(split).samples
+        """On all ranks together."""
+        self._places = part_of_rank(self.num_samples, rank, num_ranks)
+        # A rank's part may be smaller than a batch; parts differ by one sample where the split does not divide.
+        self._batch_size = min(batch_size, len(self._places))
+        dataset.check_sizes(split)
+        self._dataset, self._split = dataset, split
+        self.num_batches = -(-len(self._places) // self._batch_size)
+        """Of this rank."""
+        settings = default_settings(device, num_threads, prefetch, hw_decoder_load)
+        self._execution = Execution(self._batch_size, device, settings.num_threads, settings.prefetch)
+        size = dataset.picture.size
+        self._decoding = Decoding("cpu" if device.type == "cpu" else "mixed", size, settings.hw_decoder_load)
+        self._reading = Reading.of(
+            dataset.tars(split), dataset.indexes(split), rank=rank, num_ranks=num_ranks, shuffle_buffer=None, seed=0
+        )
+        own_mean = mean if isinstance(mean, torch.Tensor) else torch.from_numpy(evaluation_mean(dataset, mean))
+        self._mean = own_mean.to(device)
+        self._dtype = dtype
+
+    def __iter__(self) -> Iterator[EvaluationBatch]:
+        shards = Shards.of(self._dataset, self._split)
+        with closing(PipelineRun(self._graph, self._execution, self.num_batches, shards=shards)) as run:
+            run.check_num_samples(self._dataset, self._split)
+            yield from self._batches(run)
+
+    def _batches(self, run: PipelineRun) -> Iterator[EvaluationBatch]:
+        start = self._places.start
+        for _ in range(self.num_batches):
+            count = min(self._batch_size, self._places.stop - start)
+            outputs = run.next()
+            run.check_size(outputs[0])
+            pixels, digits = (to_torch(output)[:count] for output in outputs)
+            labels = labels_of(digits)
+            check_labels(labels, self._dataset)
+            places = torch.arange(start, start + count, device=labels.device)
+            start += count
+            yield EvaluationBatch(view_cutter(pixels, self._mean, self._dtype), labels, places)
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def _graph(self) -> tuple[Any, ...]:
+        jpeg, digits = read_samples(self._reading)
+        return decode(jpeg, self._decoding), digits if self._decoding.backend == "cpu" else digits.gpu()
+
+
+def view_cutter(pixels_NHWC: torch.Tensor, mean: torch.Tensor, dtype: torch.dtype) -> Callable[[int], torch.Tensor]:
+    """View 0..9 of (N, S, S, 3) uint8 pixels -> (N, 3, 224, 224): 0 the centre, 1..4 the corners, 5..9 their mirrors.
+
+    mean: (224, 224, 3) or (3,) float32, subtracted from every view alike, on the device of the pixels.
+    """
+    corners = view_corners(pixels_NHWC.shape[1])
+
+    def cut_view(number: int) -> torch.Tensor:
+        y, x = corners[number % 5]
+        view = pixels_NHWC[:, y : y + CROP, x : x + CROP]
+        if number >= 5:
+            view = view.flip(2)
+        # The mean has float32: the difference has too, and is rounded once.
+        return (view - mean).to(dtype).permute(0, 3, 1, 2)
+
+    return cut_view
+
+
+def evaluation_mean(dataset: Dataset, mean: Literal["image", "rgb"]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """(224, 224, 3): the mean image's centre crop; or (3,): the mean colour.  Subtracted from every view alike."""
+    if mean == "rgb":
+        return dataset.statistics.mean_rgb.astype(np.float32)
+    start = (dataset.picture.size - CROP) // 2
+    return np.ascontiguousarray(dataset.mean_image[start : start + CROP, start : start + CROP])

@@ -1,0 +1,78 @@
+"""Layers' times, and the projection to two GPUs: they measure what they say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from alexnet_fast.bench import model as benchmark_model
+from alexnet_fast.bench import tower as benchmark_tower
+from alexnet_fast.bench.measurement import Measurement
+from alexnet_fast.bench.model import Measure
+from alexnet_fast.config.precision import Precision
+from alexnet_fast.distributed.parallelism import bytes_as_towers
+from alexnet_fast.network.model import NETS, small
+
+CPU = torch.device("cpu")
+FP32 = Precision("fp32", torch.float32, "")
+NET = small(NETS["167"], image_size=224, num_classes=1001)
+
+
+def test_a_tower_has_its_rows_and_trains() -> None:
+    step = benchmark_tower.make_tower_step(NET, CPU, FP32)
+    shapes = {name: tuple(parameter.shape) for name, parameter in step.parameters.items()}
+    assert shapes["conv3.weight"] == (24, 32, 3, 3)
+    assert shapes["fc8.bias"] == (501,)
+    before = step.parameters["conv1.weight"].detach().clone()
+    step(benchmark_model.batch_of(2, CPU, torch.float32), step=0, seed=0)
+    assert not torch.equal(step.parameters["conv1.weight"], before)
+
+
+def test_the_projection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark_model, "SECONDS", 0.0)
+    monkeypatch.setattr(benchmark_model, "REPETITIONS", 1)
+    (row,) = benchmark_tower.measure_towers(NET, device=CPU, batch_sizes=[4], precision=FP32)
+    sent = bytes_as_towers(NET, 4, 2, torch.float32)
+    assert row.details["MB sent"] == pytest.approx(sent / 1e6)
+    both = float(str(row.details["two, PCIe 5"]).split("/s")[0].replace(",", ""))
+    assert both == pytest.approx(4 / (4 / row.rate + sent / 50e9), abs=1)
+
+
+def test_layers_are_timed_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark_model, "REPETITIONS", 1)
+    monkeypatch.setattr(benchmark_model, "device_limits", lambda device, dtype: (1e12, 1e10))
+    *rows, whole = benchmark_model.measure_layers(NET, device=CPU, batch_size=2, precision=FP32)
+    names = ["conv1", "norm1+pool1", "conv2", "norm2+pool2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"]
+    assert [row.name for row in rows] == names
+    for way in ("forward ms", "back ms"):
+        assert all(float(row.details[way]) > 0 for row in rows)
+        assert float(whole.details[way]) == pytest.approx(sum(float(row.details[way]) for row in rows))
+    conv2 = rows[2]
+    flop = 3 * 2 * 2 * 32 * 6 * 25 * 27**2  # forward and two products back; maps × seen × window × pixels
+    assert float(conv2.details["TFLOP/s"]) * 1e12 * 2 / conv2.rate == pytest.approx(flop)
+
+
+def test_a_gpu_is_measured_with_reproducible_kernels_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process of its own, which alone is made deterministic."""
+    asked: list[str] = []
+
+    def measure(*arguments: object, **options: object) -> Measurement:
+        return Measurement("forward or step", 80.0 if asked else 100.0, 0.0, {"batch size": 4})
+
+    def in_own_process(work: Measure, *arguments: Any) -> list[Measurement]:
+        asked.append("a process")
+        return work(*arguments)
+
+    monkeypatch.setattr(benchmark_model, "measure_forward", measure)
+    monkeypatch.setattr(benchmark_model, "measure_step", measure)
+    monkeypatch.setattr(benchmark_model, "in_own_process", in_own_process)
+    monkeypatch.setattr(benchmark_model, "be_deterministic", lambda: asked.append("deterministic"))
+    options = {"batch_sizes": [4], "precision": FP32, "peers": False}
+    rows = benchmark_model.measure_model(device=torch.device("cuda"), **options)  # type: ignore[arg-type]
+    assert asked == ["a process", "deterministic"]
+    assert [row.details["of net 167"] for row in rows if row.name.endswith("deterministic")] == ["0.80×"]
+    rows = benchmark_model.measure_model(device=CPU, **options)  # type: ignore[arg-type]
+    assert len(asked) == 2
+    assert not any("deterministic" in row.name for row in rows)

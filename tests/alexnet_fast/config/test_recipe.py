@@ -1,0 +1,170 @@
+"""Recipes: complete, checked, and the schedules of the authors' notebook."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+
+from alexnet_fast.config.recipe import Recipe, key_docs, load_recipe, recipe_from, recipe_names
+from alexnet_fast.config.schedule import Rates, Schedule
+from alexnet_fast.network.model import NETS
+from alexnet_fast.tools.errors import UsageError
+
+
+def test_every_net_has_a_recipe() -> None:
+    assert {load_recipe(name).network for name in recipe_names()} == set(NETS)
+
+
+def test_every_key_is_explained() -> None:
+    assert list(key_docs()) == [field.name for field in fields(Recipe)]
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_written_recipes_read_back_the_same(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name, ["seed=7", "conv1_slow_epoch=none"])
+    file = tmp_path / f"{name}.toml"
+    file.write_text(recipe.to_toml(), encoding="utf-8")
+    assert load_recipe(str(file)) == recipe
+    assert recipe.description and recipe.source and recipe.expected
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("batchsize=64", "did you mean 'batch_size'"),
+        ("EPOCHS=3", "there is no key 'EPOCHS'; did you mean 'epochs'?"),
+        ("epoch=3", "there is no key 'epoch'; did you mean 'epochs'?"),
+        ("Batch-Size=3", "did you mean 'batch_size'?"),
+        ("nonsense_key=1", "choose from name"),
+        ("batch_size=64.5", "a whole number"),
+        ("batch_size=true", "a whole number"),
+        ("batch_size=0", "1 or more"),
+        ("epochs=soon", "a number"),
+        ("epochs=0", "more than 0"),
+        ("epochs=nan", "finite"),
+        ("epochs=inf", "finite"),
+        (f"epochs=1{'0' * 400}", "finite"),
+        (f"weight_rates=[-1{'0' * 400}, 0, 0, 0]", "a list of finite numbers"),
+        ("seed=-1", "0 or more"),
+        ("noise_divisor=1", "true or false"),
+        ("network=alex", "network is 'alex'"),
+        ("network=15", "did you mean '145' or '150'?"),
+        ("network=146", "did you mean '145', '167', '147' or '148'?"),
+        ("network=14", "did you mean '145', '147' or '148'?"),
+        ("mean=median", "image or rgb"),
+        ("final_views=5", "1 or 10"),
+        ("momentum=1", "below 1"),
+        ("precision=fp8", "choose auto"),
+        ("weight_rates=[0.1]", "weight_rates has 1 rate and weight_rate_epochs 4 epochs"),
+        ("weight_rates=[0.1, -1, 0, 0]", "rates of 0 to 1,000,000"),
+        ("bias_rates=[1e300, 0]", "rates of 0 to 1,000,000"),
+        ("weight_decay=1e308", "at most 1,000,000"),
+        ("weight_rates=0.1", "a list of numbers"),
+        ("weight_rate_epochs=[1, 2, 3, 4]", "begin with 0"),
+        ("bias_rate_epochs=[0, 0]", "let them rise"),
+        ("width_divisor=5", "1, 2, 4, 8 or 16"),
+        ("weight_rates=[0.1, inf, 0, 0]", "a list of finite numbers"),
+        ("bias_rates=[nan, 0.1]", "a list of finite numbers"),
+        ("weight_rate_epochs=[0, 10, 20, inf]", "a list of finite numbers"),
+        ("weight_rate_epochs=[0, 22.5, 45, 90]", "not reached in 90 epochs"),
+        ("full_epochs=60", "not reached in 60 epochs"),
+        ("conv1_frozen_epoch=-1", '0 or more, or "none"'),
+        ("conv1_slow_epoch=-0.5", "0 or more"),
+        ("noise_off_epoch=-3", "0 or more"),
+        ("noise_off_epoch=nan", "finite"),
+        ("noise=1e300", "at most 10"),
+        ("epochs=1e308", "from 0.000001 to 1,000,000"),
+        ("epochs=1e-300", "from 0.000001"),
+        ("full_epochs=1e-300", "from 0.000001"),
+        ("description=true", "description is True; it must be a string"),
+        ("source=[1, 2]", "it must be a string"),
+        ("name=mine", "name is that of its file"),
+        ("batch_size", "key=value"),
+    ],
+)
+def test_what_cannot_be_is_refused(setting: str, words: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(words)) as refused:
+        load_recipe("2013", [setting])
+    assert str(refused.value).startswith(f"--set {setting}: ")
+
+
+def test_settings_that_do_not_go_together_are_all_named() -> None:
+    with pytest.raises(UsageError, match=re.escape("--set weight_rates=[1, 2] --set seed=1: weight_rates has 2 rates")):
+        load_recipe("2013", ["weight_rates=[1, 2]", "seed=1"])
+
+
+def test_words_need_no_quotes() -> None:
+    recipe = load_recipe("2013", ["network=145", "mean=rgb", "precision='fp32'", "epochs=3", "noise_off_epoch=none"])
+    assert recipe == replace(
+        load_recipe("2013"), network="145", mean="rgb", precision="fp32", epochs=3.0, noise_off_epoch=None
+    )
+
+
+def test_unknown_recipes_and_files() -> None:
+    with pytest.raises(UsageError, match=r"neither one .* nor a \.toml file: did you mean '2012' or '2013'\?$"):
+        load_recipe("2031")
+    with pytest.raises(UsageError, match=r"did you mean '145-half'\?$"):
+        load_recipe("145_Half")
+    with pytest.raises(UsageError, match=r"choose from .*2012, 2013"):
+        load_recipe("zzz")
+    with pytest.raises(UsageError, match="cannot be read"):
+        load_recipe("nowhere/mine.toml")
+    with pytest.raises(UsageError, match=r"^recipe mine\.toml: there is no key 'Epochs'; did you mean 'epochs'\?$"):
+        recipe_from({"Epochs": 1}, "recipe mine.toml")
+
+
+def test_a_file_that_is_no_toml(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("epochs: 3")
+    with pytest.raises(UsageError, match="is no TOML"):
+        load_recipe(str(file))
+
+
+def rates_at(recipe: Recipe, epoch: float) -> Rates:
+    return Schedule(recipe, 1000).rates(round(epoch * 1000))
+
+
+def test_net_145s_schedule_is_the_notebooks() -> None:
+    recipe = load_recipe("2012")
+    expected = {0: 0.01, 24.999: 0.01, 25: 0.001, 50.999: 0.001, 51: 1e-4, 78.999: 1e-4, 79: 1e-5, 90.999: 1e-5}
+    assert {epoch: rates_at(recipe, epoch).weights for epoch in expected} == pytest.approx(expected)
+    assert rates_at(recipe, 45).biases == 0.02
+    assert rates_at(recipe, 46).biases == pytest.approx(0.002)
+    assert rates_at(recipe, 66.9).conv1 == pytest.approx(1e-4)
+    assert rates_at(recipe, 67).conv1 == pytest.approx(1e-5)
+    assert rates_at(recipe, 72).conv1 == 0
+    schedule = Schedule(recipe, 1000)
+    assert [schedule.noise(epoch) for epoch in (0, 66, 67, 90)] == [True, True, False, False]
+    assert (schedule.num_epochs, schedule.num_steps) == (91, 91_000)
+
+
+def test_net_167s_schedule_is_four_equal_parts() -> None:
+    recipe = load_recipe("2013")
+    rates = [rates_at(recipe, epoch).weights for epoch in (0, 22.4, 22.5, 44.9, 45, 67.4, 67.5, 89.9)]
+    assert rates == pytest.approx([0.01, 0.01, 0.001, 0.001, 1e-4, 1e-4, 1e-5, 1e-5])
+    assert rates_at(recipe, 72.9).conv1 > 0
+    assert rates_at(recipe, 73).conv1 == 0
+
+
+def test_shorter_runs_have_everything_in_proportion() -> None:
+    short = load_recipe("2013", ["epochs=9"])
+    long = load_recipe("2013")
+    for epoch in (0.0, 2.2, 2.3, 4.4, 4.6, 7.2, 7.4, 8.9):
+        assert rates_at(short, epoch) == rates_at(long, 10 * epoch)
+
+
+def test_rates_scale_with_the_batch_after_a_warm_up() -> None:
+    recipe = load_recipe("2013", ["batch_size=512"])
+    assert rates_at(recipe, 0).weights == pytest.approx(0.01)
+    assert rates_at(recipe, 2.5).weights == pytest.approx(0.025)
+    assert rates_at(recipe, 5).weights == pytest.approx(0.04)
+    assert rates_at(recipe, 5).biases == pytest.approx(0.08)
+    assert rates_at(load_recipe("2013", ["batch_size=64"]), 0).weights == pytest.approx(0.005)
+
+
+def test_a_part_of_an_epoch_is_a_run() -> None:
+    schedule = Schedule(load_recipe("2013", ["epochs=1.5"]), 10)
+    assert (schedule.num_steps, schedule.num_epochs) == (15, 2)

@@ -1,0 +1,162 @@
+"""Exported networks compute what ours computes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from alexnet_fast.commands.export_command import command
+from alexnet_fast.config.recipe import Recipe, load_recipe, recipe_names
+from alexnet_fast.inference.export import TOLERANCE, export, preprocessing
+from alexnet_fast.inference.load import load_safetensors
+from alexnet_fast.network.model import AlexNet, load_whole_state, whole_state
+from alexnet_fast.runs.checkpoint import Checkpoint, Mean, load_checkpoint, save_checkpoint
+from alexnet_fast.runs.totals import Totals
+from alexnet_fast.tools.dataset import PictureOptions
+from alexnet_fast.tools.errors import UsageError, UserError
+
+CLASSES = tuple((f"n{number:08d}", f"thing {number}") for number in range(7))
+
+
+def checkpoint_of(recipe: Recipe) -> Checkpoint:
+    """A network with lively values: the start values alone would make every logit tiny."""
+    model = AlexNet(recipe.architecture(len(CLASSES)))
+    model.initialize(3)
+    tensors = {name: tensor * (5 if "weight" in name else 1) for name, tensor in whole_state(model).items()}
+    mean = Mean("image", torch.rand(256, 256, 3) * 255, torch.tensor([120.0, 110.0, 100.0]))
+    return Checkpoint(
+        recipe=recipe,
+        classes=CLASSES,
+        dataset_fingerprint="f",
+        picture=PictureOptions(),
+        mean=mean,
+        model=tensors,
+        optimizer=None,
+        step=12,
+        steps_per_epoch=4,
+        loaders=(),
+        scaler={},
+        error=None,
+        best_error=None,
+        totals=Totals("2026-01-01T00:00:00+00:00"),
+    )
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    return 60 * torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if name != "demo"])
+def test_onnxruntime_computes_the_same_logits(name: str, images: torch.Tensor, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    checkpoint = checkpoint_of(replace(load_recipe(name), width_divisor=8))
+    written = export(checkpoint, tmp_path / "net.onnx")
+    model = AlexNet(checkpoint.architecture())
+    load_whole_state(model, checkpoint.model)
+    with torch.inference_mode():
+        ours = model(images)
+    session = onnxruntime.InferenceSession(str(written[0]))
+    (theirs,) = session.run(None, {"images": images.numpy()})
+    assert ours.std() > 1e-3
+    assert (torch.from_numpy(theirs) - ours).abs().max() <= TOLERANCE * ours.abs().max()
+    beside = json.loads(written[1].read_text())
+    assert [entry["label"] for entry in beside["classes"]] == [label for _, label in CLASSES]
+    assert torch.tensor(beside["mean_image_HWC"]).shape == (224, 224, 3)
+
+
+def test_the_preprocessing_is_that_of_the_training_pictures() -> None:
+    checkpoint = checkpoint_of(replace(load_recipe("2013"), width_divisor=16))
+    assert preprocessing(checkpoint)["resize"] == "short side 256 (area averaging down, cubic up), centre 256x256"
+    other = replace(checkpoint, picture=PictureOptions(size=320, filter="bilinear"))
+    assert preprocessing(other)["resize"] == "short side 320 (bilinear down, cubic up), centre 320x320"
+
+
+def test_safetensors_come_back_whole(tmp_path: Path) -> None:
+    checkpoint = checkpoint_of(replace(load_recipe("2012"), width_divisor=8))
+    (file,) = export(checkpoint, tmp_path / "net.safetensors")
+    back = load_safetensors(file)
+    assert back.recipe == checkpoint.recipe
+    assert back.classes == checkpoint.classes
+    assert back.mean.image is not None and checkpoint.mean.image is not None
+    assert torch.equal(back.mean.image, checkpoint.mean.image)
+    assert back.model.keys() == checkpoint.model.keys()
+    assert all(torch.equal(back.model[name], tensor) for name, tensor in checkpoint.model.items())
+
+
+def test_checkpoints_come_back_whole(tmp_path: Path) -> None:
+    checkpoint = checkpoint_of(replace(load_recipe("2013"), width_divisor=8))
+    save_checkpoint(tmp_path / "a.pt", checkpoint)
+    back = load_checkpoint(tmp_path / "a.pt")
+    assert back.recipe == checkpoint.recipe and back.classes == checkpoint.classes and back.step == 12
+    assert all(torch.equal(back.model[name], tensor) for name, tensor in checkpoint.model.items())
+    assert [file.name for file in tmp_path.iterdir()] == ["a.pt"]
+
+
+@pytest.mark.parametrize("damage", ["short", "flipped", "text", "other tensors", "missing", "folder"])
+def test_bad_checkpoints_are_refused(damage: str, tmp_path: Path) -> None:
+    file = tmp_path / "a.pt"
+    save_checkpoint(file, checkpoint_of(replace(load_recipe("2013"), width_divisor=16)))
+    content = bytearray(file.read_bytes())
+    if damage == "short":
+        file.write_bytes(content[: len(content) // 2])
+    elif damage == "flipped":
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    elif damage == "text":
+        file.write_text("not a checkpoint")
+    elif damage == "other tensors":
+        torch.save({"weight": torch.zeros(3)}, file)
+    elif damage == "missing":
+        file.unlink()
+    elif damage == "folder":
+        file = tmp_path
+    with pytest.raises(UserError, match=str(file)):
+        load_checkpoint(file)
+
+
+@pytest.mark.parametrize("name", ["net.pb", "net", "nowhere/net.onnx"])
+def test_where_it_cannot_go(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--out"):
+        export(checkpoint_of(replace(load_recipe("2013"), width_divisor=16)), tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".onnx"])
+def test_a_disk_that_takes_nothing(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The export that was there stays, nothing half-written lies beside it."""
+    if suffix == ".onnx":
+        pytest.importorskip("onnx")
+    file = tmp_path / f"net{suffix}"
+    file.write_text("the one before")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        export(checkpoint_of(replace(load_recipe("2013"), width_divisor=16)), file)
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+    assert file.read_text() == "the one before"
+
+
+def test_a_json_of_something_else_is_not_replaced(tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    checkpoint = checkpoint_of(replace(load_recipe("2013"), width_divisor=16))
+    export(checkpoint, tmp_path / "net.onnx")
+    export(checkpoint, tmp_path / "net.onnx")  # its own it may write anew
+    for text in ('{"classes": []}', "[]", "no JSON"):
+        (tmp_path / "dataset.json").write_text(text)
+        with pytest.raises(UsageError, match=r"dataset\.json is there and was not written by an export"):
+            export(checkpoint, tmp_path / "dataset.onnx")
+        assert (tmp_path / "dataset.json").read_text() == text
+        assert not (tmp_path / "dataset.onnx").exists()
+
+
+def test_help_and_readme_state_the_tolerance_that_is_tested() -> None:
+    stated = f"at most {TOLERANCE:g}".replace("0.0001", "1e-4")
+    readme = Path(__file__).parent.parent.parent.parent / "README.md"
+    assert stated in readme.read_text(encoding="utf-8") and stated in (command.help or "")

@@ -1,0 +1,140 @@
+"""A run's folder: taken and given back, damaged files, and a disk or a user without the right to write."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alexnet_fast.runs.folder import RunFolder, to_json
+from alexnet_fast.tools.errors import UsageError, UserError
+
+
+def everything(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize("name", ["run", "runs/deep/run"])
+def test_a_start_that_failed_leaves_nothing(name: str, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / name)
+    with pytest.raises(UsageError, match="too large"), folder.taken(resume=False):
+        assert folder.checkpoints.is_dir() and folder.is_running()
+        raise UsageError("batch too large")
+    assert everything(tmp_path) == []
+    with folder.taken(resume=False):  # the corrected command
+        folder.recipe.write_text("seed = 1")
+    assert everything(folder.path) == [".lock", "checkpoints", "figures", "recipe.toml"]
+
+
+def test_what_a_process_left_that_was_killed_at_its_start_is_no_run(tmp_path: Path) -> None:
+    """Killed before recipe.toml: neither --resume nor a new start was possible there."""
+    folder = RunFolder(tmp_path / "run")
+    folder.prepare(resume=False)
+    (folder.path / ".lock").write_text("123")
+    (folder.path / ".recipe.toml.partial").write_text("seed")
+    with pytest.raises(UsageError, match=r"no run in .* leave out --resume"), folder.taken(resume=True):
+        raise AssertionError("not reached")
+    with folder.taken(resume=False):
+        folder.recipe.write_text("seed = 1")
+    with pytest.raises(UsageError, match="holds a run already"), folder.taken(resume=False):
+        raise AssertionError("not reached")
+
+
+def test_a_beginning_with_something_of_the_users_in_it_is_not_taken(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.prepare(resume=False)
+    (folder.figures / "mine.png").touch()
+    with pytest.raises(UsageError, match="is no run"), folder.taken(resume=False):
+        raise AssertionError("not reached")
+
+
+def test_a_second_process_leaves_the_beginning_of_the_first_alone(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    with folder.taken(resume=False):
+        before = everything(tmp_path)
+        with pytest.raises(UserError, match=f"in use by process {os.getpid()}"), folder.taken(resume=False):
+            raise AssertionError("not reached")
+        assert everything(tmp_path) == before
+
+
+def test_a_file_in_place_of_a_folder_is_named(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.recipe.touch()
+    folder.checkpoints.touch()
+    with pytest.raises(UserError, match=r"checkpoints is a file .* move it away"), folder.taken(resume=True):
+        raise AssertionError("not reached")
+
+
+def test_a_run_that_had_begun_stays(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    with pytest.raises(UserError), folder.taken(resume=False):
+        folder.recipe.write_text("seed = 1")
+        raise UserError("the disk is gone")
+    assert folder.recipe.exists() and folder.checkpoints.is_dir()
+    with pytest.raises(UserError), folder.taken(resume=True):
+        raise UserError("again")
+    assert folder.recipe.exists()
+
+
+def test_an_empty_folder_of_the_users_stays_and_is_empty_again(tmp_path: Path) -> None:
+    with pytest.raises(UserError), RunFolder(tmp_path).taken(resume=False):
+        raise UserError("no")
+    assert tmp_path.is_dir() and everything(tmp_path) == []
+
+
+@pytest.mark.parametrize("code", ["ENOSPC", "EROFS", "EACCES"])
+def test_a_lock_that_cannot_be_made_is_told(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import errno
+
+    folder = RunFolder(tmp_path)
+    folder.recipe.touch()
+    real = Path.open
+
+    def refuse(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path.name == ".lock":
+            number = getattr(errno, code)
+            raise OSError(number, os.strerror(number))
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(UserError, match=f"{tmp_path}: cannot be written .*Make room"), folder.taken(resume=True):
+        raise AssertionError("not reached")
+
+
+def test_a_full_disk_locks_all_the_same(tmp_path: Path) -> None:
+    """The owner's name does not fit, and nobody stumbles over that."""
+    (tmp_path / ".lock").symlink_to("/dev/full")
+    with RunFolder(tmp_path).lock():
+        assert RunFolder(tmp_path).is_running()
+    assert not RunFolder(tmp_path).is_running()
+
+
+def test_damaged_metrics_are_passed_over(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    lines = [{"kind": "event", "step": step, "epoch": step / 10, "event": "x"} for step in range(4)]
+    texts = [json.dumps(line).encode() for line in lines]
+    texts[1:1] = [b"\0\0\0\0", b'{"kind": "tr', b"7", b'{"kind": "train"}', b"\xff\xfe"]
+    texts += [b'{"kind": "train", "step": 3, "epoch": 1, "loss": 1}', b'{"kind": "other", "step": 3, "epoch": 1}']
+    folder.metrics.write_bytes(b"\n".join(texts) + b"\n")
+    assert folder.read_metrics() == lines
+    folder.forget_after(0.2)
+    assert [json.loads(line) for line in folder.metrics.read_text().splitlines()] == lines[:3]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "\0\0", "{}", '{"steps": 1, "epochs": true, "seconds": 1}'])
+def test_a_damaged_result_is_none(content: str, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.result.write_text(content)
+    assert folder.read_result() is None
+
+
+def test_json_has_neither_nan_nor_infinity() -> None:
+    text = to_json({"loss": math.nan, "rates": (1.0, math.inf), "deep": {"value": -math.inf}, "name": "ε"})
+    refuse = pytest.fail
+    assert json.loads(text, parse_constant=refuse) == {
+        "loss": None, "rates": [1.0, None], "deep": {"value": None}, "name": "ε",
+    }  # fmt: skip

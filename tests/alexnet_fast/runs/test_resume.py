@@ -1,0 +1,281 @@
+"""Runs that go on elsewhere: on other processes, under torchrun after a kill or a lost machine, after a full disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from alexnet_fast.config.recipe import load_recipe, override
+from alexnet_fast.config.schedule import Schedule
+from alexnet_fast.runs.checkpoint import Checkpoint, load_checkpoint, resolve_checkpoint, saved_checkpoints
+from alexnet_fast.runs.folder import RunFolder
+from alexnet_fast.runs.resume import recipe_of_run, restore_place
+from alexnet_fast.tools.dataset import Dataset
+from alexnet_fast.tools.errors import UsageError, UserError
+from alexnet_fast.training.run import train
+from alexnet_fast.training.telemetry import Telemetry
+
+SETTINGS = (
+    "width_divisor=16",
+    "batch_size=4",
+    "rates_for_batch=4",
+    "precision=fp32",
+    "final_views=1",
+    "shuffle_buffer=20",
+)
+
+
+def words(shards: Path, run: Path, *settings: str) -> list[str]:
+    sets = [word for setting in (*SETTINGS, *settings) for word in ("--set", setting)]
+    return ["-m", "alexnet_fast.cli", "train", str(shards), *sets, "--out", str(run), "--device", "cpu"]
+
+
+def whole_state_of(run: Path) -> dict[str, torch.Tensor]:
+    checkpoint = load_checkpoint(saved_checkpoints(run / "checkpoints")[-1])
+    assert checkpoint.optimizer is not None
+    return checkpoint.model | {f"momentum {name}": tensor for name, tensor in checkpoint.optimizer.items()}
+
+
+def start_agent(words: list[str], endpoint: str, *, num_agents: int, log: Path) -> subprocess.Popen[bytes]:
+    """torchrun on one "machine" of two processes, told as the README says where there are several."""
+    agent = [
+        sys.executable, "-m", "torch.distributed.run", f"--nnodes={num_agents}", "--nproc-per-node=2",
+        "--rdzv-id=night", "--rdzv-backend=c10d", f"--rdzv-endpoint={endpoint}", "--local-addr=127.0.0.1",
+        "--max-restarts=3",
+    ]  # fmt: skip
+    environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    if num_agents > 1:
+        environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    with log.open("ab") as file:
+        return subprocess.Popen([*agent, *words], env=environment, stdout=file, stderr=subprocess.STDOUT)
+
+
+def wait_for_a_checkpoint(run: Path, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not saved_checkpoints(run / "checkpoints"):
+        assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+        time.sleep(0.01)
+
+
+def end_with_its_workers(agent: subprocess.Popen[bytes]) -> None:
+    """As when a machine loses its power."""
+    children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children")
+    workers = [int(word) for word in children.read_text().split()] if agent.poll() is None else []
+    for pid in (agent.pid, *workers):
+        os.kill(pid, signal.SIGKILL)
+    agent.wait()
+
+
+def assert_same_weights(once: Path, again: Path) -> None:
+    first, second = whole_state_of(once), whole_state_of(again)
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
+@pytest.fixture
+def agents() -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Agents started by a test; none outlives it."""
+    started: list[subprocess.Popen[bytes]] = []
+    yield started
+    for agent in started:
+        if agent.poll() is None:
+            end_with_its_workers(agent)
+
+
+def test_torchrun_goes_on_to_the_bit_after_a_kill(
+    tiny_shards: Path, tmp_path: Path, agents: list[subprocess.Popen[bytes]]
+) -> None:
+    broken, unbroken, log = tmp_path / "broken", tmp_path / "unbroken", tmp_path / "log"
+    settings = ("epochs=3", "checkpoint_minutes=0.0001")
+    alone = [sys.executable, *words(tiny_shards, unbroken, *settings), "--processes", "2", "--parallel", "data"]
+    subprocess.run(alone, check=True, capture_output=True, timeout=120)
+
+    command = [*words(tiny_shards, broken, *settings), "--parallel", "data"]
+    agents.append(start_agent(command, "localhost:0", num_agents=1, log=log))
+    wait_for_a_checkpoint(broken, agents[0], log)
+    os.kill(int((broken / ".lock").read_text()), signal.SIGKILL)  # the speaking process holds the folder
+    assert agents[0].wait(timeout=120) == 0, log.read_text()
+    assert "exitcode: -9" in log.read_text()
+    assert_same_weights(unbroken, broken)
+
+
+def test_a_lost_machine_is_replaced_and_the_run_goes_on_to_the_bit(
+    tiny_shards: Path, tmp_path: Path, agents: list[subprocess.Popen[bytes]]
+) -> None:
+    broken, unbroken, log = tmp_path / "broken", tmp_path / "unbroken", tmp_path / "log"
+    settings = ("epochs=3", "checkpoint_minutes=0.0001")
+    alone = [sys.executable, *words(tiny_shards, unbroken, *settings), "--processes", "4", "--parallel", "towers"]
+    subprocess.run(alone, check=True, capture_output=True, timeout=120)
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        endpoint = f"127.0.0.1:{probe.getsockname()[1]}"
+    command = [*words(tiny_shards, broken, *settings), "--parallel", "towers"]
+    for _ in range(2):  # the first holds the meeting point
+        agents.append(start_agent(command, endpoint, num_agents=2, log=log))
+        time.sleep(1)
+    wait_for_a_checkpoint(broken, agents[0], log)
+    end_with_its_workers(agents[1])
+    agents.append(start_agent(command, endpoint, num_agents=2, log=log))
+    assert [agents[0].wait(timeout=150), agents[2].wait(timeout=30)] == [0, 0], log.read_text()
+    assert_same_weights(unbroken, broken)
+
+
+def test_the_middle_of_an_epoch_moves_to_other_processes(
+    tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr("alexnet_fast.runs.checkpoint_manager.Saver.drop_old", lambda saver, step: None)
+        recipe = load_recipe("2013", [*SETTINGS, "epochs=1.5", "checkpoint_minutes=0.0001"])
+        train(tiny_dataset, recipe, run, device="cpu", quiet=True)
+    for file in saved_checkpoints(run / "checkpoints")[-2:]:
+        file.unlink()
+    newest = load_checkpoint(saved_checkpoints(run / "checkpoints")[-1])
+    assert newest.step % newest.steps_per_epoch != 0
+    train(tiny_dataset, recipe, run, device="cpu", processes=2, resume=True, quiet=True)
+    events = [line["event"] for line in RunFolder(run).read_metrics() if line["kind"] == "event"]
+    assert any("start of epoch 2" in event and "the run had 1 process and has 2" in event for event in events)
+    assert json.loads((run / "result.json").read_text())["steps"] == newest.steps_per_epoch * 3 // 2
+
+
+def test_telemetry_on_a_full_disk_says_so_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    telemetry = Telemetry(RunFolder(tmp_path), Schedule(load_recipe("2013"), 10), first_step=0)
+    telemetry.event(1, "first")
+    telemetry.event(2, "second")
+    telemetry.close()
+    told = capsys.readouterr().err
+    assert told.count("No space left on device") == 1
+    assert "first" in told and "second" in told
+
+
+def test_a_disk_full_at_the_end_can_be_gone_on_from(
+    tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    run, recipe = tmp_path / "run", load_recipe("2013", [*SETTINGS, "epochs=0.5"])
+    with monkeypatch.context() as patch:
+        patch.setattr("alexnet_fast.training.trainer.draw_report", full)
+        with pytest.raises(UserError, match=r"No space left.*--resume"):
+            train(tiny_dataset, recipe, run, device="cpu", quiet=True)
+    train(tiny_dataset, recipe, run, device="cpu", resume=True, quiet=True)
+    assert (run / "figures" / "curves.png").exists()
+
+
+def test_a_runs_checkpoint_is_the_newest_whole_one(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    for step in (1, 2, 3):
+        torch.save({"weights": torch.zeros(100)}, folder / f"step-{step:08d}.pt")
+    newest = folder / "step-00000003.pt"
+    assert resolve_checkpoint(tmp_path) == newest
+    newest.write_bytes(newest.read_bytes()[:-50])
+    assert resolve_checkpoint(tmp_path).name == "step-00000002.pt"
+    assert resolve_checkpoint(newest) == newest
+
+
+def test_a_run_goes_on_by_its_own_recipe(tiny_dataset: Dataset, tmp_path: Path) -> None:
+    run, began = RunFolder(tmp_path / "mine"), load_recipe("2013", [*SETTINGS, "epochs=0.5"])
+    with pytest.raises(UsageError, match="there is no run in"):
+        recipe_of_run(run)
+    train(tiny_dataset, began, run.path, device="cpu", quiet=True)
+    assert recipe_of_run(run) == began  # its name too, whatever the folder is called
+    whole = run.recipe.read_text()
+    for cut in ("", whole[: whole.index("# ", len(whole) // 2)]):
+        run.recipe.write_text(cut)
+        with pytest.raises(UsageError, match=r"recipe.toml says nothing of .*keep_checkpoints.*move it away"):
+            recipe_of_run(run)
+    with run.recipe.open("a") as file:
+        file.write("epochs\n")
+    with pytest.raises(UsageError, match=r"recipe.toml is no TOML.*move it away"):
+        recipe_of_run(run)
+    run.recipe.unlink()
+    assert recipe_of_run(run) == began
+
+
+def test_another_network_is_told_before_anything_else(tiny_dataset: Dataset, tmp_path: Path) -> None:
+    """The batch of the recipe that was given by mistake does not fit the data either."""
+    run, began = tmp_path / "run", load_recipe("2013", [*SETTINGS, "epochs=0.5"])
+    train(tiny_dataset, began, run, device="cpu", quiet=True)
+    with pytest.raises(UsageError, match=r"network '167', the recipe says '145'.*--set network=167 --set width_div"):
+        train(tiny_dataset, load_recipe("2012"), run, device="cpu", resume=True, quiet=True)
+
+
+@pytest.fixture(scope="module")
+def begun(tiny_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """Of a run that stands in the middle of its second epoch, after 7 of 14 steps."""
+    run = tmp_path_factory.mktemp("runs") / "begun"
+    train(tiny_dataset, load_recipe("2013", [*SETTINGS, "epochs=1.5"]), run, device="cpu", quiet=True)
+    return load_checkpoint(saved_checkpoints(run / "checkpoints")[-1])
+
+
+def test_a_damaged_place_among_the_pictures_is_told(begun: Checkpoint) -> None:
+    assert begun.inside_an_epoch
+    recipe, broken = begun.recipe, replace(begun, loaders=({"version": 1, "epoch": 1},))
+
+    def load(state: dict[str, Any]) -> None:
+        assert state["stream"]
+
+    step, note = restore_place(load, broken, Schedule(recipe, 14), rank=0, num_ranks=1, all_agree=lambda fine: fine)
+    assert step == 14 and note is not None and "start of epoch 2" in note and "damaged ('stream')" in note
+
+
+KEEP = "to keep it, stop at once with Ctrl-C twice, and go on with"
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps_per_epoch", "num_ranks", "words"),
+    [
+        (
+            ["batch_size=8"], 7, 1,
+            f"batch_size was 4 and is 8 ({KEEP} --set batch_size=4). "
+            "Going on from the start of epoch 2, of which 7 steps had been done.",
+        ),
+        # As many steps by chance: the loader complains.
+        (["batch_size=5"], 14, 1, "batch_size was 4 and is 5 (to keep it"),
+        (["seed=1"], 14, 1, f"seed was 0 and is 1 ({KEEP} --set seed=0)"),
+        ([], 14, 2, f"the run had 1 process and has 2 ({KEEP} 1 process (--gpus or --processes))"),
+        (["batch_size=8"], 7, 2, "batch_size was 4 and is 8 and the run had 1 process and has 2"),
+        ([], 13, 1, "an epoch has 13 steps and had 14. Going on"),
+        ([], 14, 1, "cannot be kept: the stream is another. Going on"),
+    ],
+)  # fmt: skip
+def test_what_moves_the_place_is_said_with_the_way_to_keep_it(
+    settings: list[str], steps_per_epoch: int, num_ranks: int, words: str, begun: Checkpoint
+) -> None:
+    def load(state: dict[str, Any]) -> None:
+        raise UserError("the stream is another.")
+
+    schedule = Schedule(override(begun.recipe, settings), steps_per_epoch)
+    step, note = restore_place(load, begun, schedule, rank=0, num_ranks=num_ranks, all_agree=lambda fine: fine)
+    assert step == steps_per_epoch and note is not None and words in note
+
+
+def test_a_change_that_moves_nothing_keeps_the_place(begun: Checkpoint) -> None:
+    schedule = Schedule(override(begun.recipe, ["shuffle_buffer=59"]), 14)
+    restored = restore_place(lambda state: None, begun, schedule, rank=0, num_ranks=1, all_agree=lambda fine: fine)
+    assert restored == (21, None)
+
+
+def test_devices_and_pipes_are_no_checkpoints(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"/dev/zero is no checkpoint.*a pipe or a device"):
+        load_checkpoint(resolve_checkpoint(Path("/dev/zero")))
+    os.mkfifo(tmp_path / "step-00000001.pt")
+    with pytest.raises(UsageError, match="there is no checkpoint in it"):
+        resolve_checkpoint(tmp_path)

@@ -1,0 +1,186 @@
+"""Runs that are killed and stopped: again and again, at random moments, and yet to the bit what an unbroken one is."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+import torch
+
+from alexnet_fast.config.recipe import Recipe, load_recipe
+from alexnet_fast.inference.evaluation import EvaluationResult
+from alexnet_fast.runs.checkpoint import load_checkpoint, saved_checkpoints
+from alexnet_fast.runs.folder import RunFolder
+from alexnet_fast.tools.dataset import Dataset
+from alexnet_fast.training.run import train
+
+SETTINGS = (
+    "width_divisor=16",
+    "batch_size=4",
+    "rates_for_batch=4",
+    "precision=fp32",
+    "final_views=1",
+    "shuffle_buffer=20",
+    "checkpoint_minutes=0.0001",
+)
+SECONDS = 200
+"""More than anything here takes."""
+
+
+def command_line(shards: Path, run: Path, *settings: str, options: tuple[str, ...] = ()) -> list[str]:
+    words = [word for setting in (*SETTINGS, *settings) for word in ("--set", setting)]
+    program = [sys.executable, "-m", "alexnet_fast.cli", "train"]
+    return [*program, str(shards), *words, "--out", str(run), "--device", "cpu", *options]
+
+
+def state_of(run: Path) -> dict[str, torch.Tensor]:
+    checkpoint = load_checkpoint(saved_checkpoints(run / "checkpoints")[-1])
+    assert checkpoint.optimizer is not None
+    return checkpoint.model | {f"momentum {name}": tensor for name, tensor in checkpoint.optimizer.items()}
+
+
+def assert_same_state(run: Path, unbroken: Path) -> None:
+    one, other = state_of(run), state_of(unbroken)
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        assert torch.equal(tensor, other[name]), name
+
+
+class Starter:
+    """Starts training in new processes, forked where everything is imported already: that saves seconds each time."""
+
+    def __init__(self, dataset: Dataset, recipe: Recipe, run: Path) -> None:
+        self.dataset, self.recipe, self.run = dataset, recipe, run
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(["alexnet_fast.training.trainer", "alexnet_fast.pipelines.loader"])
+
+    def start(self) -> BaseProcess:
+        options = {"resume": RunFolder(self.run).holds_a_run(), "device": "cpu", "quiet": True}
+        process = self.context.Process(target=train, args=(self.dataset, self.recipe, self.run), kwargs=options)
+        process.start()
+        return process
+
+
+def wait_for_a_new_checkpoint(run: Path, process: BaseProcess | subprocess.Popen[bytes]) -> None:
+    before = saved_checkpoints(run / "checkpoints")
+    deadline = time.monotonic() + SECONDS
+    while saved_checkpoints(run / "checkpoints") == before:
+        ended = process.poll() if isinstance(process, subprocess.Popen) else process.exitcode
+        assert ended is None and time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_killed_twenty_times(tiny_dataset: Dataset, tmp_path: Path) -> None:
+    recipe, chance = load_recipe("2013", [*SETTINGS, "epochs=5"]), random.Random(0)
+    unbroken, run = tmp_path / "unbroken", tmp_path / "run"
+    train(tiny_dataset, recipe, unbroken, device="cpu", quiet=True)
+    starter = Starter(tiny_dataset, recipe, run)
+    for kill in range(20):
+        process = starter.start()
+        if kill % 2:  # while it works; every second time at any moment, its start included
+            wait_for_a_new_checkpoint(run, process)
+        time.sleep(chance.random() * (0.1 if kill % 2 else 0.5))
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL, f"kill {kill} came after the end"
+    last = starter.start()
+    last.join(SECONDS)
+    assert last.exitcode == 0
+    assert_same_state(run, unbroken)
+    assert not list(run.rglob("*.partial"))
+
+
+def test_two_processes_killed_five_times(tiny_shards: Path, tmp_path: Path) -> None:
+    """The command is killed, or one of the processes that it started: the one that writes, and the other."""
+    unbroken, run, chance = tmp_path / "unbroken", tmp_path / "run", random.Random(1)
+    options = ("--processes", "2", "--parallel", "towers", "--quiet")
+    subprocess.run(command_line(tiny_shards, unbroken, "epochs=5", options=options), check=True, timeout=SECONDS)
+    resume: tuple[str, ...] = ()
+    for kill in range(5):
+        command = command_line(tiny_shards, run, "epochs=5", options=(*options, *resume))
+        with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+            wait_for_a_new_checkpoint(run, process)
+            time.sleep(chance.random() * 0.1)
+            if kill < 3:
+                process.kill()
+            else:
+                children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+                workers = [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+                assert len(workers) == 2
+                os.kill(workers[kill - 3], signal.SIGKILL)
+            _, told = process.communicate(timeout=SECONDS)
+        assert process.returncode == (-signal.SIGKILL if kill < 3 else 1)
+        assert kill < 3 or b"--parallel towers` goes on from what was saved last." in told
+        resume = ("--resume",)
+    subprocess.run(command_line(tiny_shards, run, "epochs=5", options=(*options, *resume)), check=True, timeout=SECONDS)
+    assert_same_state(run, unbroken)
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tiny_shards: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = command_line(tiny_shards, run, "epochs=400")
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        wait_for_a_new_checkpoint(run, process)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=SECONDS)
+    assert process.returncode == 1
+    assert b"everything is saved" in told and b"--resume" in told and b"Traceback" not in told
+
+
+THIRD_STEP_IS_LONG = """
+import sys, time
+from alexnet_fast.cli import main
+from alexnet_fast.training.train_step import TrainingStep
+
+def long(self, batch, *, step, seed, call=TrainingStep.__call__):
+    if step == 2:
+        print("third step", flush=True)
+        time.sleep(30)
+    return call(self, batch, step=step, seed=seed)
+
+TrainingStep.__call__ = long
+main(sys.argv[1:])
+"""
+
+
+def test_a_second_ctrl_c_stops_at_once_without_harm(tiny_shards: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = command_line(tiny_shards, run, "epochs=2")
+    command[1:3] = ["-c", THIRD_STEP_IS_LONG]  # instead of -m alexnet_fast.cli
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"third step\n"
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)  # two at once would be one to Python
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert b"stopped at once; `alexnet-fast train " in told and b"goes on from the last checkpoint" in told
+    assert b"Traceback" not in told
+    assert load_checkpoint(saved_checkpoints(run / "checkpoints")[-1]).step == 2
+
+
+def test_the_best_is_the_one_with_the_least_error(
+    tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = iter([0.9, 0.4, 0.6])
+    monkeypatch.setattr(
+        "alexnet_fast.training.trainer.evaluate", lambda *_, **__: EvaluationResult(30, 1.0, next(errors), 0.1)
+    )
+    train(tiny_dataset, load_recipe("2013", [*SETTINGS, "epochs=3", "keep_checkpoints=100"]), tmp_path, device="cpu")
+    best = load_checkpoint(tmp_path / "checkpoints" / "best.pt")
+    assert (best.step, best.error, best.best_error) == (28, 0.4, 0.4)
+    second = load_checkpoint(tmp_path / "checkpoints" / "step-00000028.pt")
+    assert all(torch.equal(tensor, second.model[name]) for name, tensor in best.model.items())
+    last = load_checkpoint(tmp_path / "checkpoints" / "step-00000042.pt")
+    assert (last.error, last.best_error) == (0.6, 0.4)
+    assert not torch.equal(last.model["fc8.weight"], best.model["fc8.weight"])

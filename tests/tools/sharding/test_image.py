@@ -1,0 +1,229 @@
+"""One picture: every kind that ImageNet and its heirs hold, against a reference in float64."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet_fast.tools.dataset import PictureOptions
+from alexnet_fast.tools.errors import UserError
+from alexnet_fast.tools.sharding.image import ORIENTATION, BadPictureError, encode
+
+Pixels = Any  # numpy arrays
+OPTIONS = PictureOptions()
+
+
+def scene(width: int, height: int, seed: int = 0) -> Pixels:
+    """Smooth colours with some detail, (H, W, 3) uint8; corners differ, so that turning shows."""
+    chance = np.random.default_rng(seed)
+    y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
+    waves = [np.sin(7 * x + phase) * np.cos(5 * y + 2 * phase) for phase in (0, 1, 2)]
+    values = 128 + 60 * np.stack(waves, -1) + 40 * np.stack([x, y, 1 - x], -1)
+    return (values + chance.normal(0, 6, values.shape)).clip(0, 255).astype(np.uint8)
+
+
+def stored(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def area_average(pixels: Pixels, size: int) -> Pixels:
+    """(size, size, 3) float64: the centre square, each output pixel the mean of the area it covers."""
+    height, width = pixels.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = pixels[top : top + side, left : left + side].astype(np.float64)
+    edges = np.linspace(0, side, size + 1)
+    weights = np.zeros((size, side))
+    for row in range(size):
+        for pixel in range(int(edges[row]), min(side, int(np.ceil(edges[row + 1])))):
+            weights[row, pixel] = min(edges[row + 1], pixel + 1) - max(edges[row], pixel)
+    weights /= weights.sum(1, keepdims=True)
+    return np.einsum("ij,jkc,lk->ilc", weights, square, weights, optimize=True)
+
+
+@pytest.mark.parametrize(
+    "shape", [(500, 375), (375, 500), (257, 300), (511, 512), (640, 1000), (256, 256), (1300, 270)]
+)
+def test_larger_pictures_are_area_averages(shape: tuple[int, int]) -> None:
+    pixels = scene(*shape)
+    made = encode(stored(Image.fromarray(pixels)), "a.png", OPTIONS)
+    assert made.pixels.shape == (256, 256, 3) and made.repairs == ""
+    difference = made.pixels - area_average(pixels, 256)
+    assert np.abs(difference).max() <= 2
+    assert abs(difference.mean()) < 0.1
+
+
+def test_smaller_pictures_are_made_larger_by_cubics() -> None:
+    pixels = scene(90, 120)
+    made = encode(stored(Image.fromarray(pixels)), "a.png", OPTIONS).pixels
+    expected = Image.fromarray(pixels).resize((256, 256), Image.Resampling.BICUBIC, box=(0, 15, 90, 105))
+    assert np.array_equal(made, np.asarray(expected))
+
+
+def test_what_is_stored_is_a_baseline_rgb_jpeg_without_metadata() -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = 1
+    content = stored(Image.fromarray(scene(400, 300)), "JPEG", exif=exif, comment=b"hello", progressive=True)
+    made = encode(content, "a.JPEG", OPTIONS)
+    image = Image.open(io.BytesIO(made.jpeg))
+    assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (256, 256))
+    assert not image.getexif() and "comment" not in image.info and not image.info.get("progressive")
+    assert np.abs(np.asarray(image).astype(int) - made.pixels).mean() < 4
+    assert encode(content, "a.JPEG", OPTIONS).jpeg == made.jpeg
+    assert len(encode(content, "a.JPEG", PictureOptions(quality=50)).jpeg) < len(made.jpeg)
+
+
+COLOUR = Image.fromarray(scene(300, 280))
+GREY = COLOUR.convert("L")
+SIXTEEN = Image.fromarray(np.asarray(GREY).astype(np.uint16) * 257)
+
+
+def sixteen_bit_colour() -> bytes:
+    """A PNG of three 16-bit channels, which Pillow reads but does not write: upper byte the picture, lower byte 200."""
+    pixels = np.stack([np.asarray(COLOUR), np.full_like(np.asarray(COLOUR), 200)], -1)
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
+    header = struct.pack(">IIBBBBB", *COLOUR.size, 16, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    framed = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
+
+
+def with_alpha() -> Image.Image:
+    image = COLOUR.convert("RGBA")
+    image.paste((0, 0, 0, 0), (0, 0, 150, 280))
+    return image
+
+
+KINDS: list[tuple[str, Callable[[], bytes], str, str]] = [
+    ("grey JPEG", lambda: stored(GREY, "JPEG"), "a.JPEG", "grey"),
+    ("CMYK JPEG", lambda: stored(COLOUR.convert("CMYK"), "JPEG"), "a.JPEG", "CMYK"),
+    ("PNG under .JPEG", lambda: stored(COLOUR), "a.JPEG", "PNG under .JPEG"),
+    ("GIF under .JPEG", lambda: stored(COLOUR, "GIF"), "a.JPEG", "GIF under .JPEG; palette"),
+    ("BMP under .jpg", lambda: stored(COLOUR, "BMP"), "a.jpg", "BMP under .jpg"),
+    ("WebP under .JPEG", lambda: stored(COLOUR, "WEBP", lossless=True), "a.JPEG", "WEBP under .JPEG"),
+    ("palette", lambda: stored(COLOUR.convert("P", palette=Image.Palette.ADAPTIVE)), "a.png", "palette"),
+    ("black and white", lambda: stored(GREY.convert("1")), "a.png", "black and white"),
+    ("transparency", lambda: stored(with_alpha()), "a.png", "transparency, laid on white"),
+    ("16 bit", lambda: stored(SIXTEEN), "a.png", "16 bit"),
+    ("16 bit colour", sixteen_bit_colour, "a.png", "16 bit"),
+]
+
+
+@pytest.mark.parametrize(("make", "name", "repairs"), [kind[1:] for kind in KINDS], ids=[kind[0] for kind in KINDS])
+def test_every_kind_becomes_rgb_and_is_listed(make: Callable[[], bytes], name: str, repairs: str) -> None:
+    made = encode(make(), name, OPTIONS)
+    assert made.repairs == repairs
+    with Image.open(io.BytesIO(make())) as image:
+        plain = np.asarray(with_alpha_on_white(image) if image.mode == "RGBA" else eight_bit(image).convert("RGB"))
+    assert np.abs(made.pixels - area_average(plain, 256)).max() <= 3
+
+
+def with_alpha_on_white(image: Image.Image) -> Image.Image:
+    white = Image.new("RGB", image.size, "white")
+    white.paste(image, mask=image.getchannel("A"))
+    return white
+
+
+def eight_bit(image: Image.Image) -> Image.Image:
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)) if image.mode.startswith("I") else image
+
+
+def test_adobes_inverted_cmyk_looks_like_the_plain_one() -> None:
+    cmyk = COLOUR.convert("CMYK")
+    adobe = encode(stored(cmyk, "JPEG", quality=95), "a.JPEG", OPTIONS).pixels.astype(int)  # Pillow writes Adobe's mark
+    assert np.abs(adobe - area_average(np.asarray(COLOUR), 256)).mean() < 12
+    # Without the mark nothing is inverted: the same numbers in the file mean the opposite.
+    content = stored(cmyk, "JPEG", quality=95)
+    start = content.index(b"Adobe") - 4
+    length = int.from_bytes(content[start + 2 : start + 4], "big") + 2
+    unmarked = encode(content[:start] + content[start + length :], "a.JPEG", OPTIONS).pixels.astype(int)
+    assert np.abs(unmarked - adobe).mean() > 40
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(orientation: int) -> None:
+    upright = COLOUR.resize((320, 256))
+    turns = {
+        1: [], 2: ["FLIP_LEFT_RIGHT"], 3: ["ROTATE_180"], 4: ["FLIP_TOP_BOTTOM"], 5: ["TRANSPOSE"],
+        6: ["ROTATE_90"], 7: ["TRANSVERSE"], 8: ["ROTATE_270"],
+    }  # fmt: skip
+    lying = upright
+    for turn in turns[orientation]:
+        lying = lying.transpose(Image.Transpose[turn])
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    content = stored(lying, "JPEG", quality=97, exif=exif)
+    applied = encode(content, "a.JPEG", OPTIONS)
+    centre = np.asarray(upright)[:, 32:288].astype(int)
+    assert np.abs(applied.pixels - centre).mean() < 4
+    assert applied.repairs == ("" if orientation == 1 else f"EXIF orientation {orientation}")
+    ignored = encode(content, "a.JPEG", PictureOptions(exif="ignore"))
+    assert ignored.repairs == ""
+    if orientation != 1:
+        assert np.abs(ignored.pixels - centre).mean() > 10
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+def test_damaged_exif_costs_no_picture(form: str) -> None:
+    damaged = encode(stored(COLOUR, form, exif=b"Exif\0\0XX\0*" + bytes(30)), f"a.{form}", OPTIONS)
+    whole = encode(stored(COLOUR, form), f"a.{form}", OPTIONS)
+    assert np.array_equal(damaged.pixels, whole.pixels) and damaged.repairs == whole.repairs
+
+
+def test_want_of_memory_is_not_the_pictures_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    content = stored(COLOUR, "JPEG")
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(UserError, match=r"train/a\.JPEG: there is not enough memory .* fewer --workers"):
+        encode(content, "train/a.JPEG", OPTIONS)
+
+
+def test_other_filters_and_sizes() -> None:
+    content = stored(COLOUR)
+    area = encode(content, "a.png", OPTIONS).pixels.astype(int)
+    for name in ("box", "bilinear", "hamming", "bicubic", "lanczos"):
+        other = encode(content, "a.png", PictureOptions(filter=name)).pixels.astype(int)
+        assert 0 < np.abs(other - area).mean() < 6, name
+    assert encode(content, "a.png", PictureOptions(size=64)).pixels.shape == (64, 64, 3)
+
+
+def bomb() -> bytes:
+    """A PNG header that promises 60,000 × 60,000 pixels."""
+    content = bytearray(stored(Image.new("L", (8, 8))))
+    content[16:24] = (60_000).to_bytes(4, "big") * 2
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    return bytes(content)
+
+
+BAD: list[tuple[str, Callable[[], bytes], str]] = [
+    ("truncated", lambda: stored(COLOUR, "JPEG")[:5000], "truncated"),
+    ("truncated PNG", lambda: stored(COLOUR)[:5000], "truncated"),
+    ("empty", lambda: b"", "empty file"),
+    ("text", lambda: b"404 not found\n" * 20, "no picture, or of an unknown format"),
+    ("HTML", lambda: b"<html><body>gone</body></html>", "no picture, or of an unknown format"),
+    ("bomb", bomb, "decompression bomb"),
+    ("tiny", lambda: stored(Image.new("RGB", (400, 5))), "too small: 400 × 5"),
+    ("one pixel", lambda: stored(Image.new("RGB", (1, 1)), "GIF"), "too small: 1 × 1"),
+    ("header only", lambda: stored(COLOUR, "JPEG")[:300], ""),
+    ("zeros", lambda: bytes(4096), "no picture"),
+]
+
+
+@pytest.mark.parametrize(("make", "reason"), [entry[1:] for entry in BAD], ids=[entry[0] for entry in BAD])
+def test_what_cannot_be_used_is_left_out_with_its_reason(make: Callable[[], bytes], reason: str) -> None:
+    with pytest.raises(BadPictureError) as caught:
+        encode(make(), "a.JPEG", OPTIONS)
+    assert reason in str(caught.value) and "\n" not in str(caught.value)

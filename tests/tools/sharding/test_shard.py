@@ -1,0 +1,313 @@
+"""Sharding as a whole: every picture accounted for, and the same bytes however it is done."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from alexnet_fast.cli import main
+from alexnet_fast.tools.dataset import Dataset, PictureOptions
+from alexnet_fast.tools.describe import describe
+from alexnet_fast.tools.errors import UsageError, UserError
+from alexnet_fast.tools.sharding.image import encode
+from alexnet_fast.tools.sharding.plan import Plan, ShardOptions
+from alexnet_fast.tools.sharding.process_pool import local_pool
+from alexnet_fast.tools.sharding.shard import Progress, shard
+from alexnet_fast.tools.sharding.statistics import PixelSums
+from alexnet_fast.tools.sources.find import find_source
+from alexnet_fast.tools.storage.output import open_output
+from tests.tools.fake_sources import jpeg, tar_member, tar_of, write_files
+from tests.tools.shard_helpers import digests, run
+
+
+def test_every_picture_is_accounted_for(unbroken: Path, pictures: Path) -> None:
+    dataset = Dataset.load(unbroken)
+    assert dataset.accounting() == {"found": 71, "written": 69, "left_out": 2}
+    reasons = {note.file: note.reason for note in dataset.left_out}
+    assert reasons["train/star/notes.JPEG"].startswith("no picture")
+    assert "truncated" in reasons.values()
+    assert len(dataset.repaired) == 10 * (4 + 2)  # of each class four oddities in train, two in val
+    assert [entry.name for entry in dataset.classes] == sorted(folder.name for folder in (pictures / "val").iterdir())
+    assert dataset.notes == find_source(pictures).notes == ()
+    names = sorted(file.name for file in unbroken.iterdir())
+    tars = [name for name in names if name.endswith(".tar")]
+    assert names == sorted(
+        [
+            *tars,
+            *(name.replace(".tar", ".idx") for name in tars),
+            "_info.json",
+            "dataset.json",
+            "mean_image.npy",
+            "sources.tsv",
+        ]
+    )
+
+
+def test_pictures_that_are_not_sharded_are_in_the_manifest_too(pictures: Path, tmp_path: Path) -> None:
+    shutil.copytree(pictures, tmp_path / "in")
+    shutil.copy(next((pictures / "val" / "star").iterdir()), tmp_path / "in" / "val" / "loose.jpg")
+    run(tmp_path / "in", tmp_path / "out")
+    notes = ("Not used: 1 picture in val/, in no class folder.",)
+    assert Dataset.load(tmp_path / "out").notes == notes
+    assert f"note        {notes[0]}" in describe(Dataset.load(tmp_path / "out")).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("splits", "train", "shards", 0, "bytes"), "x"),
+        (("splits", "train", "shards", 0, "sha256"), None),
+        (("splits", "train", "shards"), 3),
+        (("splits", "train", "samples"), "41"),
+        (("options", "picture", "size"), "256"),
+        (("options", "seed"), 0.5),
+        (("classes",), [["a", 1]]),
+        (("left_out",), {"truncated": "train"}),
+        (("notes",), [1]),
+        (("files",), {}),
+        (("statistics", "mean_rgb"), ["red", 1, 2]),
+    ],
+)
+def test_a_manifest_of_other_types_is_told(path: tuple[Any, ...], value: object, unbroken: Path) -> None:
+    content = json.loads((unbroken / "dataset.json").read_bytes())
+    Dataset.parse(json.dumps(content).encode(), "shards")
+    inner = content
+    for step in path[:-1]:
+        inner = inner[step]
+    inner[path[-1]] = value
+    with pytest.raises(UserError, match=r"shards/dataset\.json: is damaged .*Bring it back"):
+        Dataset.parse(json.dumps(content).encode(), "shards")
+
+
+@pytest.mark.parametrize("garbage", [b"", b"[" * 100_000, b"\xff", b"7", b"[]"])
+def test_a_manifest_that_is_none_is_told(garbage: bytes) -> None:
+    with pytest.raises(UserError, match=r"dataset\.json: is damaged"):
+        Dataset.parse(garbage, "shards")
+
+
+def test_the_statistics_are_numpys(unbroken: Path, pictures: Path) -> None:
+    dataset = Dataset.load(unbroken)
+    left_out = {note.file for note in dataset.left_out}
+    files = sorted((pictures / "train").rglob("*.*"))
+    used = [file for file in files if file.relative_to(pictures).as_posix() not in left_out]
+    pixels = np.stack([encode(file.read_bytes(), file.name, PictureOptions()).pixels for file in used]).astype(float)
+    assert len(used) == dataset.splits["train"].samples
+    flat = pixels.reshape(-1, 3)
+    statistics = dataset.statistics
+    assert dataset.mean_image == pytest.approx(pixels.mean(0), abs=1e-4)
+    assert statistics.mean_rgb == pytest.approx(flat.mean(0), rel=1e-12)
+    assert statistics.covariance == pytest.approx(np.cov(flat.T, bias=True), rel=1e-9)
+    eigenvalues, eigenvectors = np.linalg.eigh(np.cov(flat.T, bias=True))
+    assert statistics.standard_deviations == pytest.approx(np.sqrt(eigenvalues[::-1]))
+    assert np.abs((statistics.directions * eigenvectors[:, ::-1].T).sum(1)) == pytest.approx(np.ones(3))
+
+
+@pytest.mark.parametrize("size", [256, 300])
+def test_sums_over_parts_are_exact(size: int) -> None:
+    chance = np.random.default_rng(0)
+    drawn = chance.integers(0, 256, (23, size, size, 3), dtype=np.uint8)
+    first, second = PixelSums(size), PixelSums(size)
+    for number, picture in enumerate(drawn):
+        (first if number % 3 else second).add(picture)
+    first.merge(second)
+    state = first.state()
+    assert np.array_equal(state["pixel_sums"], drawn.sum(0, dtype=np.int64))
+    flat = drawn.reshape(-1, 3).astype(np.int64)
+    pairs = ((0, 0), (1, 1), (2, 2), (0, 1), (1, 2), (0, 2))
+    assert state["products"] == [int((flat[:, a] * flat[:, b]).sum()) for a, b in pairs]
+
+
+def test_sums_of_the_brightest_pictures_do_not_overflow() -> None:
+    sums = PixelSums(257)
+    for _ in range(300):
+        sums.add(np.full((257, 257, 3), 255, np.uint8))
+    state = sums.state()
+    assert (state["pixel_sums"] == 300 * 255).all()
+    assert state["products"] == [300 * 257 * 257 * 255 * 255] * 6
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_any_number_of_workers_makes_the_same_bytes(
+    workers: int, pictures: Path, unbroken: Path, tmp_path: Path
+) -> None:
+    run(pictures, tmp_path / "shards", workers=workers)
+    assert digests(tmp_path / "shards") == digests(unbroken)
+
+
+def test_another_seed_is_another_order(pictures: Path, unbroken: Path, tmp_path: Path) -> None:
+    run(pictures, tmp_path / "shards", seed=1)
+    assert Dataset.load(tmp_path / "shards").fingerprint != Dataset.load(unbroken).fingerprint
+
+
+def test_a_validation_split_is_drawn(pictures: Path, tmp_path: Path) -> None:
+    dataset = run(pictures / "train", tmp_path / "shards", val_fraction=0.2).dataset
+    assert {name: split.found for name, split in dataset.splits.items()} == {"train": 41, "val": 10}
+
+
+def test_what_is_done_is_not_done_again(pictures: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "shards"
+    first = run(pictures, folder)
+    stamps = {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
+    second = run(pictures, folder)
+    assert (first.made_shards, second.made_shards) == (8, 0)
+    assert {file.name: file.stat().st_mtime_ns for file in folder.iterdir()} == stamps
+    before = digests(folder)
+    (folder / "train-000002.tar").unlink()
+    assert run(pictures, folder).made_shards == 1
+    assert digests(folder) == before
+
+
+def cut_an_index(folder: Path) -> None:
+    index = folder / "train-000001.idx"
+    index.write_text("".join(index.read_text().splitlines(keepends=True)[:-1]))
+
+
+def change_the_mean(folder: Path) -> None:
+    np.save(folder / "mean_image.npy", np.load(folder / "mean_image.npy") + 1)
+
+
+@pytest.mark.parametrize(
+    ("damage", "made"),
+    [
+        (cut_an_index, 1),
+        (lambda folder: (folder / "val-000000.idx").unlink(), 1),
+        (lambda folder: (folder / "_info.json").unlink(), 0),
+        (lambda folder: (folder / "sources.tsv").write_bytes(b""), 0),
+        (lambda folder: (folder / "mean_image.npy").unlink(), 6),
+        (change_the_mean, 6),
+    ],
+)
+def test_what_is_damaged_is_made_again(
+    damage: Callable[[Path], Any], made: int, pictures: Path, unbroken: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "shards"
+    shutil.copytree(unbroken, folder)
+    damage(folder)
+    assert digests(folder) != digests(unbroken)
+    outcome = run(pictures, folder)
+    assert outcome.made_shards == made
+    assert len(outcome.mended_files) == (made != 1)
+    assert digests(folder) == digests(unbroken)
+
+
+def test_mending_the_mean_can_be_interrupted(pictures: Path, unbroken: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "shards"
+    shutil.copytree(unbroken, folder)
+    (folder / "mean_image.npy").unlink()
+    plan = Plan(find_source(pictures), ShardOptions(shard_size=10))
+
+    def stop(progress: Progress) -> None:
+        if progress.shards == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        shard(plan, open_output(folder), partial(local_pool, 1), strict=False, watch=stop)
+    assert 1 < run(pictures, folder).made_shards < 6
+    assert digests(folder) == digests(unbroken)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"seed": 3}, "seed"),
+        ({"shard_size": 11}, "shard"),
+        ({"picture": PictureOptions(quality=80)}, "quality"),
+        ({"picture": PictureOptions(exif="ignore")}, "exif"),
+    ],
+)
+def test_other_options_are_refused(options: dict[str, Any], words: str, pictures: Path, unbroken: Path) -> None:
+    before = digests(unbroken)
+    with pytest.raises(UsageError, match=f"other input or options:.*{words}"):
+        run(pictures, unbroken, **options)
+    assert digests(unbroken) == before
+
+
+def sources(folder: Path) -> dict[str, bytes]:
+    """Sample -> source name in bytes, out of sources.tsv."""
+    head, *lines = (folder / "sources.tsv").read_text(encoding="utf-8").split("\n")[:-1]
+    assert head == "sample\tshard\tsource"
+    rows = [line.split("\t") for line in lines]
+    assert all(f"{stem}.cls".encode() in (folder / shard).read_bytes() for stem, shard, _ in rows)
+    return {stem: unescaped(source) for stem, _, source in rows}
+
+
+def unescaped(text: str) -> bytes:
+    """Python's own reading of the escapes; \\xff below is a byte, every other character is UTF-8."""
+    parts = re.split(r"(\\\\|\\x[89a-f][0-9a-f])", text)
+    read = [ast.literal_eval(f"b'{part}'") if number % 2 else ast.literal_eval(f'"""{part}"""').encode()
+            for number, part in enumerate(parts)]  # fmt: skip
+    return b"".join(read)
+
+
+def test_the_table_leads_back_to_every_name(tmp_path: Path) -> None:
+    names = [
+        b"\xff.jpg",
+        b"\\xff.jpg",
+        b"\xc2\x85.jpg",
+        b"\x85.jpg",
+        b"\\u0085.jpg",
+        b"a\n.jpg",
+        b"a\\n.jpg",
+        b"\t\x1b[31m.jpg",
+    ]
+    write_files(tmp_path / "in", {os.fsdecode(b"cat/" + name): jpeg(i) for i, name in enumerate(names)})
+    run(tmp_path / "in", tmp_path / "out")
+    assert sorted(sources(tmp_path / "out").values()) == sorted(b"cat/" + name for name in names)
+
+
+def test_two_pictures_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    members = [("a.jpg", b"no picture"), ("a.cls", b"0"), ("b.jpg", jpeg(1)), ("b.cls", b"0")]
+    tar = tar_of([tar_member(name, content) for name, content in [*members, ("a.jpg", jpeg(2)), ("a.cls", b"0")]])
+    dataset = run(write_files(tmp_path / "in", {"0.tar": tar}), tmp_path / "out").dataset
+    assert dataset.accounting() == {"found": 3, "written": 2, "left_out": 1}
+    assert sorted(sources(tmp_path / "out").values()) == [b"0.tar!a.jpg", b"0.tar!b.jpg"]
+
+
+def test_names_cannot_command_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_files(tmp_path / "in", {"cat/1.jpg": jpeg(1), "cat/\x1b[2J\nleft out: dog.jpg": b"no picture"})
+    with pytest.raises(SystemExit) as ended:
+        main(["shard", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--workers", "1"])
+    told = capsys.readouterr().out
+    assert ended.value.code == 3
+    assert "\x1b" not in told
+    assert r"left out: cat/\x1b[2J\nleft out: dog.jpg: no picture" in told
+
+
+def test_another_source_is_refused(pictures: Path, unbroken: Path, tmp_path: Path) -> None:
+    shutil.copytree(pictures, tmp_path / "other")
+    (tmp_path / "other" / "train" / "star" / "notes.JPEG").unlink()
+    with pytest.raises(UsageError, match="other input or options"):
+        run(tmp_path / "other", unbroken)
+
+
+def test_other_pictures_of_the_same_names_are_another_source(pictures: Path, unbroken: Path, tmp_path: Path) -> None:
+    shutil.copytree(pictures, tmp_path / "other")
+    assert run(tmp_path / "other", unbroken).made_shards == 0  # a copy is the same source
+    changed = next((tmp_path / "other" / "val" / "star").iterdir())
+    changed.write_bytes(changed.read_bytes() + b"\0")
+    with pytest.raises(UsageError, match="list of pictures in the source"):
+        run(tmp_path / "other", unbroken)
+
+
+def test_the_last_words_fit_what_was_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_files(tmp_path / "in", {"cat/1.jpg": jpeg(1)})
+    words = ["shard", str(tmp_path / "in"), "--out", str(tmp_path / "my shards"), "--workers", "1"]
+    for code, picture, told in ((0, jpeg(2), "1 shard made in"), (3, b"no picture", "dataset.json names all of them")):
+        write_files(tmp_path / "in", {"cat/2.jpg": picture})
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        out = capsys.readouterr().out
+        assert (ended.value.code or 0) == code and told in out
+        assert f"`alexnet-fast train '{tmp_path}/my shards'`" in out
+        assert ("names all of them" in out) == (code == 3)
+        shutil.rmtree(tmp_path / "my shards")

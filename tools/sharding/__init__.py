@@ -1,0 +1,1 @@
+"""Images to shards: plan, workers, tars, verification."""

@@ -1,0 +1,66 @@
+"""What stands beside the shards of a finished output, looked through and written again where it is damaged."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+
+from alexnet_fast.tools.dataset import MANIFEST, MEAN_IMAGE, SOURCES, TIMM_INFO, Dataset
+from alexnet_fast.tools.errors import UserError
+from alexnet_fast.tools.sharding.finalize import mean_image_file, source_lines, timm_info, write_file
+from alexnet_fast.tools.sharding.plan import Plan, PlannedShard
+from alexnet_fast.tools.sharding.statistics import PixelSums
+from alexnet_fast.tools.sharding.worker import read_record
+from alexnet_fast.tools.storage.output import Output
+
+
+def file_hashes(dataset: Dataset) -> dict[str, str]:
+    """Sha256 in hex of the files that stand beside the shards and dataset.json."""
+    return dataset.file_hashes | {TIMM_INFO: hashlib.sha256(timm_info(dataset)).hexdigest()}
+
+
+def damaged_files(dataset: Dataset, output: Output) -> list[str]:
+    """Names of those files that are missing or not what was written."""
+    return [name for name, sha256 in file_hashes(dataset).items() if _digest([output.read(name) or b""]) != sha256]
+
+
+def statistics_shards(plan: Plan, dataset: Dataset) -> list[PlannedShard]:
+    """The shards whose records mean_image.npy is made of."""
+    with_samples = {shard.name for shard in dataset.splits[plan.statistics_split].shards}
+    return [planned for planned in plan.shards if planned.name in with_samples]
+
+
+def mend_files(plan: Plan, dataset: Dataset, names: list[str], output: Output) -> None:
+    """Write files beside the shards again; all shards must be whole, `statistics_shards` with their records.
+
+    Raises UserError where a file comes out other than it was.
+    """
+    contents: dict[str, Callable[[], Iterable[bytes]]] = {
+        MEAN_IMAGE: lambda: [mean_image_file(_pixel_sums(plan, dataset, output))],
+        SOURCES: lambda: source_lines(plan, output),
+        TIMM_INFO: lambda: [timm_info(dataset)],
+    }
+    for name in names:
+        # Made twice: the table of sources is too large to be held.
+        if _digest(contents[name]()) != file_hashes(dataset)[name]:
+            raise UserError(
+                f"{output}/{name}: is missing or damaged, and comes out different when it is made again: {MANIFEST} or "
+                "the source's pictures have changed. Bring it back from a copy, or shard into a new --out."
+            )
+        write_file(output, name, contents[name]())
+
+
+def _pixel_sums(plan: Plan, dataset: Dataset, output: Output) -> PixelSums:
+    sums = PixelSums(plan.options.picture.size)
+    for planned in statistics_shards(plan, dataset):
+        stored = read_record(output, planned.name)
+        if stored and stored[1]:
+            sums.merge(stored[1])
+    return sums
+
+
+def _digest(parts: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()

@@ -1,0 +1,236 @@
+"""The list of a source's pictures, in columns: 1.28 million are some 130 MB, where objects would be a gigabyte."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from alexnet_fast.tools.errors import UserError
+from alexnet_fast.tools.sources.sample_names import unique_stems
+
+if TYPE_CHECKING:
+    from alexnet_fast.tools.sources.tar_index import ScanCache  # which lists in this module's columns
+
+SPLIT_ORDER = ("train", "val", "test")
+"""All splits there can be, in the order in which they are listed and written."""
+
+
+@dataclass(frozen=True)
+class ClassName:
+    """One class of a source."""
+
+    name: str
+    """The folder's name, or the wnid."""
+    words: str
+    """For people: ImageNet's name where `name` is a wnid, else `name` itself."""
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a picture's bytes are; small, and travels to a worker process."""
+
+    path: str
+    """An absolute path, or a URL such as s3://bucket/key."""
+    offset: int = 0
+    """Bytes before the picture."""
+    size: int | None = None
+    """Bytes of the picture; None: to the end of the file."""
+
+
+def read_bytes(location: Location) -> bytes:
+    """The picture's bytes as they lie in the source; UserError where they cannot be read (any more)."""
+    if "://" in location.path:
+        from alexnet_fast.tools.storage.filesystem import read_range
+
+        return read_range(location.path, location.offset, location.size)
+    try:
+        with Path(location.path).open("rb", buffering=0) as file:
+            if location.offset:
+                file.seek(location.offset)
+            content = file.read(-1 if location.size is None else location.size)
+    except OSError as error:
+        from alexnet_fast.tools.storage.filesystem import unreadable
+
+        remedy = "It was there when the pictures were listed: bring it back, or shard what is left into a new --out."
+        raise unreadable(location.path, error, remedy) from error
+    if location.size is not None and len(content) != location.size:
+        raise UserError(
+            f"{location.path}: ends before byte {location.offset + location.size}, so the tar was cut or replaced "
+            "since its pictures were listed. Bring it back and run again."
+        )
+    return content
+
+
+class ByteStrings:
+    """Many short byte strings in one buffer."""
+
+    def __init__(self, strings: Iterable[bytes] = ()) -> None:
+        self.buffer = bytearray()
+        self.ends = array("q")
+        for string in strings:
+            self.append(string)
+
+    def append(self, string: bytes) -> None:
+        self.buffer += string
+        self.ends.append(len(self.buffer))
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return (self[number] for number in range(len(self)))
+
+    def __getitem__(self, number: int) -> bytes:
+        if not 0 <= number < len(self.ends):
+            raise IndexError(number)
+        return bytes(self.buffer[self.ends[number - 1] if number else 0 : self.ends[number]])
+
+
+class PictureTable:
+    """Every picture of a source, in an order that does not depend on the file system.
+
+    `split` (uint8, an index into the source's `splits`) and `label` (int32, class index) are arrays; the rest is asked
+    for by number, 0 <= number < len(table).
+    """
+
+    def __init__(self, root: str, containers: Sequence[str] = ()) -> None:
+        self.root = root
+        """Absolute folder, or URL, that the pictures or tars lie under."""
+        self.containers = tuple(containers)
+        """The tars, relative to `root`; empty: pictures are files of their own."""
+        self.split: npt.NDArray[np.uint8] = np.empty(0, np.uint8)
+        self.label: npt.NDArray[np.int32] = np.empty(0, np.int32)
+        self._container: npt.NDArray[np.int32] | None = None
+        self._offset: npt.NDArray[np.int64] | None = None
+        self._size: npt.NDArray[np.int64] = np.empty(0, np.int64)
+        self._origins = ByteStrings()
+        self._stems = ByteStrings()
+        self._order: npt.NDArray[np.int64] | None = None
+        """Where the strings were not rearranged with the rest: row -> place in `_origins` and `_stems`."""
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def origin(self, number: int) -> str:
+        """For people and the manifest: the path relative to the source, or `file.tar!member`.
+
+        Bytes of a file name that are no UTF-8 show as `\\xff`.
+        """
+        return self.origin_bytes(number).decode("utf-8", "backslashreplace")
+
+    def stem(self, number: int) -> str:
+        """The name inside the shard: [A-Za-z0-9_-]+, unique in the table, the file's own where that is so."""
+        return self._stems[self._place(number)].decode("ascii")
+
+    def location(self, number: int) -> Location:
+        """Where the picture's bytes are."""
+        if self._container is not None and self._offset is not None:
+            path = self._join(self.containers[self._container[number]])
+            return Location(path, int(self._offset[number]), int(self._size[number]))
+        return Location(self._join(os.fsdecode(self.origin_bytes(number))))
+
+    def origin_bytes(self, number: int) -> bytes:
+        """As `origin`, in the file system's own bytes."""
+        return self._origins[self._place(number)]
+
+    def _place(self, number: int) -> int:
+        return number if self._order is None else int(self._order[number])
+
+    def rearranged(self, order: npt.NDArray[np.int64], split: npt.NDArray[np.uint8]) -> PictureTable:
+        """The same pictures in another order; `split` is in the new one."""
+        table = PictureTable(self.root, self.containers)
+        table.split, table.label = split, self.label[order]
+        table._container = None if self._container is None else self._container[order]
+        table._offset = None if self._offset is None else self._offset[order]
+        table._size = self._size[order]
+        table._origins, table._stems = self._origins, self._stems
+        table._order = order if self._order is None else self._order[order]
+        return table
+
+    def _join(self, relative: str) -> str:
+        return f"{self.root.rstrip('/')}/{relative}"
+
+    def update(self, digest: hashlib._Hash) -> None:
+        """Feed everything that defines the table, `root` excepted, into a hash.
+
+        Sizes are in it because another source may have the very same names: numbered pictures in numbered classes.
+        """
+        for column in (self.split, self.label, self._container, self._offset, self._size, self._order):
+            digest.update(b"-" if column is None else column.tobytes())
+        digest.update("\0".join(self.containers).encode("utf-8", "surrogateescape"))
+        digest.update(self._origins.ends.tobytes())
+        digest.update(self._origins.buffer)
+
+
+class TableBuilder:
+    """Collects pictures one by one and makes the table."""
+
+    def __init__(self, root: str, containers: Sequence[str] = ()) -> None:
+        self._table = PictureTable(root, containers)
+        self._origins = self._table._origins
+        self._split, self._label, self._container = array("B"), array("i"), array("i")
+        self._offset, self._size = array("q"), array("q")
+
+    def add(self, split: int, label: int, origin: bytes, size: int) -> None:
+        """A picture that is a file of its own, of `size` bytes.
+
+        `origin` is its path relative to the root, as the file system has it.
+        """
+        self._split.append(split)
+        self._label.append(label)
+        self._origins.append(origin)
+        self._size.append(size)
+
+    def add_member(self, split: int, label: int, container: int, member: bytes, offset: int, size: int) -> None:
+        """A picture inside tar number `container`; `member` is its name there (`inner.tar!name` where tars nest)."""
+        origin = os.fsencode(self._table.containers[container]) + b"!" + member
+        self.add(split, label, origin, size)
+        self._container.append(container)
+        self._offset.append(offset)
+
+    def finish(self) -> PictureTable:
+        table = self._table
+        table.split = np.array(self._split, dtype=np.uint8)
+        table.label = np.array(self._label, dtype=np.int32)
+        table._size = np.array(self._size, dtype=np.int64)
+        in_tars = len(self._container) > 0
+        if in_tars:
+            table._container = np.array(self._container, dtype=np.int32)
+            table._offset = np.array(self._offset, dtype=np.int64)
+        table._stems = ByteStrings(unique_stems(self._origins, self._offset if in_tars else None))
+        return table
+
+
+@dataclass(frozen=True)
+class Source:
+    """Pictures with labels and splits, wherever they came from."""
+
+    kind: str
+    """What `--source` calls it."""
+    description: str
+    """One line for people."""
+    classes: tuple[ClassName, ...]
+    """In index order."""
+    splits: tuple[str, ...]
+    """As far as they are there, in `SPLIT_ORDER`."""
+    table: PictureTable
+    notes: tuple[str, ...] = ()
+    """What a user should know: no validation split, files that were no pictures."""
+    scans: ScanCache | None = None
+    """What took long to find, to be kept beside the output once it is sure that it is this source's."""
+
+    def fingerprint(self) -> str:
+        """Sha256 over the list of pictures: names, places, sizes, labels, splits, classes, but not its own path."""
+        digest = hashlib.sha256(self.kind.encode())
+        digest.update("\0".join(entry.name for entry in self.classes).encode("utf-8", "surrogateescape"))
+        digest.update("\0".join(self.splits).encode())
+        self.table.update(digest)
+        return digest.hexdigest()
