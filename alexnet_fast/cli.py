@@ -15,14 +15,14 @@ from alexnet_fast.tools.errors import UserError
 from alexnet_fast.tools.messages import did_you_mean
 
 VERBS = {
-    "shard": "Repack a folder of pictures into 256 px WebDataset shards.",
+    "shard": "Repack a folder of images into 256 px WebDataset shards.",
     "verify": "Check that every byte of a shards folder is still what its manifest says.",
     "info": "Describe a shards folder, a run, a checkpoint, or this machine.",
     "preview": "Draw what is in the shards and what the network will see.",
     "train": "Train AlexNet on a shards folder.",
     "eval": "Measure a checkpoint's error, with one view or ten.",
-    "predict": "Name what is in pictures.",
-    "bench": "Measure pictures per second: loader, model, training.",
+    "predict": "Name what is in images.",
+    "bench": "Measure img/s: loader, model, training.",
     "export": "Write a checkpoint as .safetensors or .onnx.",
     "recipes": "List the recipes, and where their numbers come from.",
     "demo": "Make a small data set, train on it, show the result.",
@@ -63,8 +63,8 @@ def group() -> None:
     """AlexNet as it was in 2012, and an ImageNet pipeline that keeps up with it.
 
     Two commands to a trained network: `alexnet-fast shard /path/imagenet`, then `alexnet-fast train`.
-    Exit codes: 0 done, 1 failed or stopped, 2 wrong use or not possible on this machine, 3 done but pictures were
-    left out or bytes do not match.
+    Exit codes: 0 done, 1 failed or stopped, 2 wrong use or not possible on this machine, 3 done but images were
+    skipped or bytes do not match.
     """
 
 

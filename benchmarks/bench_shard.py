@@ -1,9 +1,9 @@
 """Sharding's speed and memory, beside a bare loop and beside what people use instead.
 
-    python benchmarks/bench_shard.py PICTURES [--json FILE] [--img2dataset COMMAND] [--ffcv-python PYTHON]
+    python benchmarks/bench_shard.py IMAGES [--json FILE] [--img2dataset COMMAND] [--ffcv-python PYTHON]
 
-PICTURES holds class folders, as `alexnet-fast shard` reads them, of whole pictures: the others know no bad ones.  Every
-candidate makes the same number of pictures, in turns, three rounds; the file cache is warm.  Candidates of one core are
+IMAGES holds class folders, as `alexnet-fast shard` reads them, of whole images: the others know no bad ones.  Every
+candidate makes the same number of images, in turns, three rounds; the file cache is warm.  Candidates of one core are
 bound to one.  img2dataset and FFCV need other versions of common libraries, so they are called in environments of their
 own.
 """
@@ -35,7 +35,7 @@ from PIL import Image
 
 from alexnet_fast.bench.measurement import Measurement, table
 from alexnet_fast.distributed.machine import describe_machine
-from alexnet_fast.tools.dataset import Note, PictureOptions, Shard
+from alexnet_fast.tools.dataset import ImageOptions, Note, Shard
 from alexnet_fast.tools.freed_memory import keep_freed_blocks
 from alexnet_fast.tools.sharding.plan import Plan, ShardOptions, ShardTask
 from alexnet_fast.tools.sharding.process_pool import local_pool
@@ -52,10 +52,10 @@ from alexnet_fast.tools.storage.output import LocalOutput
 ROUNDS = 3
 QUALITY = 95
 IMAGENET = 1_281_167 + 50_000
-"""Pictures of ILSVRC-2012's train and val."""
+"""Images of ILSVRC-2012's train and val."""
 
 Candidate = Callable[[Path], float]
-"""Makes the pictures into an empty folder; returns the seconds that took."""
+"""Makes the images into an empty folder; returns the seconds that took."""
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -76,8 +76,8 @@ def in_one_core(work: Callable[[Plan, Path], float], plan: Plan, folder: Path) -
 
 
 def bare_loop(plan: Plan, folder: Path, resampling: Image.Resampling) -> float:
-    """Pillow alone: read, decode, centre square to 256, encode, thrown away."""
-    locations = [plan.picture(number).location for number in range(len(plan.source.table))]
+    """Pillow alone: read, decode, center square to 256, encode, thrown away."""
+    locations = [plan.image(number).location for number in range(len(plan.source.table))]
 
     def work() -> None:
         for location in locations:
@@ -112,9 +112,9 @@ def webdataset_loop(plan: Plan, folder: Path) -> float:
     def work() -> None:
         with webdataset.ShardWriter(f"{folder}/%06d.tar", maxcount=1000, verbose=0) as sink:
             for number in range(len(plan.source.table)):
-                picture = plan.picture(number)
-                jpeg = pillow(read_bytes(picture.location), Image.Resampling.BILINEAR)
-                sink.write({"__key__": picture.stem, "jpg": jpeg, "cls": str(picture.label)})
+                image = plan.image(number)
+                jpeg = pillow(read_bytes(image.location), Image.Resampling.BILINEAR)
+                sink.write({"__key__": image.stem, "jpg": jpeg, "cls": str(image.label)})
 
     return timed(work)
 
@@ -148,7 +148,7 @@ def img2dataset(command: str, source: Path, processes: int, folder: Path) -> flo
     seconds = timed(lambda: subprocess.run([str(word) for word in words], check=True, capture_output=True))
     told = [json.loads(file.read_bytes()) for file in (folder / "out").glob("*_stats.json")]
     made = sum(shard["successes"] for shard in told)
-    assert made == sum(shard["count"] for shard in told) > 0, "img2dataset could not use all of the pictures"
+    assert made == sum(shard["count"] for shard in told) > 0, "img2dataset could not use all of the images"
     return seconds
 
 
@@ -158,19 +158,19 @@ from pathlib import Path
 from PIL import Image
 from ffcv.writer import DatasetWriter
 from ffcv.fields import RGBImageField, IntField
-class Pictures:
+class Images:
     files = sorted(Path(sys.argv[1]).rglob("*.*"))
     def __len__(self): return len(self.files)
     def __getitem__(self, number): return Image.open(self.files[number]).convert("RGB"), 0
 fields = {"image": RGBImageField(write_mode="jpg", max_resolution=256, jpeg_quality=95), "label": IntField()}
 begun = time.perf_counter()
-DatasetWriter(sys.argv[2] + "/out.beton", fields, num_workers=int(sys.argv[3])).from_indexed_dataset(Pictures())
+DatasetWriter(sys.argv[2] + "/out.beton", fields, num_workers=int(sys.argv[3])).from_indexed_dataset(Images())
 print(time.perf_counter() - begun)
 """
 
 
 def ffcv(python: str, source: Path, processes: int, folder: Path) -> float:
-    """FFCV's writer in its JPEG mode; its pictures' longer side is 256, so they are smaller than ours."""
+    """FFCV's writer in its JPEG mode; its images' longer side is 256, so they are smaller than ours."""
     words = [python, "-c", FFCV_WRITER, str(source), str(folder), str(processes)]
     told = subprocess.run(words, check=True, capture_output=True, text=True).stdout
     return float(told.splitlines()[-1])
@@ -189,10 +189,10 @@ class NoPool:
         self._sums.add(np.zeros((256, 256, 3), np.uint8))
 
     def submit(self, task: ShardTask) -> Future[ShardRecord]:
-        notes = tuple(Note(picture.origin, "truncated") for picture in task.pictures[:2])
-        count = len(task.pictures)
+        notes = tuple(Note(image.origin, "truncated") for image in task.images[:2])
+        count = len(task.images)
         with task.output.create(task.name.replace(".tar", ".idx")) as file:
-            file.write(index_bytes([f"cls 0 5 {picture.stem}.cls" for picture in task.pictures[2:]]))
+            file.write(index_bytes([f"cls 0 5 {image.stem}.cls" for image in task.images[2:]]))
         record = ShardRecord(Shard(task.name, count - 2, 40_000 * count, "0" * 64, "0" * 64), count, 0, notes, notes)
         write_record(task.output, record, self._sums if task.keep_sums else None)
         done: Future[ShardRecord] = Future()
@@ -207,7 +207,7 @@ class NoPool:
 
 
 class Roomy(LocalOutput):
-    """A folder whose free space nobody asks for: the pictures are not there to be sampled."""
+    """A folder whose free space nobody asks for: the images are not there to be sampled."""
 
     def free_bytes(self) -> None:
         return None
@@ -219,7 +219,7 @@ def parent_memory(folder: Path) -> tuple[float, float]:
     tree = Tree(folders={b"train", *(b"train/" + name for name in names)})
     for number, name in enumerate(names):
         files = [b"%s_%d.JPEG" % (name, 10 * i) for i in range(1281 + (number < 167))]
-        tree.pictures[b"train/" + name] = files
+        tree.images[b"train/" + name] = files
         tree.sizes[b"train/" + name] = array("q", range(len(files)))
     trees = [tree]  # given away, not kept
     del tree
@@ -246,15 +246,15 @@ def measure(name: str, count: int, seconds: list[float], details: dict[str, Any]
 
 
 @click.command()
-@click.argument("pictures", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("images", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--json", "json_file", type=click.Path(path_type=Path), default=None)
 @click.option("--img2dataset", "img2dataset_command", default=None, help="Its command.")
 @click.option("--ffcv-python", default=None, help="A Python that has FFCV.")
-def main(pictures: Path, json_file: Path | None, img2dataset_command: str | None, ffcv_python: str | None) -> None:
-    """Measure sharding on PICTURES."""
-    pictures = pictures.resolve()
-    plan = Plan(find_source(str(pictures), None, val_fraction=None, seed=0, exclude=None, cache=None), ShardOptions())
-    assert plan.options.picture == PictureOptions(quality=QUALITY)
+def main(images: Path, json_file: Path | None, img2dataset_command: str | None, ffcv_python: str | None) -> None:
+    """Measure sharding on IMAGES."""
+    images = images.resolve()
+    plan = Plan(find_source(str(images), None, val_fraction=None, seed=0, exclude=None, cache=None), ShardOptions())
+    assert plan.options.image_options == ImageOptions(quality=QUALITY)
     count = len(plan.source.table)
     bilinear = partial(bare_loop, resampling=Image.Resampling.BILINEAR)
     box = partial(bare_loop, resampling=Image.Resampling.BOX)
@@ -264,13 +264,13 @@ def main(pictures: Path, json_file: Path | None, img2dataset_command: str | None
         ("bare loop with BOX", one, partial(in_one_core, box, plan)),
         ("our worker", one, partial(in_one_core, worker, plan)),
         ("webdataset.ShardWriter in a loop, BILINEAR", one, partial(in_one_core, webdataset_loop, plan)),
-        ("alexnet-fast shard --workers 1", {}, partial(whole_run, pictures, 1)),
-        ("alexnet-fast shard --workers 2", two, partial(whole_run, pictures, 2)),
+        ("alexnet-fast shard --workers 1", {}, partial(whole_run, images, 1)),
+        ("alexnet-fast shard --workers 2", two, partial(whole_run, images, 2)),
     ]
     if img2dataset_command:
-        candidates.append(("img2dataset, 2 processes", two, partial(img2dataset, img2dataset_command, pictures, 2)))
+        candidates.append(("img2dataset, 2 processes", two, partial(img2dataset, img2dataset_command, images, 2)))
     if ffcv_python:
-        candidates.append(("FFCV's writer, JPEG, 2 processes", two, partial(ffcv, ffcv_python, pictures, 2)))
+        candidates.append(("FFCV's writer, JPEG, 2 processes", two, partial(ffcv, ffcv_python, images, 2)))
     seconds: dict[str, list[float]] = {name: [] for name, _, _ in candidates}
     for _ in range(ROUNDS):
         for name, _, candidate in candidates:
@@ -284,16 +284,16 @@ def main(pictures: Path, json_file: Path | None, img2dataset_command: str | None
     click.echo(f"worker / bare loop: {ratio:.3f}; two workers / one: {both:.2f}")
     per_core = rates["alexnet-fast shard --workers 2"] / 2
     hours = {cores: IMAGENET / (per_core * cores) / 3600 for cores in (2, 16, 64)}
-    click.echo("ImageNet-2012, were its pictures like these and every core as fast: " + ", ".join(
+    click.echo("ImageNet-2012, were its images like these and every core as fast: " + ", ".join(
         f"{60 * value:.0f} minutes on {cores} cores" for cores, value in hours.items()))  # fmt: skip
     with tempfile.TemporaryDirectory() as folder, multiprocessing.get_context("spawn").Pool(1) as pool:
         megabytes, took = pool.apply(parent_memory, (Path(folder),))
-    click.echo(f"the parent with 1,281,167 pictures: {megabytes:.0f} MB at most, {took:.0f} s in all")
+    click.echo(f"the parent with 1,281,167 images: {megabytes:.0f} MB at most, {took:.0f} s in all")
     if json_file:
         content = {
-            "command": " ".join(["python", *sys.argv]), "machine": describe_machine(), "pictures": count,
+            "command": " ".join(["python", *sys.argv]), "machine": describe_machine(), "images": count,
             "rows": [asdict(row) for row in rows], "worker / bare loop": ratio, "two workers / one": both,
-            "ImageNet hours": hours, "parent MB with 1,281,167 pictures": megabytes,
+            "ImageNet hours": hours, "parent MB with 1,281,167 images": megabytes,
         }  # fmt: skip
         json_file.write_text(json.dumps(content, indent=2, default=str) + "\n")
 

@@ -1,9 +1,9 @@
-"""Loss curves of the same steps on the same pictures in float32, bfloat16 and float16 with loss scaling.
+"""Loss curves of the same steps on the same images in float32, bfloat16 and float16 with loss scaling.
 
     python benchmarks/precision_curves.py SHARDS --png precision.png --json precision.json
 
 Net 167 with a quarter of its maps and units (so that a CPU is done in minutes), recipe 2013's rates for batch 64.  All
-runs have the same start values, pictures, crops, colours and dropout masks, but for the last: float32 with another
+runs have the same initialization, images, crops, colors and dropout masks, but for the last: float32 with another
 seed, to show how far apart two runs are that differ by chance alone.
 """
 
@@ -47,11 +47,11 @@ class Run:
 
 def train(dataset: Dataset, device: torch.device, precision: str, seed: int, num_steps: int) -> list[float]:
     """The loss of each step."""
-    recipe = load_recipe("2013", ["width_divisor=4", f"batch_size={BATCH}", f"rates_for_batch={BATCH}"])
+    recipe = load_recipe("2013", ["width_divisor=4", f"batch_size={BATCH}", f"lr_base_batch_size={BATCH}"])
     model = AlexNet(recipe.architecture(len(dataset.classes))).to(device)
     model.initialize(seed)
     optimizer = SGD(model)
-    optimizer.set_rates(weights=recipe.weight_rates[0], biases=recipe.bias_rates[0])
+    optimizer.set_rates(weights=recipe.lr_weights[0], biases=recipe.lr_biases[0])
     step = TrainingStep(model, optimizer, precision=Precision(precision, DTYPES[precision], "as asked"))
     loader = TrainingLoader(dataset, batch_size=BATCH, device=device, seed=seed)
     losses: list[torch.Tensor] = []

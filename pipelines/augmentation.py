@@ -1,4 +1,4 @@
-"""The training graphs: random crop, mirror, colour noise, mean; one pass over the pixels after the decoder."""
+"""The training graphs: random crop, mirror, PCA color jitter, mean; one pass over the pixels after the decoder."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ NUM_DRAWN = 5
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to the pixels x (0..255) of a picture: (x − mean + strength·Σ gᵢ·sᵢ·pᵢ) / divisor."""
+    """What is done to the pixels x (0..255) of a image: (x − mean + strength·Σ gᵢ·sᵢ·pᵢ) / divisor."""
 
     mean: Floats
     """(3,)"""
     directions: Floats
     """(3, 3): column i is sᵢ·pᵢ, the standard deviation along the i-th eigenvector of the RGB covariance times it."""
     strength: float
-    """Of the colour noise; 0 is none."""
+    """Of the PCA color jitter; 0 is none."""
     divisor: float
     seed: int
     epoch: int
@@ -43,7 +43,7 @@ class Augmentation:
         return float(np.float32(1) / np.float32(self.divisor))
 
     def shifts(self, g: Floats) -> Floats:
-        """(N, 3): colours added to every pixel before the division.  g: (N, 3) as drawn."""
+        """(N, 3): colors added to every pixel before the division.  g: (N, 3) as drawn."""
         shifts: Floats = (self.directions * g[:, None]).sum(axis=2)
         return shifts
 
@@ -53,18 +53,18 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Draws:
-    """What chance decided for each picture; left in host memory."""
+    """What chance decided for each image; left in host memory."""
 
     corner: Any
     """(2,) int32, 0..size − 224: y and x of the crop."""
     mirror: Any
     """() int32, 0 or 1."""
     g: Any
-    """(3,) float32: how far the colour goes along each direction, times `strength`."""
+    """(3,) float32: how far the color goes along each direction, times `strength`."""
 
 
 def draw(augmentation: Augmentation, size: int) -> Draws:
-    """Draw once for each picture; offsets uniform, mirror ½, g ~ strength · N(0, 1).
+    """Draw once for each image; offsets uniform, mirror ½, g ~ strength · N(0, 1).
 
     As few operators as can be: on a CPU each holds a batch up for 50 to 100 µs.
     """
@@ -72,13 +72,13 @@ def draw(augmentation: Augmentation, size: int) -> Draws:
     return Draws(
         corner=fn.random.uniform(values=offsets, shape=[2], dtype=types.INT32, seed=augmentation.seed_for("corner")),
         mirror=fn.random.coin_flip(seed=augmentation.seed_for("mirror")),
-        # Drawn without noise too, as zeros, so that an epoch that was interrupted can go on with noise on or off.
+        # Drawn with the jitter off too, so that an interrupted epoch can continue with it on or off.
         g=fn.random.normal(shape=[3], stddev=augmentation.strength, seed=augmentation.seed_for("colour")),
     )
 
 
 def augment(pixels: Any, draws: Draws, augmentation: Augmentation, size: int, dtype: Any) -> Any:
-    """(224, 224, 3) of `dtype`.  The colour noise costs nothing: it is part of each picture's own mean."""
+    """(224, 224, 3) of `dtype`.  The PCA color jitter costs nothing: it is part of each image's own mean."""
     position = draws.corner * (1 / max(1, size - CROP))  # DALI takes shares of the margin, and rounds to pixels
     shift = fn.reductions.sum(types.Constant(augmentation.directions) * draws.g, axes=[1])
     return fn.crop_mirror_normalize(
@@ -99,7 +99,7 @@ def training_graph(
 ) -> tuple[Any, ...]:
     """Images (224, 224, 3) and labels' digits (5,) uint8, on the decoder's device.
 
-    With `with_draws` also, as the last NUM_DRAWN, the three `Draws` in their order, where each picture came from, and
+    With `with_draws` also, as the last NUM_DRAWN, the three `Draws` in their order, where each image came from, and
     its decoded pixels.
     """
     jpeg, digits = read_samples(reading)
@@ -118,7 +118,7 @@ def cutting_graph(
 ) -> tuple[Any, ...]:
     """For a CPU, what is left to do outside DALI: crops (224, 224, 3) uint8, digits (5,) uint8, mirror, g.
 
-    No pixel outside the crop is made; the others are those of the whole picture, bit for bit.  `with_draws` adds what
+    No pixel outside the crop is made; the others are those of the whole image, bit for bit.  `with_draws` adds what
     it adds in `training_graph`.
     """
     jpeg, digits = read_samples(reading)

@@ -1,6 +1,6 @@
 """What the trainer sees of the data, and the only thing it sees.
 
-N pictures, V views of each, H × W pixels.
+N images, V views of each, H × W pixels.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 
 NUM_VIEWS = (1, 10)
-"""Centre view alone; or the paper's ten (section 4.1): four corners and centre, each with its mirror."""
+"""Center view alone; or the paper's ten (section 4.1): four corners and center, each with its mirror."""
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,14 @@ class Batch:
 
 @dataclass(frozen=True)
 class EvaluationBatch:
-    """One batch of evaluation pictures, from which views are cut when they are asked for."""
+    """One batch of evaluation images, from which views are cut when they are asked for."""
 
     cut_view: Callable[[int], torch.Tensor]
-    """View number 0..9 -> (N, 3, 224, 224) like `Batch.images`.  View 0 is the centre view; 1..9 are the others."""
+    """View number 0..9 -> (N, 3, 224, 224) like `Batch.images`.  View 0 is the center view; 1..9 are the others."""
     labels: torch.Tensor
     """(N,) int64."""
     indices: torch.Tensor
-    """(N,) int64: the picture's place in its split, in the order of the shards; each place comes exactly once."""
+    """(N,) int64: the image's place in its split, in the order of the shards; each place comes exactly once."""
 
     def views(self, num_views: Literal[1, 10]) -> list[Callable[[], torch.Tensor]]:
         """The views as functions, so that ten views never stand in memory at once."""

@@ -1,6 +1,6 @@
-"""The arithmetic of training pictures on a CPU, compiled: numpy takes two and a half times as long.
+"""The arithmetic of training images on a CPU, compiled: numpy takes two and a half times as long.
 
-numpy passes over a picture once for each step of the formula, which the caches do not hold, and mirrors pixels of three
+numpy passes over a image once for each step of the formula, which the caches do not hold, and mirrors pixels of three
 bytes one by one; and each of its calls stops for Python's lock.
 """
 
@@ -16,16 +16,16 @@ try:
     import numba
 except ImportError as error:  # also where it does not know this numpy yet
     raise UserError(
-        f"numba cannot be imported ({error}). It compiles the last step of training pictures on a CPU; "
+        f"numba cannot be imported ({error}). It compiles the last step of training images on a CPU; "
         "install it: pip install -U numba."
     ) from error
 
 ROW = CROP * 3
-"""Numbers in a row of a picture; known when the loops are compiled, which makes them three times as fast."""
+"""Numbers in a row of a image; known when the loops are compiled, which makes them three times as fast."""
 
 
 @numba.njit(nogil=True)
-def finish_pictures(
+def finish_images(
     pixels: npt.NDArray[np.uint8],
     mirror: npt.NDArray[np.int32],
     mean: Floats,
@@ -35,7 +35,7 @@ def finish_pictures(
 ) -> None:
     """images = (pixels − mean + shift) · scale, each step rounded to float32; left and right may change places.
 
-    pixels, images: (N, 224, 224 · 3), 224 pixels of three colours in a row; pixels 0..255.
+    pixels, images: (N, 224, 224 · 3), 224 pixels of three colors in a row; pixels 0..255.
     mirror: (N,), 0 or not.
     mean: (224, 224 · 3), or (1, 224 · 3) for every row.
     shifts: (N, 3)

@@ -14,7 +14,7 @@ try:
     from nvidia.dali.tensors import TensorCPU
 except ImportError as error:
     raise UserError(
-        f"NVIDIA DALI cannot be imported ({error}). It reads and decodes the pictures; "
+        f"NVIDIA DALI cannot be imported ({error}). It reads and decodes the images; "
         "install it: pip install nvidia-dali-cuda120 (Linux; it runs on the CPU too)."
     ) from error
 

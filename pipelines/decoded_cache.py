@@ -1,4 +1,4 @@
-"""How many decoded pictures a GPU's memory has room for, beside all else that training needs there.
+"""How many decoded images a GPU's memory has room for, beside all else that training needs there.
 
 Reckoned, and not measured on a GPU yet.
 """
@@ -27,43 +27,43 @@ CacheSize = float | Literal["auto"]
 class LoaderMemory:
     """What a loader takes of a GPU's memory, in bytes, reckoned; nothing on a CPU."""
 
-    per_picture: float = 0.0
-    """For each picture of a batch: what is ready or in the making of it, compressed, decoded and finished."""
+    per_image: float = 0.0
+    """For each image of a batch: what is ready or in the making of it, compressed, decoded and finished."""
     decoder: int = 0
     """Whatever the batch."""
     kept: int = 0
-    """Decoded pictures that stay."""
+    """Decoded images that stay."""
 
     def beside_kept(self, batch_size: int) -> int:
         """All but what stays."""
-        return int(self.per_picture * batch_size) + self.decoder
+        return int(self.per_image * batch_size) + self.decoder
 
 
 @dataclass(frozen=True)
 class CachePlan:
-    """How many decoded pictures one process keeps."""
+    """How many decoded images one process keeps."""
 
     mib: int
     """0: there is room for none."""
     samples: int
     """Of the process's part of the data set."""
-    picture_bytes: int
+    image_bytes: int
 
     @property
     def share(self) -> float:
         """Of those samples, 0..1, that fit."""
-        return min(1.0, self.mib * MIB // self.picture_bytes / self.samples)
+        return min(1.0, self.mib * MIB // self.image_bytes / self.samples)
 
     def describe(self) -> str:
         """One line for people."""
         if not self.mib:
             return (
-                "No decoded pictures are kept: beside what is needed otherwise, this GPU has no memory free. "
+                "No decoded images are kept: beside what is needed otherwise, this GPU has no memory free. "
                 "A smaller batch needs less."
             )
         return (
-            f"{self.mib / 1024:.1f} GiB of decoded pictures are kept on this GPU: {self.share:.0%} of its "
-            f"{counted(self.samples, 'picture')}, each decoded once in this session."
+            f"{self.mib / 1024:.1f} GiB of decoded images are kept on this GPU: {self.share:.0%} of its "
+            f"{counted(self.samples, 'image')}, each decoded once in this session."
         )
 
 
@@ -81,15 +81,15 @@ def parse_cache_size(text: str) -> CacheSize:
 
 
 def check_gpu_memory(device_type: str) -> None:
-    """UsageError where there is no GPU to keep pictures on."""
+    """UsageError where there is no GPU to keep images on."""
     if device_type == "cpu":
         raise UsageError(
-            "--cache-decoded: on a CPU there is no GPU memory to keep decoded pictures in. Leave it out, or use a GPU."
+            "--cache-decoded: on a CPU there is no GPU memory to keep decoded images in. Leave it out, or use a GPU."
         )
 
 
 def loader_memory(*, size: int, jpeg_bytes: float, pixel_bytes: int, num_threads: int, prefetch: int) -> LoaderMemory:
-    """Of a loader of pictures of `size` pixels on each side; `pixel_bytes`: 2 where it finishes in float16, else 4.
+    """Of a loader of images of `size` pixels on each side; `pixel_bytes`: 2 where it finishes in float16, else 4.
 
     DALI has one batch that is being copied to torch while `prefetch` more are ready or in the making.
     """
@@ -99,12 +99,12 @@ def loader_memory(*, size: int, jpeg_bytes: float, pixel_bytes: int, num_threads
 
 
 def plan_cache(asked: CacheSize, *, free: int, needed: int, samples: int, size: int) -> CachePlan:
-    """How much to keep of `samples` pictures of `size` pixels on each side, and never more than all of them.
+    """How much to keep of `samples` images of `size` pixels on each side, and never more than all of them.
 
     free: bytes of the GPU's memory that nobody has yet.  needed: what training and the loader will take of them.
     Raises UsageError where more is asked for than is free.
     """
-    picture_bytes = 3 * size**2
+    image_bytes = 3 * size**2
     room = max(0, int((1 - LEFT_FREE) * free) - needed) // MIB
     if asked != "auto":
         if asked * GIB > free:
@@ -113,4 +113,4 @@ def plan_cache(asked: CacheSize, *, free: int, needed: int, samples: int, size: 
                 f"{needed / GIB:.1f} of them. `--cache-decoded auto` takes what is left, {room / 1024:.1f} GiB."
             )
         room = math.ceil(asked * 1024)
-    return CachePlan(min(room, math.ceil(samples * picture_bytes / MIB)), samples, picture_bytes)
+    return CachePlan(min(room, math.ceil(samples * image_bytes / MIB)), samples, image_bytes)

@@ -10,15 +10,15 @@ from alexnet_fast.pipelines.dali import fn, types
 
 @dataclass(frozen=True)
 class Decoding:
-    """How pictures are decoded.  All but `backend` are for the GPU."""
+    """How images are decoded.  All but `backend` are for the GPU."""
 
     backend: Literal["cpu", "mixed"]
     size: int
-    """Pixels on each side of a stored picture: buffers are allocated for it before the first batch."""
+    """Pixels on each side of a stored image: buffers are allocated for it before the first batch."""
     hw_decoder_load: float = 0.65
     """Share of each batch for the JPEG engines, 0..1; the rest is decoded by CUDA cores, which round differently."""
     cache_mib: int = 0
-    """MiB of decoded pictures that are kept in the GPU's memory, until it is full; 0 keeps none."""
+    """MiB of decoded images that are kept in the GPU's memory, until it is full; 0 keeps none."""
 
     def describe(self) -> str:
         """All of it that decides the pixels: those that are kept stay what the first to decode them made."""

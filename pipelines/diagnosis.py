@@ -1,4 +1,4 @@
-"""What is wrong with the shards when a stream stops: DALI says that a picture cannot be decoded, not which."""
+"""What is wrong with the shards when a stream stops: DALI says that a image cannot be decoded, not which."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Shards:
 
     tars: Sequence[Path]
     size: int
-    """Pixels on each side of every picture."""
+    """Pixels on each side of every image."""
 
     @classmethod
     def of(cls, dataset: Dataset, split: str) -> Shards:
-        return cls(dataset.tars(split), dataset.picture.size)
+        return cls(dataset.tars(split), dataset.image_options.size)
 
 
 def altered(what: str) -> UserError:
@@ -46,7 +46,7 @@ def altered(what: str) -> UserError:
 
 
 def find_unusable(shards: Shards) -> str | None:
-    """ "tar: stem (reason)" of the first picture that cannot be used, or "tar: reason" of the first broken tar.
+    """ "tar: stem (reason)" of the first image that cannot be used, or "tar: reason" of the first broken tar.
 
     Decodes on all cores until it is found; None where all is well.
     """
@@ -79,7 +79,7 @@ def check_labels(labels: torch.Tensor, dataset: Dataset) -> None:
 
 
 def first_problem(tar: Path, size: int, pool: ThreadPoolExecutor) -> str | None:
-    """Stem and reason of the tar's first picture that cannot be used, or what is wrong with it; None: it is fine."""
+    """Stem and reason of the tar's first image that cannot be used, or what is wrong with it; None: it is fine."""
     num_samples = 0
     try:
         with open_file(tar.with_suffix(".idx")) as file:
@@ -101,14 +101,14 @@ def first_problem(tar: Path, size: int, pool: ThreadPoolExecutor) -> str | None:
 
 
 def problem_of(sample: Sample, size: int) -> str:
-    """Empty where the picture is fine, `size` pixels wide and high."""
+    """Empty where the image is fine, `size` pixels wide and high."""
     try:
-        picture = Image.open(io.BytesIO(sample.jpeg))
-        picture.load()
+        image = Image.open(io.BytesIO(sample.jpeg))
+        image.load()
     except UnidentifiedImageError:  # whose words are about an object in memory
-        return f"{sample.stem} (it is no picture)"
+        return f"{sample.stem} (it is no image)"
     except Exception as error:  # whatever Pillow's decoder raises on damaged bytes
         return f"{sample.stem} ({error})"
-    if picture.size != (size, size):
-        return f"{sample.stem} (it has {picture.width}×{picture.height} pixels, not {size}×{size})"
+    if image.size != (size, size):
+        return f"{sample.stem} (it has {image.width}×{image.height} pixels, not {size}×{size})"
     return ""

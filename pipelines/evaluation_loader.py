@@ -1,4 +1,4 @@
-"""Evaluation: whole pictures from DALI, views cut in torch when they are asked for."""
+"""Evaluation: whole images from DALI, views cut in torch when they are asked for."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from alexnet_fast.tools.dataset import Dataset
 
 
 def view_corners(size: int) -> list[tuple[int, int]]:
-    """Top left corner (y, x) of the five crops of a picture of `size` pixels: centre, then the four corners."""
+    """Top left corner (y, x) of the five crops of a image of `size` pixels: center, then the four corners."""
     margin = size - CROP
     return [(margin // 2, margin // 2), (0, 0), (0, margin), (margin, 0), (margin, margin)]
 
@@ -60,7 +60,7 @@ class EvaluationLoader:
         """Of this rank."""
         settings = default_settings(device, num_threads, prefetch, hw_decoder_load)
         self._execution = Execution(self._batch_size, device, settings.num_threads, settings.prefetch)
-        size = dataset.picture.size
+        size = dataset.image_options.size
         self._decoding = Decoding("cpu" if device.type == "cpu" else "mixed", size, settings.hw_decoder_load)
         self._reading = Reading.of(
             dataset.tars(split), dataset.indexes(split), rank=rank, num_ranks=num_ranks, shuffle_buffer=None, seed=0
@@ -97,7 +97,7 @@ class EvaluationLoader:
 
 
 def view_cutter(pixels_NHWC: torch.Tensor, mean: torch.Tensor, dtype: torch.dtype) -> Callable[[int], torch.Tensor]:
-    """View 0..9 of (N, S, S, 3) uint8 pixels -> (N, 3, 224, 224): 0 the centre, 1..4 the corners, 5..9 their mirrors.
+    """View 0..9 of (N, S, S, 3) uint8 pixels -> (N, 3, 224, 224): 0 the center, 1..4 the corners, 5..9 their mirrors.
 
     mean: (224, 224, 3) or (3,) float32, subtracted from every view alike, on the device of the pixels.
     """
@@ -115,8 +115,8 @@ def view_cutter(pixels_NHWC: torch.Tensor, mean: torch.Tensor, dtype: torch.dtyp
 
 
 def evaluation_mean(dataset: Dataset, mean: Literal["image", "rgb"]) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """(224, 224, 3): the mean image's centre crop; or (3,): the mean colour.  Subtracted from every view alike."""
+    """(224, 224, 3): the mean image's center crop; or (3,): the mean color.  Subtracted from every view alike."""
     if mean == "rgb":
         return dataset.statistics.mean_rgb.astype(np.float32)
-    start = (dataset.picture.size - CROP) // 2
+    start = (dataset.image_options.size - CROP) // 2
     return np.ascontiguousarray(dataset.mean_image[start : start + CROP, start : start + CROP])

@@ -37,7 +37,7 @@ from alexnet_fast.tools.errors import UsageError, UserError
 
 __all__ = ["EvaluationLoader", "TrainingLoader"]
 
-STATE_VERSION = 4
+STATE_VERSION = 5
 
 
 @dataclass
@@ -54,17 +54,17 @@ class _Progress:
 class TrainingLoader:
     """Training batches of one split, for one rank.
 
-    An epoch's pictures, crops, mirrors and colours follow from `seed`, the epoch's number and the rank alone; thread
+    An epoch's images, crops, mirrors and colors follow from `seed`, the epoch's number and the rank alone; thread
     counts and prefetch do not change them.  On a GPU the pixels themselves follow from `hw_decoder_load` too: it
-    decides which pictures the JPEG engines decode and which the CUDA cores, and the two round differently.  Where
-    decoded pictures are kept, each has the pixels of whichever decoded it first: with `hw_decoder_load` between 0 and 1
+    decides which images the JPEG engines decode and which the CUDA cores, and the two round differently.  Where
+    decoded images are kept, each has the pixels of whichever decoded it first: with `hw_decoder_load` between 0 and 1
     a run that was resumed, and so decodes again, may have other last bits than an unbroken one.
 
     Each epoch reads the shards in another order, through a buffer that is shuffled, and gives every sample at most
-    once: what does not fill a batch on all ranks is left out.  Where decoded pictures are kept and there are several
+    once: what does not fill a batch on all ranks is skipped.  Where decoded images are kept and there are several
     ranks, each rank has the same samples in every epoch, or it would seldom meet one that it has kept.
 
-    images (N, 3, 224, 224), channels-last, (x − mean + noise·Σ gᵢ·sᵢ·pᵢ) / (1 + noise) for pixels x in 0..255.
+    images (N, 3, 224, 224), channels-last, (x − mean + pca_jitter·Σ gᵢ·sᵢ·pᵢ) / (1 + pca_jitter) for pixels x in 0..255.
     """
 
     def __init__(
@@ -79,8 +79,8 @@ class TrainingLoader:
         num_ranks: int = 1,
         dtype: torch.dtype = torch.float32,
         mean: Literal["image", "rgb"] = "image",
-        noise: float = 0.1,
-        noise_divisor: bool = True,
+        pca_jitter: float = 0.1,
+        pca_jitter_divisor: bool = True,
         num_threads: int | None = None,
         shuffle_buffer: int = 8192,
         hw_decoder_load: float | None = None,
@@ -91,16 +91,16 @@ class TrainingLoader:
         """num_threads, hw_decoder_load, prefetch: None takes what was found best for this machine, else a default.
 
         dtype: float32, or float16 (made by DALI on a GPU, where it is free).
-        mean: "image" subtracts the mean image's centre 224 crop, whichever crop the picture got, as in 2012; "rgb" one
-            colour.
-        noise_divisor: divide by 1 + noise while there is noise, as in 2012, so that pixels keep their scale.
-        shuffle_buffer: samples in the reader's buffer of compressed pictures (about 0.2 GB at 8192).
-        cache_decoded: GiB of the GPU's memory for decoded pictures, which are not decoded again until `close`; "auto"
+        mean: "image" subtracts the mean image's center 224 crop, whichever crop the image got, as in 2012; "rgb" one
+            color.
+        pca_jitter_divisor: divide by 1 + pca_jitter while there is pca_jitter, as in 2012, so that pixels keep their scale.
+        shuffle_buffer: samples in the reader's buffer of compressed images (about 0.2 GB at 8192).
+        cache_decoded: GiB of the GPU's memory for decoded images, which are not decoded again until `close`; "auto"
             takes what is free less `memory_beside`, the bytes that others on this GPU will need.  Has not run on a GPU
             yet.  One loader with a cache at a time on each GPU of a process.
         """
-        if not (math.isfinite(noise) and noise >= 0):
-            raise UsageError(f"colour noise {noise:g}: give 0 (none) or more; 0.1 was used in 2012.")
+        if not (math.isfinite(pca_jitter) and pca_jitter >= 0):
+            raise UsageError(f"PCA color jitter {pca_jitter:g}: give 0 (none) or more; 0.1 was used in 2012.")
         if shuffle_buffer < 1:
             raise UsageError(f"a shuffle buffer of {shuffle_buffer} samples: give 1 or more.")
         split_info = dataset.split(split)
@@ -115,18 +115,18 @@ class TrainingLoader:
         self._seed = seed
         self._rank, self._num_ranks = rank, num_ranks
         self._dtype = dtype
-        self._noise, self._noise_divisor, self._mean = noise, noise_divisor, mean
+        self._pca_jitter, self._pca_jitter_divisor, self._mean = pca_jitter, pca_jitter_divisor, mean
         self._shuffle_buffer = min(shuffle_buffer, split_info.samples // num_ranks)
         self.memory = self._memory(settings, device)
         """Of the GPU that this loader takes."""
         self.cache = None if cache_decoded is None else self._plan_cache(cache_decoded, device, memory_beside)
-        """The decoded pictures that are kept; None where nobody asked for it."""
+        """The decoded images that are kept; None where nobody asked for it."""
         self._same_samples = self.cache is not None and num_ranks > 1
         cache_mib = self.cache.mib if self.cache is not None else 0
         self.memory = replace(self.memory, kept=cache_mib * MIB)
         self._execution = Execution(batch_size, device, settings.num_threads, settings.prefetch, cache_mib)
         self._decoding = Decoding(
-            "cpu" if device.type == "cpu" else "mixed", dataset.picture.size, settings.hw_decoder_load, cache_mib
+            "cpu" if device.type == "cpu" else "mixed", dataset.image_options.size, settings.hw_decoder_load, cache_mib
         )
         self._keeper: CacheKeeper | None = None
         self._workbench = Workbench(settings.num_threads)
@@ -140,7 +140,7 @@ class TrainingLoader:
             return LoaderMemory()
         split = self._dataset.split(self._split)
         return loader_memory(
-            size=self._dataset.picture.size,
+            size=self._dataset.image_options.size,
             jpeg_bytes=split.bytes / split.samples,
             pixel_bytes=self._dtype.itemsize,
             num_threads=settings.num_threads,
@@ -155,31 +155,31 @@ class TrainingLoader:
             free=free,
             needed=self.memory.beside_kept(self.batch_size) + memory_beside,
             samples=len(part_of_rank(self._dataset.split(self._split).samples, self._rank, self._num_ranks)),
-            size=self._dataset.picture.size,
+            size=self._dataset.image_options.size,
         )
 
     # ------------------------------------------------------------------ epochs
 
-    def epoch(self, number: int, *, noise: bool = True) -> Iterator[Batch]:
+    def epoch(self, number: int, *, pca_jitter: bool = True) -> Iterator[Batch]:
         """The batches of epoch `number` (0, 1, …); after `load_state_dict`, those that are left of it.
 
-        noise: False leaves out the colour noise, and its divisor with it; what is left of an epoch need not have the
-            noise that it was begun with.
+        pca_jitter: False omits the PCA color jitter, and its divisor with it; what is left of an epoch need not
+            have the jitter that it was begun with.
         """
         if not self._resuming or self._progress is None or self._progress.epoch != number:
             self._progress = _Progress(number, 0, None)
         self._resuming = False
         self.pause()
         self._generation += 1
-        return self._batches(self._generation, self._progress, noise)
+        return self._batches(self._generation, self._progress, pca_jitter)
 
-    def _batches(self, generation: int, progress: _Progress, noise: bool) -> Iterator[Batch]:
+    def _batches(self, generation: int, progress: _Progress, pca_jitter: bool) -> Iterator[Batch]:
         self._check_current(generation)
         if progress.batches == self.num_batches:
             return
         if self._decoding.cache_mib and self._keeper is None:
             self._keeper = CacheKeeper(self._decoding, self._execution)
-        finishing = self.finishing(progress.epoch, noise=noise)
+        finishing = self.finishing(progress.epoch, pca_jitter=pca_jitter)
         self._run = self._start(progress, finishing)
         self._run.check_num_samples(self._dataset, self._split)
         progress.checkpoint = None
@@ -221,11 +221,11 @@ class TrainingLoader:
             run.next()  # the way to a place of which DALI's state was lost
         return run
 
-    def finishing(self, epoch: int, *, noise: bool) -> Finishing:
-        """What is done to an epoch's pictures."""
+    def finishing(self, epoch: int, *, pca_jitter: bool) -> Finishing:
+        """What is done to an epoch's images."""
         return finishing_of(
             self._dataset,
-            self.augmentation(epoch, noise=noise),
+            self.augmentation(epoch, pca_jitter=pca_jitter),
             mean=self._mean,
             decoding=self._decoding,
             device=self._execution.device,
@@ -249,14 +249,14 @@ class TrainingLoader:
             seed=derive_seed(self._seed, epoch, self._rank, "shuffle"),
         )
 
-    def augmentation(self, epoch: int, *, noise: bool) -> Augmentation:
-        """The numbers that an epoch's pictures are made with."""
+    def augmentation(self, epoch: int, *, pca_jitter: bool) -> Augmentation:
+        """The numbers that an epoch's images are made with."""
         statistics = self._dataset.statistics
         return Augmentation(
             mean=statistics.mean_rgb.astype(np.float32),
             directions=(statistics.standard_deviations[:, None] * statistics.directions).T.astype(np.float32),
-            strength=self._noise if noise else 0.0,
-            divisor=1.0 + self._noise if noise and self._noise_divisor else 1.0,
+            strength=self._pca_jitter if pca_jitter else 0.0,
+            divisor=1.0 + self._pca_jitter if pca_jitter and self._pca_jitter_divisor else 1.0,
             seed=self._seed,
             epoch=epoch,
             rank=self._rank,
@@ -298,7 +298,7 @@ class TrainingLoader:
         ]
         if differences:
             raise UserError(
-                f"the stream of pictures is not the one that was interrupted: {'; '.join(differences)}. "
+                f"the stream of images is not the one that was interrupted: {'; '.join(differences)}. "
                 "Go back to what it was, or resume from an epoch's start."
             )
         self.pause()
@@ -309,7 +309,7 @@ class TrainingLoader:
             self._progress = _Progress(state["epoch"], state["batches"], checkpoint)
 
     def stream(self) -> dict[str, str]:
-        """All that decides which pictures come, name -> value; two loaders that agree give the same batches."""
+        """All that decides which images come, name -> value; two loaders that agree give the same batches."""
         return {
             "data set": self._dataset.fingerprint,
             "split": self._split,
@@ -317,9 +317,9 @@ class TrainingLoader:
             "batch size": str(self.batch_size),
             "rank": f"{self._rank} of {self._num_ranks}{', always the same samples' if self._same_samples else ''}",
             "shuffle buffer": str(self._shuffle_buffer),
-            "crop": f"{CROP} of {self._dataset.picture.size}",
+            "crop": f"{CROP} of {self._dataset.image_options.size}",
             "mean": self._mean,
-            "noise": f"{self._noise}{'' if self._noise_divisor else ', undivided'}",
+            "pca_jitter": f"{self._pca_jitter}{'' if self._pca_jitter_divisor else ', undivided'}",
             "dtype": str(self._dtype).removeprefix("torch."),
             "decoder": self._decoding.describe(),
             "DALI": VERSION,
@@ -328,7 +328,7 @@ class TrainingLoader:
     # --------------------------------------------------------------------- end
 
     def pause(self) -> None:
-        """Stop reading and free threads and buffers, not the decoded pictures; `state_dict` and `epoch` still work."""
+        """Stop reading and free threads and buffers, not the decoded images; `state_dict` and `epoch` still work."""
         if self._run is not None and self._progress is not None and 0 < self._progress.batches < self.num_batches:
             self._progress.checkpoint = self._run.checkpoint()
         self._end_run()
@@ -340,7 +340,7 @@ class TrainingLoader:
             run.close()
 
     def close(self) -> None:
-        """`pause`, and give the decoded pictures up too; an epoch that is begun then decodes them anew."""
+        """`pause`, and give the decoded images up too; an epoch that is begun then decodes them anew."""
         self.pause()
         self._keeper = None
 

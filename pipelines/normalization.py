@@ -1,7 +1,7 @@
-"""From compressed pictures to the network's input: all of it in DALI on a GPU; cut by DALI on a CPU, finished outside.
+"""From compressed images to the network's input: all of it in DALI on a GPU; cut by DALI on a CPU, finished outside.
 
-On a GPU one DALI kernel crops, mirrors, colours and rounds to half precision.  On a CPU the same DALI operator takes
-100 µs a picture, and its decoder writes pixels that are cut off again: there DALI decodes the crop alone, and a
+On a GPU one DALI kernel crops, mirrors, colors and rounds to half precision.  On a CPU the same DALI operator takes
+100 µs a image, and its decoder writes pixels that are cut off again: there DALI decodes the crop alone, and a
 compiled loop, which needs a third of that, does the rest.
 """
 
@@ -59,12 +59,12 @@ def finishing_of(
 
 @dataclass(frozen=True)
 class FinishingInDali:
-    """Everything but a mean image, which DALI's operator does not take: torch subtracts what it adds to its colour."""
+    """Everything but a mean image, which DALI's operator does not take: torch subtracts what it adds to its color."""
 
     augmentation: Augmentation
     decoding: Decoding
     residual: torch.Tensor | None
-    """(224, 224, 3), on the device: the mean image minus its mean colour, divided as the pixels are."""
+    """(224, 224, 3), on the device: the mean image minus its mean color, divided as the pixels are."""
     dtype: Any
 
     def graph(self, reading: Reading, *, with_draws: bool = False) -> tuple[Any, ...]:
@@ -78,7 +78,7 @@ class FinishingInDali:
 
 
 SHARED = 8
-"""Pictures that a thread takes at a time: some 200 µs of work."""
+"""Images that a thread takes at a time: some 200 µs of work."""
 
 
 class Workbench:
@@ -120,9 +120,9 @@ class FinishingOnCpu:
 
     def __init__(self, augmentation: Augmentation, decoding: Decoding, mean: Floats, workbench: Workbench) -> None:
         """mean: (224, 224, 3), or (3,)."""
-        from alexnet_fast.pipelines.cpu_kernel import finish_pictures  # of numba, which a GPU does without
+        from alexnet_fast.pipelines.cpu_kernel import finish_images  # of numba, which a GPU does without
 
-        self._finish_pictures = finish_pictures
+        self._finish_images = finish_images
         self._augmentation, self._decoding = augmentation, decoding
         self._mean = (np.tile(mean, CROP) if mean.ndim == 1 else mean).reshape(-1, CROP * 3)
         self._workbench = workbench
@@ -138,7 +138,7 @@ class FinishingOnCpu:
         scale = np.float32(self._augmentation.scale)
 
         def finish_some(some: slice) -> None:
-            self._finish_pictures(pixels[some], mirrored[some], self._mean, shifts[some], scale, results[some])
+            self._finish_images(pixels[some], mirrored[some], self._mean, shifts[some], scale, results[some])
 
         self._workbench.share(finish_some, len(images))
         return torch.from_numpy(images), labels_of(digits)

@@ -46,7 +46,7 @@ class Execution:
     prefetch: int
     """Batches that are ready or in the making ahead of the one in use."""
     cache_mib: int = 0
-    """MiB of decoded pictures that are kept beside them."""
+    """MiB of decoded images that are kept beside them."""
 
 
 class PipelineRun:
@@ -62,7 +62,7 @@ class PipelineRun:
         checkpoint: bytes | None = None,
         shards: Shards | None = None,
     ) -> None:
-        """shards: where to look for the picture when one cannot be used."""
+        """shards: where to look for the image when one cannot be used."""
         self._execution = execution
         self._shards = shards
         self._device = execution.device
@@ -93,7 +93,7 @@ class PipelineRun:
         return self._device
 
     def check_num_samples(self, dataset: Dataset, split: str) -> None:
-        """UserError where the reader found another number of samples than the manifest: it would wrap or leave out."""
+        """UserError where the reader found another number of samples than the manifest: it would wrap or omit."""
         found, wanted = int(self._pipeline.reader_meta(READER)["epoch_size"]), dataset.split(split).samples
         if found != wanted:
             raise UserError(
@@ -117,11 +117,11 @@ class PipelineRun:
         return tuple(outputs)
 
     def check_size(self, pixels: Any) -> None:
-        """UserError, naming it, where one of a batch's whole pictures has another size than was written."""
+        """UserError, naming it, where one of a batch's whole images has another size than was written."""
         assert self._shards is not None
         size = self._shards.size
         if any(shape != (size, size, 3) for shape in pixels.shape()):
-            raise altered(search(self._shards) or f"a picture has not {size}×{size} pixels")
+            raise altered(search(self._shards) or f"a image has not {size}×{size} pixels")
 
     def checkpoint(self) -> bytes:
         """The state after the batch that `next` returned last."""
@@ -136,7 +136,7 @@ class PipelineRun:
 
 
 class CacheKeeper:
-    """Keeps DALI's cache of decoded pictures alive from one run to the next.
+    """Keeps DALI's cache of decoded images alive from one run to the next.
 
     DALI has one cache for each GPU of a process, which dies with the last decoder that uses it, and each run has a
     decoder of its own.  This one decodes nothing; it lasts.
@@ -190,10 +190,10 @@ def explained(error: RuntimeError | MemoryError, execution: Execution, shards: S
     if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(reason):
         kept, remedy = "", "Make"
         if execution.cache_mib:
-            kept = f", beside {execution.cache_mib / 1024:.1f} GiB of decoded pictures"
-            remedy = "Keep fewer decoded pictures (--cache-decoded), or make"
+            kept = f", beside {execution.cache_mib / 1024:.1f} GiB of decoded images"
+            remedy = "Keep fewer decoded images (--cache-decoded), or make"
         return UserError(
-            f"out of memory with {execution.batch_size} pictures a batch and a prefetch of {execution.prefetch} on "
+            f"out of memory with {execution.batch_size} images a batch and a prefetch of {execution.prefetch} on "
             f"{execution.device}{kept} ({first}). {remedy} the batch or the prefetch smaller."
         )
     if shards is not None and (UNUSABLE.search(reason) or "readers.webdataset" in text):
@@ -204,13 +204,13 @@ def explained(error: RuntimeError | MemoryError, execution: Execution, shards: S
 
 
 def unusable(reason: str, shards: Shards) -> str | None:
-    """ "tar: stem (why)" of the picture that stopped DALI: the one it names, else the first that Pillow finds."""
+    """ "tar: stem (why)" of the image that stopped DALI: the one it names, else the first that Pillow finds."""
     if named := NAMED.search(reason):
         return f"{named['tar']}: {named['stem']} (it cannot be decoded)"
     return search(shards)
 
 
 def search(shards: Shards) -> str | None:
-    """ "tar: stem (why)" of the first picture that cannot be used; None where there is none."""
-    print("A picture cannot be used; looking for it in all shards …", file=sys.stderr, flush=True)
+    """ "tar: stem (why)" of the first image that cannot be used; None where there is none."""
+    print("A image cannot be used; looking for it in all shards …", file=sys.stderr, flush=True)
     return find_unusable(shards)

@@ -1,6 +1,6 @@
-"""What is in the shards and what the network will see, as a picture for people.
+"""What is in the shards and what the network will see, as a image for people.
 
-P pictures, V views of each, H × W pixels, C colours.
+P images, V views of each, H × W pixels, C colors.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ Floats = npt.NDArray[np.float32]
 SHEET_COLUMNS, SHEET_ROWS = 12, 6
 MOST_READ = 20_000
 """Samples looked at to fill the contact sheet."""
-NUM_PICTURES, NUM_VIEWS = 4, 8
+NUM_IMAGES, NUM_VIEWS = 4, 8
 NUM_SHIFTS = 20_000
-"""Colour draws behind the histograms."""
+"""Color draws behind the histograms."""
 GAP = 6
-"""Pixels between the pictures of a mosaic."""
+"""Pixels between the images of a mosaic."""
 NAME_LENGTH = 17
-"""Letters of a class name that fit below its picture."""
+"""Letters of a class name that fit below its image."""
 INK = "#333333"
 WIDTH = 14
 """Of the figure, in inches of 100 pixels."""
-COLOURS = ("#4c4c4c", "#c0504d", "#3f7fbf")
+COLORS = ("#4c4c4c", "#c0504d", "#3f7fbf")
 """Of the three principal directions: light, then what is left."""
 
 
 @dataclass(frozen=True)
 class Views:
-    """What the training graph made of a few pictures."""
+    """What the training graph made of a few images."""
 
     originals: Pixels
     """(P, H, W, C) as stored."""
@@ -65,7 +65,7 @@ class Views:
     mirrored: npt.NDArray[np.bool_]
     """(P, V)"""
     shifts: Floats
-    """(P, V, C): colour added to every pixel, before the division."""
+    """(P, V, C): color added to every pixel, before the division."""
 
 
 def contact_samples(dataset: Dataset, split: str, count: int) -> list[Sample]:
@@ -104,8 +104,8 @@ def samples_of(tar: Path) -> Iterator[Sample]:
 
 
 def drawable(sample: Sample, tar: Path, dataset: Dataset) -> Sample:
-    """The sample; UserError where its picture cannot be used, or its label is none of the classes."""
-    problem, num_classes = problem_of(sample, dataset.picture.size), len(dataset.classes)
+    """The sample; UserError where its image cannot be used, or its label is none of the classes."""
+    problem, num_classes = problem_of(sample, dataset.image_options.size), len(dataset.classes)
     if not problem and sample.label >= num_classes:
         problem = f"{sample.stem} has label {sample.label}, of {counted(num_classes, 'class', 'classes')}"
     if problem:
@@ -113,47 +113,47 @@ def drawable(sample: Sample, tar: Path, dataset: Dataset) -> Sample:
     return sample
 
 
-def network_views(dataset: Dataset, split: str, *, num_pictures: int, num_views: int, seed: int = 0) -> Views:
-    """Run the training graph on the split's first pictures, once for each view, in epochs 0, 1, … of `seed`."""
-    num_pictures = min(num_pictures, dataset.split(split).shards[0].samples)
+def network_views(dataset: Dataset, split: str, *, num_images: int, num_views: int, seed: int = 0) -> Views:
+    """Run the training graph on the split's first images, once for each view, in epochs 0, 1, … of `seed`."""
+    num_images = min(num_images, dataset.split(split).shards[0].samples)
     cpu = torch.device("cpu")
-    loader = TrainingLoader(dataset, split=split, batch_size=num_pictures, device=cpu, seed=seed)
+    loader = TrainingLoader(dataset, split=split, batch_size=num_images, device=cpu, seed=seed)
     reading = Reading.of(
         dataset.tars(split)[:1], dataset.indexes(split)[:1], rank=0, num_ranks=1, shuffle_buffer=None, seed=0
     )
-    images, corners, mirrored, shifts = [], [], [], []
+    views, corners, mirrored, shifts = [], [], [], []
     for epoch in range(num_views):
-        finishing = loader.finishing(epoch, noise=True)
+        finishing = loader.finishing(epoch, pca_jitter=True)
         run = PipelineRun(
             lambda finishing=finishing: finishing.graph(reading, with_draws=True),  # type: ignore[misc]
-            Execution(num_pictures, cpu, num_threads=1, prefetch=1),
+            Execution(num_images, cpu, num_threads=1, prefetch=1),
             num_batches=1,
             shards=Shards.of(dataset, split),
         )
         outputs = run.next()
-        pictures, labels = finishing.finish(outputs)
+        images, labels = finishing.finish(outputs)
         corner, mirror, g, _, originals = outputs[-NUM_DRAWN:]
-        images.append(pictures.numpy())
+        views.append(images.numpy())
         corners.append(as_array(corner).astype(np.int64))
         mirrored.append(as_array(mirror).astype(bool))
-        shifts.append(loader.augmentation(epoch, noise=True).shifts(as_array(g)))
+        shifts.append(loader.augmentation(epoch, pca_jitter=True).shifts(as_array(g)))
     return Views(
         originals=as_array(originals),
         labels=labels.numpy().copy(),
-        images=np.stack(images, axis=1),
+        images=np.stack(views, axis=1),
         corners=np.stack(corners, axis=1),
         mirrored=np.stack(mirrored, axis=1),
         shifts=np.stack(shifts, axis=1),
     )
 
 
-def colour_shifts(dataset: Dataset, split: str, count: int, *, seed: int = 0) -> Floats:
-    """(count, 3): colour shifts as the training graph draws them, without reading a picture."""
+def color_shifts(dataset: Dataset, split: str, count: int, *, seed: int = 0) -> Floats:
+    """(count, 3): color shifts as the training graph draws them, without reading a image."""
     cpu = torch.device("cpu")
     loader = TrainingLoader(dataset, split=split, batch_size=1, device=cpu, seed=seed)
-    augmentation = loader.augmentation(0, noise=True)
+    augmentation = loader.augmentation(0, pca_jitter=True)
     run = PipelineRun(
-        lambda: (draw(augmentation, dataset.picture.size).g,), Execution(count, cpu, num_threads=1, prefetch=1), 1
+        lambda: (draw(augmentation, dataset.image_options.size).g,), Execution(count, cpu, num_threads=1, prefetch=1), 1
     )
     return augmentation.shifts(as_array(run.next()[0]))
 
@@ -163,14 +163,14 @@ def as_array(output: Any) -> Any:
     return to_torch(output).numpy().copy()
 
 
-def mosaic(pictures: list[Pixels], columns: int, side: int) -> Pixels:
-    """(H, W, 3): the pictures, `side` pixels wide and high each, row by row on white."""
+def mosaic(images: list[Pixels], columns: int, side: int) -> Pixels:
+    """(H, W, 3): the images, `side` pixels wide and high each, row by row on white."""
     step = side + GAP
-    rows = -(-len(pictures) // columns)
+    rows = -(-len(images) // columns)
     sheet = np.full((rows * step - GAP, columns * step - GAP, 3), 255, dtype=np.uint8)
-    for place, picture in enumerate(pictures):
+    for place, image in enumerate(images):
         y, x = place // columns * step, place % columns * step
-        sheet[y : y + side, x : x + side] = np.asarray(Image.fromarray(picture).resize((side, side)))
+        sheet[y : y + side, x : x + side] = np.asarray(Image.fromarray(image).resize((side, side)))
     return sheet
 
 
@@ -181,7 +181,7 @@ def short(name: str, length: int) -> str:
 
 
 def draw_preview(dataset: Dataset, out: Path, *, split: str | None = None) -> None:
-    """Draw contact sheet, network's views and colour statistics of a data set; `out` ends in .png.
+    """Draw contact sheet, network's views and color statistics of a data set; `out` ends in .png.
 
     Raises UserError where `out` cannot be written, or where the shards are not what the manifest says.
     """
@@ -193,8 +193,8 @@ def draw_preview(dataset: Dataset, out: Path, *, split: str | None = None) -> No
     split = split or ("train" if "train" in dataset.splits else next(iter(dataset.splits)))
     dataset.check_sizes()
     samples = contact_samples(dataset, split, SHEET_COLUMNS * SHEET_ROWS)
-    views = network_views(dataset, split, num_pictures=NUM_PICTURES, num_views=NUM_VIEWS)
-    shifts = colour_shifts(dataset, split, NUM_SHIFTS)
+    views = network_views(dataset, split, num_images=NUM_IMAGES, num_views=NUM_VIEWS)
+    shifts = color_shifts(dataset, split, NUM_SHIFTS)
     num_rows = -(-len(samples) // SHEET_COLUMNS)
     heights = [1.34 * num_rows + 0.4, 1.9 * len(views.originals) + 0.8, 3.1]
     figure: Any = plt.figure(figsize=(WIDTH, sum(heights)), dpi=100, layout="constrained")
@@ -202,72 +202,70 @@ def draw_preview(dataset: Dataset, out: Path, *, split: str | None = None) -> No
     parts: Any = figure.subfigures(3, 1, height_ratios=heights)
     draw_contact_sheet(parts[0], dataset, split, samples)
     draw_views(parts[1], dataset, views)
-    draw_colours(parts[2], dataset, shifts)
+    draw_colors(parts[2], dataset, shifts)
     save(figure, out)
     plt.close(figure)
 
 
 def draw_contact_sheet(part: Any, dataset: Dataset, split: str, samples: list[Sample]) -> None:
-    """Pictures with their class names."""
+    """Images with their class names."""
     side = 108
     info = dataset.split(split)
     name = escaped(dataset.folder.absolute().name)
-    title = (
-        f"{name}: {counted(info.samples, 'picture')} in {split}, {counted(len(dataset.classes), 'class', 'classes')}"
-    )
+    title = f"{name}: {counted(info.samples, 'image')} in {split}, {counted(len(dataset.classes), 'class', 'classes')}"
     part.suptitle(title, parse_math=False)
     axes = part.subplots()
-    pictures = [np.asarray(Image.open(io.BytesIO(sample.jpeg))) for sample in samples]
+    images = [np.asarray(Image.open(io.BytesIO(sample.jpeg))) for sample in samples]
     step = side + GAP + 16  # room for the name
-    rows = -(-len(pictures) // SHEET_COLUMNS)
+    rows = -(-len(images) // SHEET_COLUMNS)
     sheet = np.full((rows * step, SHEET_COLUMNS * (side + GAP) - GAP, 3), 255, dtype=np.uint8)
-    for place, (sample, picture) in enumerate(zip(samples, pictures, strict=True)):
+    for place, (sample, image) in enumerate(zip(samples, images, strict=True)):
         y, x = place // SHEET_COLUMNS * step, place % SHEET_COLUMNS * (side + GAP)
-        sheet[y : y + side, x : x + side] = np.asarray(Image.fromarray(picture).resize((side, side)))
+        sheet[y : y + side, x : x + side] = np.asarray(Image.fromarray(image).resize((side, side)))
         write(axes, x + side / 2, y + side + 9, class_name(dataset, sample.label), va="center")
     axes.imshow(sheet)
     axes.set_axis_off()
 
 
 def class_name(dataset: Dataset, label: int) -> str:
-    """As it fits below a picture."""
+    """As it fits below a image."""
     return short(dataset.classes[label].label, NAME_LENGTH)
 
 
 def write(axes: Any, x: float, y: float, text: str, **placing: Any) -> None:
-    """A small line of text, centred, taken as it is: a dollar sign in a class's name begins no formula."""
+    """A small line of text, centered, taken as it is: a dollar sign in a class's name begins no formula."""
     axes.text(x, y, text, ha="center", fontsize=7.5, color=INK, parse_math=False, **placing)
 
 
 def draw_views(part: Any, dataset: Dataset, views: Views) -> None:
-    """Each picture with its crops framed, then what the network got of it, the mean added back."""
+    """Each image with its crops framed, then what the network got of it, the mean added back."""
     part.suptitle("what the network sees (the mean added back for the eye)")
     part.supxlabel(
-        "above: the corner (x, y) of the random 224 crop, and whether it is mirrored; below: the colour added (R G B)",
+        "above: the corner (x, y) of the random 224 crop, and whether it is mirrored; below: the color added (R G B)",
         fontsize=9,
         color=INK,
     )
-    mean = centre_mean(dataset)
-    num_pictures, num_views = views.mirrored.shape
-    all_axes = part.subplots(num_pictures, 1 + num_views, squeeze=False)
-    for picture, row in enumerate(all_axes):
-        draw_crops(row[0], views.originals[picture], views.corners[picture])
-        name = class_name(dataset, int(views.labels[picture]))
+    mean = center_mean(dataset)
+    num_images, num_views = views.mirrored.shape
+    all_axes = part.subplots(num_images, 1 + num_views, squeeze=False)
+    for image, row in enumerate(all_axes):
+        draw_crops(row[0], views.originals[image], views.corners[image])
+        name = class_name(dataset, int(views.labels[image]))
         write(row[0], 0.5, 1.04, name, va="bottom", transform=row[0].transAxes)
         for view, axes in enumerate(row[1:]):
-            seen = views.images[picture, view] + mean
+            seen = views.images[image, view] + mean
             axes.imshow(np.clip(seen, 0, 255).astype(np.uint8))
-            y, x = views.corners[picture, view]
-            mirror = ", mirrored" if views.mirrored[picture, view] else ""
+            y, x = views.corners[image, view]
+            mirror = ", mirrored" if views.mirrored[image, view] else ""
             write(axes, 0.5, 1.04, f"({x}, {y}){mirror}", va="bottom", transform=axes.transAxes)
-            shift = " ".join(f"{round(value):+d}".replace("-", "−") for value in views.shifts[picture, view].tolist())
+            shift = " ".join(f"{round(value):+d}".replace("-", "−") for value in views.shifts[image, view].tolist())
             write(axes, 0.5, -0.03, shift, va="top", transform=axes.transAxes)
         for axes in row:
             axes.set_axis_off()
 
 
 def draw_crops(axes: Any, original: Pixels, corners: npt.NDArray[np.int64]) -> None:
-    """A picture with the frames of its crops, white on black so that they show on any ground."""
+    """A image with the frames of its crops, white on black so that they show on any ground."""
     axes.imshow(original)
     for y, x in corners:
         frame = np.array([[x, y], [x + CROP, y], [x + CROP, y + CROP], [x, y + CROP], [x, y]]) - 0.5
@@ -275,26 +273,26 @@ def draw_crops(axes: Any, original: Pixels, corners: npt.NDArray[np.int64]) -> N
         axes.plot(*frame.T, color="white", linewidth=0.5)
 
 
-def centre_mean(dataset: Dataset) -> Floats:
-    """(224, 224, 3): the centre of the mean image."""
-    start = (dataset.picture.size - CROP) // 2
+def center_mean(dataset: Dataset) -> Floats:
+    """(224, 224, 3): the center of the mean image."""
+    start = (dataset.image_options.size - CROP) // 2
     return dataset.mean_image[start : start + CROP, start : start + CROP]
 
 
-def draw_colours(part: Any, dataset: Dataset, shifts: Floats) -> None:
-    """The mean image; the colour shifts along each principal direction, beside their theory."""
+def draw_colors(part: Any, dataset: Dataset, shifts: Floats) -> None:
+    """The mean image; the color shifts along each principal direction, beside their theory."""
     statistics = dataset.statistics
-    part.suptitle(f"colour: mean image, and {len(shifts):,} drawn shifts against their theory, N(0, (0.1·s)²)")
+    part.suptitle(f"color: mean image, and {len(shifts):,} drawn shifts against their theory, N(0, (0.1·s)²)")
     all_axes = part.subplots(1, 4, width_ratios=[0.7, 1, 1, 1])
     all_axes[0].imshow(dataset.mean_image.astype(np.uint8))
     all_axes[0].set_axis_off()
     mean = ", ".join(f"{value:.1f}" for value in statistics.mean_rgb)
-    all_axes[0].set_title(f"mean colour ({mean})", fontsize=9, color=INK)
+    all_axes[0].set_title(f"mean color ({mean})", fontsize=9, color=INK)
     along = shifts @ statistics.directions.T
     for place, axes in enumerate(all_axes[1:]):
         theory = 0.1 * statistics.standard_deviations[place]
         values = along[:, place]
-        axes.hist(values, bins=60, density=True, color=COLOURS[place], alpha=0.55)
+        axes.hist(values, bins=60, density=True, color=COLORS[place], alpha=0.55)
         if theory > 0:
             x = np.linspace(-4 * theory, 4 * theory, 200)
             density = np.exp(-((x / theory) ** 2) / 2) / (theory * np.sqrt(2 * np.pi))

@@ -26,7 +26,7 @@ class LoaderSettings:
     """What decides the speed of a loader; UsageError where it is out of range.
 
     Threads and prefetch change nothing of what it gives; on a GPU `hw_decoder_load` changes by which decoder each
-    picture is decoded, and so its pixels a little.
+    image is decoded, and so its pixels a little.
     """
 
     num_threads: int
@@ -138,11 +138,11 @@ def share_machine(num_processes: int) -> None:
 
 
 def check_share(dataset: Dataset, split: str, *, batch_size: int, rank: int, num_ranks: int) -> None:
-    """UsageError where the pictures are too small, or a split cannot give at least one to each of so many ranks."""
-    size = dataset.picture.size
-    if size < CROP:  # DALI would cut outside the picture, and the process would die without a word
+    """UsageError where the images are too small, or a split cannot give at least one to each of so many ranks."""
+    size = dataset.image_options.size
+    if size < CROP:  # DALI would cut outside the image, and the process would die without a word
         raise UsageError(
-            f"{dataset.folder}: its pictures have {size}×{size} pixels, and the network takes {CROP}×{CROP}. "
+            f"{dataset.folder}: its images have {size}×{size} pixels, and the network takes {CROP}×{CROP}. "
             f"Shard again with --size {CROP} or more (256, unless you have a reason)."
         )
     samples = dataset.split(split).samples
@@ -169,7 +169,7 @@ def check_batch(dataset: Dataset, split: str, *, batch_size: int, rank: int, num
 
 
 def check_splits(dataset: Dataset, *, batch_size: int, num_ranks: int, num_evaluation_ranks: int) -> None:
-    """UsageError where a run cannot be given its pictures: to be known before its processes are started.
+    """UsageError where a run cannot be given its images: to be known before its processes are started.
 
     The train split must fill a batch of `batch_size` on each of `num_ranks`; the val split, where there is one, have a
     sample for each of `num_evaluation_ranks`.

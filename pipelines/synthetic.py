@@ -19,7 +19,7 @@ NUM_DISTINCT = 2
 
 
 class SyntheticLoader:
-    """`num_batches` batches an epoch of noise with random labels; a `TrainingLoader` to whoever uses it."""
+    """`num_batches` batches an epoch of random pixels with random labels; a `TrainingLoader` to whoever uses it."""
 
     def __init__(
         self,
@@ -47,8 +47,8 @@ class SyntheticLoader:
             images = images_NHWC.to(device, dtype).permute(0, 3, 1, 2)
             self._batches.append(Batch(images, labels.to(device)))
 
-    def epoch(self, number: int, *, noise: bool = True) -> Iterator[Batch]:
-        """The same batches in every epoch; after `load_state_dict`, those that are left.  `noise` changes nothing."""
+    def epoch(self, number: int, *, pca_jitter: bool = True) -> Iterator[Batch]:
+        """The same batches in every epoch; after `load_state_dict`, those that are left.  `pca_jitter` changes nothing."""
         if not self._resuming or self._epoch != number:
             self._epoch, self._given = number, 0
         self._resuming = False

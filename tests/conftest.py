@@ -21,7 +21,7 @@ def empty_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shards of drawn pictures: 10 classes, 60 training pictures less one that is broken, 30 for validation."""
+    """Shards of drawn images: 10 classes, 60 training images less one that is broken, 30 for validation."""
     from alexnet_fast.demo.data import DemoData, draw_dataset
     from alexnet_fast.tools.sharding.plan import Plan, ShardOptions
     from alexnet_fast.tools.sharding.process_pool import local_pool
@@ -30,8 +30,8 @@ def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from alexnet_fast.tools.storage.output import open_output
 
     folder = tmp_path_factory.mktemp("tiny")
-    draw_dataset(folder / "pictures", DemoData(num_train=6, num_val=3))
-    source = find_source(str(folder / "pictures"), None, val_fraction=None, seed=0, exclude=None, cache=None)
+    draw_dataset(folder / "images", DemoData(num_train=6, num_val=3))
+    source = find_source(str(folder / "images"), None, val_fraction=None, seed=0, exclude=None, cache=None)
     plan = Plan(source, ShardOptions(shard_size=25))
     output = open_output(str(folder / "shards"))
     shard(plan, output, partial(local_pool, 1), strict=False, watch=lambda progress: None)

@@ -19,7 +19,7 @@ from alexnet_fast.config.recipe import load_recipe
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.training.run import train
 
-SETTINGS = ["width_divisor=16", "batch_size=8", "rates_for_batch=8", "epochs=1", "precision=fp32", "final_views=1"]
+SETTINGS = ["width_divisor=16", "batch_size=8", "lr_base_batch_size=8", "epochs=1", "precision=fp32", "final_views=1"]
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,7 @@ def test_gpus_that_are_not_there(
         assert code == 2 and "device cuda: no GPU can be used" in err
 
 
-def test_train_doubts_a_handful_of_pictures(
+def test_train_doubts_a_handful_of_images(
     tiny_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = [word for setting in SETTINGS for word in ("--set", setting)]
@@ -169,13 +169,13 @@ def test_resume_needs_no_recipe_and_extends_nothing(
     shutil.copytree(run_folder, run)
     code, out, err = call(capsys, "train", tiny_shards, "--resume", "--out", run, "--device", "cpu")
     assert code == 0 and "done already" in err
-    assert out.startswith("7 steps, 1 epoch.") and f"`alexnet-fast predict '{run}' PICTURE`" in out
+    assert out.startswith("7 steps, 1 epoch.") and f"`alexnet-fast predict '{run}' IMAGE`" in out
 
 
 def test_eval_and_its_json(tiny_shards: Path, run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = call(capsys, "eval", run_folder, tiny_shards, "--views", "1", "--precision", "fp32", "--json")
     found = json.loads(out)
-    recorded = json.loads((run_folder / "result.json").read_text())["centre_view"]
+    recorded = json.loads((run_folder / "result.json").read_text())["center_view"]
     assert code == 0
     assert {key: found[key] for key in recorded} == pytest.approx(recorded, rel=1e-5)
     best = run_folder / "checkpoints" / "best.pt"
@@ -202,18 +202,18 @@ def test_eval_refuses_other_classes(
 def test_predict_takes_files_folders_and_stdin(
     tiny_shards: Path, run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pictures = tiny_shards.parent / "pictures" / "val" / "star"
-    code, out, _ = call(capsys, "predict", run_folder, pictures, "--views", "1", "--json")
+    images = tiny_shards.parent / "images" / "val" / "star"
+    code, out, _ = call(capsys, "predict", run_folder, images, "--views", "1", "--json")
     lines = [json.loads(line) for line in out.splitlines()]
     assert code == 0 and len(lines) == 3
     for line in lines:
         probabilities = [name["probability"] for name in line["names"]]
         assert len(probabilities) == 5 and probabilities == sorted(probabilities, reverse=True)
-    (tmp_path / "text.jpg").write_text("no picture")
-    first = sorted(pictures.iterdir())[0]
+    (tmp_path / "text.jpg").write_text("no image")
+    first = sorted(images.iterdir())[0]
     code, out, err = call(capsys, "predict", run_folder, first, tmp_path / "text.jpg", tmp_path / "gone.jpg")
     assert code == 3 and out.count("%") == 5
-    assert "text.jpg: no picture" in err and "gone.jpg: there is no such file" in err
+    assert "text.jpg: no image" in err and "gone.jpg: there is no such file" in err
     command = [sys.executable, "-m", "alexnet_fast.cli", "predict", str(run_folder), "-", "--views", "1"]
     with first.open("rb") as stream:
         finished = subprocess.run(command, stdin=stream, capture_output=True, text=True)
@@ -223,9 +223,9 @@ def test_predict_takes_files_folders_and_stdin(
 def test_what_a_terminal_would_obey_is_shown_as_text(
     tiny_shards: Path, run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    picture = next((tiny_shards.parent / "pictures" / "val" / "star").iterdir())
+    image = next((tiny_shards.parent / "images" / "val" / "star").iterdir())
     for name in (b"a\x1b[31m.jpg", b"b\n.jpg", b"c\xff.jpg"):
-        shutil.copyfile(picture, os.fsencode(tmp_path) + b"/" + name)
+        shutil.copyfile(image, os.fsencode(tmp_path) + b"/" + name)
     code, out, _ = call(capsys, "predict", run_folder, tmp_path, "--views", "1")
     shown = [line.removeprefix(f"{tmp_path}/") for line in out.splitlines() if not line.startswith("  ")]
     assert code == 0 and shown == ["a\\x1b[31m.jpg", "b\\n.jpg", "c\\udcff.jpg"]
@@ -260,7 +260,7 @@ def test_data_comes_from_the_environment(
     tiny_shards: Path, run_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(os.environ, "ALEXNET_FAST_DATA", str(tiny_shards))
-    assert "30 pictures" in call(capsys, "eval", run_folder, "--views", "1")[1]
+    assert "30 images" in call(capsys, "eval", run_folder, "--views", "1")[1]
 
 
 @pytest.mark.parametrize("words", [["--json", "/proc/x.json"], ["--peers", "--ffcv-python", "nowhere"]])
@@ -286,13 +286,13 @@ def test_bench_tells_loader_model_and_training_in_one_run(
     loader, model, training = rates.values()
     together = 1 / (1 / loader + 1 / model)
     assert f"training reaches {training / together:.0%} of that" in out
-    assert f"The {'loader' if loader < model else 'model'} is the wall" in out
+    assert f"The {'loader' if loader < model else 'model'} is the bottleneck" in out
 
 
 def test_bench_loader_tells_the_shuffle(tiny_shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = call(capsys, "bench", "loader", tiny_shards, "--batch-size", "4", "--device", "cpu")
     assert code == 0, err
-    assert "of neighbours have the same label (by chance" in out
+    assert "of neighbors have the same label (by chance" in out
 
 
 @pytest.mark.parametrize(

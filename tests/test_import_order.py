@@ -97,19 +97,19 @@ def test_tools_know_no_torch_and_no_dali() -> None:
 
 
 def test_sharding_runs_where_torch_and_dali_are_not(tmp_path: Path) -> None:
-    pictures, shards = tmp_path / "pictures", tmp_path / "shards"
+    images, shards = tmp_path / "images", tmp_path / "shards"
     code = BLOCKED + (
         "from pathlib import Path\n"
         "from alexnet_fast.demo.data import DemoData, draw_dataset\n"
         "if __name__ == '__main__':\n"
-        f"    draw_dataset(Path({str(pictures)!r}), DemoData(num_train=2, num_val=1))\n"
+        f"    draw_dataset(Path({str(images)!r}), DemoData(num_train=2, num_val=1))\n"
         "    from alexnet_fast.cli import main\n"
-        f"    main(['shard', {str(pictures)!r}, '--out', {str(shards)!r}, '--workers', '1'])\n"
+        f"    main(['shard', {str(images)!r}, '--out', {str(shards)!r}, '--workers', '1'])\n"
     )
     script = tmp_path / "script.py"
     script.write_text(code)
     finished = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
-    assert finished.returncode == 3, finished.stderr  # one picture is broken on purpose
+    assert finished.returncode == 3, finished.stderr  # one image is broken on purpose
     assert (tmp_path / "shards" / "dataset.json").exists()
     for verb in ("info", "verify"):
         code = BLOCKED + f"from alexnet_fast.cli import main; main([{verb!r}, {str(tmp_path / 'shards')!r}])"

@@ -1,1 +1,1 @@
-"""Pictures to shards: the preprocessing tools.  Knows no GPU, imports neither torch nor DALI."""
+"""Images to shards: the preprocessing tools.  Knows no GPU, imports neither torch nor DALI."""

@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from alexnet_fast.tools.dataset_parts import (
     DatasetClass,
+    ImageOptions,
     Note,
-    PictureOptions,
     Shard,
     Split,
     Statistics,
@@ -39,10 +39,10 @@ from alexnet_fast.tools.messages import command
 from alexnet_fast.tools.storage.filesystem import as_text, check_regular, copied_first, is_url, open_file, unreadable
 from alexnet_fast.tools.storage.output import WORK, open_output
 
-__all__ = ["Dataset", "DatasetClass", "Note", "PictureOptions", "Shard", "Split", "Statistics", "manifest_checksum"]
+__all__ = ["Dataset", "DatasetClass", "ImageOptions", "Note", "Shard", "Split", "Statistics", "manifest_checksum"]
 
 FORMAT = "alexnet-fast shards"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "dataset.json"
 MEAN_IMAGE = "mean_image.npy"
 SOURCES = "sources.tsv"
@@ -66,11 +66,11 @@ class Dataset:
     source: str
     """Kind of the source: one of sources.KINDS."""
     source_fingerprint: str
-    """Sha256 over the source's list of pictures: names, sizes, labels."""
+    """Sha256 over the source's list of images: names, sizes, labels."""
     classes: tuple[DatasetClass, ...]
     """In label order."""
     splits: dict[str, Split]
-    picture: PictureOptions
+    image_options: ImageOptions
     seed: int
     """Of the shuffle, and of the drawing of a val split."""
     shard_size: int
@@ -78,9 +78,9 @@ class Dataset:
     val_fraction: float | None
     statistics: Statistics
     repaired: tuple[Note, ...]
-    left_out: tuple[Note, ...]
+    skipped: tuple[Note, ...]
     notes: tuple[str, ...]
-    """What the source holds besides, and lacks: pictures in no class folder, without a label; sentences for people."""
+    """What the source holds besides, and lacks: images in no class folder, without a label; sentences for people."""
     file_hashes: dict[str, str]
     """Sha256 of mean_image.npy and sources.tsv."""
 
@@ -127,6 +127,9 @@ class Dataset:
         try:
             content = json.loads(manifest.decode("utf-8"))
             version = content["version"] if content["format"] == FORMAT else None
+            if version == 1:
+                content = _from_version_1(content)
+                version = content["version"]
             if version != FORMAT_VERSION:
                 raise UserError(
                     f"{file}: format {content['format']!r}, version {content['version']!r}; this program reads "
@@ -146,13 +149,13 @@ class Dataset:
             source_fingerprint=hash_from_json(content["source"]["fingerprint"]),
             classes=classes_from_json(content["classes"]),
             splits=splits_from_json(content["splits"]),
-            picture=from_fields(PictureOptions, content["options"]["picture"]),
+            image_options=from_fields(ImageOptions, content["options"]["image_options"]),
             seed=typed(int, content["options"]["seed"]),
             shard_size=typed(int, content["options"]["shard_size"]),
             val_fraction=typed((float, type(None)), content["options"]["val_fraction"]),
             statistics=statistics_from_json(content["statistics"]),
             repaired=notes_from_json(content["repaired"]),
-            left_out=notes_from_json(content["left_out"]),
+            skipped=notes_from_json(content["skipped"]),
             # Absent in the first shards ever made.
             notes=tuple(typed(str, note) for note in content.get("notes", ())),
             file_hashes={name: hash_from_json(content["files"][name]) for name in (MEAN_IMAGE, SOURCES)},
@@ -169,7 +172,7 @@ class Dataset:
                 "seed": self.seed,
                 "shard_size": self.shard_size,
                 "val_fraction": self.val_fraction,
-                "picture": vars(self.picture),
+                "image_options": vars(self.image_options),
             },
             "accounting": self.accounting(),
             "classes": [[entry.name, entry.label] for entry in self.classes],
@@ -183,7 +186,7 @@ class Dataset:
             },
             "statistics": statistics_to_json(self.statistics),
             "repaired": notes_to_json(self.repaired),
-            "left_out": notes_to_json(self.left_out),
+            "skipped": notes_to_json(self.skipped),
             "notes": list(self.notes),
             "files": self.file_hashes,
         }
@@ -191,11 +194,11 @@ class Dataset:
         return (json.dumps(content, indent=1, ensure_ascii=True) + "\n").encode("ascii")
 
     def accounting(self) -> dict[str, int]:
-        """Pictures found = written + left out."""
+        """Images found = written + skipped."""
         return {
             "found": sum(split.found for split in self.splits.values()),
             "written": sum(split.samples for split in self.splits.values()),
-            "left_out": len(self.left_out),
+            "skipped": len(self.skipped),
         }
 
     @cached_property
@@ -209,11 +212,9 @@ class Dataset:
             raise self._unreadable(file, error) from error
         except Exception as error:  # whatever numpy raises on damaged bytes
             raise UserError(f"{file}: cannot be read ({error}). {self._remedy()}") from error
-        if mean.shape != (self.picture.size, self.picture.size, 3) or mean.dtype != np.float32:
-            raise UserError(
-                f"{file}: is {mean.dtype} {mean.shape}, not float32 ({self.picture.size}, {self.picture.size}, 3). "
-                f"{self._remedy()}"
-            )
+        expected = (self.image_options.size, self.image_options.size, 3)
+        if mean.shape != expected or mean.dtype != np.float32:
+            raise UserError(f"{file}: is {mean.dtype} {mean.shape}, not float32 {expected}. {self._remedy()}")
         if not (mean >= 0).all() or not (mean <= 255).all():  # NaN is neither
             raise UserError(f"{file}: holds values that are not within 0 and 255. {self._remedy()}")
         return np.asarray(mean, dtype=np.float32)
@@ -317,7 +318,7 @@ def _no_manifest(place: str, names: list[str]) -> UsageError:
 
 def _must_be_copied(url: str) -> UsageError:
     return UsageError(
-        f"{url}: pictures are read from a disk, not from a store. Bring them to this machine first: "
+        f"{url}: images are read from a disk, not from a store. Bring them to this machine first: "
         f"{copied_first(url)}; then give that folder."
     )
 
@@ -326,3 +327,10 @@ def manifest_checksum(content: dict[str, Any]) -> str:
     """Sha256 in hex of a manifest's content, its own entry `checksum` excepted; `verify` compares, loading does not."""
     rest = {name: value for name, value in content.items() if name != "checksum"}
     return hashlib.sha256(json.dumps(rest).encode("ascii")).hexdigest()
+
+
+def _from_version_1(content: dict[str, Any]) -> dict[str, Any]:
+    """A manifest of version 1 (alexnet-fast 0.1) in the names of version 2; `checksum` covers the original names."""
+    options = {("image_options" if key == "picture" else key): value for key, value in content["options"].items()}
+    renamed = {("skipped" if key == "left_out" else key): value for key, value in content.items()}
+    return renamed | {"version": FORMAT_VERSION, "options": options}

@@ -40,7 +40,7 @@ class Split:
     """train, val or test."""
     samples: int
     found: int
-    """Pictures of this split in the source: samples + those left out."""
+    """Images of this split in the source: samples + those skipped."""
     shards: tuple[Shard, ...]
 
     @property
@@ -60,22 +60,22 @@ class DatasetClass:
 
 
 @dataclass(frozen=True)
-class PictureOptions:
-    """How a picture became a sample; see picture.py."""
+class ImageOptions:
+    """How a image became a sample; see image.py."""
 
     size: int = 256
     """Pixels on each side of the stored square."""
     quality: int = 95
     """JPEG quality, 1..100."""
     filter: str = "area"
-    """Filter for making smaller: one of picture.FILTERS.  Making larger is always cubic."""
+    """Filter for making smaller: one of image.FILTERS.  Making larger is always cubic."""
     exif: str = "apply"
-    """"apply" turns pictures upright as their EXIF says, "ignore" leaves them as they are stored."""
+    """"apply" turns images upright as their EXIF says, "ignore" leaves them as they are stored."""
 
 
 @dataclass(frozen=True)
 class Note:
-    """A picture that was repaired or left out, and why."""
+    """A image that was repaired or skipped, and why."""
 
     file: str
     """Its path relative to the source, or tar!member."""
@@ -99,7 +99,7 @@ class Statistics:
 
 
 def notes_to_json(notes: tuple[Note, ...]) -> dict[str, list[str]]:
-    """Reason -> files: ImageNet has some 19,000 grey pictures, and need not say so 19,000 times."""
+    """Reason -> files: ImageNet has some 19,000 gray images, and need not say so 19,000 times."""
     by_reason: dict[str, list[str]] = {}
     for note in notes:
         by_reason.setdefault(note.reason, []).append(note.file)

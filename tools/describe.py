@@ -17,17 +17,17 @@ PROGRAM_2012 = {
 
 
 def counts_table(dataset: Dataset) -> str:
-    """Split, pictures found, written and left out, shards, bytes: one line a split, and their sum."""
+    """Split, images found, written and skipped, shards, bytes: one line a split, and their sum."""
     rows = {
         split.name: (split.found, split.samples, split.found - split.samples, len(split.shards), split.bytes)
         for split in dataset.splits.values()
     }
     if len(rows) > 1:
-        found, written, left_out, shards, size = (sum(column) for column in zip(*rows.values(), strict=True))
-        rows["total"] = (found, written, left_out, shards, size)
-    lines = [f"{'':8} {'found':>11} {'written':>11} {'left out':>9} {'shards':>7} {'size':>9}"]
-    for name, (found, written, left_out, shards, size) in rows.items():
-        lines.append(f"{name:8} {found:11,} {written:11,} {left_out:9,} {shards:7,} {human_bytes(size):>9}")
+        found, written, skipped, shards, size = (sum(column) for column in zip(*rows.values(), strict=True))
+        rows["total"] = (found, written, skipped, shards, size)
+    lines = [f"{'':8} {'found':>11} {'written':>11} {'skipped':>9} {'shards':>7} {'size':>9}"]
+    for name, (found, written, skipped, shards, size) in rows.items():
+        lines.append(f"{name:8} {found:11,} {written:11,} {skipped:9,} {shards:7,} {human_bytes(size):>9}")
     return "\n".join(lines)
 
 
@@ -43,7 +43,7 @@ def human_bytes(size: int) -> str:
 
 def describe(dataset: Dataset) -> str:
     """What a data set is: splits, classes, sizes, how it was made, statistics beside those of 2012."""
-    picture = dataset.picture
+    image = dataset.image_options
     classes = counted(len(dataset.classes), "class", "classes")
     shown = ", ".join(escaped(entry.label) for entry in dataset.classes[:6])
     more = ", …" if len(dataset.classes) > 6 else ""
@@ -55,8 +55,8 @@ def describe(dataset: Dataset) -> str:
         "",
         counts_table(dataset),
         "",
-        f"pictures    {picture.size}×{picture.size}, JPEG quality {picture.quality}, filter {escaped(picture.filter)}, "
-        f"EXIF orientation {'applied' if picture.exif == 'apply' else 'ignored'}",
+        f"images    {image.size}×{image.size}, JPEG quality {image.quality}, filter {escaped(image.filter)}, "
+        f"EXIF orientation {'applied' if image.exif == 'apply' else 'ignored'}",
         f"made by     {dataset.program}; source {dataset.source}, seed {dataset.seed}"
         + (f", {dataset.val_fraction:g} of train drawn as val" if dataset.val_fraction is not None else ""),
         f"fingerprint {dataset.fingerprint[:16]}",
@@ -64,9 +64,9 @@ def describe(dataset: Dataset) -> str:
     if repairs:
         common = sorted(repairs.items(), key=lambda item: (-item[1], item[0]))
         lines.append("repaired    " + ", ".join(f"{escaped(reason)} {count:,}" for reason, count in common[:6]))
-    lines += [f"left out    {escaped(note.file)}: {escaped(note.reason)}" for note in dataset.left_out[:5]]
-    if len(dataset.left_out) > 5:
-        lines.append(f"            … and {len(dataset.left_out) - 5:,} more, all in dataset.json")
+    lines += [f"skipped    {escaped(note.file)}: {escaped(note.reason)}" for note in dataset.skipped[:5]]
+    if len(dataset.skipped) > 5:
+        lines.append(f"            … and {len(dataset.skipped) - 5:,} more, all in dataset.json")
     lines += [f"note        {escaped(note)}" for note in dataset.notes]
     return "\n".join([*lines, "", statistics_table(dataset)])
 

@@ -1,7 +1,7 @@
-"""Keep memory that was given back, so that the next picture or step need not ask the system for it again.
+"""Keep memory that was given back, so that the next image or step need not ask the system for it again.
 
 glibc gives large blocks back to the kernel at once, and every page of a new one costs a page fault: at batch 64 a ReLU
-of conv1's maps takes 20 ms instead of 9, a gradient of fc6's weights 40 ms instead of 16; a picture of ImageNet's size
+of conv1's maps takes 20 ms instead of 9, a gradient of fc6's weights 40 ms instead of 16; a image of ImageNet's size
 takes 2.3 ms to shard instead of 2.2.
 """
 
@@ -23,7 +23,7 @@ def keep_freed_memory() -> bool:
 def keep_freed_blocks() -> bool:
     """Blocks of up to 32 MB, 128 MB in all, for the rest of this process; False as `keep_freed_memory`.
 
-    One huge picture among many does not stay in the memory of every worker.
+    One huge image among many does not stay in the memory of every worker.
     """
     return set_options({M_MMAP_THRESHOLD: LARGEST_THRESHOLD, M_TRIM_THRESHOLD: 4 * LARGEST_THRESHOLD})
 

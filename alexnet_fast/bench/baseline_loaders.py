@@ -33,33 +33,33 @@ class Recipe:
     """What our graph does to the pixels, for those who do it by hand."""
 
     mean: npt.NDArray[np.float32]
-    """(224, 224, 3): the mean image's centre."""
+    """(224, 224, 3): the mean image's center."""
     directions: npt.NDArray[np.float32]
-    """(3, 3): column i is the i-th eigenvector of the colours' covariance times the standard deviation along it."""
-    noise: float = 0.1
+    """(3, 3): column i is the i-th eigenvector of the colors' covariance times the standard deviation along it."""
+    pca_jitter: float = 0.1
 
     @classmethod
     def of(cls, dataset: Dataset) -> Recipe:
-        statistics, start = dataset.statistics, (dataset.picture.size - CROP) // 2
+        statistics, start = dataset.statistics, (dataset.image_options.size - CROP) // 2
         mean = np.ascontiguousarray(dataset.mean_image[start : start + CROP, start : start + CROP], np.float32)
         return cls(mean, (statistics.standard_deviations[:, None] * statistics.directions).T.astype(np.float32))
 
     def view(self, jpeg: bytes) -> torch.Tensor:
-        """(224, 224, 3) float32: random crop, mirror, colour noise and mean image with Pillow and numpy."""
+        """(224, 224, 3) float32: random crop, mirror, PCA color jitter and mean image with Pillow and numpy."""
         from PIL import Image
 
-        picture = np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
-        margin = picture.shape[0] - CROP
+        image = np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
+        margin = image.shape[0] - CROP
         y, x = np.random.randint(margin + 1), np.random.randint(margin + 1)  # noqa: NPY002 (what people write)
-        view = picture[y : y + CROP, x : x + CROP]
+        view = image[y : y + CROP, x : x + CROP]
         if np.random.rand() < 0.5:  # noqa: NPY002
             view = view[:, ::-1]
-        shift = self.directions @ np.random.normal(0, self.noise, 3).astype(np.float32)  # noqa: NPY002
+        shift = self.directions @ np.random.normal(0, self.pca_jitter, 3).astype(np.float32)  # noqa: NPY002
         pixels = view.astype(np.float32)
         pixels -= self.mean
         for channel in range(3):  # three times as fast as adding the three numbers to every pixel at once
             pixels[..., channel] += shift[channel]
-        pixels *= np.float32(1 / (1 + self.noise))
+        pixels *= np.float32(1 / (1 + self.pca_jitter))
         return torch.from_numpy(pixels)
 
 
@@ -76,7 +76,7 @@ def all_jpegs(dataset: Dataset, split: str) -> Iterator[tuple[bytes, int]]:
                     yield sample.jpeg, sample.label
 
 
-class PillowPictures(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
+class PillowImages(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
     """JPEGs that are in memory already."""
 
     def __init__(self, jpegs: list[tuple[bytes, int]], recipe: Recipe) -> None:
@@ -104,7 +104,7 @@ def torch_loader(
 ) -> Callable[[], Iterator[object]]:
     """torch.utils.data.DataLoader with Pillow, one worker process for each core."""
     loader = torch.utils.data.DataLoader(
-        PillowPictures(jpegs, recipe), batch_size, shuffle=True, num_workers=workers, drop_last=True,
+        PillowImages(jpegs, recipe), batch_size, shuffle=True, num_workers=workers, drop_last=True,
         persistent_workers=True, multiprocessing_context=FRESH, worker_init_fn=leave_at_once,
     )  # fmt: skip
     return partial(channels_last, loader)
@@ -139,9 +139,11 @@ def channels_last(loader: torch.utils.data.DataLoader[Any]) -> Iterator[object]:
 def open_ffcv(
     python: Path, jpegs: list[tuple[bytes, int]], recipe: Recipe, batch_size: int, threads: int
 ) -> Iterator[list[Candidate]]:
-    """FFCV in a process of its own: its pictures are the same JPEGs, or raw pixels.
+    """FFCV in a process of its own: its images are the same JPEGs, or raw pixels.
 
-    It has no colour noise and no mean image, so it does less than ours.  Raises UsageError where `python` has no FFCV.
+    It has no PCA color jitter and no mean image, so it does less than ours.
+
+    Raises UsageError where `python` has no FFCV.
     """
     check_ffcv(python)
     with tempfile.TemporaryDirectory(prefix="alexnet-fast-ffcv-") as name:

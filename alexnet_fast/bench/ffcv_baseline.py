@@ -27,18 +27,18 @@ from ffcv.writer import DatasetWriter
 SIZE, CROP = 256, 224
 VARIANTS = {
     "FFCV JPEG: crop, mirror, uint8": ("jpg", False),
-    "FFCV JPEG, mean colour": ("jpg", True),
-    "FFCV raw, mean colour": ("raw", True),
+    "FFCV JPEG, mean color": ("jpg", True),
+    "FFCV raw, mean color": ("raw", True),
 }
 
 
-class Picture(np.ndarray):
+class Image(np.ndarray):
     """Pixels that know the JPEG they came from."""
 
     jpeg: Any
 
 
-class Pictures:
+class Images:
     """What FFCV's writer asks for."""
 
     def __init__(self, folder: Path) -> None:
@@ -48,24 +48,24 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.jpegs)
 
-    def __getitem__(self, place: int) -> tuple[Picture, int]:
+    def __getitem__(self, place: int) -> tuple[Image, int]:
         jpeg = self.jpegs[place]
-        picture = cv2.cvtColor(cv2.imdecode(jpeg, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB).view(Picture)
-        picture.jpeg = jpeg
-        return picture, 0
+        image = cv2.cvtColor(cv2.imdecode(jpeg, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB).view(Image)
+        image.jpeg = jpeg
+        return image, 0
 
 
 def write(folder: Path, threads: int) -> None:
     """jpg.beton and raw.beton."""
     # FFCV would compress the pixels again; the comparison is on the shards' own JPEGs.
-    ffcv.fields.rgb_image.encode_jpeg = lambda picture, quality: np.array(picture.jpeg)
+    ffcv.fields.rgb_image.encode_jpeg = lambda image, quality: np.array(image.jpeg)
     for mode in ("jpg", "raw"):
         fields = {"image": RGBImageField(write_mode=mode), "label": IntField()}
-        DatasetWriter(str(folder / f"{mode}.beton"), fields, num_workers=threads).from_indexed_dataset(Pictures(folder))
+        DatasetWriter(str(folder / f"{mode}.beton"), fields, num_workers=threads).from_indexed_dataset(Images(folder))
 
 
 def loader(folder: Path, mode: str, mean: list[float] | None, batch_size: int, threads: int) -> Any:
-    """Random 224 crops, mirrored or not; with a mean, its colour subtracted and divided by 1.1, as float32."""
+    """Random 224 crops, mirrored or not; with a mean, its color subtracted and divided by 1.1, as float32."""
     area = (CROP / SIZE) ** 2
     image = [RandomResizedCropRGBImageDecoder((CROP, CROP), scale=(area, area), ratio=(1, 1)), RandomHorizontalFlip()]
     if mean is not None:
@@ -99,8 +99,8 @@ def main() -> None:
     folder, mean, batch_size, threads = Path(sys.argv[1]), json.loads(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     write(folder, threads)
     loaders = {
-        name: loader(folder, mode, mean if normalise else None, batch_size, threads)
-        for name, (mode, normalise) in VARIANTS.items()
+        name: loader(folder, mode, mean if normalize else None, batch_size, threads)
+        for name, (mode, normalize) in VARIANTS.items()
     }
     for batches in loaders.values():
         turn(batches, 1, 1)  # numba compiles

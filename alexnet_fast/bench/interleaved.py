@@ -76,7 +76,7 @@ def finish(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def measure_in_turns(
+def measure_interleaved(
     candidates: Sequence[Candidate], *, batch_size: int, count: int, turns: int, device: torch.device
 ) -> list[Measurement]:
     """A row for each candidate: the median of its turns, `count` batches each."""
@@ -84,20 +84,20 @@ def measure_in_turns(
     for _ in range(turns):
         for candidate, took in zip(candidates, found, strict=True):
             took.append(candidate.turn(LEAD, count))
-    pictures = count * batch_size
+    images = count * batch_size
     return [
-        row_of(candidate, took, pictures, {"batch size": batch_size, "device": device.type})
+        row_of(candidate, took, images, {"batch size": batch_size, "device": device.type})
         for candidate, took in zip(candidates, found, strict=True)
     ]
 
 
 def row_of(
-    candidate: Candidate, took: Sequence[Took], pictures: int, details: Mapping[str, str | float | int]
+    candidate: Candidate, took: Sequence[Took], images: int, details: Mapping[str, str | float | int]
 ) -> Measurement:
-    """Medians over the turns, each of so many pictures."""
-    rates = [pictures / turn.seconds for turn in took]
+    """Medians over the turns, each of so many images."""
+    rates = [images / turn.seconds for turn in took]
     rate = statistics.median(rates)
-    cpu = 1e6 * statistics.median(turn.cpu_seconds for turn in took) / pictures
+    cpu = 1e6 * statistics.median(turn.cpu_seconds for turn in took) / images
     return Measurement(
         candidate.name, rate, (max(rates) - min(rates)) / 2 / rate, {**details, "CPU µs": cpu, **candidate.details}
     )

@@ -1,6 +1,6 @@
-"""Pictures per second of our loader, of its parts, and of what people use instead, on the same JPEGs.
+"""img/s of our loader, of its parts, and of what people use instead, on the same JPEGs.
 
-The file cache is warm; rates are of batches in the stride of an epoch, its start left out.
+The file cache is warm; rates are of batches in the stride of an epoch, its start skipped.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from alexnet_fast.bench.baseline_loaders import Recipe, all_jpegs, open_ffcv, torch_loader, webdataset_loader
-from alexnet_fast.bench.interleaved import LEAD, Candidate, measure_in_turns, stream_turn
+from alexnet_fast.bench.interleaved import LEAD, Candidate, measure_interleaved, stream_turn
 from alexnet_fast.bench.measurement import Measurement
 from alexnet_fast.pipelines.augmentation import CROP, Augmentation, draw, training_graph
 from alexnet_fast.pipelines.dali import fn, types
@@ -34,14 +34,14 @@ from alexnet_fast.tools.freed_memory import keep_freed_memory
 SPLIT = "train"
 TURNS = 7
 BATCHES = 20
-"""Timed in one turn: short, so that the turns of two loaders see the same neighbours on the machine."""
+"""Timed in one turn: short, so that the turns of two loaders see the same neighbors on the machine."""
 FULL_GRAPH = "loader, shards to torch"
-MEAN_COLOUR = "loader, mean colour"
-DECODED_KEPT = "loader, decoded pictures kept"
+MEAN_COLOR = "loader, mean color"
+DECODED_KEPT = "loader, decoded images kept"
 
 
 def measure_loader(dataset: Dataset, *, device: torch.device, batch_size: int, num_threads: int | None) -> Measurement:
-    """Our whole graph, from the shards to torch tensors: crop, mirror, colour noise, mean image."""
+    """Our whole graph, from the shards to torch tensors: crop, mirror, PCA color jitter, mean image."""
     named = {FULL_GRAPH: {"num_threads": num_threads}}
     (row,) = measure_settings(named, dataset, device, batch_size, turns=TURNS, count=BATCHES)
     return row
@@ -63,11 +63,11 @@ def measure_settings(
         )
         for name, choices in named.items()
     ]
-    return measure_in_turns(candidates, batch_size=batch_size, count=count, turns=turns, device=device)
+    return measure_interleaved(candidates, batch_size=batch_size, count=count, turns=turns, device=device)
 
 
 def measure_kept(loader: TrainingLoader, *, share: float, device: torch.device) -> Measurement:
-    """Our whole graph again, after a whole epoch was decoded into what `loader` keeps: of `share` of the pictures.
+    """Our whole graph again, after a whole epoch was decoded into what `loader` keeps: of `share` of the images.
 
     Has not run on a GPU yet, and keeps nothing on a CPU.
     """
@@ -76,7 +76,9 @@ def measure_kept(loader: TrainingLoader, *, share: float, device: torch.device) 
             pass
         turn = partial(stream_turn, partial(epochs, loader, first=1), device)
         candidate = Candidate(DECODED_KEPT, turn, {"kept": f"{share:.0%}"})
-        (row,) = measure_in_turns([candidate], batch_size=loader.batch_size, count=BATCHES, turns=TURNS, device=device)
+        (row,) = measure_interleaved(
+            [candidate], batch_size=loader.batch_size, count=BATCHES, turns=TURNS, device=device
+        )
     return row
 
 
@@ -99,7 +101,7 @@ def epochs(loader: TrainingLoader, first: int = 0) -> Iterator[object]:
         loader.pause()  # nothing of this loader runs in the others' turns
 
 
-def measure_peers(
+def measure_baselines(
     dataset: Dataset,
     *,
     device: torch.device,
@@ -126,7 +128,7 @@ def measure_peers(
             "DALI: decode, crop, mirror, uint8": parts.stream(parts.cropped),
             "DALI: whole graph but the mean image": parts.stream(parts.whole),
             "the same, handed to torch": parts.stream(parts.whole, handing_over),
-            MEAN_COLOUR: ours(mean="rgb"),
+            MEAN_COLOR: ours(mean="rgb"),
             FULL_GRAPH: ours(),
             "torch DataLoader + Pillow": torch_loader(jpegs, recipe, batch_size, threads),
             "webdataset + Pillow": webdataset_loader(dataset, SPLIT, recipe, batch_size, threads),
@@ -135,7 +137,7 @@ def measure_peers(
         candidates[:0] = decoder_alone(jpegs, batch_size, threads, say)
         if ffcv_python is not None:
             candidates += stack.enter_context(open_ffcv(ffcv_python, jpegs, recipe, batch_size, threads))
-        rows = measure_in_turns(candidates, batch_size=batch_size, count=BATCHES, turns=TURNS, device=device)
+        rows = measure_interleaved(candidates, batch_size=batch_size, count=BATCHES, turns=TURNS, device=device)
     say(handing_over.share())
     return compared(rows, FULL_GRAPH)
 
@@ -191,14 +193,14 @@ class Parts:
         self.device = device
         self.execution = Execution(batch_size, device, settings.num_threads, settings.prefetch)
         backend: Any = "cpu" if device.type == "cpu" else "mixed"
-        self.decoding = Decoding(backend, dataset.picture.size, settings.hw_decoder_load)
+        self.decoding = Decoding(backend, dataset.image_options.size, settings.hw_decoder_load)
         self.reading = Reading.of(
             dataset.tars(SPLIT), dataset.indexes(SPLIT), rank=0, num_ranks=1,
             shuffle_buffer=min(8192, dataset.split(SPLIT).samples), seed=0,
         )  # fmt: skip
 
     def read(self) -> tuple[Any, ...]:
-        """Compressed pictures and their labels' digits, in host memory."""
+        """Compressed images and their labels' digits, in host memory."""
         return read_samples(self.reading)
 
     def parsed(self) -> tuple[Any, ...]:
@@ -207,7 +209,7 @@ class Parts:
         return fn.peek_image_shape(jpeg), digits
 
     def decoded(self) -> tuple[Any, ...]:
-        """Whole pictures, uint8."""
+        """Whole images, uint8."""
         jpeg, digits = read_samples(self.reading)
         return decode(jpeg, self.decoding), digits
 
@@ -219,14 +221,14 @@ class Parts:
         return fn.flip(pixels, horizontal=draws.mirror), digits
 
     def whole(self) -> tuple[Any, ...]:
-        """Everything in DALI, with a mean colour: what the training loader runs on a GPU."""
+        """Everything in DALI, with a mean color: what the training loader runs on a GPU."""
         dtype = types.FLOAT16 if self.decoding.backend == "mixed" else types.FLOAT
         return training_graph(self.reading, self.decoding, self.augmentation(), dtype)
 
     def augmentation(self) -> Augmentation:
         recipe, mean = Recipe.of(self.dataset), self.dataset.statistics.mean_rgb.astype(np.float32)
         return Augmentation(
-            mean, recipe.directions, strength=recipe.noise, divisor=1 + recipe.noise, seed=0, epoch=0, rank=0
+            mean, recipe.directions, strength=recipe.pca_jitter, divisor=1 + recipe.pca_jitter, seed=0, epoch=0, rank=0
         )
 
     def stream(

@@ -14,15 +14,15 @@ class Measurement:
 
     name: str
     rate: float
-    """Pictures per second: the median of the repetitions."""
+    """img/s: the median of the repetitions."""
     spread: float = 0.0
     """Half the range of the repetitions' rates, as a fraction of `rate`; 0 where there was only one."""
     details: Mapping[str, str | float | int] = field(default_factory=dict)
     """More columns, such as "batch size", "ms", "GB", "of the limit"."""
 
 
-def measure_rate(pictures: int, work: Callable[[], object], *, repetitions: int = 3) -> tuple[float, float]:
-    """(median pictures/s, half range as a fraction of it) of `work`, which handles `pictures` pictures a call.
+def measure_rate(images: int, work: Callable[[], object], *, repetitions: int = 3) -> tuple[float, float]:
+    """(median img/s, half range as a fraction of it) of `work`, which handles `images` images a call.
 
     `work` must have finished when it returns (on a GPU: synchronize in it), and is to be warm already.
     """
@@ -30,15 +30,15 @@ def measure_rate(pictures: int, work: Callable[[], object], *, repetitions: int 
     for _ in range(repetitions):
         start = time.perf_counter()
         work()
-        rates.append(pictures / (time.perf_counter() - start))
+        rates.append(images / (time.perf_counter() - start))
     median = statistics.median(rates)
     return median, (max(rates) - min(rates)) / 2 / median
 
 
 def table(rows: Sequence[Measurement]) -> str:
-    """The rows as text: name, pictures/s, spread, then the details, a column for each key that occurs."""
+    """The rows as text: name, img/s, spread, then the details, a column for each key that occurs."""
     keys = list(dict.fromkeys(key for row in rows for key in row.details))
-    lines = [["", "pictures/s", "±", *keys]]
+    lines = [["", "img/s", "±", *keys]]
     for row in rows:
         spread = f"{row.spread:.0%}" if row.spread else ""
         lines.append([row.name, f"{row.rate:,.0f}", spread, *(show(row.details.get(key, "")) for key in keys)])

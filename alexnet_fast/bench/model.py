@@ -1,4 +1,4 @@
-"""Pictures per second of the network on synthetic input, beside its limits and beside what people use instead."""
+"""img/s of the network on synthetic input, beside its limits and beside what people use instead."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SECONDS = 2.0
 
 
 def time_rate(batch_size: int, work: Callable[[], object], device: torch.device) -> tuple[float, float]:
-    """(pictures/s, spread) of `work`, which does one batch; warm-up and the number of calls are found here."""
+    """(img/s, spread) of `work`, which does one batch; warm-up and the number of calls are found here."""
 
     def timed(calls: int) -> float:
         begun = time.perf_counter()
@@ -100,7 +100,7 @@ def memory(device: torch.device) -> dict[str, float]:
 
 
 def multiplications(architecture: Architecture) -> int:
-    """Multiply-adds of the convolutions and products for one picture, forward."""
+    """Multiply-adds of the convolutions and products for one image, forward."""
     conv1, _, conv2, _, conv34, conv5, _ = architecture.map_sizes
     sides = {"conv1": conv1, "conv2": conv2, "conv3": conv34, "conv4": conv34, "conv5": conv5}
     return sum(
@@ -131,7 +131,7 @@ def measure_model(
         rows += in_own_process(measure_deterministic, device, batch_size, precision)
     if peers:
         # As people run them: what we do to this process's memory would help them too.
-        rows += in_own_process(measure_peers, device, batch_size, precision)
+        rows += in_own_process(measure_baselines, device, batch_size, precision)
     reference = next(row for row in rows if row.name == "net 167, training step")
     reference = next(row for row in rows if row.name == reference.name and row.details.get("batch size") == batch_size)
     return [
@@ -190,7 +190,7 @@ def measure_deterministic(device: torch.device, batch_size: int, precision: Prec
     return [replace(row, name="net 167, training step, deterministic")]
 
 
-def measure_peers(device: torch.device, batch_size: int, precision: Precision) -> list[Measurement]:
+def measure_baselines(device: torch.device, batch_size: int, precision: Precision) -> list[Measurement]:
     """A plain port of net 167 and torchvision's AlexNet, eager and compiled, in the same precision, channels-last."""
     batch = batch_of(batch_size, device, torch.float32)
     networks: dict[str, Callable[[], torch.nn.Module]] = {
@@ -251,7 +251,7 @@ def measure_layers(
 
 
 def layer_multiplications(architecture: Architecture) -> dict[str, int]:
-    """Layer as `AlexNet.forward` calls it -> multiply-adds for one picture."""
+    """Layer as `AlexNet.forward` calls it -> multiply-adds for one image."""
     conv1, _, conv2, _, conv34, conv5, _ = architecture.map_sizes
     sides = {"conv1": conv1, "conv2": conv2, "conv3": conv34, "conv4": conv34, "conv5": conv5}
     shapes = architecture.weight_shapes

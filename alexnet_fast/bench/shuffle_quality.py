@@ -20,7 +20,7 @@ class ShuffleQuality:
     """Of several epochs, beside what perfect permutations would give on average."""
 
     label_repeats: float
-    """Share of neighbours (0..1) with the same label."""
+    """Share of neighbors (0..1) with the same label."""
     label_repeats_by_chance: float
     correlation: float
     """|ρ| (0..1) between a sample's places in two epochs, averaged over all pairs of epochs."""
@@ -29,7 +29,7 @@ class ShuffleQuality:
     def describe(self) -> str:
         """One line for people."""
         return (
-            f"shuffle: {self.label_repeats:.2%} of neighbours have the same label (by chance "
+            f"shuffle: {self.label_repeats:.2%} of neighbors have the same label (by chance "
             f"{self.label_repeats_by_chance:.2%}); correlation of places between epochs {self.correlation:.3f} "
             f"(by chance {self.correlation_by_chance:.3f})"
         )
@@ -46,7 +46,7 @@ class _Order:
 
 
 def measure_shuffle(loader: TrainingLoader, num_epochs: int = 3) -> ShuffleQuality:
-    """Of the rank's first `num_epochs` (2 or more) epochs; labels are read, no picture is decoded."""
+    """Of the rank's first `num_epochs` (2 or more) epochs; labels are read, no image is decoded."""
     orders = [_order_of(loader, epoch) for epoch in range(num_epochs)]
     repeats = [float((order.labels[1:] == order.labels[:-1]).mean()) for order in orders]
     counts = np.unique(orders[0].labels, return_counts=True)[1].astype(np.float64)

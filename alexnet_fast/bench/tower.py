@@ -18,7 +18,7 @@ from alexnet_fast.training.train_step import TrainingStep
 LINKS = {"NVLink 4": 450e9, "PCIe 5": 50e9}
 """Bytes per second in one direction: of an H100's or H200's NVLink as specified, of PCIe 5 ×16 as usually measured."""
 ASSUMPTIONS = (
-    "Assumed: both GPUs take as long as this one; every exchange waits for its last byte (in truth the pictures\n"
+    "Assumed: both GPUs take as long as this one; every exchange waits for its last byte (in truth the images\n"
     "travel during the step before, conv3's maps and the gradients during products); a link carries, in one direction, "
     + ", ".join(f"{speed / 1e9:.0f} GB/s ({name})" for name, speed in LINKS.items())
     + "."
@@ -66,7 +66,7 @@ def make_tower_step(architecture: Architecture, device: torch.device, precision:
 
 
 def time_step(step: TrainingStep, batch_size: int) -> tuple[float, float]:
-    """(pictures/s, spread)"""
+    """(img/s, spread)"""
     batch = batch_of(batch_size, step.device, step.dtype)
     number = iter(range(10**9))
     return time_rate(batch_size, lambda: step(batch, step=next(number), seed=0), step.device)

@@ -1,4 +1,4 @@
-"""Pictures per second of the trainer: what it costs over the bare step, and end to end."""
+"""img/s of the trainer: what it costs over the bare step, and end to end."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def finish(device: torch.device) -> None:
 
 
 def measure_training(dataset: Dataset, recipe: Recipe, *, device: torch.device) -> Measurement:
-    """`train` on real pictures, without validation and checkpoints."""
+    """`train` on real images, without validation and checkpoints."""
     return measure_trainer("training end to end", dataset, recipe, device, None)
 
 
@@ -65,8 +65,8 @@ def measure_bare_step(recipe: Recipe, dataset: Dataset, loader: SyntheticLoader,
     model = AlexNet(recipe.architecture(len(dataset.classes))).to(device)
     model.initialize(recipe.seed)
     optimizer = SGD(model, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
-    optimizer.set_rates(weights=1e-6, biases=1e-6)  # noise is nothing to learn from
-    record = recipe.record_step and device.type == "cuda"  # as the trainer does
+    optimizer.set_rates(weights=1e-6, biases=1e-6)  # pca_jitter is nothing to learn from
+    record = recipe.cuda_graph and device.type == "cuda"  # as the trainer does
     step = TrainingStep(model, optimizer, precision=choose_precision(device, recipe.precision), record=record)
     batches = loader.epoch(0)
     number = 0
@@ -89,8 +89,8 @@ def measure_trainer(
 ) -> Measurement:
     """The trainer's loop over several epochs' worth of steps; the evaluations between them do not count."""
     slow = replace(
-        recipe, weight_rates=(1e-6,), weight_rate_epochs=(0.0,), bias_rates=(1e-6,), bias_rate_epochs=(0.0,),
-        epochs=1e6, full_epochs=1e6, warmup_epochs=0.0,
+        recipe, lr_weights=(1e-6,), lr_weights_milestones=(0.0,), lr_biases=(1e-6,), lr_biases_milestones=(0.0,),
+        epochs=1e6, schedule_epochs=1e6, warmup_epochs=0.0,
     )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="alexnet-fast-bench-") as folder:
         run = Path(folder) / "run"
@@ -98,7 +98,7 @@ def measure_trainer(
         trainer = Trainer(Mesh(), device, Job(dataset, slow, run, False, True, False), loader)
         try:
             rates = run_steps(trainer, steps_for(device), device)
-            if trainer.meter.pictures:
+            if trainer.meter.images:
                 trainer.meter.read()
             wait = trainer.meter.totals.data_wait or 0.0
         finally:
@@ -109,7 +109,7 @@ def measure_trainer(
 
 
 def run_steps(trainer: Trainer, steps: int, device: torch.device) -> list[float]:
-    """Pictures/s of each repetition."""
+    """Images/s of each repetition."""
     interruption = Interruption()
     numbers = (number for _ in iter(int, 1) for number in trainer.steps_of_epoch(interruption))  # epoch after epoch
 

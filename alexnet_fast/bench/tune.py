@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from alexnet_fast.bench.interleaved import Candidate, measure_in_turns, stream_turn
+from alexnet_fast.bench.interleaved import Candidate, measure_interleaved, stream_turn
 from alexnet_fast.bench.loader import SPLIT, Parts, measure_settings
 from alexnet_fast.bench.measurement import Measurement, measure_rate
 from alexnet_fast.pipelines.settings import LoaderSettings, num_cores, remember, store_settings
@@ -41,7 +41,7 @@ Attempt = Callable[[list[LoaderSettings]], list[Measurement]]
 def tune(
     dataset: Dataset, *, device: torch.device, batch_size: int, num_threads: int | None, say: Callable[[str], None]
 ) -> list[Measurement]:
-    """Find the best settings, keep them for this machine, and say what the wall is.
+    """Find the best settings, keep them for this machine, and say what the bottleneck is.
 
     num_threads: the only number of threads to try; None tries several.
     Returns the settings' rows, the fastest first, then the limits' rows, the lowest first.
@@ -64,7 +64,7 @@ def sweep(
 ) -> tuple[LoaderSettings, dict[LoaderSettings, Measurement]]:
     """The best settings, and the row of all that were tried.
 
-    A round for each axis: the best so far against its neighbours on that axis; on a GPU a last one between the shares.
+    A round for each axis: the best so far against its neighbors on that axis; on a GPU a last one between the shares.
     No round is begun after `deadline` (of time.monotonic), except the first.
     """
     on_gpu = device.type == "cuda"
@@ -78,8 +78,8 @@ def sweep(
         rounds.insert(0, lambda: [replace(best, hw_decoder_load=load) for load in LOADS])
         rounds.append(lambda: [replace(best, hw_decoder_load=load) for load in between(best.hw_decoder_load)])
     tried: dict[LoaderSettings, Measurement] = {}
-    for neighbours in rounds:
-        candidates = list(dict.fromkeys([best, *neighbours()]))
+    for neighbors in rounds:
+        candidates = list(dict.fromkeys([best, *neighbors()]))
         if len(candidates) == 1 or (tried and time.monotonic() >= deadline):
             continue
         rows = attempt(candidates)
@@ -96,8 +96,8 @@ def thread_counts(cores: int, on_gpu: bool) -> list[int]:
 
 def between(load: float) -> list[float]:
     """Half-way from a share to those beside it in `LOADS`."""
-    neighbours = [*[other for other in LOADS if other < load][-1:], *[other for other in LOADS if other > load][:1]]
-    return [round((load + other) / 2, 3) for other in neighbours]
+    neighbors = [*[other for other in LOADS if other < load][-1:], *[other for other in LOADS if other > load][:1]]
+    return [round((load + other) / 2, 3) for other in neighbors]
 
 
 def setting_name(settings: LoaderSettings, device: torch.device) -> str:
@@ -130,12 +130,12 @@ def measure_limits(
     else:
         graphs["limit: CPU, decoding"] = parts.decoded
     candidates = [Candidate(name, partial(stream_turn, parts.stream(graph), device)) for name, graph in graphs.items()]
-    rows += measure_in_turns(candidates, batch_size=batch_size, count=BATCHES, turns=TURNS, device=device)
+    rows += measure_interleaved(candidates, batch_size=batch_size, count=BATCHES, turns=TURNS, device=device)
     return sorted(rows, key=lambda row: row.rate)
 
 
-def read_limit(name: str, tars: Sequence[Path], picture_bytes: float, *, cold: bool) -> Measurement:
-    """Pictures/s of reading the tars from end to end; `cold` asks the system to forget what it holds of them first."""
+def read_limit(name: str, tars: Sequence[Path], image_bytes: float, *, cold: bool) -> Measurement:
+    """Images/s of reading the tars from end to end; `cold` asks the system to forget what it holds of them first."""
     start, amount = time.perf_counter(), 0
     forgetting = 0.0
     for tar in tars:
@@ -149,11 +149,11 @@ def read_limit(name: str, tars: Sequence[Path], picture_bytes: float, *, cold: b
         if amount >= READ_AT_MOST:
             break
     rate = amount / (time.perf_counter() - start - forgetting)
-    return Measurement(name, rate / picture_bytes, 0.0, {"GB/s": rate / 1e9})
+    return Measurement(name, rate / image_bytes, 0.0, {"GB/s": rate / 1e9})
 
 
-def copy_limit(device: torch.device, picture_bytes: float) -> Measurement:
-    """Pictures/s of copying compressed pictures to the GPU."""
+def copy_limit(device: torch.device, image_bytes: float) -> Measurement:
+    """Images/s of copying compressed images to the GPU."""
     host = torch.empty(COPIED, dtype=torch.uint8, pin_memory=True)
     there = torch.empty_like(host, device=device)
 
@@ -163,7 +163,7 @@ def copy_limit(device: torch.device, picture_bytes: float) -> Measurement:
 
     copy()
     rate, spread = measure_rate(COPIED, copy, repetitions=9)
-    return Measurement("limit: PCIe, compressed pictures", rate / picture_bytes, spread, {"GB/s": rate / 1e9})
+    return Measurement("limit: PCIe, compressed images", rate / image_bytes, spread, {"GB/s": rate / 1e9})
 
 
 def bytes_of(dataset: Dataset) -> int:
@@ -184,10 +184,10 @@ def wall(rate: float, limits: Sequence[Measurement], *, fits_memory: bool) -> st
     counting = [row for row in limits if not row.name.endswith(" alone") and not (fits_memory and row.name == DISK)]
     nearest = min(counting, key=lambda row: row.rate)
     text = (
-        f"The wall is {nearest.name.removeprefix('limit: ')}: alone it reaches {nearest.rate:,.0f} pictures/s, "
+        f"The wall is {nearest.name.removeprefix('limit: ')}: alone it reaches {nearest.rate:,.0f} img/s, "
         f"and the whole loader {rate / nearest.rate:.0%} of that."
     )
     disk = next((row for row in limits if row.name == DISK), None)
     if fits_memory and disk is not None and disk.rate < nearest.rate:
-        text += f" The first pass, before the shards are in memory, waits for the disk: {disk.rate:,.0f} pictures/s."
+        text += f" The first pass, before the shards are in memory, waits for the disk: {disk.rate:,.0f} img/s."
     return text

@@ -1,4 +1,4 @@
-"""`alexnet-fast bench`: pictures per second of the loader, the model and both together; which one is the wall."""
+"""`alexnet-fast bench`: img/s of the loader, the model and both together; which one is the bottleneck."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PARTS = ("all", "loader", "model", "train")
 FULL_SWEEP = (128, 256, 512, 1024, 2048)
 """Batch sizes that `bench model` goes through on a GPU."""
 CPU_SWEEP = (64,)
-MOST_PICTURES = 1_000_000
+MOST_IMAGES = 1_000_000
 """Of a batch; more is a slip of the pen."""
 
 
@@ -27,7 +27,7 @@ MOST_PICTURES = 1_000_000
 @click.argument("words", metavar="[PART] [DATA]", nargs=-1)
 @click.option("--device", default=None, help="cpu, cuda or cuda:1.  [default: the GPU where there is one]")
 @click.option(
-    "--batch-size", type=click.IntRange(1, MOST_PICTURES), default=None, help="[default: 64 on a CPU, 1024 on a GPU]"
+    "--batch-size", type=click.IntRange(1, MOST_IMAGES), default=None, help="[default: 64 on a CPU, 1024 on a GPU]"
 )
 @click.option("--recipe", "recipe_name", default="2013", show_default=True, help="Whose network is trained.")
 @click.option("--precision", type=click.Choice(["auto", "bf16", "fp16", "fp32"]), default="auto", show_default=True)
@@ -36,7 +36,7 @@ MOST_PICTURES = 1_000_000
     "--cache-decoded",
     metavar="auto|GiB",
     default=None,
-    help="Also the loader with decoded pictures kept on the GPU, as `train` would.  Not tried on a GPU yet.",
+    help="Also the loader with decoded images kept on the GPU, as `train` would.  Not tried on a GPU yet.",
 )
 @click.option("--peers", is_flag=True, help="Also what people use instead: other loaders, other AlexNets.")
 @click.option("--ffcv-python", type=click.Path(path_type=Path), default=None, help="A Python with FFCV, for --peers.")
@@ -55,7 +55,7 @@ def command(
     tune: bool,
     json_file: Path | None,
 ) -> None:
-    """Measure pictures per second of PART: loader, model, train, or all (the default) and which is the wall.
+    """Measure img/s of PART: loader, model, train, or all (the default) and which is the bottleneck.
 
     DATA is a shards folder.  Without it, a small data set is drawn and sharded for the time of the measurement.
     """
@@ -181,7 +181,7 @@ class Bench:
         dataset.check_sizes()
         tuned = self.tune(dataset) if tune else []
         rows = {"loader": self.loader, "train": self.training, "all": self.everything}[part](dataset)
-        show_table("Pictures per second", rows)
+        show_table("img/s", rows)
         if part == "loader":
             click.echo(self.shuffle(dataset))
         if part == "all":
@@ -250,13 +250,13 @@ class Bench:
         """What people use instead, for the parts that were measured."""
         rows: list[Measurement] = []
         if part in ("loader", "all"):
-            from alexnet_fast.bench.loader import measure_peers
+            from alexnet_fast.bench.loader import measure_baselines
 
-            rows += measure_peers(
+            rows += measure_baselines(
                 dataset, device=self.device, batch_size=self.batch_size, num_threads=self.threads,
                 ffcv_python=self.ffcv_python, say=click.echo,
             )  # fmt: skip
-            show_table("Loaders on the same pictures", rows)
+            show_table("Loaders on the same images", rows)
         if part == "all":
             rows += self.model(peers=True)
         return rows
@@ -280,14 +280,14 @@ def explained_memory() -> Iterator[None]:
 
 @contextmanager
 def shards_to_read(data: Path | None) -> Iterator[Path]:
-    """The user's shards folder, or one of drawn pictures that lasts as long as the measurement."""
+    """The user's shards folder, or one of drawn images that lasts as long as the measurement."""
     if data is not None:
         yield data
         return
     from alexnet_fast.demo.tour import draw_shards
 
     with tempfile.TemporaryDirectory(prefix="alexnet-fast-bench-") as folder:
-        click.echo("No DATA: drawing a small data set.  Give a shards folder to measure on your own pictures.")
+        click.echo("No DATA: drawing a small data set.  Give a shards folder to measure on your own images.")
         yield draw_shards(Path(folder))
 
 
@@ -295,11 +295,11 @@ def wall(loader: float, model: float, training: float, *, shared: bool) -> str:
     """One paragraph: which part limits training.  `shared`: loader and model compete for the same cores."""
     slower, name = min((loader, "loader"), (model, "model"))
     faster = "model" if name == "loader" else "loader"
-    lines = [f"The {name} is the wall: the {faster} alone is {max(loader, model) / slower:.1f} times as fast."]
+    lines = [f"The {name} is the bottleneck: the {faster} alone is {max(loader, model) / slower:.1f} times as fast."]
     if shared:
         together = 1 / (1 / loader + 1 / model)
         lines.append(
-            f"Loader and model share these cores, so the most they can reach together is {together:,.0f} pictures/s; "
+            f"Loader and model share these cores, so the most they can reach together is {together:,.0f} img/s; "
             f"training reaches {training / together:.0%} of that."
         )
     else:

@@ -19,7 +19,7 @@ from alexnet_fast.tools.messages import counted
 @click.command()
 @click.argument("paths", metavar="CHECKPOINT… [DATA]", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option("--split", default="val", show_default=True, help="Which split.")
-@click.option("--views", type=click.Choice(["1", "10"]), default="10", show_default=True, help="Views of each picture.")
+@click.option("--views", type=click.Choice(["1", "10"]), default="10", show_default=True, help="Views of each image.")
 @click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True)
 @click.option("--device", default=None, help="cpu, cuda or cuda:1.  [default: the GPU where there is one]")
 @click.option("--precision", type=click.Choice(["auto", "bf16", "fp16", "fp32"]), default="auto", show_default=True)
@@ -36,11 +36,11 @@ def command(
     """Measure the error of a CHECKPOINT (.pt file, run's folder: its newest, .safetensors); several are averaged.
 
     DATA is a shards folder with the checkpoint's classes ($ALEXNET_FAST_DATA, else ./shards).
-    Views: 1 is the centre; 10 are the paper's (corners and centre, each with its mirror), probabilities averaged.
+    Views: 1 is the center; 10 are the paper's (corners and center, each with its mirror), probabilities averaged.
     """
     from alexnet_fast.config.precision import choose_precision
     from alexnet_fast.distributed.devices import use_device
-    from alexnet_fast.inference.evaluation import errors_in_words, evaluate, told
+    from alexnet_fast.inference.evaluation import evaluate, format_errors, told
     from alexnet_fast.inference.load import load_trained, mean_to_subtract
     from alexnet_fast.pipelines.loader import EvaluationLoader
     from alexnet_fast.runs.checkpoint import resolve_checkpoint
@@ -74,10 +74,10 @@ def command(
         click.echo(json.dumps({"views": num_views, "split": split, **asdict(result)}))
         return
     what = f"{len(nets)} networks averaged" if len(nets) > 1 else str(nets[0].file)
-    click.echo(f"{what}, {split} split of {data}, {'ten views' if num_views == 10 else 'centre view'}:")
+    click.echo(f"{what}, {split} split of {data}, {'ten views' if num_views == 10 else 'center view'}:")
     click.echo(
-        f"{errors_in_words(result.top1_error, result.top5_error)} error, loss {result.loss:.4f}, "
-        f"{counted(result.num_samples, 'picture')}"
+        f"{format_errors(result.top1_error, result.top5_error)} error, loss {result.loss:.4f}, "
+        f"{counted(result.num_samples, 'image')}"
     )
 
 

@@ -16,7 +16,7 @@ def command(checkpoint: Path, out: Path) -> None:
     """Write the network of CHECKPOINT (.pt file, run's folder: its newest, .safetensors) for other programs.
 
     .safetensors holds everything to use it again with `eval` and `predict`.  .onnx computes logits from pixels less the
-    mean; a .json of the same name beside it says how to make a picture ready (size, mean) and names the classes.
+    mean; a .json of the same name beside it says how to make a image ready (size, mean) and names the classes.
     onnxruntime's logits differ from ours in float32 by at most 1e-4 of the largest, on one CPU.
     """
     from alexnet_fast.inference.export import export

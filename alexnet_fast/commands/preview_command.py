@@ -1,4 +1,4 @@
-"""`alexnet-fast preview`: a shards folder as a picture."""
+"""`alexnet-fast preview`: a shards folder as a image."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from alexnet_fast.tools.errors import UsageError, UserError
 
 @click.command()
 @click.argument("data", type=str, envvar="ALEXNET_FAST_DATA", default="shards")
-@click.option("--out", default="preview.png", show_default=True, help="The picture to write, a .png.")
+@click.option("--out", default="preview.png", show_default=True, help="The image to write, a .png.")
 def command(data: str, out: str) -> None:
     """Draw what is in the shards folder DATA ($ALEXNET_FAST_DATA, else ./shards) and what the network will see.
 
-    A contact sheet with class names; for a few pictures the crops, mirrors and colours that the training pipeline
-    makes of them; the mean image; the colour noise beside its theory.
+    A contact sheet with class names; for a few images the crops, mirrors and colors that the training pipeline
+    makes of them; the mean image; the PCA color jitter beside its theory.
     """
     if not out.lower().endswith(".png"):
         raise UsageError(f"--out {out}: preview writes a PNG; give a name that ends in .png.")

@@ -12,7 +12,7 @@ from types import FrameType
 
 import click
 
-from alexnet_fast.tools.dataset import MANIFEST, Dataset, PictureOptions
+from alexnet_fast.tools.dataset import MANIFEST, Dataset, ImageOptions
 from alexnet_fast.tools.describe import counts_table
 from alexnet_fast.tools.errors import UserError
 from alexnet_fast.tools.messages import command as command_line
@@ -29,8 +29,8 @@ from alexnet_fast.tools.storage.output import open_output
 
 SMALLEST_TRAINED = 224
 """Pixels on each side of what the network sees."""
-SHOWN_PICTURES = 10
-"""Left-out pictures named at the end; dataset.json has them all."""
+SHOWN_IMAGES = 10
+"""Left-out images named at the end; dataset.json has them all."""
 
 
 @click.command()
@@ -50,20 +50,20 @@ SHOWN_PICTURES = 10
     type=click.Choice(list(FILTERS)),
     default="area",
     show_default=True,
-    help="Filter for making pictures smaller.",
+    help="Filter for making images smaller.",
 )
 @click.option(
     "--exif",
     type=click.Choice(["apply", "ignore"]),
     default="apply",
     show_default=True,
-    help="Turn pictures upright, or leave them as older pipelines do.",
+    help="Turn images upright, or leave them as older pipelines do.",
 )
-@click.option("--shard-size", type=click.IntRange(1), default=1000, show_default=True, help="Most pictures in a shard.")
+@click.option("--shard-size", type=click.IntRange(1), default=1000, show_default=True, help="Most images in a shard.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the shuffle.")
 @click.option("--val-fraction", type=float, default=None, help="Draw this part of train as a validation split.")
 @click.option("--source", "kind", type=click.Choice(KINDS), default=None, help="Overrule what was found by looking.")
-@click.option("--strict", is_flag=True, help="Stop at the first picture that cannot be used.")
+@click.option("--strict", is_flag=True, help="Stop at the first image that cannot be used.")
 @click.option("--cluster", metavar="ADDRESS", default=None, help="Work on a Dask cluster, such as tcp://host:8786.")
 def command(
     source: str,
@@ -80,11 +80,11 @@ def command(
     strict: bool,
     cluster: str | None,
 ) -> None:
-    """Repack the pictures of SOURCE into 256 px WebDataset shards.
+    """Repack the images of SOURCE into 256 px WebDataset shards.
 
     SOURCE is found out by looking: ImageNet's tars or folders, any class folders or class tars, WebDataset tars.  Stop
     it whenever you like: the same command goes on where it stopped, and mends what was lost or damaged since.  Exit
-    code 3: done, but pictures were left out.
+    code 3: done, but images were skipped.
     """
     signal.signal(signal.SIGTERM, _interrupt)
     if cluster is not None:
@@ -92,9 +92,9 @@ def command(
 
         check_scheduler(cluster)
     if size < SMALLEST_TRAINED:
-        click.echo(f"--size {size}: `train` takes pictures of {SMALLEST_TRAINED} pixels or more.", err=True)
-    picture = PictureOptions(size=size, quality=quality, filter=filter_name, exif=exif)
-    options = ShardOptions(picture, shard_size, seed, val_fraction)
+        click.echo(f"--size {size}: `train` takes images of {SMALLEST_TRAINED} pixels or more.", err=True)
+    image = ImageOptions(size=size, quality=quality, filter=filter_name, exif=exif)
+    options = ShardOptions(image, shard_size, seed, val_fraction)
     pool = partial(_cluster_pool, cluster) if cluster is not None else partial(local_pool, workers or num_cores())
     bar = ProgressBar()
     try:
@@ -104,7 +104,7 @@ def command(
     finally:
         bar.close()
     _report(outcome, seconds, out)
-    if outcome.dataset.left_out:
+    if outcome.dataset.skipped:
         sys.exit(3)
 
 
@@ -127,7 +127,7 @@ def _run(
         exclude=str(output),
         cache=output,
     )
-    click.echo(f"{escaped(found.description)}: {counted(len(found.table), 'picture')}")
+    click.echo(f"{escaped(found.description)}: {counted(len(found.table), 'image')}")
     for note in found.notes:
         click.echo(f"  {escaped(note)}")
     begun = time.monotonic()
@@ -150,20 +150,20 @@ def _report(outcome: Outcome, seconds: float, out: str) -> None:
     click.echo(counts_table(dataset))
     if outcome.made_shards:
         click.echo(f"{counted(outcome.made_shards, 'shard')} made in {seconds:,.1f} s.")
-    if outcome.mended_files:
-        click.echo(f"Written again: {', '.join(outcome.mended_files)}.")
-    if not outcome.made_shards and not outcome.mended_files:
+    if outcome.repaired_files:
+        click.echo(f"Written again: {', '.join(outcome.repaired_files)}.")
+    if not outcome.made_shards and not outcome.repaired_files:
         click.echo("All was done already.")
     if dataset.repaired:
-        click.echo(f"Converted or repaired: {counted(len(dataset.repaired), 'picture')}.")
-    for note in dataset.left_out[:SHOWN_PICTURES]:
-        click.echo(f"  left out: {escaped(note.file)}: {escaped(note.reason)}")
-    if len(dataset.left_out) > SHOWN_PICTURES:
-        click.echo(f"  … and {len(dataset.left_out) - SHOWN_PICTURES:,} more")
+        click.echo(f"Converted or repaired: {counted(len(dataset.repaired), 'image')}.")
+    for note in dataset.skipped[:SHOWN_IMAGES]:
+        click.echo(f"  skipped: {escaped(note.file)}: {escaped(note.reason)}")
+    if len(dataset.skipped) > SHOWN_IMAGES:
+        click.echo(f"  … and {len(dataset.skipped) - SHOWN_IMAGES:,} more")
     place = out.rstrip("/") or out
-    if dataset.repaired or dataset.left_out:
+    if dataset.repaired or dataset.skipped:
         click.echo(f"{escaped(place)}/{MANIFEST} names all of them, with reasons.")
-    training = f", {_training(place)}" if dataset.picture.size >= SMALLEST_TRAINED else ""
+    training = f", {_training(place)}" if dataset.image_options.size >= SMALLEST_TRAINED else ""
     click.echo(f"Next: {command_line('info', place)}{training}.")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from alexnet_fast.distributed.torchrun_env import is_local_main_rank, is_main_rank
-from alexnet_fast.runs.resume_command import command_to_go_on, options_to_repeat
+from alexnet_fast.runs.resume_command import options_to_repeat, resume_command
 from alexnet_fast.tools.errors import UserError
 from alexnet_fast.tools.messages import command as command_line
 from alexnet_fast.tools.messages import counted
@@ -46,7 +46,7 @@ DATA_VARIABLE = "ALEXNET_FAST_DATA"
     "--cache-decoded",
     metavar="auto|GiB",
     default=None,
-    help="Keep decoded pictures in each GPU's memory: as much as is left, or so many GiB.  Not tried on a GPU yet.",
+    help="Keep decoded images in each GPU's memory: as much as is left, or so many GiB.  Not tried on a GPU yet.",
 )
 @click.option("--check-hashes", is_flag=True, help="First read every byte of DATA, as `verify` does.")
 @click.option(
@@ -72,7 +72,7 @@ def command(
 
     Everything goes into the run's folder: recipe.toml, metrics.jsonl, checkpoints, figures, result.json.  Ctrl-C,
     SIGTERM and a lost terminal finish the step and save; a second Ctrl-C stops at once.  --resume goes on where the
-    run stood, to the picture, by the run's own recipe.toml if no --recipe is given; --set changes that.
+    run stood, to the image, by the run's own recipe.toml if no --recipe is given; --set changes that.
     """
     run: Path | None = out
     try:
@@ -119,7 +119,7 @@ def command(
 
 def stopped_at_once(data: Path, run: Path | None, options: Sequence[str] | None) -> str:
     """What to say after a Ctrl-C that nobody could answer with a checkpoint."""
-    again = "" if run is None else command_to_go_on(data, run, options)
+    again = "" if run is None else resume_command(data, run, options)
     if run is not None and any((run / "checkpoints").glob("step-*.pt")):
         return f"stopped at once; {again} goes on from the last checkpoint in {run / 'checkpoints'}."
     if run is not None and (run / "recipe.toml").exists():
@@ -155,15 +155,13 @@ def check_every_byte(dataset: Dataset, *, quiet: bool) -> None:
 def summary(result: dict[str, Any], run: Path) -> str:
     """What is left to say at the end."""
     from alexnet_fast.config.recipe import counted_epochs
-    from alexnet_fast.inference.evaluation import errors_in_words
+    from alexnet_fast.inference.evaluation import format_errors
 
     lines = [f"{counted(result['steps'], 'step')}, {counted_epochs(result['epochs'])}."]
-    if result["pictures_per_s"] is not None:
-        lines.append(
-            f"{result['pictures_per_s']:,.0f} pictures/s, {result['data_wait']:.1%} of the time waiting for data."
-        )
-    for views, key in (("Centre view", "centre_view"), ("Ten views", "10_views")):
+    if result["images_per_s"] is not None:
+        lines.append(f"{result['images_per_s']:,.0f} img/s, {result['data_wait']:.1%} of the time waiting for data.")
+    for views, key in (("Center view", "center_view"), ("Ten views", "10_views")):
         if result.get(key):
-            lines.append(f"{views}: {errors_in_words(result[key]['top1_error'], result[key]['top5_error'])} error.")
-    lines.append(f"Everything is in {run}; {command_line('predict', run, 'PICTURE')} tries it.")
+            lines.append(f"{views}: {format_errors(result[key]['top1_error'], result[key]['top5_error'])} error.")
+    lines.append(f"Everything is in {run}; {command_line('predict', run, 'IMAGE')} tries it.")
     return "\n".join(lines)

@@ -18,7 +18,7 @@ from alexnet_fast.tools.sharding.verify import ShardCheck, advice, verify
 
 @click.command()
 @click.argument("data", envvar="ALEXNET_FAST_DATA", default="shards")
-@click.option("--decode", is_flag=True, help="Decode every picture as well.")
+@click.option("--decode", is_flag=True, help="Decode every image as well.")
 @click.option(
     "--workers",
     type=click.IntRange(1, MOST_WORKERS),
@@ -48,7 +48,7 @@ def command(data: str, decode: bool, workers: int | None) -> None:
         except KeyboardInterrupt as error:
             raise UserError("Stopped; nothing was changed.") from error
     seconds = time.monotonic() - begun
-    how = "every picture decoded" if decode else "pictures not decoded, which --decode does"
+    how = "every image decoded" if decode else "images not decoded, which --decode does"
     click.echo(f"{counted(num_shards, 'shard')}, {human_bytes(total)}, read in {seconds:.1f} s ({how}).")
     if not problems:
         click.echo("All is as the manifest says.")

@@ -32,7 +32,7 @@ LEAST_EPOCHS, MOST_EPOCHS = 1e-6, 1e6
 """Less is no step of any data set, more no number of steps that a file's name can hold."""
 MOST_RATE = 1e6
 """Of learning rates and weight decay: no run survives a thousandth of it, and float32 holds what becomes of it."""
-MOST_NOISE = 10.0
+MAX_PCA_JITTER = 10.0
 """A hundred times that of 2012."""
 
 
@@ -54,50 +54,50 @@ class Recipe:
     """Every layer's width is divided by it; 1 is the real network, more is for trying."""
     epochs: float = 90.0
     """Length of the run, in epochs."""
-    full_epochs: float = 90.0
+    schedule_epochs: float = 90.0
     """The length in which all epochs below are counted: a run of other length has them in proportion."""
     batch_size: int = 128
-    """Pictures in a step, all processes together."""
+    """Images in a step, all processes together."""
     seed: int = 0
-    """Of start values, order, crops, mirrors, colours and dropout."""
-    weight_rates: tuple[float, ...] = (0.01, 0.001, 0.0001, 0.00001)
-    """Learning rates ε of the weights, one after the other, for `rates_for_batch` pictures in a step."""
-    weight_rate_epochs: tuple[float, ...] = (0.0, 22.5, 45.0, 67.5)
+    """Of initialization, order, crops, mirrors, colors and dropout."""
+    lr_weights: tuple[float, ...] = (0.01, 0.001, 0.0001, 0.00001)
+    """Learning rates ε of the weights, one after the other, for `lr_base_batch_size` images in a step."""
+    lr_weights_milestones: tuple[float, ...] = (0.0, 22.5, 45.0, 67.5)
     """Epoch from which each of them holds."""
-    bias_rates: tuple[float, ...] = (0.02, 0.002)
+    lr_biases: tuple[float, ...] = (0.02, 0.002)
     """Learning rates of the biases, which have no decay."""
-    bias_rate_epochs: tuple[float, ...] = (0.0, 45.0)
+    lr_biases_milestones: tuple[float, ...] = (0.0, 45.0)
     """Epoch from which each of them holds."""
-    rates_for_batch: int = 128
-    """Batch for which the rates are meant: they are multiplied by batch_size / rates_for_batch."""
+    lr_base_batch_size: int = 128
+    """Batch for which the rates are meant: they are multiplied by batch_size / lr_base_batch_size."""
     warmup_epochs: float = 5.0
     """Epochs in which rates that are multiplied by more than 1 rise from what they are to that."""
-    conv1_rate: float = 0.00001
-    """Learning rate of conv1's weights from `conv1_slow_epoch` on."""
-    conv1_slow_epoch: float | None = None
+    lr_conv1: float = 0.00001
+    """Learning rate of conv1's weights from `lr_conv1_from_epoch` on."""
+    lr_conv1_from_epoch: float | None = None
     """Epoch from which conv1's weights learn at their own rate; "none": never."""
-    conv1_frozen_epoch: float | None = 73.0
+    freeze_conv1_epoch: float | None = 73.0
     """Epoch from which conv1's weights stay as they are; "none": never."""
     momentum: float = 0.9
     """Share of the last change that is kept."""
     weight_decay: float = 0.0005
     """ε times this times the weight is taken from it in each step; biases have none."""
     mean: Literal["image", "rgb"] = "image"
-    """What is subtracted from the pixels: the mean image's centre, or the mean colour."""
-    noise: float = 0.1
-    """Strength of the colour noise, in standard deviations along the eigenvectors of the RGB covariance."""
-    noise_divisor: bool = True
-    """Whether pixels are divided by 1 + noise while there is noise."""
-    noise_off_epoch: float | None = 63.0
-    """Epoch from which there is no colour noise; "none": to the end."""
+    """What is subtracted from the pixels: the mean image's center, or the mean color."""
+    pca_jitter: float = 0.1
+    """Strength of the PCA color jitter, in standard deviations along the eigenvectors of the RGB covariance."""
+    pca_jitter_divisor: bool = True
+    """Whether pixels are divided by 1 + pca_jitter while the jitter is on."""
+    pca_jitter_off_epoch: float | None = 63.0
+    """Epoch from which there is no PCA color jitter; "none": to the end."""
     shuffle_buffer: int = 8192
     """Samples out of which each process draws the next, beside the shuffle of the shards."""
     precision: str = "auto"
     """bf16, fp16, fp32, or auto: what the device multiplies fastest."""
-    record_step: bool = True
+    cuda_graph: bool = True
     """On one GPU: launch each step as one recording (a CUDA graph) instead of its hundreds of kernels one by one."""
     final_views: Literal[1, 10] = 10
-    """Views of each picture in the evaluation at the end; after each epoch it is the centre view."""
+    """Views of each image in the evaluation at the end; after each epoch it is the center view."""
     checkpoint_minutes: float = 15.0
     """Minutes between checkpoints, beside the one after each epoch."""
     keep_checkpoints: int = 3
@@ -145,25 +145,30 @@ def check_recipe(recipe: Recipe) -> None:
             require(recipe, key, math.isfinite(value), "a finite number")
         if tuple in kinds:
             require(recipe, key, all(math.isfinite(item) for item in value), "a list of finite numbers")
-    for key in ("epochs", "full_epochs", "checkpoint_minutes"):
+    for key in ("epochs", "schedule_epochs", "checkpoint_minutes"):
         require(recipe, key, getattr(recipe, key) > 0, "more than 0")
-    for key in ("epochs", "full_epochs"):
+    for key in ("epochs", "schedule_epochs"):
         require(recipe, key, LEAST_EPOCHS <= getattr(recipe, key) <= MOST_EPOCHS, "from 0.000001 to 1,000,000")
-    for key in ("batch_size", "rates_for_batch", "keep_checkpoints", "shuffle_buffer"):
+    for key in ("batch_size", "lr_base_batch_size", "keep_checkpoints", "shuffle_buffer"):
         require(recipe, key, getattr(recipe, key) >= 1, "1 or more")
-    for key in ("seed", "noise", "weight_decay", "warmup_epochs", "conv1_rate"):
+    for key in ("seed", "pca_jitter", "weight_decay", "warmup_epochs", "lr_conv1"):
         require(recipe, key, getattr(recipe, key) >= 0, "0 or more")
-    for key in ("conv1_slow_epoch", "conv1_frozen_epoch", "noise_off_epoch"):
+    for key in ("lr_conv1_from_epoch", "freeze_conv1_epoch", "pca_jitter_off_epoch"):
         require(recipe, key, getattr(recipe, key) is None or getattr(recipe, key) >= 0, '0 or more, or "none"')
-    require(recipe, "noise", recipe.noise <= MOST_NOISE, f"at most {MOST_NOISE:g}: more leaves nothing of the picture")
-    for key in ("weight_decay", "conv1_rate"):
+    require(
+        recipe,
+        "pca_jitter",
+        recipe.pca_jitter <= MAX_PCA_JITTER,
+        f"at most {MAX_PCA_JITTER:g}: more leaves nothing of the image",
+    )
+    for key in ("weight_decay", "lr_conv1"):
         require(recipe, key, getattr(recipe, key) <= MOST_RATE, f"at most {MOST_RATE:,.0f}")
     require(recipe, "momentum", 0 <= recipe.momentum < 1, "from 0 to below 1")
     require(recipe, "mean", recipe.mean in ("image", "rgb"), "image or rgb")
     require(recipe, "final_views", recipe.final_views in (1, 10), "1 or 10")
     require(recipe, "width_divisor", recipe.width_divisor in (1, 2, 4, 8, 16), "1, 2, 4, 8 or 16")
-    check_steps(recipe, "weight_rates", "weight_rate_epochs")
-    check_steps(recipe, "bias_rates", "bias_rate_epochs")
+    check_steps(recipe, "lr_weights", "lr_weights_milestones")
+    check_steps(recipe, "lr_biases", "lr_biases_milestones")
 
 
 def check_steps(recipe: Recipe, rates_key: str, epochs_key: str) -> None:
@@ -177,9 +182,10 @@ def check_steps(recipe: Recipe, rates_key: str, epochs_key: str) -> None:
     require(recipe, rates_key, all(0 <= rate <= MOST_RATE for rate in rates), f"rates of 0 to {MOST_RATE:,.0f}")
     if epochs[0] != 0 or list(epochs) != sorted(set(epochs)):
         raise UsageError(f"{epochs_key} is {list(epochs)}: begin with 0 and let them rise")
-    if epochs[-1] >= recipe.full_epochs:
+    if epochs[-1] >= recipe.schedule_epochs:
         raise UsageError(
-            f"{epochs_key} is {list(epochs)}: the last is not reached in {recipe.full_epochs:g} epochs (full_epochs)"
+            f"{epochs_key} is {list(epochs)}: the last is not reached in {recipe.schedule_epochs:g} epochs "
+            "(schedule_epochs)"
         )
 
 
@@ -198,7 +204,7 @@ def recipe_names() -> list[str]:
 def load_recipe(name_or_file: str, overrides: Sequence[str] = ()) -> Recipe:
     """A recipe of the program's by name, or a TOML file of the user's; `overrides` are "key=value".
 
-    What a file leaves out is as in `Recipe`.  Raises UsageError with the nearest valid name.
+    What a file skips is as in `Recipe`.  Raises UsageError with the nearest valid name.
     """
     file = Path(name_or_file)
     if file.suffix != ".toml":

@@ -1,4 +1,4 @@
-"""Rates and colour noise as the run goes on: a function of the step alone, so that a resumed run needs no memory."""
+"""Learning rates and PCA color jitter as a function of the step alone, so that resuming needs no state."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Schedule:
 
     def position(self, epoch: float) -> float:
         """Where `epoch` of this run is, in epochs of the recipe's full length."""
-        return epoch * self.recipe.full_epochs / self.recipe.epochs
+        return epoch * self.recipe.schedule_epochs / self.recipe.epochs
 
     def rates(self, step: int) -> Rates:
         """For the step with this number, counted from 0."""
@@ -47,26 +47,28 @@ class Schedule:
         epoch = step / self.steps_per_epoch
         position = self.position(epoch)
         factor = self.batch_factor(epoch)
-        weights = factor * holding(recipe.weight_rates, recipe.weight_rate_epochs, position)
-        biases = factor * holding(recipe.bias_rates, recipe.bias_rate_epochs, position)
+        weights = factor * holding(recipe.lr_weights, recipe.lr_weights_milestones, position)
+        biases = factor * holding(recipe.lr_biases, recipe.lr_biases_milestones, position)
         conv1 = weights
-        if recipe.conv1_slow_epoch is not None and position >= recipe.conv1_slow_epoch:
-            conv1 = factor * recipe.conv1_rate
-        if recipe.conv1_frozen_epoch is not None and position >= recipe.conv1_frozen_epoch:
+        if recipe.lr_conv1_from_epoch is not None and position >= recipe.lr_conv1_from_epoch:
+            conv1 = factor * recipe.lr_conv1
+        if recipe.freeze_conv1_epoch is not None and position >= recipe.freeze_conv1_epoch:
             conv1 = 0.0
         return Rates(weights, biases, conv1)
 
     def batch_factor(self, epoch: float) -> float:
-        """What the rates are multiplied by: batch_size / rates_for_batch, after the warm-up if that is above 1."""
-        goal = self.recipe.batch_size / self.recipe.rates_for_batch
+        """What the rates are multiplied by: batch_size / lr_base_batch_size, after the warm-up if that is above 1."""
+        goal = self.recipe.batch_size / self.recipe.lr_base_batch_size
         if goal <= 1 or self.recipe.warmup_epochs == 0:
             return goal
         return 1 + (goal - 1) * min(1.0, self.position(epoch) / self.recipe.warmup_epochs)
 
-    def noise(self, epoch: int) -> bool:
-        """Whether the pictures of this epoch get colour noise."""
+    def pca_jitter(self, epoch: int) -> bool:
+        """Whether the images of this epoch get PCA color jitter."""
         recipe = self.recipe
-        return recipe.noise > 0 and (recipe.noise_off_epoch is None or self.position(epoch) < recipe.noise_off_epoch)
+        return recipe.pca_jitter > 0 and (
+            recipe.pca_jitter_off_epoch is None or self.position(epoch) < recipe.pca_jitter_off_epoch
+        )
 
 
 def holding(values: Sequence[float], starts: Sequence[float], position: float) -> float:

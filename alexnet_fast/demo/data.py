@@ -1,8 +1,8 @@
 """The demo's data set: drawn shapes and textures in ten classes, laid out like ImageNet, oddities included.
 
 Five classes are a shape and five a texture.  Each shape shares its hue with one texture, and hues scatter into their
-neighbours', so that neither colour nor outline alone tells the class.  Sizes, places, angles, backgrounds, light, noise
-and clutter vary from picture to picture.
+neighbors', so that neither color nor outline alone tells the class.  Sizes, places, angles, backgrounds, light, noise
+and clutter vary from image to image.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ Floats = npt.NDArray[np.float32]
 ORIENTATION = 0x0112
 """EXIF tag."""
 
-ODDITIES = ("grey", "CMYK", "PNG named .JPEG", "lying on its side, with EXIF to say so")
-"""What the first pictures of every class and split are; the others are plain RGB JPEGs."""
+ODDITIES = ("gray", "CMYK", "PNG named .JPEG", "lying on its side, with EXIF to say so")
+"""What the first images of every class and split are; the others are plain RGB JPEGs."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class DemoData:
     """What to draw."""
 
     num_train: int = 120
-    """Training pictures of each class."""
+    """Training images of each class."""
     num_val: int = 25
-    """Validation pictures of each class."""
+    """Validation images of each class."""
     seed: int = 0
 
 
@@ -107,9 +107,9 @@ class Kind:
 
     edge: Callable[[Floats, Floats, np.random.Generator], Floats]
     hue: float
-    """0..1 around the circle; pictures scatter about it."""
+    """0..1 around the circle; images scatter about it."""
     fills: bool
-    """Whether it covers the whole picture."""
+    """Whether it covers the whole image."""
 
 
 KINDS = {
@@ -127,24 +127,24 @@ KINDS = {
 """Class -> what it looks like, in label order."""
 
 
-def draw_picture(kind: Kind, chance: np.random.Generator) -> Image.Image:
-    """One picture, 180 to 420 pixels on a side."""
+def draw_image(kind: Kind, chance: np.random.Generator) -> Image.Image:
+    """One image, 180 to 420 pixels on a side."""
     width, height = (int(side) for side in chance.integers(180, 421, 2))
     unit = 2.0 / min(width, height)
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     x, y = (x - width / 2) * unit, (y - height / 2) * unit
     light = (1 + chance.uniform(0, 0.3) * rotated(x, y, chance)[0])[..., None]
-    behind = colour(chance.uniform(), chance.uniform(0.05, 0.35), chance.uniform(0.3, 0.9))
+    behind = color(chance.uniform(), chance.uniform(0.05, 0.35), chance.uniform(0.3, 0.9))
     pixels = floats(behind * light)
     for _ in range(int(chance.integers(0, 4))):
-        clutter = colour(chance.uniform(), 0.3, chance.uniform(0.2, 0.9))
+        clutter = color(chance.uniform(), 0.3, chance.uniform(0.2, 0.9))
         pixels = paint(pixels, line(x, y, chance), clutter, unit)
     scale = 1.0 if kind.fills else chance.uniform(0.5, 1.0)
     shift_x, shift_y = chance.uniform(-0.25, 0.25), chance.uniform(-0.25, 0.25)
     u, v = rotated((x - shift_x) / scale, (y - shift_y) / scale, chance)
     edge = floats(kind.edge(u, v, chance) * scale)
     hue = kind.hue + chance.normal(0, 0.06)
-    front = colour(hue, chance.uniform(0.55, 1), chance.uniform(0.45, 1)) * light
+    front = color(hue, chance.uniform(0.55, 1), chance.uniform(0.45, 1)) * light
     pixels = paint(pixels, edge, front, unit)
     pixels = pixels + chance.standard_normal((height, width, 1), dtype=np.float32) * chance.uniform(2, 18)
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
@@ -162,19 +162,19 @@ def line(x: Floats, y: Floats, chance: np.random.Generator) -> Floats:
     return floats(np.abs(along - chance.uniform(-1, 1)) - chance.uniform(0.01, 0.05))
 
 
-def colour(hue: float, saturation: float, value: float) -> Floats:
+def color(hue: float, saturation: float, value: float) -> Floats:
     """(3,) RGB, 0..255."""
     return floats(colorsys.hsv_to_rgb(hue % 1.0, saturation, value)) * 255
 
 
-def paint(pixels: Floats, edge: Floats, colours: Floats, unit: float) -> Floats:
-    """Lay `colours` over the inside of `edge`, smooth over a pixel (`unit`)."""
+def paint(pixels: Floats, edge: Floats, colors: Floats, unit: float) -> Floats:
+    """Lay `colors` over the inside of `edge`, smooth over a pixel (`unit`)."""
     cover = np.clip(0.5 - edge / unit, 0, 1)[..., None]
-    return floats(pixels + (colours - pixels) * cover)
+    return floats(pixels + (colors - pixels) * cover)
 
 
 def store(image: Image.Image, number: int) -> bytes:
-    """The file of a class's picture `number`, counted from 0; the first ones are `ODDITIES`."""
+    """The file of a class's image `number`, counted from 0; the first ones are `ODDITIES`."""
     stream = io.BytesIO()
     if number == 2:
         image.save(stream, "PNG", compress_level=1)
@@ -192,8 +192,8 @@ def store(image: Image.Image, number: int) -> bytes:
 def draw_dataset(folder: Path, data: DemoData, progress: Callable[[int], None] = lambda count: None) -> None:
     """Write train/<class>/<class>_0000.JPEG, … and val/… below `folder`, which appears when all is there.
 
-    The last training picture of the first class is cut short, as a broken download would be.  A picture depends on
-    `data.seed`, its split, class and number alone.  progress: is told of each picture drawn.
+    The last training image of the first class is cut short, as a broken download would be.  A image depends on
+    `data.seed`, its split, class and number alone.  progress: is told of each image drawn.
     """
     aside = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
@@ -203,7 +203,7 @@ def draw_dataset(folder: Path, data: DemoData, progress: Callable[[int], None] =
             place.mkdir(parents=True)
             for number in range(count):
                 seed = [data.seed, zlib.crc32(f"{split}/{name}".encode()), number]
-                content = store(draw_picture(kind, np.random.default_rng(seed)), number)
+                content = store(draw_image(kind, np.random.default_rng(seed)), number)
                 if split == "train" and name == next(iter(KINDS)) and number == count - 1:
                     content = content[: len(content) // 2]
                 (place / f"{name}_{number:04}.JPEG").write_bytes(content)

@@ -23,7 +23,7 @@ from alexnet_fast.tools.sharding.shard import shard
 from alexnet_fast.tools.sources.find import find_source
 from alexnet_fast.tools.storage.output import open_output
 
-PICTURES, SHARDS, RUN = "pictures", "shards", "run"
+IMAGES, SHARDS, RUN = "images", "shards", "run"
 MARKER = ".alexnet-fast-demo"
 """A file by which the demo knows a folder that it made: in any other, what has these names is somebody else's."""
 SHARD_SIZE = 300
@@ -43,19 +43,19 @@ class DemoResult:
 
 
 def draw_shards(folder: Path, data: DemoData = BENCH_DATA) -> Path:
-    """Draw pictures below `folder` and shard them there, as the command would; the shards folder."""
-    pictures, shards = folder / PICTURES, folder / SHARDS
-    if not pictures.exists():
+    """Draw images below `folder` and shard them there, as the command would; the shards folder."""
+    images, shards = folder / IMAGES, folder / SHARDS
+    if not images.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        draw_dataset(pictures, data)
-    source = find_source(str(pictures), None, val_fraction=None, seed=0, exclude=None, cache=None)
+        draw_dataset(images, data)
+    source = find_source(str(images), None, val_fraction=None, seed=0, exclude=None, cache=None)
     plan = Plan(source, ShardOptions(shard_size=SHARD_SIZE))
     shard(plan, open_output(str(shards)), partial(local_pool, num_cores()), strict=False, watch=lambda progress: None)
     return shards
 
 
 def run_demo(folder: Path, say: Callable[[str], None], *, device: str | None = None) -> DemoResult:
-    """Everything, below `folder`; a demo that is there already is trained anew on the pictures it has."""
+    """Everything, below `folder`; a demo that is there already is trained anew on the images it has."""
     from alexnet_fast.distributed.devices import choose_device
     from alexnet_fast.training.run import train
 
@@ -105,30 +105,30 @@ def copied(*commands: str) -> list[str]:
 
 
 def summary(demo: DemoResult, folder: Path) -> str:
-    """A short table, and the paths of the pictures."""
+    """A short table, and the paths of the images."""
     dataset, result = demo.dataset, demo.result
-    centre, ten = result["centre_view"], result["10_views"]
+    center, ten = result["center_view"], result["10_views"]
     counts = dataset.accounting()
     rows = [
-        ("pictures drawn", f"{counts['found']:,}, {counts['written']:,} in shards"),
-        ("repaired", f"{len(dataset.repaired):,} (some are drawn odd on purpose: grey, CMYK, turned)"),
-        ("left out", "; ".join(f"{note.file} ({note.reason})" for note in dataset.left_out)),
+        ("images drawn", f"{counts['found']:,}, {counts['written']:,} in shards"),
+        ("repaired", f"{len(dataset.repaired):,} (some are drawn odd on purpose: gray, CMYK, turned)"),
+        ("skipped", "; ".join(f"{note.file} ({note.reason})" for note in dataset.skipped)),
         ("network", f"net {result['recipe']['network']}, two towers, {result['precision']} on {result['device']}"),
-        ("training", f"{counted_epochs(result['epochs'])}, {result['pictures_per_s']:,.0f} pictures/s"),
-        ("error, centre view", f"{centre['top1_error']:.1%} of {centre['num_samples']} held-out pictures"),
+        ("training", f"{counted_epochs(result['epochs'])}, {result['images_per_s']:,.0f} img/s"),
+        ("error, center view", f"{center['top1_error']:.1%} of {center['num_samples']} held-out images"),
         ("error, ten views", f"{ten['top1_error']:.1%} (guessing: 90 %)"),
         *((stage, f"{seconds:,.0f} s") for stage, seconds in demo.seconds.items()),
     ]
     figures = RunFolder(folder / RUN).figures
     lines = ["", *(f"{name:20} {value}" for name, value in rows), "", "Look at"]
     lines += [f"  {file}" for file in sorted(figures.glob("*.png"))]
-    picture = sorted((folder / PICTURES / "val").rglob("*.JPEG"))[2]  # the first of a class are the odd ones
+    image = sorted((folder / IMAGES / "val").rglob("*.JPEG"))[2]  # the first of a class are the odd ones
     lines += [
         "and try",
-        *copied(command("predict", folder / RUN, picture), command("preview", folder / SHARDS)),
-        "then, with pictures of your own, a folder for each class:",
+        *copied(command("predict", folder / RUN, image), command("preview", folder / SHARDS)),
+        "then, with images of your own, a folder for each class:",
         *copied(
-            command("shard", "PICTURES", "--val-fraction", "0.1"),
+            command("shard", "IMAGES", "--val-fraction", "0.1"),
             command("train", "shards", "--recipe", "demo"),
         ),
     ]

@@ -15,7 +15,7 @@ PACKAGES = ("torch", "triton", "nvidia-dali-cuda120", "nvidia-dali-cuda130", "we
 
 
 def describe_machine() -> dict[str, str]:
-    """Name -> value, without importing torch or DALI; what cannot be found out is left out."""
+    """Name -> value, without importing torch or DALI; what cannot be found out is skipped."""
     facts = {
         "processor": processor_name(),
         "cores": str(len(os.sched_getaffinity(0))),

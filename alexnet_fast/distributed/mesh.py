@@ -1,6 +1,6 @@
 """Who this process is: replica × tower, out of WORLD_SIZE, RANK and LOCAL_RANK.
 
-Rank = replica · towers + tower, so that a replica's two towers are neighbours, on one machine and its fastest link.
+Rank = replica · towers + tower, so that a replica's two towers are neighbors, on one machine and its fastest link.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Mesh:
         return self.rank % self.processes_per_replica
 
     @property
-    def is_speaker(self) -> bool:
+    def is_main_rank(self) -> bool:
         """Whether this process prints and writes files; one of all does."""
         return self.rank == 0
 
@@ -68,7 +68,7 @@ class Mesh:
 
     @property
     def data_rank(self) -> int:
-        """Every process loads its own share of the pictures, those that hold one tower too."""
+        """Every process loads its own share of the images, those that hold one tower too."""
         return self.rank
 
     @property
@@ -76,12 +76,12 @@ class Mesh:
         return self.world_size
 
     def share_batch(self, batch_size: int) -> int:
-        """Pictures that each process loads, out of the batch of all processes."""
+        """Images that each process loads, out of the batch of all processes."""
         if batch_size % self.world_size:
             below = batch_size - batch_size % self.world_size
             sizes = f"{below} or {below + self.world_size}" if below else str(self.world_size)
             raise UsageError(
-                f"a batch of {batch_size} pictures cannot be shared by {self.world_size} processes: give "
+                f"a batch of {batch_size} images cannot be shared by {self.world_size} processes: give "
                 f"{'fewer processes, or ' if not below else ''}--set batch_size={sizes}"
             )
         return batch_size // self.world_size
@@ -124,7 +124,7 @@ class Mesh:
 def join_mesh(device: torch.device, *, split: bool) -> Mesh:
     """Take the place that the environment gives (`launch` or torchrun set it); one process needs no environment.
 
-    `split`: two neighbouring processes make one replica, one tower each.
+    `split`: two neighboring processes make one replica, one tower each.
     """
     env = launcher_env()
     world_size = 1 if env is None else env.world_size
@@ -162,7 +162,7 @@ def join_mesh(device: torch.device, *, split: bool) -> Mesh:
 
 
 def broadcast_object(mesh: Mesh, own: Thing) -> Thing:
-    """What the speaking process has, in all of them; the others wait for it here."""
+    """What the main rank has, in all of them; the others wait for it here."""
     told = [own]
     if mesh.world_size > 1:
         dist.broadcast_object_list(told, src=0, group=mesh.host_group)

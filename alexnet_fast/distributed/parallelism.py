@@ -26,7 +26,7 @@ class Layout:
     num_processes: int
     """On all machines together."""
     split: bool
-    """Whether two neighbouring processes make one replica, one tower each."""
+    """Whether two neighboring processes make one replica, one tower each."""
     reason: str
     """One line for people: what was chosen and why."""
     started: bool = False
@@ -43,7 +43,7 @@ def choose_layout(
     processes: int | None = None,
     parallel: str = "auto",
 ) -> Layout:
-    """The layout for a batch of `batch_size` pictures, all processes together.
+    """The layout for a batch of `batch_size` images, all processes together.
 
     `gpus` None: all that can share the batch.  `processes`: on a CPU, for trying; None: 1.  `parallel`: "towers": two
     processes a replica; "data": both towers in every process; "auto": what sends fewer bytes.  Under torchrun the
@@ -54,7 +54,7 @@ def choose_layout(
     started = started_processes()
     if started is not None and (gpus is not None or processes is not None):
         given = "--gpus" if gpus is not None else "--processes"
-        raise UsageError(f"torchrun already started {started} processes: leave out {given}")
+        raise UsageError(f"torchrun already started {started} processes: omit {given}")
     place = choose_place(device, gpus, processes)
     num = started if started is not None else count_processes(place, gpus, processes, batch_size, device)
     if num == 1:
@@ -87,7 +87,7 @@ def choose_place(device: str | None, gpus: int | None, processes: int | None) ->
     if gpus is not None and processes is not None:
         raise UsageError("--gpus and --processes contradict each other: each GPU has one process")
     if gpus is not None and device is not None and device != "cuda" and gpus > 1:
-        raise UsageError(f"--device {device} is one GPU and --gpus asks for {gpus}: leave out --device")
+        raise UsageError(f"--device {device} is one GPU and --gpus asks for {gpus}: omit --device")
     if gpus is not None and not torch.cuda.is_available():
         try:
             choose_device("cuda")
@@ -179,16 +179,16 @@ def choose_split(
 def bytes_as_towers(architecture: Architecture, batch_size: int, num: int, dtype: torch.dtype) -> float:
     """Bytes that one process sends in a training step when each holds one tower.
 
-    Its half of the pictures, its maps and units in front of the layers that see both towers, the gradients of the
+    Its half of the images, its maps and units in front of the layers that see both towers, the gradients of the
     other's, its logits; between replicas, its tower's gradients.
     """
     a = architecture
     replicas = num // 2
-    pictures = batch_size / replicas
+    images = batch_size / replicas
     maps = a.maps[1] * a.map_sizes[3] ** 2 + a.maps[4] * a.map_sizes[6] ** 2 + a.units[0] if a.exchanged else 0
     forward_and_back = 2 * (maps + a.units[1]) / 2
-    per_picture = forward_and_back + a.num_classes / 2 + 3 * a.image_size**2 / 2
-    return pictures * per_picture * dtype.itemsize + sent_by_all_reduce(num_parameters(a) / 2, replicas, dtype)
+    per_image = forward_and_back + a.num_classes / 2 + 3 * a.image_size**2 / 2
+    return images * per_image * dtype.itemsize + sent_by_all_reduce(num_parameters(a) / 2, replicas, dtype)
 
 
 def bytes_as_data(architecture: Architecture, num: int, dtype: torch.dtype) -> float:

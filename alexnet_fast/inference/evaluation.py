@@ -1,4 +1,4 @@
-"""Errors of one network, or of several averaged, over a split: centre view or the paper's ten (section 4.1)."""
+"""Errors of one network, or of several averaged, over a split: center view or the paper's ten (section 4.1)."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ TOP = 5
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """Over all pictures of all replicas, each counted once."""
+    """Over all images of all replicas, each counted once."""
 
     num_samples: int
     loss: float
     """Mean cross-entropy of the averaged probabilities."""
     top1_error: float
-    """Share of pictures (0..1) whose first guess was wrong."""
+    """Share of images (0..1) whose first guess was wrong."""
     top5_error: float | None
     """Share whose right class was not among the first five; None where there are no more classes than that."""
 
@@ -41,7 +41,7 @@ class Predictor:
 
     model: AlexNet
     weights: Mapping[str, torch.Tensor]
-    """In the dtype of the pictures, as `model.working_weights(dtype)` gives them."""
+    """In the dtype of the images, as `model.working_weights(dtype)` gives them."""
 
 
 def average_probabilities(
@@ -66,7 +66,7 @@ def evaluate(
     num_views: Literal[1, 10],
     mesh: Mesh | None = None,
 ) -> EvaluationResult:
-    """Count errors; every process calls it with its replica's share of the pictures, and gets the same result.
+    """Count errors; every process calls it with its replica's share of the images, and gets the same result.
 
     Nothing is brought to the host before the last batch.
     """
@@ -103,7 +103,7 @@ def told(
     batches: Batches, num_views: Literal[1, 10], say: Callable[[str], None], *, at_once: bool
 ) -> Iterator[EvaluationBatch]:
     """The batches; meanwhile a line now and then of how far it is, and one before the first if `at_once`."""
-    what = f"{counted(batches.num_samples, 'picture')}, {'ten views each' if num_views == 10 else 'centre view'}"
+    what = f"{counted(batches.num_samples, 'image')}, {'ten views each' if num_views == 10 else 'center view'}"
     if at_once:
         say(f"evaluating {what}")
     begun = last = time.monotonic()
@@ -116,6 +116,6 @@ def told(
         yield batch
 
 
-def errors_in_words(top1_error: float, top5_error: float | None) -> str:
+def format_errors(top1_error: float, top5_error: float | None) -> str:
     """12.34% top-1, 1.23% top-5"""
     return f"{top1_error:.2%} top-1" + ("" if top5_error is None else f", {top5_error:.2%} top-5")

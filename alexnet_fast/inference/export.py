@@ -58,7 +58,7 @@ def export_safetensors(checkpoint: Checkpoint, file: Path) -> list[Path]:
         "recipe": asdict(checkpoint.recipe),
         "classes": checkpoint.classes,
         "dataset_fingerprint": checkpoint.dataset_fingerprint,
-        "picture": asdict(checkpoint.picture),
+        "image_options": asdict(checkpoint.image_options),
         "mean": checkpoint.mean.kind,
         "started": checkpoint.totals.started,
         "step": checkpoint.step,
@@ -113,14 +113,14 @@ def is_preprocessing(file: Path) -> bool:
 
 
 def preprocessing(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What to do to a picture before the network, and what the outputs are."""
+    """What to do to a image before the network, and what the outputs are."""
     mean = mean_to_subtract(checkpoint.mean)
-    size = checkpoint.picture.size
-    down = "area averaging" if checkpoint.picture.filter == "area" else checkpoint.picture.filter
+    size = checkpoint.image_options.size
+    down = "area averaging" if checkpoint.image_options.filter == "area" else checkpoint.image_options.filter
     return {
-        "orientation": f"EXIF: {checkpoint.picture.exif}",
-        "resize": f"short side {size} ({down} down, cubic up), centre {size}x{size}",
-        "crop": "centre 224x224; the ten-view test averages the softmax of corners, centre and their mirrors",
+        "orientation": f"EXIF: {checkpoint.image_options.exif}",
+        "resize": f"short side {size} ({down} down, cubic up), center {size}x{size}",
+        "crop": "center 224x224; the ten-view test averages the softmax of corners, center and their mirrors",
         "channels": "RGB",
         "layout": "NCHW",
         "values": "0..255, less the mean, not divided",

@@ -96,7 +96,7 @@ def load_safetensors(file: Path) -> Checkpoint:
 
 
 def mean_to_subtract(mean: Mean) -> torch.Tensor:
-    """(224, 224, 3): the mean image's centre; or (3,): the mean colour."""
+    """(224, 224, 3): the mean image's center; or (3,): the mean color."""
     if mean.image is None:
         return mean.rgb
     start = (mean.image.shape[0] - CROP) // 2

@@ -1,4 +1,4 @@
-"""Names for pictures: any picture, made ready as the sharder would, seen in ten views."""
+"""Names for images: any image, made ready as the sharder would, seen in ten views."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from alexnet_fast.inference.evaluation import average_probabilities
 from alexnet_fast.inference.load import Trained, mean_to_subtract
 from alexnet_fast.pipelines.batch import EvaluationBatch
 from alexnet_fast.pipelines.evaluation_loader import view_cutter
-from alexnet_fast.tools.dataset import PictureOptions
+from alexnet_fast.tools.dataset import ImageOptions
 from alexnet_fast.tools.errors import UserError
-from alexnet_fast.tools.sharding.image import BadPictureError, encode
+from alexnet_fast.tools.sharding.image import BadImageError, encode
 from alexnet_fast.tools.storage.filesystem import open_file
 
 TOP = 5
 BATCH = 32
 STDIN = "-"
 LARGEST = 256 << 20
-"""Bytes of a file that is still taken for a picture."""
+"""Bytes of a file that is still taken for a image."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """About one picture."""
+    """About one image."""
 
-    picture: str
+    image: str
     names: tuple[tuple[str, str, float], ...] = ()
     """(class name, label, probability), the most probable first."""
     problem: str = ""
@@ -49,11 +49,11 @@ def predict(
     precision: Precision,
     num_views: Literal[1, 10] = 10,
 ) -> Iterator[Answer]:
-    """Five names for each picture, in order.  `sources`: files, folders, "-" for one picture's bytes on stdin."""
+    """Five names for each image, in order.  `sources`: files, folders, "-" for one image's bytes on stdin."""
     mean = mean_to_subtract(trained.checkpoint.mean).to(device)
-    pictures = pictures_of(sources)
-    while batch := list(islice(pictures, BATCH)):
-        made = [(name, content, *prepare(name, content, trained.checkpoint.picture)) for name, content in batch]
+    images = images_of(sources)
+    while batch := list(islice(images, BATCH)):
+        made = [(name, content, *prepare(name, content, trained.checkpoint.image_options)) for name, content in batch]
         good = [pixels for *_, pixels, _ in made if pixels is not None]
         probabilities: Iterator[torch.Tensor] = iter(())
         if good:
@@ -71,7 +71,7 @@ def predict(
 
 
 def answer(name: str, probabilities: torch.Tensor, trained: Trained) -> Answer:
-    """The most probable classes of one picture."""
+    """The most probable classes of one image."""
     best = probabilities.topk(min(TOP, len(probabilities)))
     classes = trained.checkpoint.classes
     pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
@@ -79,29 +79,29 @@ def answer(name: str, probabilities: torch.Tensor, trained: Trained) -> Answer:
 
 
 def prepare(
-    name: str, content: bytes | UserError, options: PictureOptions
+    name: str, content: bytes | UserError, options: ImageOptions
 ) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.uint8]] | None, str]:
-    """(pixels (size, size, 3) as the network's training pictures were made, or None; the problem)."""
+    """(pixels (size, size, 3) as the network's training images were made, or None; the problem)."""
     if isinstance(content, UserError):
         return None, str(content)
     try:
         return encode(content, name, options).pixels, ""
-    except BadPictureError as error:
+    except BadImageError as error:
         return None, str(error)
 
 
-def pictures_of(sources: Sequence[str]) -> Iterator[tuple[str, bytes | UserError]]:
-    """(name, bytes) of each picture; in folders of every file, by name, hidden ones left out."""
+def images_of(sources: Sequence[str]) -> Iterator[tuple[str, bytes | UserError]]:
+    """(name, bytes) of each image; in folders of every file, by name, hidden ones skipped."""
     for source in sources:
         if source == STDIN:
             yield "stdin", read_stdin()
         elif os.path.isdir(source):  # noqa: PTH112 (False, no error, for a name too long)
-            yield from pictures_in(source)
+            yield from images_in(source)
         else:
             yield source, read(Path(source))
 
 
-def pictures_in(folder: str) -> Iterator[tuple[str, bytes | UserError]]:
+def images_in(folder: str) -> Iterator[tuple[str, bytes | UserError]]:
     """(name, bytes) of every file below a folder, then the folders that cannot be listed."""
     barred: list[OSError] = []
     files = sorted(
@@ -140,6 +140,6 @@ def read_stdin() -> bytes | UserError:
 
 
 def read_some(file: IO[bytes]) -> bytes | UserError:
-    """All of it, unless it has no end, as a device may, or is too large for a picture."""
+    """All of it, unless it has no end, as a device may, or is too large for a image."""
     content = file.read(LARGEST + 1)
-    return content if len(content) <= LARGEST else UserError(f"no picture: more than {LARGEST >> 20} MiB")
+    return content if len(content) <= LARGEST else UserError(f"not an image: more than {LARGEST >> 20} MiB")

@@ -1,7 +1,7 @@
 """Dropout as the authors' program had it: training zeroes half of the activations, testing halves all of them.
 
 `torch.nn.Dropout` doubles what it keeps instead.  After fc6 and fc7 that quadruples the logits at the start, and the
-network with these start values becomes NaN within 20 steps.
+network with these initialization becomes NaN within 20 steps.
 
 A mask is a hash of (seed, step, layer, row of the whole batch, unit of the whole layer), not the state of a generator:
 it is the same on every device, however rows and units are spread over processes, and after any resume.
@@ -24,7 +24,7 @@ class DropoutKey:
     key: torch.Tensor
     """0-dim int64 on the network's device, `step_key(seed, step)`: a tensor, so that a captured CUDA graph reads it."""
     first_row: int = 0
-    """Place of this process's first picture in the batch of all processes."""
+    """Place of this process's first image in the batch of all processes."""
 
 
 def step_key(seed: int, step: int) -> int:

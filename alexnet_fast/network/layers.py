@@ -1,6 +1,6 @@
 """The layers, as functions of maps and weights; which kernel does the work is decided here, by device.
 
-N pictures, C maps, H × W pixels; maps (N, C, H, W) have channels-last strides, and so have four-dimensional weights.
+N images, C maps, H × W pixels; maps (N, C, H, W) have channels-last strides, and so have four-dimensional weights.
 """
 
 from __future__ import annotations
@@ -37,30 +37,30 @@ def conv1(images: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> Map
 
 
 def fold_images(images: torch.Tensor, cells: int, dtype: torch.dtype) -> torch.Tensor:
-    """(N, 3, H, W) -> (N, 48, cells, cells), channels-last; map number = (row in square · 4 + column) · 3 + colour."""
+    """(N, 3, H, W) -> (N, 48, cells, cells), channels-last; map number = (row in square · 4 + column) · 3 + color."""
     if images.device.type == "cuda" and not images.requires_grad:
         from alexnet_fast.network.kernels import triton_folding  # a torch without CUDA comes without Triton
 
         return triton_folding.fold(images, cells, dtype)
     images = images.to(dtype)  # first: while they are folded it would take a CPU twice as long
-    num, colours, height, width = images.shape
+    num, colors, height, width = images.shape
     s = CONV1_STRIDE
     if height % s or width % s:
         images = F.pad(images, (0, -width % s, 0, -height % s))
     rows, columns = images.shape[2] // s, images.shape[3] // s
-    folded = images.new_zeros(num, cells, cells, s, s, colours)
-    squares = images.view(num, colours, rows, s, columns, s).permute(0, 2, 4, 3, 5, 1)
+    folded = images.new_zeros(num, cells, cells, s, s, colors)
+    squares = images.view(num, colors, rows, s, columns, s).permute(0, 2, 4, 3, 5, 1)
     rows, columns = min(rows, cells), min(columns, cells)
     folded[:, :rows, :columns] = squares[:, :rows, :columns]
-    return folded.view(num, cells, cells, s * s * colours).permute(0, 3, 1, 2)
+    return folded.view(num, cells, cells, s * s * colors).permute(0, 3, 1, 2)
 
 
 def fold_kernels(weight: torch.Tensor) -> torch.Tensor:
     """(C, 3, 11, 11) -> (C, 48, 3, 3), channels-last, in the order of `fold_images`."""
-    num, colours = weight.shape[:2]
+    num, colors = weight.shape[:2]
     s = CONV1_STRIDE
-    padded = F.pad(weight, (0, 1, 0, 1)).reshape(num, colours, 3, s, 3, s)
-    return padded.permute(0, 2, 4, 3, 5, 1).reshape(num, 3, 3, s * s * colours).permute(0, 3, 1, 2)
+    padded = F.pad(weight, (0, 1, 0, 1)).reshape(num, colors, 3, s, 3, s)
+    return padded.permute(0, 2, 4, 3, 5, 1).reshape(num, 3, 3, s * s * colors).permute(0, 3, 1, 2)
 
 
 def convolve(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, padding: int, groups: int) -> Maps:
@@ -87,12 +87,12 @@ def pool(maps: Maps, pool_size: int, *, relu: bool = False) -> torch.Tensor:
 
 
 def local_response_norm(maps: Maps, towers: int, alpha: float, *, relu: bool) -> torch.Tensor:
-    """y = x / (2 + alpha/5 · Σ x² over 5 neighbouring maps of the same tower)^0.75; `relu`: of x first."""
+    """y = x / (2 + alpha/5 · Σ x² over 5 neighboring maps of the same tower)^0.75; `relu`: of x first."""
     return norms.local_response_norm(maps[0], towers, alpha, relu, maps[1])
 
 
 def spatial_norm(x: torch.Tensor) -> torch.Tensor:
-    """y = x / (1 + 1e-3/25 · Σ x² over 5×5 neighbouring pixels of the same map)^0.75."""
+    """y = x / (1 + 1e-3/25 · Σ x² over 5×5 neighboring pixels of the same map)^0.75."""
     return norms.spatial_norm(x)
 
 

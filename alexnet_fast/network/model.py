@@ -1,6 +1,6 @@
 """AlexNet, written once for a process that holds both towers and for one that holds one of them.
 
-N pictures, C channels (maps), H × W pixels.  Maps are (N, C, H, W) with channels-last strides all the way; tower 0 has
+N images, C channels (maps), H × W pixels.  Maps are (N, C, H, W) with channels-last strides all the way; tower 0 has
 the first half of every layer's maps and units, tower 1 the second.  A process that holds one tower holds that half of
 dimension 0 of every weight and bias.
 """
@@ -166,7 +166,7 @@ class AlexNet(nn.Module):
             self.add_module(layer, Weights((rows.stop - rows.start, *rest)))
 
     def initialize(self, seed: int) -> None:
-        """Start values: weights N(0, σ²), biases 0 or 1.  The same for a seed however the towers are spread."""
+        """Initialization: weights N(0, σ²), biases 0 or 1.  The same for a seed however the towers are spread."""
         state: dict[str, torch.Tensor] = {}
         for layer, shape in self.architecture.weight_shapes.items():
             generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {layer}".encode()))
@@ -198,16 +198,16 @@ class AlexNet(nn.Module):
         see("conv1", maps[0])
         norm = a.norm_alpha if "conv1" in a.norms else None
         if a.relu_first:
-            x = layers.pool(self.normalise(maps, norm, activate), a.pool_size)
+            x = layers.pool(self.normalize(maps, norm, activate), a.pool_size)
         else:
-            x = self.pool_and_activate(self.normalise(maps, norm, None))
+            x = self.pool_and_activate(self.normalize(maps, norm, None))
         see("norm1+pool1", x)
         maps = layers.convolve(x, weights["conv2.weight"], weights["conv2.bias"], a.conv2_padding, num_here)
         see("conv2", maps[0])
         if {"conv2", "conv2-spatial"}.isdisjoint(a.norms):
             x = self.pool_and_activate(maps)
         else:
-            maps = self.normalise(maps, a.norm_alpha if "conv2" in a.norms else None, activate)
+            maps = self.normalize(maps, a.norm_alpha if "conv2" in a.norms else None, activate)
             if "conv2-spatial" in a.norms:
                 maps = layers.spatial_norm(layers.biased(maps)), None
             x = layers.pool(maps, a.pool_size)
@@ -234,7 +234,7 @@ class AlexNet(nn.Module):
         """The parameters in a dtype, for many forward passes; those that are in it already are not copied."""
         return {name: parameter.to(dtype) for name, parameter in self.named_parameters()}
 
-    def normalise(
+    def normalize(
         self, maps: layers.Maps, alpha: float | None, activate: Callable[[torch.Tensor], torch.Tensor] | None
     ) -> layers.Maps:
         """Activation (if any), then the norm across the maps of each tower (if any)."""
@@ -276,7 +276,7 @@ def ignore(layer: str, output: torch.Tensor) -> None:
 
 
 def loss_and_errors(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean cross-entropy (float32 or wider) and the number of pictures whose first guess is wrong, both 0-dim."""
+    """Mean cross-entropy (float32 or wider) and the number of images whose first guess is wrong, both 0-dim."""
     wide = logits.double() if logits.dtype == torch.float64 else logits.float()
     errors = (wide.detach().argmax(dim=1) != labels).sum()
     return F.cross_entropy(wide, labels), errors
@@ -317,7 +317,7 @@ def whole_tensor(model: AlexNet, name: str, rows: torch.Tensor) -> torch.Tensor:
 
 
 def small(architecture: Architecture, divisor: int = 8, image_size: int = 67, num_classes: int = 10) -> Architecture:
-    """The same network with every width divided and smaller pictures, for trying on any machine."""
+    """The same network with every width divided and smaller images, for trying on any machine."""
     m1, m2, m3, m4, m5 = (size // divisor for size in architecture.maps)
     units = (architecture.units[0] // divisor, architecture.units[1] // divisor)
     return replace(architecture, maps=(m1, m2, m3, m4, m5), units=units, image_size=image_size, num_classes=num_classes)

@@ -21,11 +21,11 @@ from alexnet_fast.config.recipe import Recipe, recipe_from
 from alexnet_fast.network.model import Architecture
 from alexnet_fast.runs.checkpoint_validation import check_tensors, check_values
 from alexnet_fast.runs.totals import Totals
-from alexnet_fast.tools.dataset import Dataset, PictureOptions
+from alexnet_fast.tools.dataset import Dataset, ImageOptions
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.storage.filesystem import check_regular
 
-FORMAT = 2
+FORMAT = 3
 """Raised whenever the meaning of a key changes."""
 NAME = re.compile(r"step-(\d{8})\.pt")
 BEST = "best.pt"
@@ -40,9 +40,9 @@ class Mean:
     kind: str
     """"image" or "rgb"."""
     image: torch.Tensor | None
-    """(size, size, 3) float32, the mean picture; None for "rgb"."""
+    """(size, size, 3) float32, the mean image; None for "rgb"."""
     rgb: torch.Tensor
-    """(3,) float32, the mean colour."""
+    """(3,) float32, the mean color."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class Checkpoint:
     classes: tuple[tuple[str, str], ...]
     """(name, label for people) by class index."""
     dataset_fingerprint: str
-    picture: PictureOptions
-    """How the data set's pictures were made ready: what the network knows."""
+    image_options: ImageOptions
+    """How the data set's images were made ready: what the network knows."""
     mean: Mean
     model: dict[str, torch.Tensor]
     """Parameter name -> whole float32 tensor."""
@@ -64,11 +64,11 @@ class Checkpoint:
     """Steps done."""
     steps_per_epoch: int
     loaders: tuple[dict[str, Any], ...]
-    """Each process's place in its stream of pictures; empty at the end of an epoch."""
+    """Each process's place in its stream of images; empty at the end of an epoch."""
     scaler: dict[str, float]
     """float16's loss scale."""
     error: float | None
-    """Top-1 error (0..1) of these weights, centre view; None: nobody has measured it, or there is no validation split.
+    """Top-1 error (0..1) of these weights, center view; None: nobody has measured it, or there is no validation split.
     """
     best_error: float | None
     """Lowest top-1 error (0..1) of the run's evaluations so far, this one included."""
@@ -116,7 +116,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "format": FORMAT,
         "recipe": asdict(checkpoint.recipe),
         "classes": [list(entry) for entry in checkpoint.classes],
-        "picture": asdict(checkpoint.picture),
+        "image_options": asdict(checkpoint.image_options),
         "mean": {field.name: getattr(checkpoint.mean, field.name) for field in fields(Mean)},
         "loaders": list(checkpoint.loaders),
         "totals": asdict(checkpoint.totals),
@@ -211,7 +211,7 @@ def checkpoint_from(content: Any, path: Path) -> Checkpoint:
             "recipe": recipe,
             "classes": tuple((name, label) for name, label in content["classes"]),
             "mean": Mean(**content["mean"]),
-            "picture": PictureOptions(**content["picture"]),
+            "image_options": ImageOptions(**content["image_options"]),
             "loaders": tuple(content["loaders"]),
             "totals": Totals(**content["totals"]),
         }

@@ -64,7 +64,7 @@ class LastSaved:
 
 
 class Saver:
-    """Writes checkpoints into one folder; the speaking process has it."""
+    """Writes checkpoints into one folder; the main rank has it."""
 
     def __init__(self, folder: Path, keep: int) -> None:
         """`keep`: how many of the newest stay."""

@@ -29,8 +29,8 @@ def check_values(content: dict[str, Any]) -> None:
     for key in ("error", "best_error"):
         want(content[key] is None or (is_number(content[key]) and 0 <= content[key] <= 1), key)
     check_totals(content["totals"])
-    check_picture(content["picture"])
-    check_mean(content["mean"], content["picture"]["size"])
+    check_image(content["image_options"])
+    check_mean(content["mean"], content["image_options"]["size"])
 
 
 def check_classes(classes: Any) -> None:
@@ -49,19 +49,19 @@ def check_totals(totals: Any) -> None:
         want(known or (is_number(value) and value >= 0), f"totals, {key}")
 
 
-def check_picture(picture: Any) -> None:
-    """How pictures were made ready."""
-    want(isinstance(picture, dict), "picture")
-    want(is_count(picture["size"]) and picture["size"] >= CROP, "picture size")
-    want(is_count(picture["quality"]), "picture quality")
-    want(isinstance(picture["filter"], str) and picture["filter"] in FILTERS, "picture filter")
-    want(picture["exif"] in ("apply", "ignore"), "picture exif")
+def check_image(image: Any) -> None:
+    """How images were made ready."""
+    want(isinstance(image, dict), "image")
+    want(is_count(image["size"]) and image["size"] >= CROP, "image size")
+    want(is_count(image["quality"]), "image quality")
+    want(isinstance(image["filter"], str) and image["filter"] in FILTERS, "image filter")
+    want(image["exif"] in ("apply", "ignore"), "image exif")
 
 
 def check_mean(mean: Any, size: int) -> None:
-    """A mean image as large as the pictures where the kind says so, and a mean colour always."""
+    """A mean image as large as the images where the kind says so, and a mean color always."""
     want(isinstance(mean, dict) and mean["kind"] in ("image", "rgb"), "mean")
-    want(is_finite_tensor(mean["rgb"], (3,)), "the mean colour")
+    want(is_finite_tensor(mean["rgb"], (3,)), "the mean color")
     if mean["kind"] == "image":
         want(is_finite_tensor(mean["image"], (size, size, 3)), "the mean image")
     else:

@@ -16,7 +16,7 @@ from alexnet_fast.distributed.parallelism import choose_layout
 from alexnet_fast.runs.checkpoint import Checkpoint, saved_checkpoints
 from alexnet_fast.runs.folder import RunFolder
 from alexnet_fast.runs.resume import recipe_of_run
-from alexnet_fast.runs.resume_command import command_to_go_on
+from alexnet_fast.runs.resume_command import resume_command
 from alexnet_fast.tools.messages import counted
 from alexnet_fast.tools.sharding.finalize import escaped
 
@@ -37,7 +37,7 @@ def describe_run(folder: RunFolder) -> str:
         last = trains[-1]
         lines.append(
             f"last         loss {number(last['loss']):.3f}, error {number(last['error']):.1%}, "
-            f"{number(last['pictures_per_s']):,.0f} pictures/s, {number(last['data_wait']):.0%} waiting for data"
+            f"{number(last['images_per_s']):,.0f} img/s, {number(last['data_wait']):.0%} waiting for data"
         )
     events = [line for line in metrics if line["kind"] in ("event", "diverged")]
     if events:
@@ -83,16 +83,16 @@ def state_of(folder: RunFolder, recipe: Recipe, metrics: list[dict[str, Any]]) -
     place = f"epoch {epoch:.2f} of {recipe.epochs:g}"
     if folder.is_running():
         left = ""
-        rate = trains[-1]["pictures_per_s"] if trains else None
+        rate = trains[-1]["images_per_s"] if trains else None
         if epoch and rate:
-            pictures = trains[-1]["step"] / epoch * (recipe.epochs - epoch) * recipe.batch_size
-            left = f", about {in_words(pictures / rate)} of training left"
+            images = trains[-1]["step"] / epoch * (recipe.epochs - epoch) * recipe.batch_size
+            left = f", about {in_words(images / rate)} of training left"
         return f"running, {place}{left}"
     if metrics and metrics[-1]["kind"] == "diverged":
         return f"diverged at {place}"
     sessions = [line for line in metrics if line["kind"] == "session"]
     data, options = (sessions[-1]["data"], sessions[-1]["options"]) if sessions else ("…", ())
-    again = command_to_go_on(data, folder.path, options)
+    again = resume_command(data, folder.path, options)
     result = folder.read_result()
     if result is not None:
         return f"done after {counted_epochs(result['epochs'])} ({in_words(result['seconds'])} of work)"

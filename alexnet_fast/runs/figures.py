@@ -1,4 +1,4 @@
-"""A run's pictures: its curves, and what conv1 has learned."""
+"""A run's images: its curves, and what conv1 has learned."""
 
 from __future__ import annotations
 
@@ -46,18 +46,18 @@ def draw_curves(metrics: Sequence[dict[str, Any]], file: Path) -> None:
     from matplotlib.ticker import MaxNLocator
 
     train = [line for line in metrics if line["kind"] == "train"]
-    centre = [line for line in metrics if line["kind"] == "val" and line["views"] == 1]
+    center = [line for line in metrics if line["kind"] == "val" and line["views"] == 1]
     ten = [line for line in metrics if line["kind"] == "val" and line["views"] == 10]
-    last = max((line["epoch"] for line in (*train, *centre, *ten)), default=1.0)
+    last = max((line["epoch"] for line in (*train, *center, *ten)), default=1.0)
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), dpi=100, layout="constrained")
     for place, (key, val_key, title) in zip(
         axes, (("error", "top1_error", "top-1 error"), ("loss", "loss", "cross-entropy")), strict=True
     ):
         plot(place, train, key, "training, with dropout and random crops", color=TRAIN, linewidth=1, markersize=5,
              marker="." if len(train) <= FEW else "")  # fmt: skip
-        plot(place, centre, val_key, "validation, centre view", color=VALIDATION, linewidth=1.5, markersize=4,
-             marker="o" if len(centre) <= FEW else "")  # fmt: skip
-        # Hollow and around the last point of the centre view, which may have the same value.
+        plot(place, center, val_key, "validation, center view", color=VALIDATION, linewidth=1.5, markersize=4,
+             marker="o" if len(center) <= FEW else "")  # fmt: skip
+        # Hollow and around the last point of the center view, which may have the same value.
         plot(place, ten, val_key, "validation, ten views", color=TEN_VIEWS, marker="D", markersize=9, linestyle="",
              fillstyle="none", markeredgewidth=1.5)  # fmt: skip
         place.set_title(title, color=INK)
@@ -91,10 +91,10 @@ def series(lines: Sequence[dict[str, Any]], key: str) -> tuple[list[float], list
 def mark_rates(place: Any, train: Sequence[dict[str, Any]]) -> None:
     """A thin line where the weights' learning rate changed, with the new rate."""
     for before, after in pairwise(train):
-        if after["weight_rate"] < before["weight_rate"]:
+        if after["lr_weights"] < before["lr_weights"]:
             place.axvline(before["epoch"], color=INK, linewidth=0.6, linestyle=":")
             place.annotate(
-                f"ε {after['weight_rate']:g}",
+                f"ε {after['lr_weights']:g}",
                 (before["epoch"], 1),
                 xycoords=("data", "axes fraction"),
                 xytext=(3, -10),
@@ -123,7 +123,7 @@ def draw_filters(conv1: Floats, num_towers: int, file: Path) -> None:
 
 
 def tile(kernels: Floats) -> Floats:
-    """(K, 3, h, w) -> (H, W, 3) in 0..1: kernels side by side, grey being zero."""
+    """(K, 3, h, w) -> (H, W, 3) in 0..1: kernels side by side, gray being zero."""
     count, _, height, width = kernels.shape
     columns = min(FILTERS_IN_ROW, count)
     rows = -(-count // columns)

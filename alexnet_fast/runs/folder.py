@@ -20,7 +20,7 @@ LOCK = ".lock"
 RESULT_NUMBERS = ("steps", "epochs", "seconds")
 """Keys of result.json by which it is one."""
 METRICS_NUMBERS = {
-    "train": ("loss", "error", "pictures_per_s", "data_wait", "weight_rate"),
+    "train": ("loss", "error", "images_per_s", "data_wait", "lr_weights"),
     "val": ("views", "loss", "top1_error", "top5_error"),
 }
 """Kind of a line of metrics.jsonl -> the numbers, or nulls, that whoever reads it counts on."""
@@ -75,7 +75,7 @@ class RunFolder:
         """UsageError where there is no run."""
         if not self.holds_a_run():
             raise UsageError(
-                f"--resume: there is no run in {self.path}. Give the run's folder with --out, or leave out --resume to "
+                f"--resume: there is no run in {self.path}. Give the run's folder with --out, or omit --resume to "
                 "begin one."
             )
 

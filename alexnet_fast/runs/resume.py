@@ -17,8 +17,8 @@ from alexnet_fast.tools.messages import counted
 
 DEFINES_NETWORK = ("network", "width_divisor")
 """Keys of a recipe that cannot change in the middle of a run."""
-DEFINES_STREAM = ("batch_size", "seed", "shuffle_buffer", "mean", "noise", "noise_divisor")
-"""Keys on which it hangs which pictures come when, and how they look."""
+DEFINES_STREAM = ("batch_size", "seed", "shuffle_buffer", "mean", "pca_jitter", "pca_jitter_divisor")
+"""Keys on which it hangs which images come when, and how they look."""
 OF_ITS_CLASSES = "the shards it was trained on, or others of the same classes"
 ONLY_WORDS = ("name", "description", "source", "expected")
 
@@ -141,7 +141,7 @@ def restore_place(
     if start.steps_per_epoch != schedule.steps_per_epoch:
         reason = f"an epoch has {schedule.steps_per_epoch:,} steps and had {start.steps_per_epoch:,}"
     elif len(start.loaders) != num_ranks:
-        reason = "the processes share the pictures otherwise"
+        reason = "the processes share the images otherwise"
     else:
         try:
             load(start.loaders[rank])
@@ -155,7 +155,7 @@ def restore_place(
     why = what_was_asked_for(start, schedule.recipe, num_ranks) or reason or "another process cannot find its place"
     return (
         step,
-        f"The place among the pictures cannot be kept: {why}. Going on from the start of epoch {start.epoch + 1}, "
+        f"The place among the images cannot be kept: {why}. Going on from the start of epoch {start.epoch + 1}, "
         f"of which {counted(done, 'step')} had been done.",
     )
 

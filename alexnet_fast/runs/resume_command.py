@@ -35,6 +35,6 @@ def options_to_repeat(
     return (*words, "--deterministic") if deterministic else tuple(words)
 
 
-def command_to_go_on(data: Path | str, run: Path, options: Sequence[str] | None) -> str:
+def resume_command(data: Path | str, run: Path, options: Sequence[str] | None) -> str:
     """`alexnet-fast train shards --resume --out runs/2013`, which can be copied; options: `options_to_repeat`."""
     return THE_SAME if options is None else command("train", data, "--resume", "--out", run, *options)

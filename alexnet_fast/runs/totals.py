@@ -20,20 +20,20 @@ class Totals:
     """When the run was begun; ISO 8601, UTC."""
     seconds: float = 0.0
     """Of all sessions, with evaluations and checkpoints."""
-    pictures: int = 0
+    images: int = 0
     """Trained with, all processes together."""
     training_seconds: float = 0.0
     """Without evaluations and checkpoints."""
     waited_seconds: float = 0.0
-    """Of those, the ones in which the speaking process had no batch."""
+    """Of those, the ones in which the main rank had no batch."""
     energy_kwh: float | None = 0.0
     """Of all the run's GPUs; None: of some session or GPU nobody knows."""
 
-    def with_training(self, pictures: int, seconds: float, waited: float) -> Totals:
+    def with_training(self, images: int, seconds: float, waited: float) -> Totals:
         """So much more of it."""
         return replace(
             self,
-            pictures=self.pictures + pictures,
+            images=self.images + images,
             training_seconds=self.training_seconds + seconds,
             waited_seconds=self.waited_seconds + waited,
         )
@@ -46,11 +46,11 @@ class Totals:
         return replace(self, seconds=self.seconds + seconds, energy_kwh=energy)
 
     @property
-    def pictures_per_s(self) -> float | None:
+    def images_per_s(self) -> float | None:
         """While training; None: nothing was trained."""
-        return self.pictures / self.training_seconds if self.pictures else None
+        return self.images / self.training_seconds if self.images else None
 
     @property
     def data_wait(self) -> float | None:
         """Share of the training time that was waiting for data, 0..1; None: nothing was trained."""
-        return self.waited_seconds / self.training_seconds if self.pictures else None
+        return self.waited_seconds / self.training_seconds if self.images else None

@@ -66,6 +66,6 @@ class Recording:
         except RuntimeError as error:
             raise UserError(
                 f"the step could not be recorded on this GPU ({str(error).splitlines()[0]}): "
-                "train without the recording, --set record_step=false"
+                "train without the recording, --set cuda_graph=false"
             ) from error
         self.graph = graph

@@ -37,7 +37,7 @@ class EpochBar:
         self.bar.n = step - self.first
         memory = "" if gpu_memory_gb is None else f", {gpu_memory_gb:.1f} GB"
         self.bar.bar_format = self.format_with(
-            f"{time_left} left, {reading.pictures_per_s:,.0f} pic/s, loss {reading.loss:.3f}, "
+            f"{time_left} left, {reading.images_per_s:,.0f} pic/s, loss {reading.loss:.3f}, "
             f"error {reading.error:.1%}, {reading.data_wait:.0%} waiting{memory}"
         )
         self.bar.refresh()

@@ -1,4 +1,4 @@
-"""What a run is told, and the pictures it gets."""
+"""What a run is told, and the images it gets."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from alexnet_fast.distributed.mesh import Mesh
 from alexnet_fast.pipelines.batch import Batch
 from alexnet_fast.pipelines.decoded_cache import CachePlan, CacheSize, LoaderMemory
 from alexnet_fast.pipelines.loader import TrainingLoader
-from alexnet_fast.runs.resume_command import command_to_go_on
+from alexnet_fast.runs.resume_command import resume_command
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.messages import counted
 from alexnet_fast.training.memory import training_bytes
 
 EVALUATION_BATCH = 128
-"""Pictures of each process in an evaluation."""
-FEW_PICTURES = 10
+"""Images of each process in an evaluation."""
+FEW_IMAGES = 10
 """Of a class, on the average: fewer are learned by heart, and nothing of what they have in common."""
 
 
@@ -38,7 +38,7 @@ class Loader(Protocol):
     memory: LoaderMemory
     cache: CachePlan | None
 
-    def epoch(self, number: int, *, noise: bool = True) -> Iterator[Batch]: ...
+    def epoch(self, number: int, *, pca_jitter: bool = True) -> Iterator[Batch]: ...
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -60,14 +60,14 @@ class Job:
     quiet: bool
     deterministic: bool
     cache_decoded: CacheSize | None = None
-    """GiB of each GPU's memory for decoded pictures, or "auto"; None keeps none."""
+    """GiB of each GPU's memory for decoded images, or "auto"; None keeps none."""
     options: tuple[str, ...] | None = ()
     """What whoever goes on must say again; see `going_on`."""
 
     @property
     def again(self) -> str:
         """The command that goes on with the run."""
-        return command_to_go_on(self.dataset.folder, self.run, self.options)
+        return resume_command(self.dataset.folder, self.run, self.options)
 
 
 def check_classes(dataset: Dataset) -> None:
@@ -75,24 +75,24 @@ def check_classes(dataset: Dataset) -> None:
     if len(dataset.classes) < 2:
         raise UsageError(
             f"{dataset.folder} has {counted(len(dataset.classes), 'class', 'classes')}, training needs at least 2: "
-            "give shards of a folder with a folder of pictures for each class"
+            "give shards of a folder with a folder of images for each class"
         )
 
 
 def doubt_of_data(dataset: Dataset) -> str | None:
-    """What people should know before they wait for a run on these pictures; None: nothing."""
+    """What people should know before they wait for a run on these images; None: nothing."""
     samples, classes = dataset.split("train").samples, len(dataset.classes)
-    if samples >= FEW_PICTURES * classes:
+    if samples >= FEW_IMAGES * classes:
         return None
     return (
-        f"{dataset.folder} has {counted(samples, 'training picture')} of {counted(classes, 'class', 'classes')}, "
-        f"{samples / classes:.2g} each: too few to learn from, other pictures will not be recognised. "
+        f"{dataset.folder} has {counted(samples, 'training image')} of {counted(classes, 'class', 'classes')}, "
+        f"{samples / classes:.2g} each: too few to learn from, other images will not be recognised. "
         "Give hundreds of each class, or take the run as a trial of the program."
     )
 
 
 def make_loader(mesh: Mesh, device: torch.device, job: Job, precision: Precision) -> Loader:
-    """This process's share of the training pictures."""
+    """This process's share of the training images."""
     recipe = job.recipe
     # float16 holds pixels less their mean to a sixteenth of a step or finer, and DALI makes it for nothing on a GPU.
     half = device.type == "cuda" and precision.name != "fp32"
@@ -105,8 +105,8 @@ def make_loader(mesh: Mesh, device: torch.device, job: Job, precision: Precision
         num_ranks=mesh.num_data_ranks,
         dtype=torch.float16 if half else torch.float32,
         mean=recipe.mean,
-        noise=recipe.noise,
-        noise_divisor=recipe.noise_divisor,
+        pca_jitter=recipe.pca_jitter,
+        pca_jitter_divisor=recipe.pca_jitter_divisor,
         shuffle_buffer=recipe.shuffle_buffer,
         cache_decoded=job.cache_decoded,
         memory_beside=memory_of_training(mesh, job, precision) if job.cache_decoded is not None else 0,
@@ -117,5 +117,5 @@ def memory_of_training(mesh: Mesh, job: Job, precision: Precision) -> int:
     """Bytes that this process will take on its device, the loader's not counted."""
     architecture = job.recipe.architecture(len(job.dataset.classes))
     towers = (mesh.tower,) if mesh.split else tuple(range(architecture.num_towers))
-    pictures = mesh.share_batch(job.recipe.batch_size) * mesh.processes_per_replica
-    return training_bytes(architecture, precision.dtype, towers, pictures=pictures, evaluated=EVALUATION_BATCH)
+    images = mesh.share_batch(job.recipe.batch_size) * mesh.processes_per_replica
+    return training_bytes(architecture, precision.dtype, towers, images=images, evaluated=EVALUATION_BATCH)

@@ -1,4 +1,4 @@
-"""How much memory training takes, and how many pictures a training step has room for."""
+"""How much memory training takes, and how many images a training step has room for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from alexnet_fast.network.dropout import DropoutKey
 from alexnet_fast.network.exchange import LocalExchange, Wait
 from alexnet_fast.network.model import AlexNet, Architecture
 
-PICTURES = 2
+IMAGES = 2
 TEMPORARIES = 2.5
 """Memory of a step over what it keeps for the way back: maps and gradients on their way, and batches not done with.
 
@@ -34,11 +34,11 @@ def model_without_numbers(architecture: Architecture, towers: tuple[int, ...]) -
 
 
 def kept_bytes(architecture: Architecture, dtype: torch.dtype, towers: tuple[int, ...]) -> float:
-    """Bytes that a process with these towers keeps of each picture for the way back; nothing is computed."""
+    """Bytes that a process with these towers keeps of each image for the way back; nothing is computed."""
     blocks: dict[int, int] = {}
     model = model_without_numbers(architecture, towers).to(dtype)
     with torch.device("meta"):
-        images = torch.empty(PICTURES, 3, architecture.image_size, architecture.image_size, dtype=dtype)
+        images = torch.empty(IMAGES, 3, architecture.image_size, architecture.image_size, dtype=dtype)
         key = torch.empty((), dtype=torch.int64)
     kept: list[torch.Tensor] = []  # alive, so that no two have the same identity
 
@@ -53,7 +53,7 @@ def kept_bytes(architecture: Architecture, dtype: torch.dtype, towers: tuple[int
         storage = tensor.untyped_storage()
         if storage._cdata not in own:
             blocks[storage._cdata] = storage.nbytes()
-    return sum(blocks.values()) / PICTURES
+    return sum(blocks.values()) / IMAGES
 
 
 def lasting_bytes(num_parameters: int, dtype: torch.dtype) -> int:
@@ -62,24 +62,24 @@ def lasting_bytes(num_parameters: int, dtype: torch.dtype) -> int:
 
 
 def training_bytes(
-    architecture: Architecture, dtype: torch.dtype, towers: tuple[int, ...], *, pictures: int, evaluated: int
+    architecture: Architecture, dtype: torch.dtype, towers: tuple[int, ...], *, images: int, evaluated: int
 ) -> int:
     """Bytes that a process with these towers takes on its device, the loader's not counted.
 
-    pictures: of a step.  evaluated: pictures at once of an evaluation, which comes between steps.
+    images: of a step.  evaluated: images at once of an evaluation, which comes between steps.
     """
     parameters = model_without_numbers(architecture, towers).parameters()
     kept = kept_bytes(architecture, dtype, towers)
     lasting = lasting_bytes(sum(parameter.numel() for parameter in parameters), dtype)
-    return lasting + int(kept * max(TEMPORARIES * pictures, evaluated))
+    return lasting + int(kept * max(TEMPORARIES * images, evaluated))
 
 
 def largest_batch(
     architecture: Architecture, dtype: torch.dtype, available: int, towers: tuple[int, ...], loading: float = 0.0
 ) -> int:
-    """Pictures of a step that `available` bytes hold, weights and momentum not counted; a multiple of 16, or fewer.
+    """Images of a step that `available` bytes hold, weights and momentum not counted; a multiple of 16, or fewer.
 
     loading: bytes that the loader takes for each of them.
     """
-    pictures = int(available / (TEMPORARIES * kept_bytes(architecture, dtype, towers) + loading))
-    return pictures - pictures % 16 if pictures >= 16 else max(0, pictures)
+    images = int(available / (TEMPORARIES * kept_bytes(architecture, dtype, towers) + loading))
+    return images - images % 16 if images >= 16 else max(0, images)

@@ -26,7 +26,7 @@ class Reading:
     loss: float
     error: float
     """Share of wrong first guesses, 0..1, with dropout."""
-    pictures_per_s: float
+    images_per_s: float
     data_wait: float
     """Share of the time in which no batch was there, 0..1; of this process."""
 
@@ -39,13 +39,13 @@ class Meter:
         self.mesh = mesh
         self.loss = torch.zeros((), dtype=torch.float64, device=device)
         self.errors = torch.zeros((), dtype=torch.int64, device=device)
-        self.pictures, self.waited, self.since = 0, 0.0, time.monotonic()
+        self.images, self.waited, self.since = 0, 0.0, time.monotonic()
         self.pause = FIRST_SECONDS
         self.totals = before if before is not None else Totals(utc_now())
 
     def start(self) -> None:
         """Forget the time since the last reading, in which no step was done."""
-        assert self.pictures == 0, "read first: pictures without their time would be a speed that nobody had"
+        assert self.images == 0, "read first: images without their time would be a speed that nobody had"
         self.waited, self.since = 0.0, time.monotonic()
 
     @property
@@ -67,21 +67,21 @@ class Meter:
 
     def add(self, result: StepResult) -> None:
         """One step's result."""
-        self.loss += result.loss * result.num_pictures
+        self.loss += result.loss * result.num_images
         self.errors += result.errors
-        self.pictures += result.num_pictures
+        self.images += result.num_images
 
     def read(self) -> Reading:
         """Since the reading before; waits for the device.  All replicas read together."""
-        pictures = self.pictures * self.mesh.num_replicas
-        loss = float(self.mesh.sum_over_replicas(self.loss)) / pictures
-        error = int(self.mesh.sum_over_replicas(self.errors)) / pictures
+        images = self.images * self.mesh.num_replicas
+        loss = float(self.mesh.sum_over_replicas(self.loss)) / images
+        error = int(self.mesh.sum_over_replicas(self.errors)) / images
         seconds = self.seconds
-        reading = Reading(loss, error, pictures / seconds, self.waited / seconds)
-        self.totals = self.totals.with_training(pictures, seconds, self.waited)
+        reading = Reading(loss, error, images / seconds, self.waited / seconds)
+        self.totals = self.totals.with_training(images, seconds, self.waited)
         self.loss.zero_()
         self.errors.zero_()
-        self.pictures = 0
+        self.images = 0
         self.pause = min(MOST_SECONDS, 2 * self.pause)
         self.start()
         return reading

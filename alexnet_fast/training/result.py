@@ -18,7 +18,7 @@ from alexnet_fast.training.job import Job
 def about_run(job: Job, mesh: Mesh, device: torch.device, precision: str, decoded_kept: int) -> dict[str, Any]:
     """Recipe, data set, machine: everything that was there before the first step.
 
-    decoded_kept: bytes of decoded pictures that this process keeps on its GPU.
+    decoded_kept: bytes of decoded images that this process keeps on its GPU.
     """
     dataset = job.dataset
     return {
@@ -34,7 +34,7 @@ def about_run(job: Job, mesh: Mesh, device: torch.device, precision: str, decode
         "processes": mesh.world_size,
         "towers_split": mesh.split,
         "precision": precision,
-        "decoded_pictures_gib": round(decoded_kept / GIB, 2),
+        "decoded_images_gib": round(decoded_kept / GIB, 2),
     }
 
 
@@ -44,18 +44,18 @@ def about_totals(totals: Totals) -> dict[str, Any]:
         "started": totals.started,
         "finished": utc_now(),
         "seconds": round(totals.seconds, 2),
-        "pictures_per_s": totals.pictures_per_s,
+        "images_per_s": totals.images_per_s,
         "data_wait": totals.data_wait,
         "energy_kwh": totals.energy_kwh,
     }
 
 
 def about_errors(
-    centre: EvaluationResult | None, final: EvaluationResult | None, final_views: int, best_error: float | None
+    center: EvaluationResult | None, final: EvaluationResult | None, final_views: int, best_error: float | None
 ) -> dict[str, Any]:
     """Errors on the validation split, None where the data set has none."""
     return {
         "best_top1_error": best_error,
-        "centre_view": None if centre is None else asdict(centre),
+        "center_view": None if center is None else asdict(center),
         f"{final_views}_views": None if final is None else asdict(final),
     }

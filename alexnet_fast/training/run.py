@@ -88,12 +88,12 @@ def work_of_a_process(mesh: Mesh, device: torch.device, layout: Layout, job: Job
         be_deterministic()
     folder = RunFolder(job.run)
     with contextlib.ExitStack() as stack:
-        if layout.started and mesh.is_speaker:  # torchrun's processes have no parent that did it
+        if layout.started and mesh.is_main_rank:  # torchrun's processes have no parent that did it
             stack.enter_context(folder.taken(resume=job.resume or folder.holds_a_run()))
         mesh.barrier()
         stack.enter_context(saying_what_is_full(job.run, job.again))
         trainer = Trainer(mesh, device, job)
-        interruption = stack.enter_context(Interruption("" if job.quiet or not mesh.is_speaker else FIRST_CTRL_C))
+        interruption = stack.enter_context(Interruption("" if job.quiet or not mesh.is_main_rank else FIRST_CTRL_C))
         trainer.telemetry.say(f"{layout.reason}; {trainer.precision.name}: {trainer.precision.reason}")
         if (doubt := doubt_of_data(job.dataset)) is not None:
             trainer.telemetry.say(doubt)

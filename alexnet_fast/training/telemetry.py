@@ -2,8 +2,8 @@
 
 metrics.jsonl, one JSON object a line, shares and errors as fractions 0..1:
   kind "train": step (done so far), epoch (as a fraction), loss and error (means since the line before, with dropout),
-      pictures_per_s, data_wait (share of the time), weight_rate, bias_rate, noise, seconds (since the program started),
-      gpu_memory_gb (peak, on a GPU)
+      images_per_s, data_wait (share of the time), lr_weights, lr_biases, pca_jitter,
+      seconds (since the program started), gpu_memory_gb (peak, on a GPU)
   kind "val": step, epoch, views, samples, loss, top1_error, top5_error, seconds
   kind "session": step, epoch, data (the shards folder), options (of `train`, beside the run's folder and recipe; null:
       torchrun started it), seconds: the program begins, or goes on
@@ -11,7 +11,7 @@ metrics.jsonl, one JSON object a line, shares and errors as fractions 0..1:
   kind "diverged": as "event": the loss, a gradient or a weight was NaN or infinite, and the run ended
 
 A number that is NaN or infinite is null, and so is the top-5 error where there are five classes or fewer.  TensorBoard
-has the same numbers by step: train/…, val/… (centre view), val_10_views/….
+has the same numbers by step: train/…, val/… (center view), val_10_views/….
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import torch
 from tqdm import tqdm
 
 from alexnet_fast.config.schedule import Rates, Schedule
-from alexnet_fast.inference.evaluation import EvaluationResult, errors_in_words
+from alexnet_fast.inference.evaluation import EvaluationResult, format_errors
 from alexnet_fast.runs.folder import RunFolder, to_json
 from alexnet_fast.training.epoch_bar import EpochBar
 from alexnet_fast.training.metrics import Reading
@@ -41,7 +41,7 @@ NO_CURVES = ("views", "samples")
 
 
 class Telemetry:
-    """Everything that the speaking process says; `Silent` is what the others have."""
+    """Everything that the main rank says; `Silent` is what the others have."""
 
     def __init__(self, folder: RunFolder, schedule: Schedule, *, first_step: int, quiet: bool = False) -> None:
         self.schedule = schedule
@@ -89,16 +89,16 @@ class Telemetry:
             self.bar.close()
             self.bar = None
 
-    def training(self, step: int, reading: Reading, rates: Rates, noise: bool) -> None:
+    def training(self, step: int, reading: Reading, rates: Rates, pca_jitter: bool) -> None:
         """What the steps since the last call were like."""
         values: dict[str, Any] = {
             "loss": reading.loss,
             "error": reading.error,
-            "pictures_per_s": round(reading.pictures_per_s, 1),
+            "images_per_s": round(reading.images_per_s, 1),
             "data_wait": round(reading.data_wait, 4),
-            "weight_rate": rates.weights,
-            "bias_rate": rates.biases,
-            "noise": noise,
+            "lr_weights": rates.weights,
+            "lr_biases": rates.biases,
+            "pca_jitter": pca_jitter,
         }
         memory = None
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
@@ -108,11 +108,11 @@ class Telemetry:
             self.bar.show(step, reading, gpu_memory_gb=memory, time_left=self.time_left(step))
         elif not self.quiet and self.steady_from is not None and time.monotonic() >= self.next_plain:
             self.next_plain = time.monotonic() + PLAIN_SECONDS
-            pictures = self.schedule.steps_per_epoch * self.schedule.recipe.batch_size
+            images = self.schedule.steps_per_epoch * self.schedule.recipe.batch_size
             self.say(
                 f"epoch {self.epoch(step):.2f}: loss {reading.loss:.3f}, error {reading.error:.1%}, "
-                f"{reading.pictures_per_s:,.0f} pictures/s, {reading.data_wait:.0%} waiting for data, "
-                f"{in_hours(pictures / reading.pictures_per_s)} an epoch, {self.time_left(step)} left"
+                f"{reading.images_per_s:,.0f} img/s, {reading.data_wait:.0%} waiting for data, "
+                f"{in_hours(images / reading.images_per_s)} an epoch, {self.time_left(step)} left"
             )
         if self.steady_from is None:
             self.steady_from = time.monotonic(), step
@@ -132,8 +132,8 @@ class Telemetry:
             },
         )
         self.say(
-            f"epoch {self.epoch(step):g}: validation error {errors_in_words(result.top1_error, result.top5_error)} "
-            f"({'centre view' if views == 1 else f'{views} views'}, {result.num_samples:,} pictures)"
+            f"epoch {self.epoch(step):g}: validation error {format_errors(result.top1_error, result.top5_error)} "
+            f"({'center view' if views == 1 else f'{views} views'}, {result.num_samples:,} images)"
         )
 
     def event(self, step: int, text: str) -> None:
@@ -208,7 +208,7 @@ class Silent:
 
     def diverged(self, step: int, text: str) -> None: ...
 
-    def training(self, step: int, reading: Reading, rates: Rates, noise: bool) -> None: ...
+    def training(self, step: int, reading: Reading, rates: Rates, pca_jitter: bool) -> None: ...
 
     def evaluation(self, step: int, views: int, result: EvaluationResult) -> None: ...
 

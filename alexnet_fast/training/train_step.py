@@ -37,13 +37,13 @@ class DivergedError(UserError):
 
 @dataclass(frozen=True)
 class StepResult:
-    """Of this replica's pictures; both towers' processes have the same.  Tensors on the device, nobody waited."""
+    """Of this replica's images; both towers' processes have the same.  Tensors on the device, nobody waited."""
 
     loss: torch.Tensor
     """0-dim: mean cross-entropy with dropout, before the update."""
     errors: torch.Tensor
-    """0-dim int64: pictures whose first guess was wrong."""
-    num_pictures: int
+    """0-dim int64: images whose first guess was wrong."""
+    num_images: int
 
 
 @dataclass(frozen=True)
@@ -111,19 +111,19 @@ class TrainingStep:
                     self.working[name].copy_(parameter)
 
     def __call__(self, batch: Batch, *, step: int, seed: int) -> StepResult:
-        """Train on this process's pictures; `step`, counted from the run's beginning, and `seed` fix the dropout."""
+        """Train on this process's images; `step`, counted from the run's beginning, and `seed` fix the dropout."""
         key = torch.full((), step_key(seed, step), dtype=torch.int64, device=self.device)
-        num_pictures = len(batch.labels) * self.mesh.processes_per_replica
+        num_images = len(batch.labels) * self.mesh.processes_per_replica
         try:
             batch = self.whole_batch(batch)
-            dropout = DropoutKey(key, first_row=self.mesh.replica * num_pictures)
+            dropout = DropoutKey(key, first_row=self.mesh.replica * num_images)
             loss, errors = self.compute(batch, dropout)
         except torch.OutOfMemoryError:
-            raise UserError(self.out_of_memory(num_pictures)) from None
+            raise UserError(self.out_of_memory(num_images)) from None
         self.pending.append(Pending(step, batch, dropout, *self.fetch_alive()))
         if len(self.pending) > (LAG if self.device.type == "cuda" else 0):
             self.look_at(self.pending.popleft())
-        return StepResult(loss, errors, num_pictures)
+        return StepResult(loss, errors, num_images)
 
     def send_ahead(self, batch: Batch) -> None:
         """Let the two halves of a replica's batch travel from now on, while earlier batches are trained on.
@@ -133,7 +133,7 @@ class TrainingStep:
         self.sent.append((batch, self.bring_together(batch)))
 
     def whole_batch(self, batch: Batch) -> Batch:
-        """The replica's pictures; waits for the other half of them."""
+        """The replica's images; waits for the other half of them."""
         if not self.sent:
             return self.bring_together(batch)()
         sent, arrived = self.sent.popleft()
@@ -262,7 +262,7 @@ class TrainingStep:
             )
 
     def first_to_blame(self, pending: Pending) -> str:
-        """Where the first number that is not finite comes from: a weight, the pictures, a layer's output or gradient.
+        """Where the first number that is not finite comes from: a weight, the images, a layer's output or gradient.
 
         Does the step again without its update, in every process, and looks everywhere.
         """
@@ -273,13 +273,13 @@ class TrainingStep:
         return min(suspects)[1] if suspects else "the second time all numbers were finite: look at the GPU's health"
 
     def first_bad_output(self, pending: Pending) -> tuple[int, str] | None:
-        """(place on the way forward, words) of the first weight, picture or output that is not finite."""
+        """(place on the way forward, words) of the first weight, image or output that is not finite."""
         bad: list[str] = []
         for name, tensor in self.parameters.items():
             if not is_finite(tensor):
                 bad.append(f"{name} itself is not finite: it was so when it was loaded")
         if not is_finite(pending.batch.images):
-            bad.append("the first to blame is the pictures")
+            bad.append("the first to blame is the images")
         outputs: list[tuple[int, str]] = []
 
         def observe(layer: str, output: torch.Tensor) -> None:
@@ -307,20 +307,20 @@ class TrainingStep:
         return None
 
     def out_of_memory(self, batch_size: int) -> str:
-        """What to do when a replica's `batch_size` pictures are too many: how many would fit."""
+        """What to do when a replica's `batch_size` images are too many: how many would fit."""
         free, _ = torch.cuda.mem_get_info(self.device)
         mine = torch.cuda.memory_reserved(self.device)
         lasting = lasting_bytes(sum(parameter.numel() for parameter in self.parameters.values()), self.dtype)
-        # Each process loads its share of the pictures; what that takes now is not free, and less with fewer pictures.
-        loading, kept = self.loader_memory.per_picture / self.mesh.processes_per_replica, self.loader_memory.kept
+        # Each process loads its share of the images; what that takes now is not free, and less with fewer images.
+        loading, kept = self.loader_memory.per_image / self.mesh.processes_per_replica, self.loader_memory.kept
         available = max(0, int(free + mine - lasting + loading * batch_size))
         fits = largest_batch(self.model.architecture, self.dtype, available, self.model.towers, loading)
         total = min(fits, batch_size - 1) * self.mesh.num_replicas
         remedy = f"give batch_size at most about {total}" if total else "other programs may be using this GPU: end them"
-        beside = f", beside {kept / GIB:.1f} GiB of decoded pictures" if kept else ""
-        fewer = ", keep fewer decoded pictures (--cache-decoded)" if kept else ""
+        beside = f", beside {kept / GIB:.1f} GiB of decoded images" if kept else ""
+        fewer = ", keep fewer decoded images (--cache-decoded)" if kept else ""
         return (
-            f"a step with {batch_size} pictures on this GPU does not fit into its memory "
+            f"a step with {batch_size} images on this GPU does not fit into its memory "
             f"({(free + mine) / GIB:.1f} GiB are there for it{beside}): {remedy}{fewer}, or take more GPUs"
         )
 

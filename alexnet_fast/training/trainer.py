@@ -56,7 +56,7 @@ class Trainer:
             load_whole_state(self.model, start.model)
             if start.optimizer is not None:
                 self.optimizer.load_whole_state(start.optimizer)
-        record = self.recipe.record_step and device.type == "cuda" and mesh.world_size == 1
+        record = self.recipe.cuda_graph and device.type == "cuda" and mesh.world_size == 1
         self.train_step = TrainingStep(
             self.model, self.optimizer, precision=self.precision, mesh=mesh, record=record,
             loader_memory=self.loader.memory,
@@ -65,12 +65,12 @@ class Trainer:
         self.saved = LastSaved(self.folder.checkpoints, start.step if start else None)
         self.best_error = start.best_error if start else None
         self.error = start.error if start else None
-        self.centre: EvaluationResult | None = None
+        self.center: EvaluationResult | None = None
         self.begun, self.energy = time.monotonic(), EnergyCounter(device)
         self.meter = Meter(mesh, device, start.totals if start else None)
         self.telemetry: Telemetry | Silent = Silent()
         self.saver = Saver(self.folder.checkpoints, self.recipe.keep_checkpoints)
-        if mesh.is_speaker:
+        if mesh.is_main_rank:
             self.saver.begin(start)
             write_whole(self.folder.recipe, self.recipe.to_toml(named=True))  # the first: with it the run has begun
             self.folder.forget_after(self.step / self.schedule.steps_per_epoch)
@@ -120,7 +120,7 @@ class Trainer:
             self.telemetry.say(f"This run is done already: nothing is left to train. Its result: {self.folder.result}")
             return result
         self.telemetry.session(self.step, self.job.dataset.folder, self.job.options)
-        if self.mesh.is_speaker:
+        if self.mesh.is_main_rank:
             self.folder.result.unlink(missing_ok=True)  # of a shorter run: this one is not done
         try:
             if self.owes_evaluation():
@@ -136,11 +136,11 @@ class Trainer:
             raise explained from error
 
     def end_epoch(self) -> None:
-        """Centre view over the validation split, and a checkpoint."""
-        self.centre = self.evaluate(1)
-        if self.centre is not None:
-            self.telemetry.evaluation(self.step, 1, self.centre)
-            self.error = self.centre.top1_error
+        """Center view over the validation split, and a checkpoint."""
+        self.center = self.evaluate(1)
+        if self.center is not None:
+            self.telemetry.evaluation(self.step, 1, self.center)
+            self.error = self.center.top1_error
             self.best_error = self.error if self.best_error is None else min(self.error, self.best_error)
         self.save()
 
@@ -148,9 +148,9 @@ class Trainer:
         """Do the steps from where the run stands to the end of the epoch, or of the run; their numbers."""
         epoch = self.step // self.schedule.steps_per_epoch
         last = min((epoch + 1) * self.schedule.steps_per_epoch, self.schedule.num_steps)
-        noise = self.schedule.noise(epoch)
+        pca_jitter = self.schedule.pca_jitter(epoch)
         rates = None
-        batches = BatchesAhead(self.loader.epoch(epoch, noise=noise), self.train_step)
+        batches = BatchesAhead(self.loader.epoch(epoch, pca_jitter=pca_jitter), self.train_step)
         self.telemetry.begin_epoch(epoch, self.step)
         self.meter.start()
         while self.step < last:
@@ -163,7 +163,7 @@ class Trainer:
             self.step += 1
             self.error = None
             if self.looks_up_after(self.step, last):
-                self.look_up(interruption, noise, end_of_epoch=self.step == last)
+                self.look_up(interruption, pca_jitter, end_of_epoch=self.step == last)
             yield self.step
         self.train_step.drain()
 
@@ -171,7 +171,7 @@ class Trainer:
         """Whether the run may be saved or stopped between this step and the next; `last` ends the epoch."""
         return self.mesh.world_size == 1 or step % AGREE_EVERY == 0 or step == last
 
-    def look_up(self, interruption: Interruption, noise: bool, *, end_of_epoch: bool) -> None:
+    def look_up(self, interruption: Interruption, pca_jitter: bool, *, end_of_epoch: bool) -> None:
         """Between two steps: tell, save, stop, if it is time to."""
         stop, save, tell = self.mesh.any_process(
             interruption.asked,
@@ -179,7 +179,7 @@ class Trainer:
             self.meter.is_due,
         )
         if tell or save or end_of_epoch or stop:
-            self.telemetry.training(self.step, self.meter.read(), self.schedule.rates(self.step - 1), noise)
+            self.telemetry.training(self.step, self.meter.read(), self.schedule.rates(self.step - 1), pca_jitter)
         if stop or (save and not end_of_epoch):
             self.train_step.drain()
             self.save()
@@ -220,7 +220,7 @@ class Trainer:
         Raises DivergedError, in every process, if weights are not finite.
         """
         state = self.state()
-        outcome = self.saver.save(state) if state is not None and self.mesh.is_speaker else Outcome()
+        outcome = self.saver.save(state) if state is not None and self.mesh.is_main_rank else Outcome()
         outcome = broadcast_object(self.mesh, outcome)
         for note in outcome.notes:
             self.telemetry.event(self.step, note)
@@ -250,7 +250,7 @@ class Trainer:
             recipe=self.recipe,
             classes=checkpoints.classes_of(self.job.dataset),
             dataset_fingerprint=self.job.dataset.fingerprint,
-            picture=self.job.dataset.picture,
+            image_options=self.job.dataset.image_options,
             mean=checkpoints.mean_of(self.job.dataset, self.recipe.mean),
             model=whole_state(self.model),
             optimizer=self.optimizer.whole_state(),
@@ -270,16 +270,16 @@ class Trainer:
         rates = self.schedule.rates(max(0, self.step - 1))
         return DivergedError(
             f"{error}. The rates were {rates.weights:g} (weights) and {rates.biases:g} (biases); {self.saved}. "
-            f"To try: --set weight_rates=[…] and bias_rates=[…] with smaller values in a new run."
+            f"To try: --set lr_weights=[…] and lr_biases=[…] with smaller values in a new run."
         )
 
     def finish(self) -> dict[str, Any]:
         """The last evaluation, result.json and the figures."""
-        centre = self.centre or self.evaluate(1)
-        final = centre if self.recipe.final_views == 1 else self.evaluate(self.recipe.final_views)
-        if centre is None or final is None:
+        center = self.center or self.evaluate(1)
+        final = center if self.recipe.final_views == 1 else self.evaluate(self.recipe.final_views)
+        if center is None or final is None:
             self.telemetry.say("The data set has no validation split: nothing was evaluated.")
-        elif final is not centre:
+        elif final is not center:
             self.telemetry.evaluation(self.step, self.recipe.final_views, final)
         if self.saved.unsaved:
             self.save()  # there may be room by now
@@ -290,10 +290,10 @@ class Trainer:
             "steps": self.step,
             "epochs": self.step / self.schedule.steps_per_epoch,
             **about_totals(self.totals()),
-            **about_errors(centre, final, self.recipe.final_views, self.best_error),
+            **about_errors(center, final, self.recipe.final_views, self.best_error),
         }
         conv1 = self.conv1()
-        if self.mesh.is_speaker and conv1 is not None:
+        if self.mesh.is_main_rank and conv1 is not None:
             draw_report(self.folder.path, conv1.float().numpy(), self.model.architecture.num_towers)
             # The last of all: whoever finds it finds everything.
             write_whole(self.folder.result, to_json(result, indent=2) + "\n")
@@ -306,6 +306,6 @@ class Trainer:
         return whole_tensor(self.model, "conv1.weight", self.optimizer.parameters["conv1.weight"].detach())
 
     def close(self) -> None:
-        """Free the loader's threads and pictures, write out the metrics."""
+        """Free the loader's threads and images, write out the metrics."""
         self.loader.close()
         self.telemetry.close()

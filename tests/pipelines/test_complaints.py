@@ -1,4 +1,4 @@
-"""DALI's complaints become sentences with the right remedy, and pictures are searched for only where one is bad."""
+"""DALI's complaints become sentences with the right remedy, and images are searched for only where one is bad."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ encountered:
 
 {reason}
 Current pipeline object is no longer valid."""
-MEMORY = "out of memory with 64 pictures a batch and a prefetch of 3 on cuda:0"
+MEMORY = "out of memory with 64 images a batch and a prefetch of 3 on cuda:0"
 NO_GPU = "no usable GPU for cuda:0.*--device cpu"
 
 
@@ -58,7 +58,7 @@ NO_GPU = "no usable GPU for cuda:0.*--device cpu"
 )
 def test_complaints(reason: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def search(shards: Shards) -> str | None:
-        raise AssertionError("the whole split was searched for a picture")
+        raise AssertionError("the whole split was searched for a image")
 
     monkeypatch.setattr("alexnet_fast.pipelines.pipeline_run.find_unusable", search)
     error = RuntimeError(DECODER.format(reason=reason))
@@ -66,10 +66,10 @@ def test_complaints(reason: str, words: str, monkeypatch: pytest.MonkeyPatch) ->
     assert re.search(words, str(told)), told
 
 
-def test_decoded_pictures_are_among_what_takes_memory() -> None:
+def test_decoded_images_are_among_what_takes_memory() -> None:
     execution = Execution(64, torch.device("cuda", 0), 4, 3, cache_mib=70 * 1024)
     told = str(explained(RuntimeError(DECODER.format(reason="CUDA allocation failed")), execution))
-    assert f"{MEMORY}, beside 70.0 GiB of decoded pictures" in told and "(--cache-decoded), or make the batch" in told
+    assert f"{MEMORY}, beside 70.0 GiB of decoded images" in told and "(--cache-decoded), or make the batch" in told
 
 
 def test_memory_that_python_was_refused() -> None:
@@ -77,10 +77,8 @@ def test_memory_that_python_was_refused() -> None:
 
 
 @pytest.mark.parametrize("damage", ["head", "end"])
-def test_the_picture_is_named(
-    tiny_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
-) -> None:
-    """DALI names a picture that is cut short, and not one that it does not know for a picture."""
+def test_the_image_is_named(tiny_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str) -> None:
+    """DALI names a image that is cut short, and not one that it does not know for a image."""
     folder = tmp_path / "shards"
     shutil.copytree(tiny_shards, folder)
     file = folder / "train-000001.tar"

@@ -113,7 +113,7 @@ def test_train_checks_hashes_when_asked(
 
     def train(dataset: Dataset, *_: object, **__: object) -> dict[str, object]:
         trained.append(dataset.folder)
-        return {"steps": 1, "epochs": 1, "pictures_per_s": None}
+        return {"steps": 1, "epochs": 1, "images_per_s": None}
 
     monkeypatch.setattr("alexnet_fast.training.run.train", train)
     words = ["train", str(copied), "--check-hashes", "--out", str(tmp_path / "run")]
@@ -128,7 +128,7 @@ def test_train_checks_hashes_when_asked(
     assert f"{tar}: is not what was written (sha256 differs), and 1 more. Nothing was trained" in told
 
 
-def test_a_picture_that_cannot_be_decoded_is_named(copied: Path) -> None:
+def test_a_image_that_cannot_be_decoded_is_named(copied: Path) -> None:
     tar = copied / "train-000000.tar"
     content = bytearray(tar.read_bytes())
     start = content.index(b"\xff\xd8\xff")
@@ -143,8 +143,8 @@ def test_a_picture_that_cannot_be_decoded_is_named(copied: Path) -> None:
 
 
 @pytest.mark.parametrize("loader", [lambda folder: training(folder).epoch(0), evaluation])
-def test_a_picture_of_another_size_is_named(copied: Path, loader: Callable[[Path], Iterable[object]]) -> None:
-    """One whose header tells fewer pixels can be decoded, and is no picture of this data set."""
+def test_a_image_of_another_size_is_named(copied: Path, loader: Callable[[Path], Iterable[object]]) -> None:
+    """One whose header tells fewer pixels can be decoded, and is no image of this data set."""
     tar = copied / "train-000000.tar"
     content = tar.read_bytes()
     tar.write_bytes(content.replace(b"\x11\x08\x01\x00\x01\x00", b"\x11\x08\x00\x80\x01\x00", 1))  # height 128

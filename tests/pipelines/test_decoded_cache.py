@@ -1,4 +1,4 @@
-"""How many decoded pictures are kept, what is said of it, and how long a loader keeps them; all without a GPU."""
+"""How many decoded images are kept, what is said of it, and how long a loader keeps them; all without a GPU."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_what_is_no_size(text: str) -> None:
 
 def test_on_a_cpu_there_is_a_sentence(tiny_dataset: Dataset) -> None:
     check_gpu_memory("cuda")
-    with pytest.raises(UsageError, match="on a CPU there is no GPU memory to keep decoded pictures in"):
+    with pytest.raises(UsageError, match="on a CPU there is no GPU memory to keep decoded images in"):
         TrainingLoader(tiny_dataset, batch_size=4, device=torch.device("cpu"), seed=0, cache_decoded="auto")
 
 
@@ -58,7 +58,7 @@ def test_auto_leaves_a_tenth_and_what_training_needs() -> None:
 
 
 def test_no_more_is_kept_than_there_is() -> None:
-    # 16 pictures of 256 pixels are 3 MiB.
+    # 16 images of 256 pixels are 3 MiB.
     both: list[CacheSize] = ["auto", 50.0]
     for asked in both:
         assert plan(asked, free=100, samples=16) == CachePlan(3, 16, 3 * 256**2)
@@ -83,12 +83,12 @@ def test_more_than_is_free_is_refused() -> None:
 def test_where_nothing_is_left_nothing_is_kept(needed: int) -> None:
     nothing = plan("auto", free=100, needed=needed)
     assert nothing.mib == 0 and nothing.share == 0
-    assert nothing.describe().startswith("No decoded pictures are kept")
+    assert nothing.describe().startswith("No decoded images are kept")
 
 
 def test_the_line_tells_how_much_and_which_share() -> None:
     assert plan("auto", free=140, needed=6).describe() == (
-        "120.0 GiB of decoded pictures are kept on this GPU: 51% of its 1,281,167 pictures, "
+        "120.0 GiB of decoded images are kept on this GPU: 51% of its 1,281,167 images, "
         "each decoded once in this session."
     )
 
@@ -97,7 +97,7 @@ def test_the_loaders_memory_by_hand() -> None:
     memory = loader_memory(size=256, jpeg_bytes=26_000, pixel_bytes=2, num_threads=8, prefetch=2)
     copy = 224 * 224 * 3 * 2
     one = 26_000 + 256 * 256 * 3 + copy
-    assert memory.per_picture == 3 * one + copy
+    assert memory.per_image == 3 * one + copy
     assert memory.beside_kept(1000) == (3 * one + copy) * 1000 + 8 * 16 * MIB
 
 
@@ -166,7 +166,7 @@ class Keeper:
         Keeper.made += 1
 
 
-def test_pictures_are_kept_from_epoch_to_epoch_until_the_end(
+def test_images_are_kept_from_epoch_to_epoch_until_the_end(
     tiny_dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loaders, "CacheKeeper", Keeper)

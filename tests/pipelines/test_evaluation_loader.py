@@ -58,13 +58,13 @@ def test_what_cannot_be_evaluated_so(tiny_dataset: Dataset, choices: dict[str, A
         EvaluationLoader(tiny_dataset, **(defaults | choices))
 
 
-def test_ten_views_are_corners_centre_and_mirrors(tiny_dataset: Dataset) -> None:
+def test_ten_views_are_corners_center_and_mirrors(tiny_dataset: Dataset) -> None:
     batch = next(iter(EvaluationLoader(tiny_dataset, batch_size=5, device=CPU, mean="rgb")))
     views = [view() for view in batch.views(10)]
     for number in range(5):
         assert torch.equal(views[number].flip(3), views[number + 5])
-    centre, top_left, top_right, bottom_left, bottom_right = views[:5]
-    assert torch.equal(centre[:, :, :208, :208], top_left[:, :, 16:, 16:])
+    center, top_left, top_right, bottom_left, bottom_right = views[:5]
+    assert torch.equal(center[:, :, :208, :208], top_left[:, :, 16:, 16:])
     assert torch.equal(top_left[:, :, :, 32:], top_right[:, :, :, :-32])
     assert torch.equal(top_left[:, :, 32:, :], bottom_left[:, :, :-32, :])
     assert torch.equal(top_right[:, :, 32:, :], bottom_right[:, :, :-32, :])

@@ -36,14 +36,14 @@ def pixels_by_pillow(tars: list[Path]) -> np.ndarray[tuple[int, ...], np.dtype[n
 def test_mixed_decoding_is_near_pillows(tiny_dataset: Dataset, load: float) -> None:
     tars = tiny_dataset.tars("val")
     reading = Reading.of(tars, tiny_dataset.indexes("val"), rank=0, num_ranks=1, shuffle_buffer=None, seed=0)
-    decoding = Decoding("mixed", tiny_dataset.picture.size, load)
+    decoding = Decoding("mixed", tiny_dataset.image_options.size, load)
     wanted = pixels_by_pillow(tars)
     execution = Execution(len(wanted), torch.device("cuda", 0), num_threads=2, prefetch=1)
     run = PipelineRun(lambda: (decode(read_samples(reading)[0], decoding),), execution, 1)
     found = to_torch(run.next()[0]).cpu().numpy().astype(np.int16)
     difference = np.abs(found - wanted)
     print(f"\nJPEG engines {load:g}: at most {difference.max()}, {difference.mean():.4f} on average, of 255")
-    # A wrong colour space, swapped channels or a shifted picture are further away than rounding.
+    # A wrong color space, swapped channels or a shifted image are further away than rounding.
     assert difference.mean() < 2
 
 
@@ -52,14 +52,14 @@ def images(loader: TrainingLoader, epoch: int) -> torch.Tensor:
 
 
 def loader_of(dataset: Dataset, **choices: Any) -> TrainingLoader:
-    # One batch of all pictures, and one kind of decoder: the same pixels each time.
+    # One batch of all images, and one kind of decoder: the same pixels each time.
     return TrainingLoader(
         dataset, batch_size=59, device=torch.device("cuda", 0), seed=0, num_threads=2, hw_decoder_load=0.0, **choices
     )
 
 
 def blacken(tar: Path) -> None:
-    """Zeros in the places of all pictures' second halves, but for their end marks; headers stay."""
+    """Zeros in the places of all images' second halves, but for their end marks; headers stay."""
     content = bytearray(tar.read_bytes())
     with tarfile.open(tar) as opened:
         for member in opened.getmembers():
@@ -83,7 +83,7 @@ def test_from_the_second_epoch_on_nothing_is_decoded(tiny_shards: Path, tmp_path
         for epoch in (1, 2):  # a batch with nothing to decode, in a decoder that never decoded anything
             assert torch.equal(images(keeping, epoch), wanted[epoch])
             keeping.pause()
-    # Another size, for half of the pictures: DALI refuses it unless the first cache is gone.
+    # Another size, for half of the images: DALI refuses it unless the first cache is gone.
     with loader_of(Dataset.load(tiny_shards), cache_decoded=0.005) as other:
         assert other.cache is not None and 0.4 < other.cache.share < 0.6
         for epoch in range(2):

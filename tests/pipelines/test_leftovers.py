@@ -64,7 +64,7 @@ def test_fifty_epochs_leave_nothing_behind(tiny_dataset: Dataset) -> None:
     assert min(memory_then) - min(memory) < 12e6
 
 
-def test_training_pictures_wait_for_the_evaluation(
+def test_training_images_wait_for_the_evaluation(
     tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running: list[int] = []
@@ -74,7 +74,7 @@ def test_training_pictures_wait_for_the_evaluation(
         return EvaluationLoader(*arguments, **choices)
 
     monkeypatch.setattr("alexnet_fast.training.trainer.EvaluationLoader", evaluation)
-    settings = ["width_divisor=16", "batch_size=8", "rates_for_batch=8", "epochs=1.5", "precision=fp32"]
+    settings = ["width_divisor=16", "batch_size=8", "lr_base_batch_size=8", "epochs=1.5", "precision=fp32"]
     train(tiny_dataset, load_recipe("2013", settings), tmp_path / "run", device="cpu", quiet=True)
     assert len(running) >= 2 and not any(running)
 

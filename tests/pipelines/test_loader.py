@@ -1,4 +1,4 @@
-"""Streams of pictures: exact, reproducible, resumable; and what they refuse."""
+"""Streams of images: exact, reproducible, resumable; and what they refuse."""
 
 from __future__ import annotations
 
@@ -41,12 +41,14 @@ def prints(loader: TrainingLoader, epoch: int = 0) -> list[tuple[float, tuple[in
 
 
 def contents(dataset: Dataset, ranks: int, epoch: int, batch_size: int) -> list[tuple[float, ...]]:
-    """A short print of every sample that an epoch gave over all ranks, independent of crop, mirror and colour."""
+    """A short print of every sample that an epoch gave over all ranks, independent of crop, mirror and color."""
     found = []
     for rank in range(ranks):
-        with loader_of(dataset, batch_size=batch_size, rank=rank, num_ranks=ranks, mean="rgb", noise=0.0) as loader:
+        with loader_of(
+            dataset, batch_size=batch_size, rank=rank, num_ranks=ranks, mean="rgb", pca_jitter=0.0
+        ) as loader:
             for batch in loader.epoch(epoch):
-                # The middle that every crop has; its sums over each colour do not know mirrors.
+                # The middle that every crop has; its sums over each color do not know mirrors.
                 middle = batch.images[:, :, 96:128, :].double()
                 found += [(*(label,), *row) for label, row in zip(
                     batch.labels.tolist(), middle.mean((2, 3)).tolist(), strict=True
@@ -69,8 +71,8 @@ def stems_seen(
 ) -> list[str]:
     """Where each sample of a rank's epoch came from, by running the loader's own graph with its sources."""
     with loader_of(dataset, batch_size=batch_size, rank=rank, num_ranks=ranks) as loader:
-        loader._same_samples = same_samples  # as where decoded pictures are kept, which needs a GPU
-        reading, finishing = loader._reading(epoch), loader.finishing(epoch, noise=True)
+        loader._same_samples = same_samples  # as where decoded images are kept, which needs a GPU
+        reading, finishing = loader._reading(epoch), loader.finishing(epoch, pca_jitter=True)
         run = PipelineRun(
             lambda: finishing.graph(reading, with_draws=True),
             loader._execution,
@@ -92,10 +94,8 @@ def test_an_epoch_has_every_sample_at_most_once(tiny_dataset: Dataset, ranks: in
 
 @pytest.fixture(scope="module")
 def many_shards(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """The same pictures in nine tars, so that some lie wholly in one rank's part and some do not."""
-    source = find_source(
-        str(tiny_shards.parent / "pictures"), None, val_fraction=None, seed=0, exclude=None, cache=None
-    )
+    """The same images in nine tars, so that some lie wholly in one rank's part and some do not."""
+    source = find_source(str(tiny_shards.parent / "images"), None, val_fraction=None, seed=0, exclude=None, cache=None)
     folder = tmp_path_factory.mktemp("many") / "shards"
     plan = Plan(source, ShardOptions(shard_size=7))
     shard(plan, open_output(str(folder)), partial(local_pool, 1), strict=False, watch=lambda progress: None)
@@ -103,7 +103,7 @@ def many_shards(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
-def test_ranks_that_keep_pictures_meet_the_same_in_every_epoch(many_shards: Dataset, ranks: int) -> None:
+def test_ranks_that_keep_images_meet_the_same_in_every_epoch(many_shards: Dataset, ranks: int) -> None:
     met: list[set[str]] = []
     for rank in range(ranks):
         epochs = [stems_seen(many_shards, rank, ranks, 3, epoch, same_samples=True) for epoch in range(4)]
@@ -127,7 +127,7 @@ def test_the_same_seed_gives_the_same_batches(tiny_dataset: Dataset) -> None:
         assert prints(other, 0) not in (epoch0, epoch1)
 
 
-def colour_of(augmentation: Augmentation) -> tuple[Any, ...]:
+def color_of(augmentation: Augmentation) -> tuple[Any, ...]:
     return (draw(augmentation, 256).g,)
 
 
@@ -135,8 +135,8 @@ def test_ranks_share_no_draws(tiny_dataset: Dataset) -> None:
     drawn = []
     for rank in range(3):
         with loader_of(tiny_dataset, rank=rank, num_ranks=3) as loader:
-            augmentation = loader.augmentation(0, noise=True)
-        run = PipelineRun(partial(colour_of, augmentation), Execution(500, CPU, 1, 1), 1)
+            augmentation = loader.augmentation(0, pca_jitter=True)
+        run = PipelineRun(partial(color_of, augmentation), Execution(500, CPU, 1, 1), 1)
         drawn.append(to_torch(run.next()[0])[:, 0].double().clone())
     for one, two in ((0, 1), (0, 2), (1, 2)):
         assert abs(float(torch.corrcoef(torch.stack([drawn[one], drawn[two]]))[0, 1])) < 0.2
@@ -171,17 +171,17 @@ def test_another_process_goes_on_with_the_next_batch(tiny_dataset: Dataset, batc
     assert resumed == wanted[batches:]
 
 
-@pytest.mark.parametrize("noise", [True, False])
-def test_an_epoch_can_go_on_with_the_other_noise(tiny_dataset: Dataset, noise: bool) -> None:
+@pytest.mark.parametrize("pca_jitter", [True, False])
+def test_an_epoch_can_go_on_with_the_other_noise(tiny_dataset: Dataset, pca_jitter: bool) -> None:
     with loader_of(tiny_dataset) as loader:
-        wanted = [batch.images.clone() for batch in loader.epoch(3, noise=noise)]
-        stream = loader.epoch(3, noise=not noise)
+        wanted = [batch.images.clone() for batch in loader.epoch(3, pca_jitter=pca_jitter)]
+        stream = loader.epoch(3, pca_jitter=not pca_jitter)
         for _ in range(5):
             next(stream)
         state = loader.state_dict()
     with loader_of(tiny_dataset) as other:
         other.load_state_dict(state)
-        resumed = [batch.images.clone() for batch in other.epoch(3, noise=noise)]
+        resumed = [batch.images.clone() for batch in other.epoch(3, pca_jitter=pca_jitter)]
     assert len(resumed) == len(wanted) - 5
     for one, another in zip(resumed, wanted[5:], strict=True):
         assert torch.equal(one, another)
@@ -234,9 +234,9 @@ def test_an_epoch_ends_where_another_begins(tiny_dataset: Dataset) -> None:
         ({"hw_decoder_load": 1.5}, "hw_decoder_load 1.5.*give 0 to 1"),
         ({"hw_decoder_load": float("nan")}, "hw_decoder_load nan"),
         ({"shuffle_buffer": 0}, "shuffle buffer of 0 samples: give 1"),
-        ({"noise": -0.1}, "colour noise -0.1: give 0"),
-        ({"noise": float("inf")}, "colour noise inf"),
-        ({"noise": float("nan")}, "colour noise nan"),
+        ({"pca_jitter": -0.1}, "PCA color jitter -0.1: give 0"),
+        ({"pca_jitter": float("inf")}, "PCA color jitter inf"),
+        ({"pca_jitter": float("nan")}, "PCA color jitter nan"),
         ({"rank": 2, "num_ranks": 2}, "ranks count from 0 to 1"),
         ({"split": "test"}, "no test split. Choose train or val"),
     ],

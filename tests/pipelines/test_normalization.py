@@ -31,19 +31,19 @@ COUNT = 13
 
 
 def augmentation_of(dataset: Dataset, strength: float) -> Augmentation:
-    with TrainingLoader(dataset, batch_size=1, device=CPU, seed=5, noise=strength) as loader:
-        return loader.augmentation(2, noise=True)
+    with TrainingLoader(dataset, batch_size=1, device=CPU, seed=5, pca_jitter=strength) as loader:
+        return loader.augmentation(2, pca_jitter=True)
 
 
 def cpu_finishing(dataset: Dataset, strength: float, mean: Literal["image", "rgb"], threads: int = 2) -> Finishing:
     return finishing_of(
-        dataset, augmentation_of(dataset, strength), mean=mean, decoding=Decoding("cpu", dataset.picture.size),
+        dataset, augmentation_of(dataset, strength), mean=mean, decoding=Decoding("cpu", dataset.image_options.size),
         device=CPU, dtype=torch.float32, workbench=Workbench(threads),
     )  # fmt: skip
 
 
 def finished(dataset: Dataset, finishing: Finishing) -> tuple[np.ndarray[Any, Any], list[np.ndarray[Any, Any]]]:
-    """Images of the first COUNT pictures, and what was drawn for them."""
+    """Images of the first COUNT images, and what was drawn for them."""
     reading = Reading.of(
         dataset.tars("train"), dataset.indexes("train"), rank=0, num_ranks=1, shuffle_buffer=None, seed=0
     )
@@ -58,7 +58,7 @@ def finished(dataset: Dataset, finishing: Finishing) -> tuple[np.ndarray[Any, An
 def mean_of(dataset: Dataset, mean: str) -> np.ndarray[Any, Any]:
     if mean == "rgb":
         return dataset.statistics.mean_rgb.astype(np.float32)
-    start = (dataset.picture.size - CROP) // 2
+    start = (dataset.image_options.size - CROP) // 2
     return dataset.mean_image[start : start + CROP, start : start + CROP]
 
 
@@ -85,13 +85,13 @@ def test_every_pixel_is_what_the_formula_says(
 def test_dalis_way_is_a_cpus_but_for_the_last_bits(
     tiny_dataset: Dataset, strength: float, mean: Literal["image", "rgb"]
 ) -> None:
-    """What runs on a GPU, on DALI's CPU backend: the same draws, the mean image subtracted after the mean colour."""
+    """What runs on a GPU, on DALI's CPU backend: the same draws, the mean image subtracted after the mean color."""
     augmentation = augmentation_of(tiny_dataset, strength)
     residual = None
     if mean == "image":
         residual = torch.from_numpy((mean_of(tiny_dataset, mean) - augmentation.mean) * np.float32(augmentation.scale))
         assert residual.abs().max() > 1  # else there would be nothing to see
-    decoding = Decoding("cpu", tiny_dataset.picture.size)
+    decoding = Decoding("cpu", tiny_dataset.image_options.size)
     theirs, _ = finished(tiny_dataset, FinishingInDali(augmentation, decoding, residual, types.FLOAT))
     ours, _ = finished(tiny_dataset, cpu_finishing(tiny_dataset, strength, mean))
     assert np.abs(theirs - ours).max() < 1e-4

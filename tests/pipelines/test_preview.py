@@ -16,28 +16,28 @@ from alexnet_fast.cli import main
 from alexnet_fast.demo.data import DemoData, draw_dataset
 from alexnet_fast.pipelines.loader import EvaluationLoader, TrainingLoader
 from alexnet_fast.pipelines.preview import contact_samples, draw_preview
-from alexnet_fast.tools.dataset import Dataset, DatasetClass, PictureOptions
+from alexnet_fast.tools.dataset import Dataset, DatasetClass, ImageOptions
 from alexnet_fast.tools.describe import describe
 from alexnet_fast.tools.errors import UsageError, UserError
 from tests.tools.shard_helpers import run
 
 
 @pytest.fixture(scope="module")
-def small_pictures(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """Shards of pictures one pixel smaller than the network's input."""
+def small_images(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Shards of images one pixel smaller than the network's input."""
     folder = tmp_path_factory.mktemp("small")
-    draw_dataset(folder / "pictures", DemoData(num_train=4, num_val=1))
-    return run(folder / "pictures", folder / "shards", picture=PictureOptions(size=223)).dataset
+    draw_dataset(folder / "images", DemoData(num_train=4, num_val=1))
+    return run(folder / "images", folder / "shards", image_options=ImageOptions(size=223)).dataset
 
 
-def test_pictures_smaller_than_the_networks_input_are_refused(small_pictures: Dataset, tmp_path: Path) -> None:
+def test_images_smaller_than_the_networks_input_are_refused(small_images: Dataset, tmp_path: Path) -> None:
     cpu = torch.device("cpu")
     with pytest.raises(UsageError, match="223×223 pixels, and the network takes 224×224"):
-        TrainingLoader(small_pictures, batch_size=4, device=cpu, seed=0)
+        TrainingLoader(small_images, batch_size=4, device=cpu, seed=0)
     with pytest.raises(UsageError, match="223×223 pixels"):
-        EvaluationLoader(small_pictures, batch_size=4, device=cpu)
+        EvaluationLoader(small_images, batch_size=4, device=cpu)
     with pytest.raises(UsageError, match="223×223 pixels"):
-        draw_preview(small_pictures, tmp_path / "preview.png")
+        draw_preview(small_images, tmp_path / "preview.png")
 
 
 def zeros(tar: Path, first: tarfile.TarInfo) -> None:
@@ -53,7 +53,7 @@ def no_class(tar: Path, first: tarfile.TarInfo) -> None:
     tar.write_bytes(content[:512] + b"99999" + content[517:])
 
 
-def no_picture(tar: Path, first: tarfile.TarInfo) -> None:
+def no_image(tar: Path, first: tarfile.TarInfo) -> None:
     content = tar.read_bytes()
     start, end = first.offset_data, first.offset_data + first.size
     tar.write_bytes(content[:start] + bytes(end - start) + content[end:])
@@ -65,7 +65,7 @@ def no_picture(tar: Path, first: tarfile.TarInfo) -> None:
         (zeros, "holds 0 samples"),
         (no_header, "is no tar"),
         (no_class, "{stem} has label 99999, of 10 classes"),
-        (no_picture, "{stem} "),
+        (no_image, "{stem} "),
     ],
 )
 def test_an_altered_tar_is_named(
@@ -98,7 +98,7 @@ def test_a_stopped_preview_leaves_nothing(
     tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def stop(figure: object, aside: Path, **_: object) -> None:
-        aside.write_bytes(b"half a picture")
+        aside.write_bytes(b"half a image")
         raise KeyboardInterrupt
 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", stop)

@@ -1,4 +1,4 @@
-"""The fingerprint of a stream: whatever changes the pictures is in it, and a place in another stream is refused."""
+"""The fingerprint of a stream: whatever changes the images is in it, and a place in another stream is refused."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "seed": ({"seed": 1}, "seed was 0, is 1"),
     "rank": ({"rank": 1, "num_ranks": 2}, "rank was 0 of 1, is 1 of 2"),
     "mean": ({"mean": "image"}, "mean was rgb, is image"),
-    "noise": ({"noise": 0.2}, "noise was 0.1, is 0.2"),
-    "noise, undivided": ({"noise_divisor": False}, "noise was 0.1, is 0.1, undivided"),
+    "pca_jitter": ({"pca_jitter": 0.2}, "pca_jitter was 0.1, is 0.2"),
+    "pca_jitter, undivided": ({"pca_jitter_divisor": False}, "pca_jitter was 0.1, is 0.1, undivided"),
     "shuffle buffer": ({"shuffle_buffer": 3}, "shuffle buffer was 25, is 3"),
     "dtype": ({"dtype": torch.float16}, "dtype was float32, is float16"),
     "split": ({"split": "val"}, "split was train, is val"),
@@ -82,8 +82,8 @@ def test_another_data_set_is_refused(tiny_dataset: Dataset, state: dict[str, Any
     refuses(loader_of(change(tiny_dataset)), state, "data set was")
 
 
-def test_another_size_of_picture_is_refused(tiny_dataset: Dataset, state: dict[str, Any]) -> None:
-    other = replace(tiny_dataset, picture=replace(tiny_dataset.picture, size=240))
+def test_another_size_of_image_is_refused(tiny_dataset: Dataset, state: dict[str, Any]) -> None:
+    other = replace(tiny_dataset, image_options=replace(tiny_dataset.image_options, size=240))
     refuses(loader_of(other), state, "crop was 224 of 256, is 224 of 240")
 
 
@@ -106,7 +106,7 @@ def test_an_order_that_keeps_samples_on_their_rank_is_another(tiny_dataset: Data
         next(loader.epoch(0))
         state = loader.state_dict()
     other = loader_of(tiny_dataset, num_ranks=2)
-    other._same_samples = True  # as where decoded pictures are kept, which needs a GPU
+    other._same_samples = True  # as where decoded images are kept, which needs a GPU
     refuses(other, state, "rank was 0 of 2, is 0 of 2, always the same samples")
 
 

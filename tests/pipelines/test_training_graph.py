@@ -40,7 +40,7 @@ def run_with_draws(dataset: Dataset, augmentation: Augmentation, batch_size: int
     )
     run = PipelineRun(
         lambda: training_graph(
-            reading, Decoding("cpu", dataset.picture.size), augmentation, types.FLOAT, with_draws=True
+            reading, Decoding("cpu", dataset.image_options.size), augmentation, types.FLOAT, with_draws=True
         ),
         Execution(batch_size, CPU, 1, 1),
         1,
@@ -82,13 +82,13 @@ def test_pixels_follow_the_formula_bit_for_bit(tiny_dataset: Dataset, strength: 
         assert not g.any()
 
 
-def test_crops_mirrors_and_colours_have_their_distributions(tiny_dataset: Dataset) -> None:
+def test_crops_mirrors_and_colors_have_their_distributions(tiny_dataset: Dataset) -> None:
     statistics = tiny_dataset.statistics
     directions = (statistics.standard_deviations[:, None] * statistics.directions).T.astype(np.float32)
     augmentation = Augmentation(
         statistics.mean_rgb.astype(np.float32), directions, strength=0.1, divisor=1.1, seed=1, epoch=0, rank=0
     )
-    count, size = 33_000, tiny_dataset.picture.size
+    count, size = 33_000, tiny_dataset.image_options.size
     run = PipelineRun(lambda: tuple(vars(draw(augmentation, size)).values()), Execution(count, CPU, 1, 1), 1)
     corner, mirror, g = (to_torch(output).numpy() for output in run.next())
     pairs = np.zeros((33, 33), int)
@@ -107,7 +107,7 @@ def test_crops_mirrors_and_colours_have_their_distributions(tiny_dataset: Datase
 def test_batches_are_channels_last_and_without_noise_undivided(tiny_dataset: Dataset) -> None:
     with TrainingLoader(tiny_dataset, batch_size=16, device=CPU, seed=0, mean="rgb") as loader:
         noisy = next(iter(loader.epoch(0)))
-        plain = next(iter(loader.epoch(0, noise=False)))
+        plain = next(iter(loader.epoch(0, pca_jitter=False)))
     assert noisy.images.is_contiguous(memory_format=torch.channels_last)
     assert noisy.images.shape == (16, 3, CROP, CROP) and noisy.labels.dtype == torch.int64
     assert torch.equal(noisy.labels, plain.labels)

@@ -1,4 +1,4 @@
-"""Drawn pictures and their shards."""
+"""Drawn images and their shards."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from tests.tools.shard_helpers import run
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """70 drawn pictures, one of them broken, and a text file among them."""
-    folder = tmp_path_factory.mktemp("source") / "pictures"
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """70 drawn images, one of them broken, and a text file among them."""
+    folder = tmp_path_factory.mktemp("source") / "images"
     draw_dataset(folder, DemoData(num_train=5, num_val=2))
-    (folder / "train" / "star" / "notes.JPEG").write_text("not a picture")
+    (folder / "train" / "star" / "notes.JPEG").write_text("not a image")
     return folder
 
 
 @pytest.fixture(scope="session")
-def unbroken(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def unbroken(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("unbroken") / "shards"
-    run(pictures, folder)
+    run(images, folder)
     return folder

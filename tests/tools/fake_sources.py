@@ -18,7 +18,7 @@ WNIDS = ("n01440764", "n02012849", "n03126707")
 
 
 def jpeg(seed: int, width: int = 40, height: int = 30) -> bytes:
-    """A picture of its own for every seed."""
+    """A image of its own for every seed."""
     pixels = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), dtype=np.uint8)
     stream = io.BytesIO()
     Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC).save(stream, "JPEG", quality=90)
@@ -72,7 +72,7 @@ def gzipped_tar(files: Mapping[str, bytes]) -> bytes:
 
 
 def meta_mat(key: str, classes: Mapping[int, tuple[str, str]]) -> bytes:
-    """A devkit's meta.mat: the classes, and one synset above them that has no pictures."""
+    """A devkit's meta.mat: the classes, and one synset above them that has no images."""
     kind = np.dtype([(key, "O"), ("WNID", "O"), ("words", "O"), ("num_children", "O"), ("children", "O")])
     rows: list[tuple[object, ...]] = [(number, wnid, words, 0, []) for number, (wnid, words) in classes.items()]
     rows.append((1001, "n00001740", "entity", 1, [1]))

@@ -66,7 +66,7 @@ NAMES = ["dataset.json", "sources.tsv", "_info.json", "mean_image.npy", "train-0
 @pytest.mark.parametrize("oddity", ["folder", "pipe", "device"])
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_no_file_is_not_read(
-    name: str, oddity: str, folder: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+    name: str, oddity: str, folder: Path, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     put(oddity, folder / name)
     what = "it is a folder, not a file" if oddity == "folder" else "it is a pipe or a device, not a file"
@@ -74,7 +74,7 @@ def test_what_is_no_file_is_not_read(
     assert (code, f"{name}: cannot be read ({what})" in told) == (1 if name == "dataset.json" else 3, True), told
     code, told = call(capsys, "info", folder)
     assert (code, what in told) == ((1, True) if name == "dataset.json" else (0, False)), told
-    code, told = call(capsys, "shard", pictures, "--out", folder, "--shard-size", 10, "--workers", 1)
+    code, told = call(capsys, "shard", images, "--out", folder, "--shard-size", 10, "--workers", 1)
     if name == "train-000001.tar" and oddity != "folder":  # of another size than it should be: made anew
         assert code == 3, told
     else:
@@ -149,14 +149,14 @@ def test_a_manifest_from_before_there_were_notes_is_whole(folder: Path, capsys: 
 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda manifest: manifest.write_bytes(b"{")])
 def test_without_its_manifest_all_verbs_say_the_same_and_it_works(
-    damage: object, folder: Path, pictures: Path, unbroken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    damage: object, folder: Path, images: Path, unbroken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kept = (folder / "dataset.json").read_bytes()
     damage(folder / "dataset.json")  # type: ignore[operator]
-    for words in (("verify", folder), ("preview", folder), ("shard", pictures, "--out", folder, "--shard-size", 10)):
+    for words in (("verify", folder), ("preview", folder), ("shard", images, "--out", folder, "--shard-size", 10)):
         code, told = call(capsys, *words)
         assert code in (1, 2) and "copy; without one, shard again into a new --out" in told, told
-    assert run(pictures, tmp_path / "new").made_shards == 8
+    assert run(images, tmp_path / "new").made_shards == 8
     assert digests(tmp_path / "new") == digests(unbroken)
     (folder / "dataset.json").write_bytes(kept)
     assert call(capsys, "verify", folder)[0] == 0

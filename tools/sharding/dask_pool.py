@@ -23,7 +23,7 @@ class ClusterPool:
     """The workers of a scheduler.  They need this package, and the source and the output under the same names.
 
     Dask gives the shard of a lost worker to another (as often as its setting `allowed-failures` says).  An error of the
-    work itself is not tried again: a bad picture stays bad, a full disk full.
+    work itself is not tried again: a bad image stays bad, a full disk full.
     """
 
     def __init__(self, client: Any, address: str) -> None:
@@ -92,7 +92,7 @@ def make_shard_here(task: ShardTask, program: str) -> ShardRecord:
         from distributed import get_worker
 
         raise UserError(other_program(get_worker().address, program_version(), program))
-    return make_shard(task, lambda pictures, num_bytes: None)
+    return make_shard(task, lambda images, num_bytes: None)
 
 
 def check_scheduler(address: str) -> None:

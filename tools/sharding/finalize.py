@@ -34,7 +34,7 @@ def finish(plan: Plan, output: Output) -> Dataset:
     Raises UserError where nothing of a split could be used, or where a shard that was made is not in the output.
     """
     options, source = plan.options, plan.source
-    sums = PixelSums(options.picture.size)
+    sums = PixelSums(options.image_options.size)
     records: list[ShardRecord] = []
     for planned in plan.shards:
         stored = read_record(output, planned.name)
@@ -59,18 +59,18 @@ def finish(plan: Plan, output: Output) -> Dataset:
         source_fingerprint=source.fingerprint(),
         classes=tuple(DatasetClass(entry.name, entry.words) for entry in source.classes),
         splits=splits,
-        picture=options.picture,
+        image_options=options.image_options,
         seed=options.seed,
         shard_size=options.shard_size,
         val_fraction=options.val_fraction,
         statistics=sums.statistics(plan.statistics_split),
         repaired=_sorted_notes(note for record in records for note in record.repaired),
-        left_out=_sorted_notes(note for record in records for note in record.left_out),
+        skipped=_sorted_notes(note for record in records for note in record.skipped),
         notes=source.notes,
         file_hashes=file_hashes,
     )
     counts = dataset.accounting()
-    assert counts["found"] == counts["written"] + counts["left_out"] == len(source.table), counts
+    assert counts["found"] == counts["written"] + counts["skipped"] == len(source.table), counts
     write_file(output, TIMM_INFO, [timm_info(dataset)])
     write_file(output, MANIFEST, [dataset.to_json()])
     return dataset
@@ -85,9 +85,9 @@ def _split(name: str, plan: Plan, records: list[ShardRecord]) -> Split:
 def _check_usable(splits: dict[str, Split], records: list[ShardRecord]) -> None:
     for split in splits.values():
         if split.samples == 0:
-            reasons = [f"{note.file}: {note.reason}" for record in records for note in record.left_out]
+            reasons = [f"{note.file}: {note.reason}" for record in records for note in record.skipped]
             raise UserError(
-                f"No picture of the {split.name} split can be used, of {split.found:,}. For example "
+                f"No image of the {split.name} split can be used, of {split.found:,}. For example "
                 f"{'; '.join(reasons[:3])}. Mend the source and run again with a new --out."
             )
 
@@ -107,7 +107,7 @@ def mean_image_file(sums: PixelSums) -> bytes:
 def source_lines(plan: Plan, output: Output) -> Iterator[bytes]:
     """sources.tsv: stem, shard and source file of every sample, in the order of the shards.
 
-    What became a sample the indexes tell, since two pictures may have the same source name (twice in one tar).
+    What became a sample the indexes tell, since two images may have the same source name (twice in one tar).
     """
     yield b"sample\tshard\tsource\n"
     table = plan.source.table

@@ -1,14 +1,14 @@
-"""One picture: bytes as somebody stored them → upright RGB → short side 256, centre 256×256 → JPEG.
+"""One image: bytes as somebody stored them → upright RGB → short side 256, center 256×256 → JPEG.
 
 The policy:
-- the centre square of the picture is made `size` × `size`, smaller by area averaging (or another filter), larger by
+- the center square of the image is made `size` × `size`, smaller by area averaging (or another filter), larger by
   cubic interpolation, as the 2012 program did;
 - JPEG, PNG, GIF, BMP, WebP, TIFF and PPM are read, whatever the file is called; of an animation, the first frame;
-- grey, CMYK (inverted as Adobe does, or not), palettes and 16 bit become 8-bit RGB; what is transparent is laid on
-  white, as a browser shows it; EXIF orientation is applied and dropped; colour profiles are dropped, not applied, as
+- gray, CMYK (inverted as Adobe does, or not), palettes and 16 bit become 8-bit RGB; what is transparent is laid on
+  white, as a browser shows it; EXIF orientation is applied and dropped; color profiles are dropped, not applied, as
   everybody's ImageNet pipeline does;
-- what was converted is listed as repaired; what cannot be decoded to the end, has no sensible size or is no picture
-  raises `BadPictureError`.
+- what was converted is listed as repaired; what cannot be decoded to the end, has no sensible size or is no image
+  raises `BadImageError`.
 
 Output: baseline JPEG, RGB, 4:2:0 (most sources are 4:2:0 already, and hardware decoders like it), no metadata.  The
 JPEG's own scaled decoding (`draft`) is not used: at ImageNet's sizes it would rarely apply, and its pixels differ.
@@ -25,7 +25,7 @@ import PIL
 from PIL import Image, ImageChops, UnidentifiedImageError, features
 
 from alexnet_fast import __version__
-from alexnet_fast.tools.dataset import PictureOptions
+from alexnet_fast.tools.dataset import ImageOptions
 from alexnet_fast.tools.errors import UserError
 from alexnet_fast.tools.sharding.resize import average_area
 
@@ -43,10 +43,10 @@ FILTERS = {
 """`--filter` -> Pillow's filter, all of them antialiased; "area" is ours."""
 
 MIN_SIDE = 8
-"""Pixels; a picture with a shorter side shows nothing at 256."""
+"""Pixels; a image with a shorter side shows nothing at 256."""
 
 MAX_PIXELS = 178_956_970
-"""Larger pictures are taken for decompression bombs: 512 MiB as RGB, Pillow's own limit for an error."""
+"""Larger images are taken for decompression bombs: 512 MiB as RGB, Pillow's own limit for an error."""
 
 ORIENTATION = 0x0112
 """EXIF tag."""
@@ -60,9 +60,9 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation -> what turns the picture upright."""
+"""EXIF orientation -> what turns the image upright."""
 
-OTHER_MODES = {"1": "black and white", "L": "grey", "P": "palette", "YCbCr": "YCbCr", "LAB": "CIELAB"}
+OTHER_MODES = {"1": "black and white", "L": "gray", "P": "palette", "YCbCr": "YCbCr", "LAB": "CIELAB"}
 """Pillow's modes that `convert` makes RGB as it should -> what the list of repairs calls them."""
 
 _EXTENSIONS = {
@@ -79,13 +79,13 @@ _EXTENSIONS = {
 }
 
 
-class BadPictureError(Exception):
-    """The picture cannot be used; the message is the reason, for the list of those left out."""
+class BadImageError(Exception):
+    """The image cannot be used; the message is the reason, for the list of those skipped."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A picture ready for a shard."""
+    """A image ready for a shard."""
 
     jpeg: bytes
     pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
@@ -104,26 +104,26 @@ def program_version() -> str:
     return f"alexnet-fast {__version__}, {encoder_version()}"
 
 
-def encode(content: bytes, name: str, options: PictureOptions) -> Encoded:
-    """Make a stored picture of a file's bytes; `name` is looked at for its extension only.
+def encode(content: bytes, name: str, options: ImageOptions) -> Encoded:
+    """Make a stored image of a file's bytes; `name` is looked at for its extension only.
 
-    Raises BadPictureError with the reason; UserError where memory is short, which is not the picture's fault.
+    Raises BadImageError with the reason; UserError where memory is short, which is not the image's fault.
     """
     if not content:
-        raise BadPictureError("empty file")
+        raise BadImageError("empty file")
     repairs: list[str] = []
     try:
         image = _decode(content, name, options, repairs)
-    except BadPictureError:
+    except BadImageError:
         raise
     except MemoryError as error:
         raise UserError(
             f"{name}: there is not enough memory to decode it. Run the same command again, with fewer --workers, or "
-            "remove the picture: what is done is not lost."
+            "remove the image: what is done is not lost."
         ) from error
     except Exception as error:  # Pillow's decoders raise whatever a broken file leads them to
-        raise BadPictureError(_reason(error)) from error
-    square = _centre_square(image, options)
+        raise BadImageError(_reason(error)) from error
+    square = _center_square(image, options)
     stream = io.BytesIO()
     square.save(stream, "JPEG", quality=options.quality, subsampling="4:2:0")
     pixels = np.frombuffer(square.tobytes("raw", "RGB"), np.uint8).reshape(options.size, options.size, 3)
@@ -132,7 +132,7 @@ def encode(content: bytes, name: str, options: PictureOptions) -> Encoded:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return "no picture, or of an unknown format"
+        return "not an image, or an unknown format"
     if isinstance(error, Image.DecompressionBombError):
         return f"decompression bomb: more than {MAX_PIXELS:,} pixels"
     text = str(error)
@@ -142,15 +142,15 @@ def _reason(error: Exception) -> str:
     return f"cannot be decoded: {text.splitlines()[0][:100] if text else type(error).__name__}"
 
 
-def _decode(content: bytes, name: str, options: PictureOptions, repairs: list[str]) -> Image.Image:
+def _decode(content: bytes, name: str, options: ImageOptions, repairs: list[str]) -> Image.Image:
     """Upright 8-bit RGB."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of large pictures and odd metadata; neither is news here
+        warnings.simplefilter("ignore")  # Pillow warns of large images and odd metadata; neither is news here
         image: Image.Image = Image.open(io.BytesIO(content), formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
-            raise BadPictureError(f"decompression bomb: {image.width} × {image.height} pixels")
+            raise BadImageError(f"decompression bomb: {image.width} × {image.height} pixels")
         if min(image.size) < MIN_SIDE:
-            raise BadPictureError(f"too small: {image.width} × {image.height} pixels")
+            raise BadImageError(f"too small: {image.width} × {image.height} pixels")
         _note_format(image, content, name, repairs)
         image.load()
         orientation = _orientation(image) if options.exif == "apply" else 1
@@ -197,7 +197,7 @@ def _to_rgb(image: Image.Image, repairs: list[str]) -> Image.Image:
             repairs.append("16 bit")
         return _from_16_bit(image).convert("RGB")
     if mode == "F":
-        raise BadPictureError("floating-point pixels, of no known range")
+        raise BadImageError("floating-point pixels, of no known range")
     if image.has_transparency_data:
         repairs.append("transparency, laid on white")
         layered = image.convert("RGBA")
@@ -208,17 +208,17 @@ def _to_rgb(image: Image.Image, repairs: list[str]) -> Image.Image:
 
 
 def _from_16_bit(image: Image.Image) -> Image.Image:
-    """Grey of 16 bit -> 8 bit, the upper byte, as Pillow does with 16-bit colour."""
+    """Gray of 16 bit -> 8 bit, the upper byte, as Pillow does with 16-bit color."""
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
-        raise BadPictureError("32-bit pixels, of no known range")
+        raise BadImageError("32-bit pixels, of no known range")
     return Image.fromarray((values >> 8).astype(np.uint8))
 
 
-def _centre_square(image: Image.Image, options: PictureOptions) -> Image.Image:
-    """The centre square, `options.size` pixels wide, without metadata.
+def _center_square(image: Image.Image, options: ImageOptions) -> Image.Image:
+    """The center square, `options.size` pixels wide, without metadata.
 
-    The square's corner is a whole pixel, so that a picture of the right size is cut and not blurred by half a pixel.
+    The square's corner is a whole pixel, so that a image of the right size is cut and not blurred by half a pixel.
     """
     side, size = min(image.size), options.size
     left, top = (image.width - side) // 2, (image.height - side) // 2

@@ -1,4 +1,4 @@
-"""What will be in which shard: fixed before the first picture is read, so that no worker and no accident decides it."""
+"""What will be in which shard: fixed before the first image is read, so that no worker and no accident decides it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from alexnet_fast.tools.dataset import PictureOptions
+from alexnet_fast.tools.dataset import ImageOptions
 from alexnet_fast.tools.errors import UsageError
 from alexnet_fast.tools.sharding.image import encoder_version
 from alexnet_fast.tools.sources.table import Location, Source
@@ -23,17 +23,17 @@ from alexnet_fast.tools.storage.output import Output
 class ShardOptions:
     """Everything that decides the bytes, besides the source."""
 
-    picture: PictureOptions = field(default_factory=PictureOptions)
+    image_options: ImageOptions = field(default_factory=ImageOptions)
     shard_size: int = 1000
-    """Most pictures planned for a shard; a split's shards are planned equally large."""
+    """Most images planned for a shard; a split's shards are planned equally large."""
     seed: int = 0
     """Of the shuffle, and of the drawing of a val split."""
     val_fraction: float | None = None
     """Part of train that became val; None where nothing was drawn."""
 
 
-class PlannedPicture(NamedTuple):
-    """A picture on its way to a worker."""
+class PlannedImage(NamedTuple):
+    """A image on its way to a worker."""
 
     location: Location
     stem: str
@@ -47,13 +47,13 @@ class ShardTask:
 
     name: str
     """File name of the tar."""
-    pictures: Sequence[PlannedPicture]
+    images: Sequence[PlannedImage]
     output: Output
-    options: PictureOptions
+    options: ImageOptions
     keep_sums: bool
     """Whether the shard counts for the statistics."""
     strict: bool
-    """Whether a picture that cannot be used is an error."""
+    """Whether a image that cannot be used is an error."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class PlannedShard:
     name: str
     split: str
     numbers: npt.NDArray[np.int32]
-    """Its pictures' places in the source's table, in order."""
+    """Its images' places in the source's table, in order."""
 
     @property
     def index_name(self) -> str:
@@ -85,7 +85,7 @@ class Plan:
         for place, split in enumerate(source.splits):
             numbers = np.flatnonzero(source.table.split == place).astype(np.int32)
             if len(numbers) == 0:
-                raise UsageError(f"The {split} split of the source holds no pictures. Bring some, or remove it.")
+                raise UsageError(f"The {split} split of the source holds no images. Bring some, or remove it.")
             numbers = numbers[_generator(options.seed, split).permutation(len(numbers))]
             parts = np.array_split(numbers, -(-len(numbers) // options.shard_size))
             self.shards += [PlannedShard(f"{split}-{i:06d}.tar", split, part) for i, part in enumerate(parts)]
@@ -96,22 +96,20 @@ class Plan:
         return "train" if "train" in self.source.splits else self.source.splits[0]
 
     def task(self, shard: PlannedShard, output: Output, strict: bool) -> ShardTask:
-        """The shard's task, made when it is needed: only the table knows all pictures."""
+        """The shard's task, made when it is needed: only the table knows all images."""
         return ShardTask(
             name=shard.name,
-            pictures=[self.picture(number) for number in shard.numbers.tolist()],
+            images=[self.image(number) for number in shard.numbers.tolist()],
             output=output,
-            options=self.options.picture,
+            options=self.options.image_options,
             keep_sums=shard.split == self.statistics_split,
             strict=strict,
         )
 
-    def picture(self, number: int) -> PlannedPicture:
-        """The picture at a place of the source's table."""
+    def image(self, number: int) -> PlannedImage:
+        """The image at a place of the source's table."""
         table = self.source.table
-        return PlannedPicture(
-            table.location(number), table.stem(number), int(table.label[number]), table.origin(number)
-        )
+        return PlannedImage(table.location(number), table.stem(number), int(table.label[number]), table.origin(number))
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -120,9 +118,9 @@ class Plan:
         return {
             "source": self.source.kind,
             "fingerprint": self.source.fingerprint(),
-            "pictures": len(self.source.table),
+            "images": len(self.source.table),
             "encoder": encoder_version(),
-            **options.pop("picture"),
+            **options.pop("image"),
             **options,
         }
 
@@ -134,8 +132,8 @@ def _generator(seed: int, split: str) -> np.random.RandomState:
 
 _NAMES = {
     "source": "kind of source (--source)",
-    "pictures": "number of pictures in the source",
-    "fingerprint": "list of pictures in the source (names, sizes, folders or labels changed)",
+    "images": "number of images in the source",
+    "fingerprint": "list of images in the source (names, sizes, folders or labels changed)",
     "encoder": "JPEG encoder",
     "exif": "--exif",
     "filter": "--filter",
@@ -155,7 +153,7 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
         if old == new:
             continue
         if key == "fingerprint":
-            if before.get("pictures") == now.get("pictures") and before.get("source") == now.get("source"):
+            if before.get("images") == now.get("images") and before.get("source") == now.get("source"):
                 found.append(name)
         else:
             found.append(f"{name} was {_shown(old)}, is {_shown(new)}")

@@ -37,7 +37,7 @@ class Pool(Protocol):
         """Begin a shard."""
 
     def counts(self) -> tuple[int, int] | None:
-        """(pictures, source bytes) done so far, shards in the making included; None: only finished shards tell."""
+        """(images, source bytes) done so far, shards in the making included; None: only finished shards tell."""
 
 
 class LostWorkerError(Exception):
@@ -79,10 +79,10 @@ class ProcessPool:
         self.num_workers = num_workers
         start_quiet_tracker()
         context = multiprocessing.get_context("spawn")
-        self._pictures = context.Value("q", 0)
+        self._images = context.Value("q", 0)
         self._bytes = context.Value("q", 0)
         self._others = set(multiprocessing.active_children())
-        self._executor = ProcessPoolExecutor(num_workers, context, _begin_worker, (self._pictures, self._bytes))
+        self._executor = ProcessPoolExecutor(num_workers, context, _begin_worker, (self._images, self._bytes))
 
     def submit(self, task: ShardTask) -> Future[ShardRecord]:
         return self.call(_work, task)
@@ -101,7 +101,7 @@ class ProcessPool:
 
     def counts(self) -> tuple[int, int] | None:
         # Without the locks, which a killed worker may hold for ever.
-        return self._pictures.get_obj().value, self._bytes.get_obj().value
+        return self._images.get_obj().value, self._bytes.get_obj().value
 
     def stop(self) -> None:
         """Stop everything at once; nothing half-written gets a final name."""
@@ -129,9 +129,9 @@ def local_pool(num_workers: int) -> Iterator[ProcessPool]:
 _counters: tuple[Synchronized[int], Synchronized[int]] | None = None
 
 
-def _begin_worker(pictures: Synchronized[int], num_bytes: Synchronized[int]) -> None:
+def _begin_worker(images: Synchronized[int], num_bytes: Synchronized[int]) -> None:
     global _counters
-    _counters = (pictures, num_bytes)
+    _counters = (images, num_bytes)
     keep_freed_blocks()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -148,8 +148,8 @@ def _work(task: ShardTask) -> ShardRecord:
     return make_shard(task, _count)
 
 
-def _count(pictures: int, num_bytes: int) -> None:
+def _count(images: int, num_bytes: int) -> None:
     assert _counters is not None
-    for counter, done in zip(_counters, (pictures, num_bytes), strict=True):
+    for counter, done in zip(_counters, (images, num_bytes), strict=True):
         with counter.get_lock():
             counter.value += done

@@ -11,7 +11,7 @@ from alexnet_fast.tools.sharding.shard import Progress
 
 
 class ProgressBar:
-    """Pictures done, pictures/s, MB/s read, time left, repaired and left out; on stderr, where it is a terminal."""
+    """Images done, img/s, MB/s read, time left, repaired and skipped; on stderr, where it is a terminal."""
 
     def __init__(self) -> None:
         self._bar: tqdm[NoReturn] | None = None
@@ -20,10 +20,10 @@ class ProgressBar:
     def show(self, progress: Progress) -> None:
         """Draw what has come since the last call."""
         if self._bar is None:
-            # `initial` keeps resumed pictures out of the rate.
+            # `initial` keeps resumed images out of the rate.
             self._bar = tqdm(
-                total=progress.num_pictures,
-                initial=progress.resumed_pictures,
+                total=progress.num_images,
+                initial=progress.resumed_images,
                 unit="pic",
                 unit_scale=False,
                 dynamic_ncols=True,
@@ -35,10 +35,10 @@ class ProgressBar:
         elapsed = max(self._bar.format_dict["elapsed"] or 0.0, 1e-3)
         self._bar.set_postfix_str(
             f"{progress.source_bytes / 1e6 / elapsed:.1f} MB/s, {progress.repaired:,} repaired, "
-            f"{progress.left_out:,} left out",
+            f"{progress.skipped:,} skipped",
             refresh=False,
         )
-        self._bar.update(progress.pictures - self._bar.n)
+        self._bar.update(progress.images - self._bar.n)
 
     @property
     def stopped(self) -> str:

@@ -30,7 +30,7 @@ def statistics_shards(plan: Plan, dataset: Dataset) -> list[PlannedShard]:
     return [planned for planned in plan.shards if planned.name in with_samples]
 
 
-def mend_files(plan: Plan, dataset: Dataset, names: list[str], output: Output) -> None:
+def repair_files(plan: Plan, dataset: Dataset, names: list[str], output: Output) -> None:
     """Write files beside the shards again; all shards must be whole, `statistics_shards` with their records.
 
     Raises UserError where a file comes out other than it was.
@@ -45,13 +45,13 @@ def mend_files(plan: Plan, dataset: Dataset, names: list[str], output: Output) -
         if _digest(contents[name]()) != file_hashes(dataset)[name]:
             raise UserError(
                 f"{output}/{name}: is missing or damaged, and comes out different when it is made again: {MANIFEST} or "
-                "the source's pictures have changed. Bring it back from a copy, or shard into a new --out."
+                "the source's images have changed. Bring it back from a copy, or shard into a new --out."
             )
         write_file(output, name, contents[name]())
 
 
 def _pixel_sums(plan: Plan, dataset: Dataset, output: Output) -> PixelSums:
-    sums = PixelSums(plan.options.picture.size)
+    sums = PixelSums(plan.options.image_options.size)
     for planned in statistics_shards(plan, dataset):
         stored = read_record(output, planned.name)
         if stored and stored[1]:

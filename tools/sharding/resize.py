@@ -1,4 +1,4 @@
-"""Area averaging: each pixel of the small picture is the mean of the area it covers, fractions of pixels included.
+"""Area averaging: each pixel of the small image is the mean of the area it covers, fractions of pixels included.
 
 Pillow has no such filter for factors that are not whole: its BOX takes or leaves whole pixels (5.6 levels RMS away from
 the true average on ImageNet photos), its BILINEAR and HAMMING blur over twice the area (1.7 and 1.9 levels).  This one
@@ -67,7 +67,7 @@ def _average_rows(rows: npt.NDArray[np.uint8], count: int) -> npt.NDArray[np.uin
 
 
 def average_area(image: Image.Image, left: int, top: int, side: int, size: int) -> Image.Image:
-    """The square of `side` pixels at (left, top) of an RGB picture, averaged down to `size` × `size`; side >= size.
+    """The square of `side` pixels at (left, top) of an RGB image, averaged down to `size` × `size`; side >= size.
 
     Comes as RGBX, as Pillow keeps RGB: arrays of four bytes a pixel go in and out without being packed.
     """
@@ -84,6 +84,6 @@ def _bytes_of(image: Image.Image) -> npt.NDArray[np.uint8]:
 
 
 def _transposed(rows: npt.NDArray[np.uint8]) -> Image.Image:
-    """Of (height, width · 4) the picture (height × width)."""
+    """Of (height, width · 4) the image (height × width)."""
     size = (rows.shape[1] // 4, rows.shape[0])
     return Image.frombuffer("RGBX", size, rows, "raw", "RGBX", 0, 1).transpose(Image.Transpose.TRANSPOSE)

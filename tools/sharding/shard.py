@@ -15,10 +15,10 @@ from alexnet_fast.tools.describe import human_bytes
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.messages import counted, few
 from alexnet_fast.tools.sharding.finalize import finish
-from alexnet_fast.tools.sharding.image import BadPictureError, encode
+from alexnet_fast.tools.sharding.image import BadImageError, encode
 from alexnet_fast.tools.sharding.plan import Plan, PlannedShard, differences, identity_json
 from alexnet_fast.tools.sharding.process_pool import LostWorkerError, Pool
-from alexnet_fast.tools.sharding.repair import damaged_files, mend_files, statistics_shards
+from alexnet_fast.tools.sharding.repair import damaged_files, repair_files, statistics_shards
 from alexnet_fast.tools.sharding.tar_writer import BLOCK
 from alexnet_fast.tools.sharding.worker import RECORD, ShardRecord, read_record
 from alexnet_fast.tools.sources.table import read_bytes
@@ -31,24 +31,24 @@ POLL = 0.2
 """Seconds between two looks at the workers' counts."""
 
 SPACE_SAMPLES = 48
-"""Pictures that the space check encodes."""
+"""Images that the space check encodes."""
 
 
 @dataclass
 class Progress:
     """How far a run is."""
 
-    num_pictures: int
+    num_images: int
     num_shards: int
-    resumed_pictures: int = 0
+    resumed_images: int = 0
     """Found done when the run began."""
-    pictures: int = 0
+    images: int = 0
     """Done in all, resumed ones included."""
     source_bytes: int = 0
     """Read by this run."""
     shards: int = 0
     repaired: int = 0
-    left_out: int = 0
+    skipped: int = 0
 
 
 Watch = Callable[[Progress], None]
@@ -61,7 +61,7 @@ class Outcome:
     dataset: Dataset
     made_shards: int
     """Shards that this run made."""
-    mended_files: tuple[str, ...] = ()
+    repaired_files: tuple[str, ...] = ()
     """Files beside the shards that were missing or damaged, and that this run wrote again."""
 
 
@@ -87,10 +87,10 @@ def shard(
             record = _done(planned, output)
             if record:
                 _add(progress, record)
-                progress.resumed_pictures += record.found
+                progress.resumed_images += record.found
             else:
                 pending.append(planned)
-        progress.pictures = progress.resumed_pictures
+        progress.images = progress.resumed_images
         check_space(plan, pending, output)
         with output.create(IDENTITY) as file:  # from here on other options are refused
             file.write(identity_json(plan.identity))
@@ -162,9 +162,9 @@ def _identity_of(dataset: Dataset) -> dict[str, object]:
     return {
         "source": dataset.source,
         "fingerprint": dataset.source_fingerprint,
-        "pictures": dataset.accounting()["found"],
+        "images": dataset.accounting()["found"],
         "encoder": dataset.program.partition(", ")[2],
-        **vars(dataset.picture),
+        **vars(dataset.image_options),
         "seed": dataset.seed,
         "shard_size": dataset.shard_size,
         "val_fraction": dataset.val_fraction,
@@ -191,7 +191,7 @@ def _is_lost(shard: Shard, output: Output) -> bool:
 def _add(progress: Progress, record: ShardRecord) -> None:
     progress.shards += 1
     progress.repaired += len(record.repaired)
-    progress.left_out += len(record.left_out)
+    progress.skipped += len(record.skipped)
 
 
 def _make(
@@ -205,7 +205,7 @@ def _make(
 ) -> list[ShardRecord]:
     """Have the workers make the pending shards.  Few are under way at a time, so that few tasks are in memory."""
     records = []
-    finished_pictures = finished_bytes = 0
+    finished_images = finished_bytes = 0
     try:
         with pool() as workers:
             queue = iter(pending)
@@ -219,11 +219,11 @@ def _make(
                 for future in done:
                     record = future.result()
                     records.append(record)
-                    finished_pictures += record.found
+                    finished_images += record.found
                     finished_bytes += record.source_bytes
                     _add(progress, record)
-                pictures, num_bytes = workers.counts() or (finished_pictures, finished_bytes)
-                progress.pictures, progress.source_bytes = progress.resumed_pictures + pictures, num_bytes
+                images, num_bytes = workers.counts() or (finished_images, finished_bytes)
+                progress.images, progress.source_bytes = progress.resumed_images + images, num_bytes
                 watch(progress)
     except (LostWorkerError, BrokenProcessPool) as error:
         raise UserError(
@@ -251,9 +251,9 @@ def _mend(plan: Plan, output: Output, pool: Callable[[], AbstractContextManager[
             if record.shard != known[record.shard.name]:
                 raise UserError(
                     f"{output}/{record.shard.name}: was lost and made again, but came out different: the source's "
-                    "pictures have changed. Shard into a new --out."
+                    "images have changed. Shard into a new --out."
                 )
-    mend_files(plan, dataset, files, output)
+    repair_files(plan, dataset, files, output)
     output.remove(WORK)
     return Outcome(dataset, len(lost), tuple(files))
 
@@ -261,7 +261,7 @@ def _mend(plan: Plan, output: Output, pool: Callable[[], AbstractContextManager[
 def _without_record(shards: list[PlannedShard], known: dict[str, Shard], output: Output) -> set[str]:
     """Names of finished shards that must be made again for the mean image.
 
-    It is of the pictures as they were before the JPEG encoder, so that all of them are needed; a record of an earlier
+    It is of the images as they were before the JPEG encoder, so that all of them are needed; a record of an earlier
     mending that was interrupted will do.
     """
     records = ((planned.name, read_record(output, planned.name)) for planned in shards)
@@ -269,7 +269,7 @@ def _without_record(shards: list[PlannedShard], known: dict[str, Shard], output:
 
 
 def check_space(plan: Plan, pending: list[PlannedShard], output: Output) -> None:
-    """UserError where the pending shards will not fit, going by a sample of their pictures."""
+    """UserError where the pending shards will not fit, going by a sample of their images."""
     free = output.free_bytes()
     if free is None or not pending:
         return
@@ -277,18 +277,20 @@ def check_space(plan: Plan, pending: list[PlannedShard], output: Output) -> None
     numbers = numbers[:: -(-len(numbers) // SPACE_SAMPLES)]
     total = 0
     for number in numbers:
-        picture = plan.picture(number)
+        image = plan.image(number)
         try:
-            total += len(encode(read_bytes(picture.location), picture.origin, plan.options.picture).jpeg)
-        except BadPictureError:
+            total += len(encode(read_bytes(image.location), image.origin, plan.options.image_options).jpeg)
+        except BadImageError:
             continue
         total += 3 * BLOCK + BLOCK // 2  # two headers, the label, half a block of padding
-    num_pictures = sum(len(planned.numbers) for planned in pending)
-    needed = total / len(numbers) * num_pictures
+    num_images = sum(len(planned.numbers) for planned in pending)
+    needed = total / len(numbers) * num_images
     # Records hold four bytes a pixel sum, until the end.
-    needed += sum(4 * 3 * plan.options.picture.size**2 for planned in pending if planned.split == plan.statistics_split)
+    needed += sum(
+        4 * 3 * plan.options.image_options.size**2 for planned in pending if planned.split == plan.statistics_split
+    )
     if needed > free:
         raise UserError(
-            f"{output}: {counted(num_pictures, 'picture')} will take about {human_bytes(round(needed))}, and "
+            f"{output}: {counted(num_images, 'image')} will take about {human_bytes(round(needed))}, and "
             f"{human_bytes(free)} are free. Make room, or give --out a larger disk."
         )

@@ -1,4 +1,4 @@
-"""Mean image, mean colour and covariance of the pixels, exactly: integers are summed, and divided once at the end.
+"""Mean image, mean color and covariance of the pixels, exactly: integers are summed, and divided once at the end.
 
 The sums do not depend on who summed what in which order, so neither do the results, to the last bit.  The eigenvectors
 come from a Jacobi iteration written out here, since a LAPACK may differ in the last bits from one machine to the next.
@@ -20,44 +20,44 @@ PAIRS = ((0, 0), (1, 1), (2, 2), (0, 1), (1, 2), (0, 2))
 
 
 class PixelSums:
-    """Sums over pictures of (size, size, 3) uint8: of every pixel, and of products of channels.
+    """Sums over images of (size, size, 3) uint8: of every pixel, and of products of channels.
 
     Small numbers are fast ones: the pixels' sums stay in 16 bits and products in float32, both exact, until they are
     moved to wider numbers in time.
     """
 
-    _MOST_PICTURES = (2**16 - 1) // 255
-    """Pictures whose pixels' sum 16 bits hold."""
+    _MOST_IMAGES = (2**16 - 1) // 255
+    """Images whose pixels' sum 16 bits hold."""
     _ROWS = 256
     """Products of 255 · 255 at most, of which float32 holds the sum: less than 2^24."""
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.pictures = 0
+        self.images = 0
         self.pixel_sums: npt.NDArray[np.int64] = np.zeros((size, size, 3), np.int64)
         self.products = [0] * len(PAIRS)
-        """Sums over all pixels of all pictures of channel · channel, ordered as PAIRS."""
+        """Sums over all pixels of all images of channel · channel, ordered as PAIRS."""
         self._recent = np.zeros((size, size * 3), np.uint16)
         self._num_recent = 0
         self._values = np.empty((min(size, self._ROWS), size * 3), np.float32)
         self._columns = [np.zeros(size * 3 - distance) for distance in range(3)]
-        """Sums of products, column by column, of neighbours at this distance; whole numbers below 2^53."""
+        """Sums of products, column by column, of neighbors at this distance; whole numbers below 2^53."""
 
     def add(self, pixels: npt.NDArray[np.uint8]) -> None:
-        """Add one picture, (size, size, 3)."""
+        """Add one image, (size, size, 3)."""
         rows = pixels.reshape(self._recent.shape).astype(np.uint16)  # once: mixed types are twice as slow
         self._recent += rows
         for first in range(0, self.size, self._ROWS):
             self._add_products(rows[first : first + self._ROWS])
         self._num_recent += 1
-        self.pictures += 1
-        if self._num_recent == self._MOST_PICTURES:
+        self.images += 1
+        if self._num_recent == self._MOST_IMAGES:
             self._flush()
 
     def _add_products(self, rows: npt.NDArray[np.uint16]) -> None:
         values = self._values[: len(rows)]
         np.copyto(values, rows)
-        # Neighbours at distance 0, 1, 2 in the row r g b r g b …; every third product is one pair of channels.
+        # Neighbors at distance 0, 1, 2 in the row r g b r g b …; every third product is one pair of channels.
         for distance, columns in enumerate(self._columns):
             columns += np.einsum("ij,ij->j", values[:, : len(columns)], values[:, distance:])
 
@@ -74,20 +74,20 @@ class PixelSums:
         """Add another's sums to these."""
         other._flush()
         self._flush()
-        self.pictures += other.pictures
+        self.images += other.images
         self.pixel_sums += other.pixel_sums
         self.products = [mine + theirs for mine, theirs in zip(self.products, other.products, strict=True)]
 
     def state(self) -> dict[str, Any]:
         """Everything, as arrays and integers, for a shard's record."""
         self._flush()
-        return {"pictures": self.pictures, "products": self.products, "pixel_sums": self.pixel_sums}
+        return {"images": self.images, "products": self.products, "pixel_sums": self.pixel_sums}
 
     @classmethod
-    def from_state(cls, pictures: int, products: list[int], pixel_sums: npt.NDArray[Any]) -> PixelSums:
+    def from_state(cls, images: int, products: list[int], pixel_sums: npt.NDArray[Any]) -> PixelSums:
         """The sums that `state` gave away."""
         sums = cls(pixel_sums.shape[0])
-        sums.pictures = pictures
+        sums.images = images
         sums.products = list(products)
         sums.pixel_sums += pixel_sums.astype(np.int64)
         return sums
@@ -95,12 +95,12 @@ class PixelSums:
     def mean_image(self) -> npt.NDArray[np.float32]:
         """(size, size, 3) float32, 0..255."""
         self._flush()
-        return (self.pixel_sums / max(self.pictures, 1)).astype(np.float32)
+        return (self.pixel_sums / max(self.images, 1)).astype(np.float32)
 
     def statistics(self, split: str) -> Statistics:
         """The statistics, each number the nearest float64 to its exact value (eigenvalues and vectors: to rounding)."""
         self._flush()
-        count = max(self.pictures, 1) * self.size * self.size
+        count = max(self.images, 1) * self.size * self.size
         totals = [int(total) for total in self.pixel_sums.sum(axis=(0, 1))]
         covariance = np.zeros((3, 3))
         for (row, column), product in zip(PAIRS, self.products, strict=True):

@@ -56,14 +56,14 @@ Watch = Callable[[ShardCheck], None]
 
 
 def verify(dataset: Dataset, *, decode: bool, num_workers: int, watch: Watch) -> list[Problem]:
-    """Check every file of a shards folder; `decode`: every picture too.  Returns what is wrong, in the files' order.
+    """Check every file of a shards folder; `decode`: every image too.  Returns what is wrong, in the files' order.
 
     watch: called after each shard.
     """
     problems = [*_check_manifest(dataset), *_check_files(dataset)]
     shards = [shard for split in dataset.splits.values() for shard in split.shards]
     checks: dict[str, ShardCheck] = {}
-    size = dataset.picture.size if decode else None
+    size = dataset.image_options.size if decode else None
     try:
         with local_pool(num_workers) as pool:
             running: set[Future[ShardCheck]] = {
@@ -116,11 +116,11 @@ def _check_manifest(dataset: Dataset) -> Iterator[Problem]:
     if content.get("checksum") != manifest_checksum(content):
         yield Problem(MANIFEST, "was changed since it was written")
     counts = dataset.accounting()
-    if counts["found"] != counts["written"] + counts["left_out"]:
+    if counts["found"] != counts["written"] + counts["skipped"]:
         yield Problem(
             MANIFEST,
-            f"says that {counts['found']:,} pictures were found, and accounts for "
-            f"{counts['written']:,} + {counts['left_out']:,}",
+            f"says that {counts['found']:,} images were found, and accounts for "
+            f"{counts['written']:,} + {counts['skipped']:,}",
         )
     for split in dataset.splits.values():
         samples = sum(shard.samples for shard in split.shards)
@@ -154,7 +154,7 @@ def _wrong_file(file: str, sha256: str) -> str | None:
 
 
 def check_shard(place: str, shard: Shard, num_classes: int, size: int | None) -> ShardCheck:
-    """Check a tar and its index; size: decode every picture and look that it is RGB of that many pixels a side."""
+    """Check a tar and its index; size: decode every image and look that it is RGB of that many pixels a side."""
     check = ShardCheck(shard)
     try:
         with local_copy(join(place, shard.name)) as tar:
@@ -201,7 +201,7 @@ def _check_samples(check: ShardCheck, tar: Path, num_classes: int, size: int | N
                         Problem(name, f"sample {sample.stem} has label {sample.label}, of {num_classes} classes")
                     )
                 if size is not None and (reason := _undecodable(sample.jpeg, size)):
-                    found.append(Problem(name, f"picture {sample.stem}.jpg {reason}"))
+                    found.append(Problem(name, f"image {sample.stem}.jpg {reason}"))
         except BrokenShardError as error:
             found.append(Problem(name, str(error)))
             broken = True
@@ -217,7 +217,7 @@ def _check_samples(check: ShardCheck, tar: Path, num_classes: int, size: int | N
 
 
 def _undecodable(jpeg: bytes, size: int) -> str | None:
-    """Why a stored picture is not as it should be; None where it is."""
+    """Why a stored image is not as it should be; None where it is."""
     try:
         with Image.open(io.BytesIO(jpeg), formats=("JPEG",)) as image:
             image.load()

@@ -12,8 +12,8 @@ import numpy as np
 
 from alexnet_fast.tools.dataset import Note, Shard
 from alexnet_fast.tools.errors import UserError
-from alexnet_fast.tools.sharding.image import BadPictureError, encode
-from alexnet_fast.tools.sharding.plan import PlannedPicture, ShardTask
+from alexnet_fast.tools.sharding.image import BadImageError, encode
+from alexnet_fast.tools.sharding.plan import PlannedImage, ShardTask
 from alexnet_fast.tools.sharding.statistics import PixelSums
 from alexnet_fast.tools.sharding.tar_writer import ShardWriter
 from alexnet_fast.tools.sources.table import read_bytes
@@ -23,18 +23,18 @@ RECORD = ".done"
 """End of the name of a finished shard's record."""
 
 Count = Callable[[int, int], None]
-"""Told (pictures, source bytes) done since the last call."""
+"""Told (images, source bytes) done since the last call."""
 
 COUNT_EVERY = 8
-"""Pictures between two calls of it."""
+"""Images between two calls of it."""
 
 
 class StrictError(UserError):
-    """A picture cannot be used, and --strict was given."""
+    """A image cannot be used, and --strict was given."""
 
 
 class _NothingUsableError(Exception):
-    """Every picture of the shard was left out."""
+    """Every image of the shard was skipped."""
 
 
 @dataclass(frozen=True)
@@ -43,17 +43,17 @@ class ShardRecord:
 
     shard: Shard
     found: int
-    """Pictures planned for it: samples + left out."""
+    """Images planned for it: samples + skipped."""
     source_bytes: int
     """Read for it."""
     repaired: tuple[Note, ...]
-    left_out: tuple[Note, ...]
+    skipped: tuple[Note, ...]
 
 
 def make_shard(task: ShardTask, count: Count | None = None) -> ShardRecord:
     """Write the shard's tar, index and record, in this order.
 
-    A shard of which every picture was left out has a record only.  Raises StrictError, or UserError where a source file
+    A shard of which every image was skipped has a record only.  Raises StrictError, or UserError where a source file
     has vanished or the output cannot be written.
     """
     work = _ShardWork(task, count)
@@ -65,7 +65,7 @@ def make_shard(task: ShardTask, count: Count | None = None) -> ShardRecord:
             file.write(writer.index())
     except _NothingUsableError:
         shard = Shard(task.name, 0, 0, "", "")
-    record = ShardRecord(shard, len(task.pictures), work.source_bytes, tuple(work.repaired), tuple(work.left_out))
+    record = ShardRecord(shard, len(task.images), work.source_bytes, tuple(work.repaired), tuple(work.skipped))
     write_record(task.output, record, work.sums)
     return record
 
@@ -77,16 +77,16 @@ class _ShardWork:
         self.task = task
         self.count = count
         self.repaired: list[Note] = []
-        self.left_out: list[Note] = []
+        self.skipped: list[Note] = []
         self.source_bytes = 0
         self.sums = PixelSums(task.options.size) if task.keep_sums else None
 
     def write_samples(self, file: IO[bytes]) -> ShardWriter:
         writer = ShardWriter(file)
         counted_bytes = 0
-        for number, picture in enumerate(self.task.pictures, 1):
-            self._write_sample(picture, writer)
-            if self.count and (number % COUNT_EVERY == 0 or number == len(self.task.pictures)):
+        for number, image in enumerate(self.task.images, 1):
+            self._write_sample(image, writer)
+            if self.count and (number % COUNT_EVERY == 0 or number == len(self.task.images)):
                 self.count((number - 1) % COUNT_EVERY + 1, self.source_bytes - counted_bytes)
                 counted_bytes = self.source_bytes
         if writer.samples == 0:
@@ -94,24 +94,24 @@ class _ShardWork:
         writer.close()
         return writer
 
-    def _write_sample(self, picture: PlannedPicture, writer: ShardWriter) -> None:
-        content = read_bytes(picture.location)
+    def _write_sample(self, image: PlannedImage, writer: ShardWriter) -> None:
+        content = read_bytes(image.location)
         self.source_bytes += len(content)
         try:
-            encoded = encode(content, picture.origin, self.task.options)
-        except BadPictureError as error:
+            encoded = encode(content, image.origin, self.task.options)
+        except BadImageError as error:
             if self.task.strict:
                 raise StrictError(
-                    f"{picture.origin}: {error}. --strict stops at the first picture that cannot be used; mend or "
-                    "remove it, or run the same command without --strict to leave such pictures out."
+                    f"{image.origin}: {error}. --strict stops at the first image that cannot be used; mend or "
+                    "remove it, or run the same command without --strict to leave such images out."
                 ) from error
-            self.left_out.append(Note(picture.origin, str(error)))
+            self.skipped.append(Note(image.origin, str(error)))
             return
         if encoded.repairs:
-            self.repaired.append(Note(picture.origin, encoded.repairs))
+            self.repaired.append(Note(image.origin, encoded.repairs))
         if self.sums:
             self.sums.add(encoded.pixels)
-        writer.add(picture.stem, encoded.jpeg, picture.label)
+        writer.add(image.stem, encoded.jpeg, image.label)
 
 
 def record_name(tar: str) -> str:
@@ -124,14 +124,14 @@ def write_record(output: Output, record: ShardRecord, sums: PixelSums | None) ->
     content = asdict(record)
     state = sums.state() if sums else None
     content["sums"] = state and {
-        "pictures": state["pictures"],
+        "images": state["images"],
         "products": state["products"],
         "shape": state["pixel_sums"].shape,
     }
     with output.create(record_name(record.shard.name)) as file:
         file.write(json.dumps(content).encode("ascii") + b"\n")
         if state:
-            # 2^32 / 255 pictures would overflow: sixteen million in one shard.
+            # 2^32 / 255 images would overflow: sixteen million in one shard.
             file.write(state["pixel_sums"].astype("<u4").tobytes())
 
 
@@ -151,13 +151,13 @@ def parse_record(stored: bytes) -> tuple[ShardRecord, PixelSums | None]:
     sums = None
     if content["sums"]:
         pixel_sums = np.frombuffer(rest, dtype="<u4").reshape(content["sums"]["shape"])
-        sums = PixelSums.from_state(content["sums"]["pictures"], content["sums"]["products"], pixel_sums)
+        sums = PixelSums.from_state(content["sums"]["images"], content["sums"]["products"], pixel_sums)
     record = ShardRecord(
         shard=Shard(**content["shard"]),
         found=content["found"],
         source_bytes=content["source_bytes"],
         repaired=tuple(Note(**note) for note in content["repaired"]),
-        left_out=tuple(Note(**note) for note in content["left_out"]),
+        skipped=tuple(Note(**note) for note in content["skipped"]),
     )
     return record, sums
 

@@ -17,7 +17,7 @@ from alexnet_fast.tools.storage.filesystem import join, list_folder
 def class_tars(root: str, names: Mapping[str, bool]) -> dict[str, list[str]]:
     """Split -> its tars relative to the root, sorted: those in the folder, which are train, or in split folders in it.
 
-    Where some are named by a wnid, the others (a backup, a list of pictures' addresses) are none.
+    Where some are named by a wnid, the others (a backup, a list of images' addresses) are none.
     """
     by_split = {"train": [name for name, folder in names.items() if not folder and name.endswith(".tar")]}
     if not by_split["train"]:

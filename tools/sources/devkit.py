@@ -25,7 +25,7 @@ class Devkit:
     """File name (without folders) -> content, of the files in its data folder."""
 
     def classes(self) -> dict[int, tuple[str, str]]:
-        """Id -> (wnid, words) of the classes that have pictures, from meta.mat, a Matlab file."""
+        """Id -> (wnid, words) of the classes that have images, from meta.mat, a Matlab file."""
         if "meta.mat" not in self.files:
             raise UserError(
                 f"{self.path}: holds no data/meta.mat, so it is no development kit of ILSVRC. Get it again."

@@ -1,4 +1,4 @@
-"""Where the pictures come from: found by looking."""
+"""Where the images come from: found by looking."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from alexnet_fast.tools.sharding.tar_writer import MAX_LABEL
 from alexnet_fast.tools.sources.class_tars import find_class_tars, is_class_tars
 from alexnet_fast.tools.sources.folders import find_class_folders
 from alexnet_fast.tools.sources.ilsvrc import find_ilsvrc2010, find_ilsvrc2012, is_ilsvrc2010, is_ilsvrc2012
-from alexnet_fast.tools.sources.table import ClassName, Location, PictureTable, Source, read_bytes
+from alexnet_fast.tools.sources.table import ClassName, ImageTable, Location, Source, read_bytes
 from alexnet_fast.tools.sources.tar_index import ScanCache
 from alexnet_fast.tools.sources.validation_split import check_fraction, draw_validation
 from alexnet_fast.tools.sources.webdataset import find_webdataset, is_webdataset
 from alexnet_fast.tools.storage.filesystem import absolute, is_folder, is_url, join, list_folder
 from alexnet_fast.tools.storage.output import Output
 
-__all__ = ["KINDS", "ClassName", "Location", "PictureTable", "Source", "find_source", "read_bytes"]
+__all__ = ["KINDS", "ClassName", "ImageTable", "Location", "Source", "find_source", "read_bytes"]
 
 KINDS = ("class-tars", "folders", "ilsvrc2010", "ilsvrc2012", "webdataset")
 """What `--source` may be."""
@@ -36,7 +36,7 @@ def find_source(
     exclude: Path | str | None = None,
     cache: Output | None = None,
 ) -> Source:
-    """Find out what `path` (a folder, a tar, or a URL) holds and list its pictures.
+    """Find out what `path` (a folder, a tar, or a URL) holds and list its images.
 
     kind: one of `KINDS` overrules the looking.  val_fraction: draw a `val` split out of train, seeded.
     exclude: the output folder or URL, which may lie inside the source and is never looked into.
@@ -59,7 +59,7 @@ def find_source(
     scans = ScanCache(cache)
     source = replace(find_kind(root, names, kind or detect(root, names), exclude, scans), scans=scans)
     if not len(source.table):
-        raise UsageError(f"{root}: no pictures in it. {' '.join(source.notes)} Give the folder that holds them.")
+        raise UsageError(f"{root}: no images in it. {' '.join(source.notes)} Give the folder that holds them.")
     if len(source.classes) > MAX_LABEL + 1:
         raise UsageError(
             f"{root}: has {len(source.classes):,} classes; there may be {MAX_LABEL + 1:,}. Give a part of them."

@@ -36,7 +36,7 @@ def class_name(name: str) -> ClassName:
 
 @dataclass(frozen=True)
 class Group:
-    """Pictures of one folder and one class."""
+    """Images of one folder and one class."""
 
     split: str
     name: bytes
@@ -66,7 +66,7 @@ def split_folders(root: str, tree: Tree) -> dict[str, bytes]:
             found[split] = name + b"/"
     others = [name for name in tree.first_level() if name + b"/" not in found.values()]
     are_classes = not any(map(tree.first_level, found.values())) and any(
-        name in tree.pictures or tree.below(name + b"/") for name in others
+        name in tree.images or tree.below(name + b"/") for name in others
     )
     if not found or are_classes:
         return {"train": b""}
@@ -74,7 +74,7 @@ def split_folders(root: str, tree: Tree) -> dict[str, bytes]:
 
 
 def class_of_folder(folders: set[bytes]) -> dict[bytes, bytes]:
-    """Folder with pictures -> its class: the topmost folder on its path that holds pictures itself.
+    """Folder with images -> its class: the topmost folder on its path that holds images itself.
 
     `animals/dog/1.jpg` makes the class `animals/dog`; `dog/1.jpg` and `dog/close/2.jpg` are both `dog`.  A folder with
     a single class below it is the class (`n01443537/images/1.jpg` is `n01443537`, as Tiny ImageNet has it).
@@ -91,7 +91,7 @@ def class_of_folder(folders: set[bytes]) -> dict[bytes, bytes]:
 
 
 def flat_validation(tree: Tree, prefix: bytes, classes: Iterable[bytes]) -> list[Group]:
-    """ILSVRC-2012's validation pictures as they come out of their tar, grouped by the labels built in.
+    """ILSVRC-2012's validation images as they come out of their tar, grouped by the labels built in.
 
     Only those of `classes` (wnids), where there are any: a part of ImageNet may be trained with the whole val folder.
     """
@@ -99,7 +99,7 @@ def flat_validation(tree: Tree, prefix: bytes, classes: Iterable[bytes]) -> list
     wanted = set(classes) or set(wnids)
     by_class: dict[bytes, tuple[list[bytes], array[int]]] = {}
     folder = prefix[:-1]
-    for file, size in zip(tree.pictures.get(folder, []), tree.sizes.get(folder, array("q")), strict=True):
+    for file, size in zip(tree.images.get(folder, []), tree.sizes.get(folder, array("q")), strict=True):
         matched = VALIDATION_NAME.match(file)
         if matched and 1 <= int(matched[1]) <= len(validation_labels()):
             wnid = wnids[validation_labels()[int(matched[1]) - 1]]
@@ -110,8 +110,8 @@ def flat_validation(tree: Tree, prefix: bytes, classes: Iterable[bytes]) -> list
     return [Group("val", wnid, folder, *listed) for wnid, listed in by_class.items()]
 
 
-def group_pictures(tree: Tree, splits: dict[str, bytes]) -> list[Group]:
-    """All pictures that have a class, by split, class and folder, sorted."""
+def group_images(tree: Tree, splits: dict[str, bytes]) -> list[Group]:
+    """All images that have a class, by split, class and folder, sorted."""
     listed = {split: tree.below(prefix) for split, prefix in splits.items()}
     class_of = class_of_folder({folder[len(splits[split]) :] for split in listed for folder in listed[split]})
     groups = [
@@ -127,10 +127,10 @@ def group_pictures(tree: Tree, splits: dict[str, bytes]) -> list[Group]:
 def check_groups(root: str, tree: Tree, splits: dict[str, bytes], groups: list[Group]) -> None:
     """UsageError: there is nothing to shard, or a split has a class that train has not, or only an empty folder of."""
     if not groups:
-        loose = sum(map(len, tree.pictures.values()))
-        seen = f"{counted(loose, 'picture')} in no class folder" if loose else " ".join(tree.notes()) or "no files"
+        loose = sum(map(len, tree.images.values()))
+        seen = f"{counted(loose, 'image')} in no class folder" if loose else " ".join(tree.notes()) or "no files"
         raise UsageError(
-            f"{root}: no pictures in class folders. Looked for train/<class>/…, val/<class>/… and <class>/…; "
+            f"{root}: no images in class folders. Looked for train/<class>/…, val/<class>/… and <class>/…; "
             f"found {seen.rstrip('.')}. Give the folder that holds these."
         )
     in_train = {group.name for group in groups if group.split == "train"}
@@ -139,8 +139,8 @@ def check_groups(root: str, tree: Tree, splits: dict[str, bytes], groups: list[G
         empty = [text(name) for name in unknown if splits.get("train", b"") + name in tree.folders]
         if in_train and empty:
             raise UsageError(
-                f"{root}: no picture in the class folder {few(empty)} of train, but there are some of it in {split}. "
-                "Bring its pictures, or remove the class from every split."
+                f"{root}: no image in the class folder {few(empty)} of train, but there are some of it in {split}. "
+                "Bring its images, or remove the class from every split."
             )
         if in_train and unknown:
             raise UsageError(
@@ -150,7 +150,7 @@ def check_groups(root: str, tree: Tree, splits: dict[str, bytes], groups: list[G
 
 
 def empty_folders(tree: Tree, splits: dict[str, bytes]) -> list[str]:
-    """Folders where classes are expected, without a picture anywhere below."""
+    """Folders where classes are expected, without a image anywhere below."""
     filled = {
         folder[: len(prefix)] + folder[len(prefix) :].split(b"/")[0]
         for prefix in splits.values()
@@ -165,31 +165,31 @@ def empty_folders(tree: Tree, splits: dict[str, bytes]) -> list[str]:
 
 
 def folder_notes(tree: Tree, splits: dict[str, bytes], groups: list[Group]) -> list[str]:
-    """What lies in the source and is not sharded, so that every picture is accounted for."""
+    """What lies in the source and is not sharded, so that every image is accounted for."""
     notes = []
     used: dict[bytes, int] = {}
     for group in groups:
         used[group.folder] = used.get(group.folder, 0) + len(group.files)
     for folder in sorted({b"", *(prefix[:-1] for prefix in splits.values())}):
-        loose = len(tree.pictures.get(folder, [])) - used.get(folder, 0)
+        loose = len(tree.images.get(folder, [])) - used.get(folder, 0)
         if loose:
             place = f"{text(folder)}/" if folder else "the source itself"
-            notes.append(f"Not used: {counted(loose, 'picture')} in {place}, in no class folder.")
+            notes.append(f"Not used: {counted(loose, 'image')} in {place}, in no class folder.")
     for name in tree.first_level() if b"" not in splits.values() else []:
-        count = sum(map(len, [*tree.below(name + b"/").values(), tree.pictures.get(name, [])]))
+        count = sum(map(len, [*tree.below(name + b"/").values(), tree.images.get(name, [])]))
         if name + b"/" not in splits.values() and count:
-            notes.append(f"Not used: {counted(count, 'picture')} in {text(name)}/, which is no split.")
+            notes.append(f"Not used: {counted(count, 'image')} in {text(name)}/, which is no split.")
     empty = empty_folders(tree, splits)
     if empty:
-        notes.append(f"No classes: {counted(len(empty), 'folder')} without a picture ({few(empty)}).")
+        notes.append(f"No classes: {counted(len(empty), 'folder')} without a image ({few(empty)}).")
     return notes + tree.notes()
 
 
 def find_class_folders(root: str, exclude: Path | str | None = None) -> Source:
-    """Class folders under `root`, an absolute path or a URL.  Without split folders every picture is in `train`."""
+    """Class folders under `root`, an absolute path or a URL.  Without split folders every image is in `train`."""
     tree = read_tree(root, exclude)
     folders = split_folders(root, tree)
-    groups = group_pictures(tree, folders)
+    groups = group_images(tree, folders)
     check_groups(root, tree, folders, groups)
     present = {group.split for group in groups}
     splits = tuple(split for split in SPLIT_ORDER if split in present)

@@ -17,12 +17,12 @@ from alexnet_fast.tools.sources.devkit import Devkit, find_devkit, parse_ids
 from alexnet_fast.tools.sources.imagenet import classes_by_wnid, imagenet_classes, validation_labels
 from alexnet_fast.tools.sources.table import SPLIT_ORDER, ClassName, Source, TableBuilder
 from alexnet_fast.tools.sources.tar_index import NOWHERE, Listing, ScanCache
-from alexnet_fast.tools.sources.tree import is_picture, text
+from alexnet_fast.tools.sources.tree import is_image, text
 from alexnet_fast.tools.storage.filesystem import join, list_folder, read_file
 
 TARS_2012 = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}
 DEVKITS_2012 = ("ILSVRC2012_devkit_t12.tar.gz", "ILSVRC2012_devkit_t12")
-NUM_PICTURES_2012 = {"train": 1_281_167, "val": 50_000}
+NUM_IMAGES_2012 = {"train": 1_281_167, "val": 50_000}
 
 TARS_2010 = {
     "train": "ILSVRC2010_images_train.tar",
@@ -30,10 +30,10 @@ TARS_2010 = {
     "test": "ILSVRC2010_images_test.tar",
 }
 DEVKITS_2010 = ("ILSVRC2010_devkit-1.0.tar.gz", "devkit-1.0.tar.gz", "ILSVRC2010_devkit-1.0", "devkit-1.0")
-NUM_PICTURES_2010 = {"train": 1_261_406, "val": 50_000, "test": 150_000}
+NUM_IMAGES_2010 = {"train": 1_261_406, "val": 50_000, "test": 150_000}
 TRUTH_2010 = {"val": "ILSVRC2010_validation_ground_truth.txt", "test": "ILSVRC2010_test_ground_truth.txt"}
 PATCHES_2010 = "patch_images.tar"
-"""Replacements for pictures of all three splits that say "not available"; published later, beside the tars."""
+"""Replacements for images of all three splits that say "not available"; published later, beside the tars."""
 
 CLASS_TAR = re.compile(r"n\d{8}\.tar\Z")
 """A tar of one class: what the train tar holds a thousand of."""
@@ -54,9 +54,9 @@ class Collected:
     patches: dict[tuple[str, bytes], tuple[int, bytes, int, int]] = field(default_factory=dict)
     """(split, file name) -> what `TableBuilder.add_member` takes from `container` on."""
     others: Counter[str] = field(default_factory=Counter)
-    """Tar -> its files that are no pictures."""
+    """Tar -> its files that are no images."""
     lost: Counter[str] = field(default_factory=Counter)
-    """Tar -> its pictures that have no bytes in it."""
+    """Tar -> its images that have no bytes in it."""
     found: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -65,10 +65,10 @@ class Collected:
     def listing(self, container: int, nested: bool = False) -> Listing:
         return self.scans.listing(join(self.root, self.containers[container]), nested)
 
-    def pictures(self, container: int, nested: bool = False) -> Iterator[tuple[bytes, int, int]]:
-        """Name, offset and size of a tar's pictures (`nested`: of those in its class tars); the rest is counted."""
+    def images(self, container: int, nested: bool = False) -> Iterator[tuple[bytes, int, int]]:
+        """Name, offset and size of a tar's images (`nested`: of those in its class tars); the rest is counted."""
         for member, offset, size in self.listing(container, nested):
-            if not is_picture(last_name(member)) or (nested and b".tar!" not in member):
+            if not is_image(last_name(member)) or (nested and b".tar!" not in member):
                 self.others[self.containers[container]] += 1
             elif offset == NOWHERE:
                 self.lost[self.containers[container]] += 1
@@ -81,8 +81,8 @@ class Collected:
         self.found[split] += 1
 
     def add_classes(self, container: int, wnid: str | None = None, split: str = "train") -> None:
-        """Pictures of a tar of class tars, or of the tar of one class `wnid`."""
-        for member, offset, size in self.pictures(container, nested=wnid is None):
+        """Images of a tar of class tars, or of the tar of one class `wnid`."""
+        for member, offset, size in self.images(container, nested=wnid is None):
             name = wnid or text(member[: member.index(b".tar!")]).rpartition("/")[2]
             if name not in self.classes:
                 raise UserError(
@@ -92,8 +92,8 @@ class Collected:
             self.add(split, self.classes[name], container, member, offset, size)
 
     def add_numbered(self, split: str, container: int, labels: npt.NDArray[np.int32]) -> None:
-        """Pictures whose names end in a number 1, 2, …, which is the place of their label."""
-        for member, offset, size in self.pictures(container):
+        """Images whose names end in a number 1, 2, …, which is the place of their label."""
+        for member, offset, size in self.images(container):
             matched = _NUMBER.search(member)
             if not matched or not 1 <= int(matched[1]) <= len(labels):
                 raise UserError(
@@ -104,18 +104,18 @@ class Collected:
 
     def notes(self, expected: Mapping[str, int]) -> list[str]:
         short = [
-            f"{split} has {self.found[split]:,} of the challenge's {expected[split]:,} pictures."
+            f"{split} has {self.found[split]:,} of the challenge's {expected[split]:,} images."
             for split in self.splits
             if self.found[split] != expected.get(split, self.found[split])
         ]
         return [
             *short,
             *(
-                f"Not used: {counted(count, 'file')} in {tar}, no pictures by their names or in no class tar."
+                f"Not used: {counted(count, 'file')} in {tar}, no images by their names or in no class tar."
                 for tar, count in self.others.items()
             ),
             *(
-                f"Not used: {counted(count, 'picture')} without bytes in {tar}, links that lead out of it or no files."
+                f"Not used: {counted(count, 'image')} without bytes in {tar}, links that lead out of it or no files."
                 for tar, count in self.lost.items()
             ),
         ]
@@ -139,7 +139,7 @@ def is_ilsvrc2012(root: str, names: Mapping[str, bool]) -> bool:
         return True
     tars = class_tars(root, names)
     if names.get("val") and any(CLASS_TAR.match(name) for name in list_folder(join(root, "val"))):
-        return False  # the challenge's validation pictures are in no class tars: these are somebody's own
+        return False  # the challenge's validation images are in no class tars: these are somebody's own
     return bool(tars) and all(Path(tar).stem in classes_by_wnid() for tar in tars)
 
 
@@ -170,7 +170,7 @@ def find_ilsvrc2012(root: str, names: dict[str, bool], scans: ScanCache) -> Sour
         tuple(ClassName(entry.wnid, entry.name) for entry in imagenet_classes()),
         splits,
         collected.builder.finish(),
-        (*notes, *collected.notes(NUM_PICTURES_2012)),
+        (*notes, *collected.notes(NUM_IMAGES_2012)),
     )
 
 
@@ -238,13 +238,13 @@ def find_ilsvrc2010(root: str, names: dict[str, bool], scans: ScanCache) -> Sour
     notes = [] if devkit else [f"There is no {DEVKITS_2010[0]}: classes have no names, and only train has labels."]
     splits = tuple(split for split in SPLIT_ORDER if split in tars and (split == "train" or split in truth))
     notes += missing_notes(names, TARS_2010, tuple(tars))
-    notes += [f"There is no {TRUTH_2010[split]}, so {split} is left out." for split in tars if split not in splits]
+    notes += [f"There is no {TRUTH_2010[split]}, so {split} is skipped." for split in tars if split not in splits]
     if not splits:
         raise UserError(f"{root}: nothing can be labeled. " + " ".join(notes) + " Bring the missing files.")
     collected = Collected(root, scans, containers, splits, index_of)
     if PATCHES_2010 in names:
         collected.patches = patches_2010(collected, len(tars))
-        notes.append(f"Taken from {PATCHES_2010} instead: {counted(len(collected.patches), 'picture')}.")
+        notes.append(f"Taken from {PATCHES_2010} instead: {counted(len(collected.patches), 'image')}.")
     for split in splits:
         if split == "train":
             collected.add_classes(containers.index(tars[split]))
@@ -256,14 +256,14 @@ def find_ilsvrc2010(root: str, names: dict[str, bool], scans: ScanCache) -> Sour
         tuple(ClassName(wnid, words[wnid].split(", ")[0]) for wnid in sorted(words)),
         splits,
         collected.builder.finish(),
-        (*notes, *collected.notes(NUM_PICTURES_2010)),
+        (*notes, *collected.notes(NUM_IMAGES_2010)),
     )
 
 
 def ground_truth_2010(
     root: str, names: Mapping[str, bool], devkit: Devkit, index_of: Mapping[str, int]
 ) -> dict[str, npt.NDArray[np.int32]]:
-    """Split -> class index of its pictures 1, 2, …, where the labels are in the devkit or beside it."""
+    """Split -> class index of its images 1, 2, …, where the labels are in the devkit or beside it."""
     index_of_id = {number: index_of[wnid] for number, (wnid, _) in devkit.classes().items()}
     truth = {}
     for split, name in TRUTH_2010.items():
@@ -281,9 +281,9 @@ def ground_truth_2010(
 
 
 def patches_2010(collected: Collected, container: int) -> dict[tuple[str, bytes], tuple[int, bytes, int, int]]:
-    """The replacement pictures: members `…/train/NAME.JPEG`, `…/val/…`, `…/test/…`."""
+    """The replacement images: members `…/train/NAME.JPEG`, `…/val/…`, `…/test/…`."""
     patches = {}
-    for member, offset, size in collected.pictures(container):
+    for member, offset, size in collected.images(container):
         parts = member.split(b"/")
         if len(parts) > 1:
             patches[text(parts[-2]), parts[-1]] = (container, member, offset, size)

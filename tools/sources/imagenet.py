@@ -1,4 +1,4 @@
-"""The 1,000 classes of ILSVRC-2012 and the labels of its 50,000 validation pictures, as packaged facts.
+"""The 1,000 classes of ILSVRC-2012 and the labels of its 50,000 validation images, as packaged facts.
 
 A class's index is its place among the sorted WordNet ids (wnids), the field's convention.  The devkit numbers the same
 classes differently (`ilsvrc2012_id`), and class names are no keys: "crane" and "maillot" occur twice.

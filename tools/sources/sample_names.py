@@ -1,4 +1,4 @@
-"""Safe, unique names for the pictures inside the shards.
+"""Safe, unique names for the images inside the shards.
 
 A space in a member's name breaks DALI's index, a dot splits its components, and equal names join two samples into one.
 """
@@ -33,14 +33,14 @@ def own_stem(origin: bytes, in_tar: bool) -> bytes:
 
 def made_stem(own: bytes, identity: bytes) -> bytes:
     """A safe stem for an unsafe or repeated name: what is readable of it, and 64 bits of its identity's hash."""
-    readable = _UNSAFE.sub(b"_", own).lstrip(b"_-")[:40] or b"picture"
+    readable = _UNSAFE.sub(b"_", own).lstrip(b"_-")[:40] or b"image"
     return readable + b"-" + hashlib.blake2b(identity, digest_size=8).hexdigest().encode()
 
 
 def unique_stems(origins: Iterable[bytes], offsets: Sequence[int] | None) -> Iterator[bytes]:
-    """One stem for every origin: the file's own where it is safe and no other picture has it, else a made one.
+    """One stem for every origin: the file's own where it is safe and no other image has it, else a made one.
 
-    The result does not depend on the pictures' order.  `offsets` are given for pictures in tars, where one tar may hold
+    The result does not depend on the images' order.  `offsets` are given for images in tars, where one tar may hold
     two members of the same name; they tell these apart.
     """
     in_tar = offsets is not None

@@ -1,4 +1,4 @@
-"""The list of a source's pictures, in columns: 1.28 million are some 130 MB, where objects would be a gigabyte."""
+"""The list of a source's images, in columns: 1.28 million are some 130 MB, where objects would be a gigabyte."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ class ClassName:
 
 @dataclass(frozen=True)
 class Location:
-    """Where a picture's bytes are; small, and travels to a worker process."""
+    """Where a image's bytes are; small, and travels to a worker process."""
 
     path: str
     """An absolute path, or a URL such as s3://bucket/key."""
     offset: int = 0
-    """Bytes before the picture."""
+    """Bytes before the image."""
     size: int | None = None
-    """Bytes of the picture; None: to the end of the file."""
+    """Bytes of the image; None: to the end of the file."""
 
 
 def read_bytes(location: Location) -> bytes:
-    """The picture's bytes as they lie in the source; UserError where they cannot be read (any more)."""
+    """The image's bytes as they lie in the source; UserError where they cannot be read (any more)."""
     if "://" in location.path:
         from alexnet_fast.tools.storage.filesystem import read_range
 
@@ -59,12 +59,12 @@ def read_bytes(location: Location) -> bytes:
     except OSError as error:
         from alexnet_fast.tools.storage.filesystem import unreadable
 
-        remedy = "It was there when the pictures were listed: bring it back, or shard what is left into a new --out."
+        remedy = "It was there when the images were listed: bring it back, or shard what is left into a new --out."
         raise unreadable(location.path, error, remedy) from error
     if location.size is not None and len(content) != location.size:
         raise UserError(
             f"{location.path}: ends before byte {location.offset + location.size}, so the tar was cut or replaced "
-            "since its pictures were listed. Bring it back and run again."
+            "since its images were listed. Bring it back and run again."
         )
     return content
 
@@ -94,8 +94,8 @@ class ByteStrings:
         return bytes(self.buffer[self.ends[number - 1] if number else 0 : self.ends[number]])
 
 
-class PictureTable:
-    """Every picture of a source, in an order that does not depend on the file system.
+class ImageTable:
+    """Every image of a source, in an order that does not depend on the file system.
 
     `split` (uint8, an index into the source's `splits`) and `label` (int32, class index) are arrays; the rest is asked
     for by number, 0 <= number < len(table).
@@ -103,9 +103,9 @@ class PictureTable:
 
     def __init__(self, root: str, containers: Sequence[str] = ()) -> None:
         self.root = root
-        """Absolute folder, or URL, that the pictures or tars lie under."""
+        """Absolute folder, or URL, that the images or tars lie under."""
         self.containers = tuple(containers)
-        """The tars, relative to `root`; empty: pictures are files of their own."""
+        """The tars, relative to `root`; empty: images are files of their own."""
         self.split: npt.NDArray[np.uint8] = np.empty(0, np.uint8)
         self.label: npt.NDArray[np.int32] = np.empty(0, np.int32)
         self._container: npt.NDArray[np.int32] | None = None
@@ -131,7 +131,7 @@ class PictureTable:
         return self._stems[self._place(number)].decode("ascii")
 
     def location(self, number: int) -> Location:
-        """Where the picture's bytes are."""
+        """Where the image's bytes are."""
         if self._container is not None and self._offset is not None:
             path = self._join(self.containers[self._container[number]])
             return Location(path, int(self._offset[number]), int(self._size[number]))
@@ -144,9 +144,9 @@ class PictureTable:
     def _place(self, number: int) -> int:
         return number if self._order is None else int(self._order[number])
 
-    def rearranged(self, order: npt.NDArray[np.int64], split: npt.NDArray[np.uint8]) -> PictureTable:
-        """The same pictures in another order; `split` is in the new one."""
-        table = PictureTable(self.root, self.containers)
+    def rearranged(self, order: npt.NDArray[np.int64], split: npt.NDArray[np.uint8]) -> ImageTable:
+        """The same images in another order; `split` is in the new one."""
+        table = ImageTable(self.root, self.containers)
         table.split, table.label = split, self.label[order]
         table._container = None if self._container is None else self._container[order]
         table._offset = None if self._offset is None else self._offset[order]
@@ -161,7 +161,7 @@ class PictureTable:
     def update(self, digest: hashlib._Hash) -> None:
         """Feed everything that defines the table, `root` excepted, into a hash.
 
-        Sizes are in it because another source may have the very same names: numbered pictures in numbered classes.
+        Sizes are in it because another source may have the very same names: numbered images in numbered classes.
         """
         for column in (self.split, self.label, self._container, self._offset, self._size, self._order):
             digest.update(b"-" if column is None else column.tobytes())
@@ -171,16 +171,16 @@ class PictureTable:
 
 
 class TableBuilder:
-    """Collects pictures one by one and makes the table."""
+    """Collects images one by one and makes the table."""
 
     def __init__(self, root: str, containers: Sequence[str] = ()) -> None:
-        self._table = PictureTable(root, containers)
+        self._table = ImageTable(root, containers)
         self._origins = self._table._origins
         self._split, self._label, self._container = array("B"), array("i"), array("i")
         self._offset, self._size = array("q"), array("q")
 
     def add(self, split: int, label: int, origin: bytes, size: int) -> None:
-        """A picture that is a file of its own, of `size` bytes.
+        """A image that is a file of its own, of `size` bytes.
 
         `origin` is its path relative to the root, as the file system has it.
         """
@@ -190,13 +190,13 @@ class TableBuilder:
         self._size.append(size)
 
     def add_member(self, split: int, label: int, container: int, member: bytes, offset: int, size: int) -> None:
-        """A picture inside tar number `container`; `member` is its name there (`inner.tar!name` where tars nest)."""
+        """A image inside tar number `container`; `member` is its name there (`inner.tar!name` where tars nest)."""
         origin = os.fsencode(self._table.containers[container]) + b"!" + member
         self.add(split, label, origin, size)
         self._container.append(container)
         self._offset.append(offset)
 
-    def finish(self) -> PictureTable:
+    def finish(self) -> ImageTable:
         table = self._table
         table.split = np.array(self._split, dtype=np.uint8)
         table.label = np.array(self._label, dtype=np.int32)
@@ -211,7 +211,7 @@ class TableBuilder:
 
 @dataclass(frozen=True)
 class Source:
-    """Pictures with labels and splits, wherever they came from."""
+    """Images with labels and splits, wherever they came from."""
 
     kind: str
     """What `--source` calls it."""
@@ -221,14 +221,14 @@ class Source:
     """In index order."""
     splits: tuple[str, ...]
     """As far as they are there, in `SPLIT_ORDER`."""
-    table: PictureTable
+    table: ImageTable
     notes: tuple[str, ...] = ()
-    """What a user should know: no validation split, files that were no pictures."""
+    """What a user should know: no validation split, files that were no images."""
     scans: ScanCache | None = None
     """What took long to find, to be kept beside the output once it is sure that it is this source's."""
 
     def fingerprint(self) -> str:
-        """Sha256 over the list of pictures: names, places, sizes, labels, splits, classes, but not its own path."""
+        """Sha256 over the list of images: names, places, sizes, labels, splits, classes, but not its own path."""
         digest = hashlib.sha256(self.kind.encode())
         digest.update("\0".join(entry.name for entry in self.classes).encode("utf-8", "surrogateescape"))
         digest.update("\0".join(self.splits).encode())

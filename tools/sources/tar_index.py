@@ -1,4 +1,4 @@
-"""Where every member of a tar lies, found in one pass over the headers, so that pictures are read without unpacking."""
+"""Where every member of a tar lies, found in one pass over the headers, so that images are read without unpacking."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def entries(read_at: ReadAt, path: str, start: int, end: int) -> Iterator[Entry]
     """All members of the tar that lies between the bytes `start` and `end` of a file.
 
     Takes ustar, GNU (long names) and pax.  Raises TarError, naming `path`, where the tar is cut: inside a member, or
-    between two (then the closing zero block is missing, and pictures would be lost silently).
+    between two (then the closing zero block is missing, and images would be lost silently).
     """
     position, long_name, long_target, fields = start, b"", b"", dict[bytes, bytes]()
     while True:

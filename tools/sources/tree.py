@@ -1,4 +1,4 @@
-"""Everything that lies under a folder, listed once: pictures by folder, and what else there is."""
+"""Everything that lies under a folder, listed once: images by folder, and what else there is."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from alexnet_fast.tools.errors import UserError
 from alexnet_fast.tools.messages import counted, few
 from alexnet_fast.tools.storage.filesystem import is_url, open_system
 
-PICTURE_EXTENSIONS = frozenset(
+IMAGE_EXTENSIONS = frozenset(
     b".avif .bmp .gif .heic .heif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split()
 )
-"""A file with one of these is a picture of the source, whatever is in it; what cannot be read is left out by name."""
+"""A file with one of these is a image of the source, whatever is in it; what cannot be read is skipped by name."""
 
 
 def text(name: bytes) -> str:
@@ -24,36 +24,36 @@ def text(name: bytes) -> str:
     return name.decode("utf-8", "backslashreplace")
 
 
-def is_picture(name: bytes) -> bool:
+def is_image(name: bytes) -> bool:
     """By the name alone, so that no file is opened; `._x.jpg` and the like are an operating system's side files."""
     dot = name.rfind(b".")
-    return dot > 0 and name[dot:].lower() in PICTURE_EXTENSIONS and not name.startswith(b".")
+    return dot > 0 and name[dot:].lower() in IMAGE_EXTENSIONS and not name.startswith(b".")
 
 
 @dataclass
 class Tree:
     """What lies under a folder.  All paths are relative to it, in the file system's own bytes, with `/`."""
 
-    pictures: dict[bytes, list[bytes]] = field(default_factory=dict)
-    """Folder -> the sorted names of the pictures directly in it; folders without any are not in it."""
+    images: dict[bytes, list[bytes]] = field(default_factory=dict)
+    """Folder -> the sorted names of the images directly in it; folders without any are not in it."""
     sizes: dict[bytes, array[int]] = field(default_factory=dict)
-    """Folder -> its pictures' sizes in bytes, in the order of `pictures`."""
+    """Folder -> its images' sizes in bytes, in the order of `images`."""
     folders: set[bytes] = field(default_factory=set)
     """Every folder below."""
     others: Counter[str] = field(default_factory=Counter)
-    """Extension -> number of files that are no pictures by their name, so that nothing goes unmentioned."""
+    """Extension -> number of files that are no images by their name, so that nothing goes unmentioned."""
 
     hidden: Counter[str] = field(default_factory=Counter)
-    """Folder that is hidden -> pictures anywhere below it."""
+    """Folder that is hidden -> images anywhere below it."""
 
     def add(self, folder: bytes, files: dict[bytes, int]) -> None:
-        """Take in a folder's files: name -> bytes, which count for pictures only."""
-        pictures = sorted(name for name in files if is_picture(name))
-        if pictures:
-            self.pictures[folder] = pictures
-            self.sizes[folder] = array("q", (files[name] for name in pictures))
+        """Take in a folder's files: name -> bytes, which count for images only."""
+        images = sorted(name for name in files if is_image(name))
+        if images:
+            self.images[folder] = images
+            self.sizes[folder] = array("q", (files[name] for name in images))
         for name in files:
-            if not is_picture(name):
+            if not is_image(name):
                 self.others[
                     "hidden" if name.startswith(b".") else Path(text(name)).suffix.lower() or "no extension"
                 ] += 1
@@ -67,21 +67,21 @@ class Tree:
         )
 
     def below(self, prefix: bytes) -> dict[bytes, list[bytes]]:
-        """`pictures` of the folders under `prefix`, which is a folder with a slash behind it, or empty for all."""
-        return {folder: names for folder, names in self.pictures.items() if folder and folder.startswith(prefix)}
+        """`images` of the folders under `prefix`, which is a folder with a slash behind it, or empty for all."""
+        return {folder: names for folder, names in self.images.items() if folder and folder.startswith(prefix)}
 
     def notes(self) -> list[str]:
         notes = []
         if self.hidden:
             notes.append(
-                f"Not used: {counted(self.hidden.total(), 'picture')} in hidden folders ({few(sorted(self.hidden))})."
+                f"Not used: {counted(self.hidden.total(), 'image')} in hidden folders ({few(sorted(self.hidden))})."
             )
         if self.others:
             # Equal counts in one order on every machine: the notes are stored.
             common = sorted(self.others.items(), key=lambda item: (-item[1], item[0]))[:5]
             shown = ", ".join(f"{name} {count:,}" for name, count in common)
             files = counted(self.others.total(), "other file")
-            notes.append(f"Not used: {files}, no pictures by their names ({shown}).")
+            notes.append(f"Not used: {files}, no images by their names ({shown}).")
         return notes
 
 
@@ -98,7 +98,7 @@ def read_tree(root: str, exclude: Path | str | None = None) -> Tree:
     for folder, files in walk_url(root, exclude) if is_url(root) else walk(os.fsencode(root), exclude):
         hidden = hidden_part(folder)
         if hidden is not None:
-            tree.hidden += Counter({text(hidden): sum(map(is_picture, files))})
+            tree.hidden += Counter({text(hidden): sum(map(is_image, files))})
             continue
         if folder:
             tree.folders.add(folder)
@@ -107,7 +107,7 @@ def read_tree(root: str, exclude: Path | str | None = None) -> Tree:
 
 
 def walk(root: bytes, exclude: Path | str | None) -> Iterator[tuple[bytes, dict[bytes, int]]]:
-    """(folder relative to `root`, files in it with their bytes as `picture_size` tells them).
+    """(folder relative to `root`, files in it with their bytes as `image_size` tells them).
 
     Links are followed, but never round a circle.
     """
@@ -120,12 +120,12 @@ def walk(root: bytes, exclude: Path | str | None) -> Iterator[tuple[bytes, dict[
         if here[-1] == excluded or here[-1] in above:
             continue
         files = {}
-        hidden = hidden_part(relative) is not None  # its pictures are counted only
+        hidden = hidden_part(relative) is not None  # its images are counted only
         try:
             with os.scandir(path) as entries:
                 for entry in entries:
                     if not leads_to_folder(entry):
-                        files[entry.name] = 0 if hidden else picture_size(entry)
+                        files[entry.name] = 0 if hidden else image_size(entry)
                     else:
                         waiting.append((relative + b"/" + entry.name if relative else entry.name, here))
         except OSError as error:
@@ -144,12 +144,12 @@ def leads_to_folder(entry: os.DirEntry[bytes]) -> bool:
         return False
 
 
-def picture_size(entry: os.DirEntry[bytes]) -> int:
-    """Bytes of a picture, 0 for other files, which are not looked at.
+def image_size(entry: os.DirEntry[bytes]) -> int:
+    """Bytes of a image, 0 for other files, which are not looked at.
 
-    UserError for a picture's name on a broken link, or on a pipe, which would be waited on for ever.
+    UserError for a image's name on a broken link, or on a pipe, which would be waited on for ever.
     """
-    if not is_picture(entry.name):
+    if not is_image(entry.name):
         return 0
     try:
         regular = entry.is_file()

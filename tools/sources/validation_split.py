@@ -9,7 +9,7 @@ import numpy as np
 
 from alexnet_fast.tools.errors import UsageError
 from alexnet_fast.tools.messages import counted
-from alexnet_fast.tools.sources.table import SPLIT_ORDER, PictureTable, Source
+from alexnet_fast.tools.sources.table import SPLIT_ORDER, ImageTable, Source
 
 
 def check_fraction(fraction: float) -> None:
@@ -19,7 +19,7 @@ def check_fraction(fraction: float) -> None:
 
 
 def draw_validation(source: Source, fraction: float, seed: int) -> Source:
-    """The source with a `val` split of round(fraction × train) pictures; refused where it has one already."""
+    """The source with a `val` split of round(fraction × train) images; refused where it has one already."""
     check_fraction(fraction)
     if "val" in source.splits or "train" not in source.splits:
         raise UsageError(
@@ -28,23 +28,23 @@ def draw_validation(source: Source, fraction: float, seed: int) -> Source:
         )
     held_out = draw(source.table, source.splits.index("train"), fraction, seed)
     if not held_out:
-        pictures = counted(len(source.table), "picture")
-        raise UsageError(f"--val-fraction {fraction:g}: of {pictures} that is none. Give a larger one.")
+        images = counted(len(source.table), "image")
+        raise UsageError(f"--val-fraction {fraction:g}: of {images} that is none. Give a larger one.")
     splits = tuple(split for split in SPLIT_ORDER if split in (*source.splits, "val"))
     moved = np.array([splits.index(split) for split in source.splits], np.uint8)[source.table.split]
     moved[held_out] = splits.index("val")
     order = np.argsort(moved, kind="stable")
-    note = f"val is {counted(len(held_out), 'picture')} drawn out of train (fraction {fraction:g}, seed {seed})."
+    note = f"val is {counted(len(held_out), 'image')} drawn out of train (fraction {fraction:g}, seed {seed})."
     return replace(
         source, splits=splits, table=source.table.rearranged(order, moved[order]), notes=(*source.notes, note)
     )
 
 
-def draw(table: PictureTable, train: int, fraction: float, seed: int) -> list[int]:
-    """The numbers of round(fraction × all) pictures of split `train`, as even over the classes as whole numbers allow.
+def draw(table: ImageTable, train: int, fraction: float, seed: int) -> list[int]:
+    """The numbers of round(fraction × all) images of split `train`, as even over the classes as whole numbers allow.
 
     Every class gets the whole part of its share; what is left goes to the largest remainders, equal ones in an order
-    drawn from the seed.  A class of two or more pictures keeps one.  Drawing is by hash of seed and origin, so it
+    drawn from the seed.  A class of two or more images keeps one.  Drawing is by hash of seed and origin, so it
     depends neither on the order of the table nor on a random generator's version.
     """
 

@@ -1,4 +1,4 @@
-"""Other people's WebDataset tars: samples of a picture (jpg, png, webp, …) and a label (cls, or json with a label)."""
+"""Other people's WebDataset tars: samples of a image (jpg, png, webp, …) and a label (cls, or json with a label)."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from alexnet_fast.tools.sources.imagenet import classes_by_wnid, imagenet_classe
 from alexnet_fast.tools.sources.table import (
     SPLIT_ORDER,
     ClassName,
+    ImageTable,
     Location,
-    PictureTable,
     Source,
     TableBuilder,
     read_bytes,
 )
 from alexnet_fast.tools.sources.tar_index import NOWHERE, Member, scan_tar
-from alexnet_fast.tools.sources.tree import is_picture, text
+from alexnet_fast.tools.sources.tree import is_image, text
 from alexnet_fast.tools.storage.filesystem import join, list_folder
 from alexnet_fast.tools.storage.output import WORK
 
@@ -75,7 +75,7 @@ def split_of(tar: str) -> str:
 
 
 def is_webdataset(root: str, names: Mapping[str, bool]) -> bool:
-    """Whether the first tar begins with a sample of a picture and a label.
+    """Whether the first tar begins with a sample of a image and a label.
 
     Tars that are damaged, or whose names disagree about splits, are the user's to know where there is nothing else, but
     must not hide class folders beside them; nor may a stray tar hide train/ and val/.
@@ -97,14 +97,14 @@ def is_webdataset(root: str, names: Mapping[str, bool]) -> bool:
         if any(names.values()):
             return False
         raise
-    return sample is not None and bool(sample.pictures) and sample.label_member is not None
+    return sample is not None and bool(sample.images) and sample.label_member is not None
 
 
 def holds_classes(root: str, folders: list[str]) -> bool:
-    """Whether one of the folders holds pictures or further folders, and no tars."""
+    """Whether one of the folders holds images or further folders, and no tars."""
     inside = (list_folder(join(root, folder)) for folder in folders)
     return any(
-        any(folder or is_picture(name.encode("utf-8", "surrogateescape")) for name, folder in names.items())
+        any(folder or is_image(name.encode("utf-8", "surrogateescape")) for name, folder in names.items())
         and not any(name.endswith(".tar") for name in names)
         for names in inside
     )
@@ -115,14 +115,14 @@ class Sample:
     """The members of a tar that share a key: the name up to the first dot."""
 
     key: bytes
-    pictures: list[Member] = field(default_factory=list)
+    images: list[Member] = field(default_factory=list)
     lost: list[Member] = field(default_factory=list)
-    """Pictures by their names that have no bytes in the tar."""
+    """Images by their names that have no bytes in the tar."""
     label_member: Member | None = None
 
     def add(self, extension: bytes, member: Member) -> None:
-        if is_picture(b"x." + extension):
-            (self.lost if member.offset == NOWHERE else self.pictures).append(member)
+        if is_image(b"x." + extension):
+            (self.lost if member.offset == NOWHERE else self.images).append(member)
         elif member.offset == NOWHERE:
             return
         elif extension == b"cls" or (extension == b"json" and self.label_member is None):
@@ -171,10 +171,10 @@ class _Collected:
         self.labels: dict[str, int] = {}
         """Label as it is written -> number in the order of coming, which the table holds until all are known."""
         self.evidence = array("i")
-        """For each picture whose name tells its ImageNet class: that class's index; -1 for the others."""
+        """For each image whose name tells its ImageNet class: that class's index; -1 for the others."""
         self.unlabeled: list[str] = []
         self.num_spare = 0
-        """Pictures beside a sample's first one."""
+        """Images beside a sample's first one."""
         self.lost: list[str] = []
         self.num_bare_labels = 0
 
@@ -182,7 +182,7 @@ class _Collected:
         path = join(root, self.containers[container])
         for sample in samples(path):
             self.lost += [f"{self.containers[container]}!{text(member.name)}" for member in sample.lost]
-            if not sample.pictures:
+            if not sample.images:
                 self.num_bare_labels += bool(sample.label_member and not sample.lost)
                 continue
             label = read_label(path, sample.label_member) if sample.label_member else None
@@ -190,28 +190,26 @@ class _Collected:
                 self.unlabeled.append(f"{self.containers[container]}!{text(sample.key)}")
                 continue
             number = self.labels.setdefault(label, len(self.labels))
-            picture = sample.pictures[0]
-            self.builder.add_member(split, number, container, picture.name, picture.offset, picture.size)
-            self.evidence.append(imagenet_index(picture.name))
-            self.num_spare += len(sample.pictures) - 1
+            image = sample.images[0]
+            self.builder.add_member(split, number, container, image.name, image.offset, image.size)
+            self.evidence.append(imagenet_index(image.name))
+            self.num_spare += len(sample.images) - 1
 
     def notes(self) -> list[str]:
-        """What is not used, so that every picture is accounted for."""
+        """What is not used, so that every image is accounted for."""
         notes = []
         if self.unlabeled:
-            notes.append(
-                f"Not used: {counted(len(self.unlabeled), 'picture')} without a label ({few(self.unlabeled)})."
-            )
+            notes.append(f"Not used: {counted(len(self.unlabeled), 'image')} without a label ({few(self.unlabeled)}).")
         if self.lost:
-            pictures = counted(len(self.lost), "picture")
+            images = counted(len(self.lost), "image")
             notes.append(
-                f"Not used: {pictures} without bytes in the tar, links that lead out of it or no files "
+                f"Not used: {images} without bytes in the tar, links that lead out of it or no files "
                 f"({few(self.lost)})."
             )
         if self.num_spare:
-            notes.append(f"Not used: {counted(self.num_spare, 'picture')}, not the first of the sample.")
+            notes.append(f"Not used: {counted(self.num_spare, 'image')}, not the first of the sample.")
         if self.num_bare_labels:
-            notes.append(f"Not used: {counted(self.num_bare_labels, 'label')} without a picture.")
+            notes.append(f"Not used: {counted(self.num_bare_labels, 'label')} without a image.")
         return notes
 
 
@@ -239,7 +237,7 @@ def find_webdataset(root: str, names: Mapping[str, bool]) -> Source:
     table = collected.builder.finish()
     if len(table) == 0:
         raise UsageError(
-            f"{root}: no sample with a picture (jpg, png, webp, …) and a label (cls, or json with one of "
+            f"{root}: no sample with a image (jpg, png, webp, …) and a label (cls, or json with one of "
             f"{', '.join(LABEL_FIELDS)}) in {counted(len(collected.containers), 'tar')}. Give tars that hold both."
         )
     classes = label_classes(root, table, collected)
@@ -256,10 +254,10 @@ def find_webdataset(root: str, names: Mapping[str, bool]) -> Source:
     )
 
 
-def label_classes(root: str, table: PictureTable, collected: _Collected) -> tuple[ClassName, ...]:
+def label_classes(root: str, table: ImageTable, collected: _Collected) -> tuple[ClassName, ...]:
     """The classes; the table's labels become their indices.
 
-    Labels that are numbers are the indices themselves, with ImageNet's names where the pictures' names agree that they
+    Labels that are numbers are the indices themselves, with ImageNet's names where the images' names agree that they
     are ImageNet's; other labels are class names.
     """
     written = list(collected.labels)

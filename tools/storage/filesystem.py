@@ -85,7 +85,7 @@ def list_folder(folder: str) -> dict[str, bool]:
     """Name -> whether it is a folder, of everything in a folder, sorted; UsageError where there is no such folder."""
     if not is_url(folder):
         if not Path(folder).exists():
-            raise UsageError(f"{folder}: there is no such folder. Give the folder that holds the pictures.")
+            raise UsageError(f"{folder}: there is no such folder. Give the folder that holds the images.")
         try:
             with os.scandir(folder) as entries:
                 # Path.is_dir takes a link to itself for no folder, where entry.is_dir raises.

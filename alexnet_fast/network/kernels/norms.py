@@ -37,13 +37,13 @@ def kernels_for(x: torch.Tensor) -> NormKernels:
 def local_response_norm(
     x: torch.Tensor, towers: int, alpha: float, relu: bool, bias: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Across 5 neighbouring maps of a tower; `bias` (C,) is added before, then `relu`.  (N, C, H, W) channels-last."""
+    """Across 5 neighboring maps of a tower; `bias` (C,) is added before, then `relu`.  (N, C, H, W) channels-last."""
     y: torch.Tensor = ChannelNorm.apply(dense_maps(x), bias, towers, alpha, relu)  # type: ignore[no-untyped-call]
     return y
 
 
 def spatial_norm(x: torch.Tensor) -> torch.Tensor:
-    """Across 5×5 neighbouring pixels of a map.  (N, C, H, W) channels-last in and out."""
+    """Across 5×5 neighboring pixels of a map.  (N, C, H, W) channels-last in and out."""
     y: torch.Tensor = SpatialNorm.apply(dense_maps(x))  # type: ignore[no-untyped-call]
     return y
 

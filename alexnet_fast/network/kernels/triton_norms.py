@@ -1,7 +1,7 @@
 """The norms and their gradients as Triton kernels, one pass each over channels-last maps; what a GPU runs.
 
 The formulas are those of `plain`.  A program takes some pixels and all maps of one tower, or a block of maps.  Across
-maps a window's sum is a product with a band of ones, on the GPU's matrix units: neighbours as such would be read two
+maps a window's sum is a product with a band of ones, on the GPU's matrix units: neighbors as such would be read two
 bytes at a time, each again for every window it is in.  Across pixels they are read again, from the nearest cache.
 """
 

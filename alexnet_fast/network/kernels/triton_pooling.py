@@ -1,6 +1,6 @@
 """Max pooling with stride 2 as Triton kernels, one pass each way over channels-last maps; what a GPU runs.
 
-Going forward a program takes some pixels of the result, going back some of the pictures', each with a block of maps.
+Going forward a program takes some pixels of the result, going back some of the images', each with a block of maps.
 Going back every number asks the windows it is in, at most four, whether it was their maximum: nobody adds to a number
 that another may be adding to, so the sum is the same in each run.
 """
@@ -54,7 +54,7 @@ def blocks(x: torch.Tensor) -> tuple[tuple[int], tuple[int, int, int, int]]:
 
 @triton.jit
 def place_of(pixels, maps, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """(pixel, map, whether there are such) of a program's numbers; blocks of one pixel's maps are neighbours."""
+    """(pixel, map, whether there are such) of a program's numbers; blocks of one pixel's maps are neighbors."""
     across = (maps + COLUMNS - 1) // COLUMNS
     pixel = tl.program_id(0) // across * ROWS + tl.arange(0, ROWS)[:, None]
     column = tl.program_id(0) % across * COLUMNS + tl.arange(0, COLUMNS)[None, :]

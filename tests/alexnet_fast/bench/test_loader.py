@@ -48,7 +48,7 @@ def test_turns_alternate_and_the_median_counts() -> None:
 
         return interleaved.Candidate(name, work, {"of": name})
 
-    rows = interleaved.measure_in_turns(
+    rows = interleaved.measure_interleaved(
         [taking("a", [1.0, 4.0, 2.0]), taking("b", [0.5, 0.5, 0.5])], batch_size=8, count=5, turns=3, device=CPU
     )
     assert order == ["a", "b"] * 3
@@ -108,7 +108,7 @@ class Filling:
         self.done.append("close")
 
 
-def test_pictures_are_kept_before_the_clock_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_kept_before_the_clock_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmark, "TURNS", 2)
     monkeypatch.setattr(benchmark, "BATCHES", 6)
     monkeypatch.setattr(interleaved, "LEAD", 1)
@@ -140,7 +140,7 @@ def jpegs_of(dataset: Dataset) -> list[bytes]:
 
 
 def windows(pixels: np.ndarray[Any, Any]) -> Iterator[tuple[int, int, bool, np.ndarray[Any, Any]]]:
-    """Every crop of a picture, and its mirror image."""
+    """Every crop of a image, and its mirror image."""
     margin = pixels.shape[0] - CROP
     for y in range(margin + 1):
         for x in range(margin + 1):
@@ -156,7 +156,7 @@ def test_parts_of_the_graph_give_what_they_are_called(tiny_dataset: Dataset) -> 
         assert to_torch(digits).shape == (6, 5)
         return to_torch(images).clone()
 
-    size = tiny_dataset.picture.size
+    size = tiny_dataset.image_options.size
     decoded, cropped = first(parts.decoded).numpy(), first(parts.cropped).numpy()
     assert decoded.shape == (6, size, size, 3) and first(parts.parsed).tolist() == [[size, size, 3]] * 6
     for whole, crop in zip(decoded, cropped, strict=True):
@@ -169,7 +169,7 @@ def test_parts_of_the_graph_give_what_they_are_called(tiny_dataset: Dataset) -> 
 
 
 def test_peers_do_the_work_that_our_graph_does(tiny_dataset: Dataset) -> None:
-    """Crop, mirror, colours along the data set's directions, the mean image: undone, a crop of the picture is left."""
+    """Crop, mirror, colors along the data set's directions, the mean image: undone, a crop of the image is left."""
     recipe, jpegs, statistics = (
         baseline_loaders.Recipe.of(tiny_dataset),
         jpegs_of(tiny_dataset),
@@ -186,7 +186,7 @@ def test_peers_do_the_work_that_our_graph_does(tiny_dataset: Dataset) -> None:
             for y, x, mirror, view in windows(pixels)
         ]
         spread, (y, x, mirror) = min(spreads)
-        assert spread < 1e-3  # the same colour at every pixel
+        assert spread < 1e-3  # the same color at every pixel
         view = pixels[y : y + CROP, x : x + CROP]
         shift = (restored - (view[:, ::-1] if mirror else view)).mean((0, 1))
         offsets += [y, x]
@@ -206,12 +206,12 @@ def decoded_by_pillow(jpeg: bytes) -> np.ndarray[Any, Any]:
 
 
 @pytest.mark.usefixtures("short")
-def test_all_loaders_are_measured_on_the_same_pictures(tiny_dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_loaders_are_measured_on_the_same_images(tiny_dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    rows = benchmark.measure_peers(tiny_dataset, device=CPU, batch_size=6, num_threads=1, say=said.append)
+    rows = benchmark.measure_baselines(tiny_dataset, device=CPU, batch_size=6, num_threads=1, say=said.append)
     rates = {row.name: row.rate for row in rows}
     assert {
-        "libjpeg-turbo alone", "DALI: decode only", "the same, handed to torch", benchmark.MEAN_COLOUR,
+        "libjpeg-turbo alone", "DALI: decode only", "the same, handed to torch", benchmark.MEAN_COLOR,
         benchmark.FULL_GRAPH, "torch DataLoader + Pillow", "webdataset + Pillow",
     } <= set(rates)  # fmt: skip
     (ours,) = (row for row in rows if row.name == benchmark.FULL_GRAPH)
@@ -290,7 +290,7 @@ def test_rows_of_the_sweep_are_in_the_json(tiny_shards: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("mib", "rows"), [(7, 2), (0, 1)])
-def test_a_row_for_pictures_that_are_kept(
+def test_a_row_for_images_that_are_kept(
     tiny_dataset: Dataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], mib: int, rows: int
 ) -> None:
     def kept(loader: TrainingLoader, *, share: float, device: torch.device) -> Measurement:
@@ -306,7 +306,7 @@ def test_a_row_for_pictures_that_are_kept(
     bench = bench_command.Bench("cpu", 4, "2013", "auto", 1, None, None)
     bench.cache_decoded = 0.5
     assert [row.name for row in bench.loader(tiny_dataset)] == ["decoded", "kept, 63%"][:rows]
-    assert "decoded pictures are kept" in capsys.readouterr().out
+    assert "decoded images are kept" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -23,11 +23,9 @@ from alexnet_fast.tools.storage.output import open_output
 
 @pytest.fixture(scope="module")
 def many_shards(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """The tiny data set's pictures again, 59 training samples in 20 shards."""
+    """The tiny data set's images again, 59 training samples in 20 shards."""
     folder = tmp_path_factory.mktemp("many") / "shards"
-    source = find_source(
-        str(tiny_shards.parent / "pictures"), None, val_fraction=None, seed=0, exclude=None, cache=None
-    )
+    source = find_source(str(tiny_shards.parent / "images"), None, val_fraction=None, seed=0, exclude=None, cache=None)
     plan = Plan(source, ShardOptions(shard_size=3))
     shard(plan, open_output(str(folder)), partial(local_pool, 1), strict=False, watch=lambda progress: None)
     return Dataset.load(folder)
@@ -42,7 +40,7 @@ def quality(dataset: Dataset, shuffle_buffer: int, num_epochs: int = 6) -> Shuff
 
 def test_a_large_buffer_shuffles_as_chance_would(tiny_dataset: Dataset) -> None:
     found = quality(tiny_dataset, 59)
-    # Six of each of ten classes less one: 5.0 of 58 neighbours alike; ρ of 59 has a standard deviation of 0.13.
+    # Six of each of ten classes less one: 5.0 of 58 neighbors alike; ρ of 59 has a standard deviation of 0.13.
     assert found.label_repeats_by_chance == pytest.approx((9 * 6 * 5 + 5 * 4) / (59 * 58))
     assert found.correlation_by_chance == pytest.approx(0.1048, abs=1e-4)
     assert found.label_repeats < 0.15

@@ -24,7 +24,7 @@ def test_every_key_is_explained() -> None:
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_written_recipes_read_back_the_same(name: str, tmp_path: Path) -> None:
-    recipe = load_recipe(name, ["seed=7", "conv1_slow_epoch=none"])
+    recipe = load_recipe(name, ["seed=7", "lr_conv1_from_epoch=none"])
     file = tmp_path / f"{name}.toml"
     file.write_text(recipe.to_toml(), encoding="utf-8")
     assert load_recipe(str(file)) == recipe
@@ -47,9 +47,9 @@ def test_written_recipes_read_back_the_same(name: str, tmp_path: Path) -> None:
         ("epochs=nan", "finite"),
         ("epochs=inf", "finite"),
         (f"epochs=1{'0' * 400}", "finite"),
-        (f"weight_rates=[-1{'0' * 400}, 0, 0, 0]", "a list of finite numbers"),
+        (f"lr_weights=[-1{'0' * 400}, 0, 0, 0]", "a list of finite numbers"),
         ("seed=-1", "0 or more"),
-        ("noise_divisor=1", "true or false"),
+        ("pca_jitter_divisor=1", "true or false"),
         ("network=alex", "network is 'alex'"),
         ("network=15", "did you mean '145' or '150'?"),
         ("network=146", "did you mean '145', '167', '147' or '148'?"),
@@ -58,27 +58,27 @@ def test_written_recipes_read_back_the_same(name: str, tmp_path: Path) -> None:
         ("final_views=5", "1 or 10"),
         ("momentum=1", "below 1"),
         ("precision=fp8", "choose auto"),
-        ("weight_rates=[0.1]", "weight_rates has 1 rate and weight_rate_epochs 4 epochs"),
-        ("weight_rates=[0.1, -1, 0, 0]", "rates of 0 to 1,000,000"),
-        ("bias_rates=[1e300, 0]", "rates of 0 to 1,000,000"),
+        ("lr_weights=[0.1]", "lr_weights has 1 rate and lr_weights_milestones 4 epochs"),
+        ("lr_weights=[0.1, -1, 0, 0]", "rates of 0 to 1,000,000"),
+        ("lr_biases=[1e300, 0]", "rates of 0 to 1,000,000"),
         ("weight_decay=1e308", "at most 1,000,000"),
-        ("weight_rates=0.1", "a list of numbers"),
-        ("weight_rate_epochs=[1, 2, 3, 4]", "begin with 0"),
-        ("bias_rate_epochs=[0, 0]", "let them rise"),
+        ("lr_weights=0.1", "a list of numbers"),
+        ("lr_weights_milestones=[1, 2, 3, 4]", "begin with 0"),
+        ("lr_biases_milestones=[0, 0]", "let them rise"),
         ("width_divisor=5", "1, 2, 4, 8 or 16"),
-        ("weight_rates=[0.1, inf, 0, 0]", "a list of finite numbers"),
-        ("bias_rates=[nan, 0.1]", "a list of finite numbers"),
-        ("weight_rate_epochs=[0, 10, 20, inf]", "a list of finite numbers"),
-        ("weight_rate_epochs=[0, 22.5, 45, 90]", "not reached in 90 epochs"),
-        ("full_epochs=60", "not reached in 60 epochs"),
-        ("conv1_frozen_epoch=-1", '0 or more, or "none"'),
-        ("conv1_slow_epoch=-0.5", "0 or more"),
-        ("noise_off_epoch=-3", "0 or more"),
-        ("noise_off_epoch=nan", "finite"),
-        ("noise=1e300", "at most 10"),
+        ("lr_weights=[0.1, inf, 0, 0]", "a list of finite numbers"),
+        ("lr_biases=[nan, 0.1]", "a list of finite numbers"),
+        ("lr_weights_milestones=[0, 10, 20, inf]", "a list of finite numbers"),
+        ("lr_weights_milestones=[0, 22.5, 45, 90]", "not reached in 90 epochs"),
+        ("schedule_epochs=60", "not reached in 60 epochs"),
+        ("freeze_conv1_epoch=-1", '0 or more, or "none"'),
+        ("lr_conv1_from_epoch=-0.5", "0 or more"),
+        ("pca_jitter_off_epoch=-3", "0 or more"),
+        ("pca_jitter_off_epoch=nan", "finite"),
+        ("pca_jitter=1e300", "at most 10"),
         ("epochs=1e308", "from 0.000001 to 1,000,000"),
         ("epochs=1e-300", "from 0.000001"),
-        ("full_epochs=1e-300", "from 0.000001"),
+        ("schedule_epochs=1e-300", "from 0.000001"),
         ("description=true", "description is True; it must be a string"),
         ("source=[1, 2]", "it must be a string"),
         ("name=mine", "name is that of its file"),
@@ -92,14 +92,16 @@ def test_what_cannot_be_is_refused(setting: str, words: str) -> None:
 
 
 def test_settings_that_do_not_go_together_are_all_named() -> None:
-    with pytest.raises(UsageError, match=re.escape("--set weight_rates=[1, 2] --set seed=1: weight_rates has 2 rates")):
-        load_recipe("2013", ["weight_rates=[1, 2]", "seed=1"])
+    with pytest.raises(UsageError, match=re.escape("--set lr_weights=[1, 2] --set seed=1: lr_weights has 2 rates")):
+        load_recipe("2013", ["lr_weights=[1, 2]", "seed=1"])
 
 
 def test_words_need_no_quotes() -> None:
-    recipe = load_recipe("2013", ["network=145", "mean=rgb", "precision='fp32'", "epochs=3", "noise_off_epoch=none"])
+    recipe = load_recipe(
+        "2013", ["network=145", "mean=rgb", "precision='fp32'", "epochs=3", "pca_jitter_off_epoch=none"]
+    )
     assert recipe == replace(
-        load_recipe("2013"), network="145", mean="rgb", precision="fp32", epochs=3.0, noise_off_epoch=None
+        load_recipe("2013"), network="145", mean="rgb", precision="fp32", epochs=3.0, pca_jitter_off_epoch=None
     )
 
 
@@ -137,7 +139,7 @@ def test_net_145s_schedule_is_the_notebooks() -> None:
     assert rates_at(recipe, 67).conv1 == pytest.approx(1e-5)
     assert rates_at(recipe, 72).conv1 == 0
     schedule = Schedule(recipe, 1000)
-    assert [schedule.noise(epoch) for epoch in (0, 66, 67, 90)] == [True, True, False, False]
+    assert [schedule.pca_jitter(epoch) for epoch in (0, 66, 67, 90)] == [True, True, False, False]
     assert (schedule.num_epochs, schedule.num_steps) == (91, 91_000)
 
 

@@ -14,7 +14,7 @@ from alexnet_fast.cli import group
 from alexnet_fast.config.recipe import load_recipe
 from alexnet_fast.demo.data import KINDS, DemoData, draw_dataset
 from alexnet_fast.demo.tour import DemoResult, remove_run, run_demo, summary, take
-from alexnet_fast.pipelines.preview import colour_shifts, contact_samples, draw_preview, network_views
+from alexnet_fast.pipelines.preview import color_shifts, contact_samples, draw_preview, network_views
 from alexnet_fast.runs.figures import TEN_VIEWS, TRAIN, VALIDATION, draw_curves, draw_filters, tile
 from alexnet_fast.runs.folder import RunFolder
 from alexnet_fast.tools.dataset import Dataset
@@ -23,7 +23,7 @@ from alexnet_fast.tools.errors import UsageError, UserError
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("drawn") / "pictures"
+    folder = tmp_path_factory.mktemp("drawn") / "images"
     draw_dataset(folder, DemoData(num_train=5, num_val=2))
     return folder
 
@@ -55,7 +55,7 @@ def is_broken(file: Path) -> bool:
     return False
 
 
-def test_a_picture_depends_on_seed_split_class_and_number_alone(drawn: Path, tmp_path: Path) -> None:
+def test_a_image_depends_on_seed_split_class_and_number_alone(drawn: Path, tmp_path: Path) -> None:
     draw_dataset(tmp_path / "more", DemoData(num_train=6, num_val=3))
     draw_dataset(tmp_path / "other", DemoData(num_train=5, num_val=2, seed=1))
     name = Path("train") / "waves" / "waves_0004.JPEG"
@@ -67,18 +67,18 @@ def test_a_picture_depends_on_seed_split_class_and_number_alone(drawn: Path, tmp
     ).read_bytes()
 
 
-def test_neither_mean_colour_nor_place_tells_the_class() -> None:
-    """A nearest-mean guess from the mean colour does little better than chance."""
+def test_neither_mean_color_nor_place_tells_the_class() -> None:
+    """A nearest-mean guess from the mean color does little better than chance."""
     chance = np.random.default_rng(0)
-    from alexnet_fast.demo.data import draw_picture
+    from alexnet_fast.demo.data import draw_image
 
     means: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float64]]] = {}
     for name, kind in KINDS.items():
-        pictures = [np.asarray(draw_picture(kind, chance)).mean((0, 1)) for _ in range(16)]
-        means[name] = np.array(pictures)
-    centres = np.array([values[:8].mean(0) for values in means.values()])
+        images = [np.asarray(draw_image(kind, chance)).mean((0, 1)) for _ in range(16)]
+        means[name] = np.array(images)
+    centers = np.array([values[:8].mean(0) for values in means.values()])
     guesses = [
-        np.linalg.norm(centres - row, axis=1).argmin() == place
+        np.linalg.norm(centers - row, axis=1).argmin() == place
         for place, values in enumerate(means.values())
         for row in values[8:]
     ]
@@ -93,9 +93,9 @@ def test_the_demos_recipe_is_the_real_network() -> None:
 
 
 def test_curves_are_drawn_of_any_run(tmp_path: Path) -> None:
-    train = {"kind": "train", "weight_rate": 0.01, "loss": 2.0, "error": 0.8}
+    train = {"kind": "train", "lr_weights": 0.01, "loss": 2.0, "error": 0.8}
     metrics = [train | {"step": step, "epoch": step / 5} for step in range(1, 6)]
-    metrics += [train | {"step": 6, "epoch": 1.2, "weight_rate": 0.001}]
+    metrics += [train | {"step": 6, "epoch": 1.2, "lr_weights": 0.001}]
     draw_curves(metrics, tmp_path / "early.png")
     val = {"kind": "val", "step": 6, "epoch": 1.2, "loss": 1.0, "top1_error": 0.5, "top5_error": 0.1}
     draw_curves([*metrics, val | {"views": 1}, val | {"views": 10}], tmp_path / "late.png")
@@ -105,16 +105,16 @@ def test_curves_are_drawn_of_any_run(tmp_path: Path) -> None:
 
 def test_a_run_of_one_epoch_shows_its_three_points(tmp_path: Path) -> None:
     """One of each curve, two of them with the same values."""
-    train = {"kind": "train", "weight_rate": 0.01, "loss": 2.0, "error": 0.8, "step": 9, "epoch": 1}
+    train = {"kind": "train", "lr_weights": 0.01, "loss": 2.0, "error": 0.8, "step": 9, "epoch": 1}
     val = {"kind": "val", "step": 9, "epoch": 1, "loss": 2.5, "top1_error": 0.9, "top5_error": None}
     draw_curves([train, val | {"views": 1}, val | {"views": 10}], tmp_path / "curves.png")
     pixels = np.asarray(Image.open(tmp_path / "curves.png").convert("RGB")).astype(int)
     panels = pixels[: int(0.85 * len(pixels))]  # without the legend
-    for colour in (TRAIN, VALIDATION, TEN_VIEWS):
-        rgb = [int(colour[place : place + 2], 16) for place in (1, 3, 5)]
+    for color in (TRAIN, VALIDATION, TEN_VIEWS):
+        rgb = [int(color[place : place + 2], 16) for place in (1, 3, 5)]
         near = (np.abs(panels - rgb).sum(2) < 12).any(0)
         left, right = near[: len(near) // 2], near[len(near) // 2 :]
-        assert left.any() and right.any(), colour
+        assert left.any() and right.any(), color
 
 
 def test_few_kernels_fill_their_sheet(tmp_path: Path) -> None:
@@ -136,18 +136,18 @@ def test_kernels_are_tiled_with_their_own_contrast() -> None:
 
 
 def test_the_preview_shows_what_the_network_sees(tiny_dataset: Dataset, tmp_path: Path) -> None:
-    views = network_views(tiny_dataset, "train", num_pictures=3, num_views=2)
+    views = network_views(tiny_dataset, "train", num_images=3, num_views=2)
     mean = tiny_dataset.mean_image[16:240, 16:240]
-    for picture in range(3):
+    for image in range(3):
         for view in range(2):
-            y, x = views.corners[picture, view]
-            crop = views.originals[picture, y : y + 224, x : x + 224].astype(np.float64)
-            if views.mirrored[picture, view]:
+            y, x = views.corners[image, view]
+            crop = views.originals[image, y : y + 224, x : x + 224].astype(np.float64)
+            if views.mirrored[image, view]:
                 crop = crop[:, ::-1]
-            expected = (crop + views.shifts[picture, view] - tiny_dataset.statistics.mean_rgb) / 1.1
+            expected = (crop + views.shifts[image, view] - tiny_dataset.statistics.mean_rgb) / 1.1
             expected -= (mean - tiny_dataset.statistics.mean_rgb) / 1.1
-            assert np.abs(views.images[picture, view] - expected).max() < 1e-3
-    shifts = colour_shifts(tiny_dataset, "train", 5000) @ tiny_dataset.statistics.directions.T
+            assert np.abs(views.images[image, view] - expected).max() < 1e-3
+    shifts = color_shifts(tiny_dataset, "train", 5000) @ tiny_dataset.statistics.directions.T
     assert shifts.std(0) == pytest.approx(0.1 * tiny_dataset.statistics.standard_deviations, rel=0.05)
     labels = [sample.label for sample in contact_samples(tiny_dataset, "train", 20)]
     assert labels == sorted(labels) and len(set(labels)) == 10
@@ -172,15 +172,15 @@ def test_a_folder_that_the_demo_did_not_make_is_left_alone(content: str, tmp_pat
 def test_the_summary_says_what_to_do_next(tiny_dataset: Dataset, tmp_path: Path) -> None:
     folder = tiny_dataset.folder.parent
     errors = {"top1_error": 0.5, "num_samples": 30}
-    result = {"recipe": {"network": "167"}, "precision": "fp32", "device": "cpu", "epochs": 4.0, "pictures_per_s": 99.0}
-    told = summary(DemoResult(tiny_dataset, {**result, "centre_view": errors, "10_views": errors}), folder)
+    result = {"recipe": {"network": "167"}, "precision": "fp32", "device": "cpu", "epochs": 4.0, "images_per_s": 99.0}
+    told = summary(DemoResult(tiny_dataset, {**result, "center_view": errors, "10_views": errors}), folder)
     commands = [shlex.split(line) for line in told.splitlines() if line.startswith("  alexnet-fast ")]
     assert [words[1] for words in commands] == ["predict", "preview", "shard", "train"]
     assert Path(commands[0][3]).is_file() and Path(commands[1][2]) == tiny_dataset.folder
     for words in commands:  # all options exist, and what was made so far is taken
         program = group.get_command(click.Context(group), words[1])
         assert program is not None and program.make_context(words[1], words[2:])
-    assert "pictures of your own, a folder for each class" in told
+    assert "images of your own, a folder for each class" in told
 
 
 def test_a_demo_that_is_still_running_keeps_its_run(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def fail(mesh: Mesh, device: torch.device, how: str) -> None:
 def wait_for_signal(mesh: Mesh, device: torch.device) -> None:
     """Say so when every process is here, then do nothing for long."""
     mesh.barrier()
-    if mesh.is_speaker:
+    if mesh.is_main_rank:
         print("ready", flush=True)
     time.sleep(120)
 

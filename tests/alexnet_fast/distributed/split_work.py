@@ -1,4 +1,4 @@
-"""What the processes of test_split.py do: train a small float64 network on their share of the same pictures."""
+"""What the processes of test_split.py do: train a small float64 network on their share of the same images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from alexnet_fast.pipelines.batch import Batch
 from alexnet_fast.training.optimizer import SGD
 from alexnet_fast.training.train_step import BatchesAhead, TrainingStep
 
-PICTURES = 8
+IMAGES = 8
 SEED = 5
 DECAY = 5e-3  # ten times the authors', so that forgetting it would be seen
 State = dict[str, torch.Tensor]
@@ -33,19 +33,17 @@ class Run:
     momentum: State
 
 
-def pictures(step: int) -> Batch:
+def random_batch(step: int) -> Batch:
     """The whole batch of a step, the same in every process."""
     generator = torch.Generator().manual_seed(step)
-    images = torch.randn(PICTURES, 3, 67, 67, dtype=torch.float64, generator=generator) * 60
-    labels = torch.randint(0, 11, (PICTURES,), generator=generator)
+    images = torch.randn(IMAGES, 3, 67, 67, dtype=torch.float64, generator=generator) * 60
+    labels = torch.randint(0, 11, (IMAGES,), generator=generator)
     return Batch(images.contiguous(memory_format=torch.channels_last), labels)
 
 
 def share(batch: Batch, mesh: Mesh) -> Batch:
-    """This process's pictures."""
-    own = slice(
-        mesh.data_rank * PICTURES // mesh.num_data_ranks, (mesh.data_rank + 1) * PICTURES // mesh.num_data_ranks
-    )
+    """This process's images."""
+    own = slice(mesh.data_rank * IMAGES // mesh.num_data_ranks, (mesh.data_rank + 1) * IMAGES // mesh.num_data_ranks)
     return Batch(batch.images[own], batch.labels[own])
 
 
@@ -65,7 +63,7 @@ def train(mesh: Mesh, net: str, steps: range, state: tuple[State, State] | None 
         weights = 0.01 if number < 8 else 0.002
         biases = 2 * weights if number < 12 else 0.001
         optimizer.set_rates(weights=weights, biases=biases, conv1=None if number < 15 else 0.0)
-        result = step(share(pictures(number), mesh), step=number, seed=SEED)
+        result = step(share(random_batch(number), mesh), step=number, seed=SEED)
         run.losses.append(float(mesh.sum_over_replicas(result.loss)) / mesh.num_replicas)
         run.errors.append(int(mesh.sum_over_replicas(result.errors)))
         if not run.gradients and state is None:
@@ -97,8 +95,8 @@ def new_step(mesh: Mesh) -> TrainingStep:
     return TrainingStep(model, optimizer, precision=Precision("fp32", torch.float32, ""), mesh=mesh)
 
 
-def train_with_pictures_ahead(mesh: Mesh, device: torch.device) -> tuple[State, State, list[str]]:
-    """Weights after six steps: batch by batch, and with pictures sent ahead in all but each third; what was begun."""
+def train_with_images_ahead(mesh: Mesh, device: torch.device) -> tuple[State, State, list[str]]:
+    """Weights after six steps: batch by batch, and with images sent ahead in all but each third; what was begun."""
     numbers, begun = range(6), list[str]()
     plain = new_step(mesh)
     for number in numbers:
@@ -109,7 +107,7 @@ def train_with_pictures_ahead(mesh: Mesh, device: torch.device) -> tuple[State, 
 
     def noted(own: torch.Tensor, peer_shape: torch.Size) -> Wait:
         if own.shape[1:] == (3, 67, 67):
-            begun.append("pictures")
+            begun.append("images")
         return start(own, peer_shape)
 
     exchange.start = noted  # type: ignore[method-assign]
@@ -122,13 +120,13 @@ def train_with_pictures_ahead(mesh: Mesh, device: torch.device) -> tuple[State, 
 
 
 def single(step: int) -> Batch:
-    """`pictures` in float32."""
-    batch = pictures(step)
+    """`images` in float32."""
+    batch = random_batch(step)
     return replace(batch, images=batch.images.float())
 
 
 def diverge(mesh: Mesh, device: torch.device) -> None:
-    """A picture that is not finite, in the last process's share, while the next batch is on its way."""
+    """A image that is not finite, in the last process's share, while the next batch is on its way."""
     step = new_step(mesh)
     batches = [share(single(number), mesh) for number in range(2)]
     if mesh.rank == mesh.world_size - 1:
@@ -143,6 +141,6 @@ def diverge_in_the_last_process(mesh: Mesh, device: torch.device) -> None:
     if mesh.rank == mesh.world_size - 1:
         with torch.no_grad():
             step.parameters["conv2.weight"].mul_(3e38)
-    batch = share(pictures(0), mesh)
+    batch = share(random_batch(0), mesh)
     step(replace(batch, images=batch.images.float()), step=3, seed=SEED)
     step.drain()

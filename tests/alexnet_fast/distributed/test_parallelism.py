@@ -133,7 +133,7 @@ def test_torchrun_decides_the_number(machine: Any, monkeypatch: pytest.MonkeyPat
         monkeypatch.setenv(name, value)
     layout = choose_layout(NET, 128)
     assert (layout.num_processes, layout.split, layout.started) == (4, True, True)
-    with pytest.raises(UsageError, match="torchrun already started 4 processes: leave out --processes"):
+    with pytest.raises(UsageError, match="torchrun already started 4 processes: omit --processes"):
         choose_layout(NET, 128, processes=2)
 
 

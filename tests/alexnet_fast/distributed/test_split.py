@@ -74,23 +74,21 @@ def test_the_comparison_is_not_empty(alone: Any) -> None:
 
 
 @pytest.mark.parametrize("split", [True, False])
-def test_pictures_that_travel_during_the_step_before_change_nothing(work: Any, split: bool) -> None:
-    expected, ahead, begun = launch(Layout(CPU, 2, split, ""), work.train_with_pictures_ahead)
+def test_images_that_travel_during_the_step_before_change_nothing(work: Any, split: bool) -> None:
+    expected, ahead, begun = launch(Layout(CPU, 2, split, ""), work.train_with_images_ahead)
     assert all(torch.equal(ahead[name], tensor) for name, tensor in expected.items())
     steps = [f"step {number}" for number in range(6)]
     if not split:  # there is no peer to exchange with
         assert begun == steps
         return
     # Step 2 and the last take none: between 2 and 3 a checkpoint would lose nothing.
-    third = ["pictures", "pictures", "{}", "pictures", "{}", "{}"]
+    third = ["images", "images", "{}", "images", "{}", "{}"]
     assert begun == [word.format(steps.pop(0)) if word == "{}" else word for word in third * 2]
 
 
 @pytest.mark.parametrize("split", [True, False])
-def test_every_process_notices_one_bad_picture(work: Any, split: bool) -> None:
-    with pytest.raises(
-        DivergedError, match=r"step 41: the loss or a gradient is .*; the first to blame is the pictures"
-    ):
+def test_every_process_notices_one_bad_image(work: Any, split: bool) -> None:
+    with pytest.raises(DivergedError, match=r"step 41: the loss or a gradient is .*; the first to blame is the images"):
         launch(Layout(CPU, 2, split, ""), work.diverge)
 
 

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet_fast.inference.evaluation import Predictor, errors_in_words, evaluate, told
+from alexnet_fast.inference.evaluation import Predictor, evaluate, format_errors, told
 from alexnet_fast.network.model import NETS, AlexNet, small
 from alexnet_fast.pipelines.batch import EvaluationBatch
 from alexnet_fast.pipelines.evaluation_loader import view_cutter
 
-NUM_PICTURES = 7
+NUM_IMAGES = 7
 
 
 def predictor_of(seed: int, num_classes: int) -> Predictor:
-    """A small network with lively values: the start values alone would make every logit tiny."""
+    """A small network with lively values: the initialization alone would make every logit tiny."""
     model = AlexNet(small(NETS["167"], 16, image_size=224, num_classes=num_classes))
     model.initialize(seed)
     with torch.no_grad():
@@ -27,28 +27,28 @@ def predictor_of(seed: int, num_classes: int) -> Predictor:
     return Predictor(model, model.working_weights(torch.float32))
 
 
-def pictures_and_mean() -> tuple[np.ndarray, np.ndarray]:
+def images_and_mean() -> tuple[np.ndarray, np.ndarray]:
     generator = np.random.default_rng(0)
-    coarse = generator.integers(0, 256, (NUM_PICTURES, 16, 16, 3), np.uint8)
+    coarse = generator.integers(0, 256, (NUM_IMAGES, 16, 16, 3), np.uint8)
     return coarse.repeat(16, 1).repeat(16, 2), generator.uniform(90, 140, (224, 224, 3)).astype(np.float32)
 
 
 def batches(pixels: np.ndarray, mean: np.ndarray, labels: torch.Tensor) -> list[EvaluationBatch]:
     """Two, of unequal size."""
-    parts = [torch.arange(5), torch.arange(5, NUM_PICTURES)]
+    parts = [torch.arange(5), torch.arange(5, NUM_IMAGES)]
     images = torch.from_numpy(pixels)
     cut = [view_cutter(images[part], torch.from_numpy(mean), torch.float32) for part in parts]
     return [EvaluationBatch(cutter, labels[part], part) for cutter, part in zip(cut, parts, strict=True)]
 
 
 def expected_probabilities(predictors: list[Predictor], pixels: np.ndarray, mean: np.ndarray, views: int) -> np.ndarray:
-    """(N, classes) float64, picture by picture and view by view."""
+    """(N, classes) float64, image by image and view by view."""
     corners = [(16, 16)] if views == 1 else [(0, 0), (0, 32), (32, 0), (32, 32), (16, 16)]
     rows = []
-    for picture in pixels.astype(np.float64):
+    for image in pixels.astype(np.float64):
         answers = []
         for y, x in corners:
-            crop = picture[y : y + 224, x : x + 224]
+            crop = image[y : y + 224, x : x + 224]
             for view in [crop] if views == 1 else [crop, crop[:, ::-1]]:
                 images = torch.from_numpy((view - mean).transpose(2, 0, 1)[None].copy())
                 for predictor in predictors:
@@ -63,16 +63,16 @@ def expected_probabilities(predictors: list[Predictor], pixels: np.ndarray, mean
 @pytest.mark.parametrize(("views", "nets"), [(1, 1), (10, 1), (10, 2)])
 def test_errors_and_loss_are_numpys(views: Literal[1, 10], nets: int) -> None:
     predictors = [predictor_of(seed, 12) for seed in range(nets)]
-    pixels, mean = pictures_and_mean()
+    pixels, mean = images_and_mean()
     expected = expected_probabilities(predictors, pixels, mean, views)
     order = np.argsort(-expected, axis=1)
     # The right class is put in these places: 3 of 7 first guesses right, 5 of 7 among the first five.
-    labels = order[np.arange(NUM_PICTURES), [0, 4, 0, 5, 11, 0, 2]]
+    labels = order[np.arange(NUM_IMAGES), [0, 4, 0, 5, 11, 0, 2]]
     result = evaluate(predictors, batches(pixels, mean, torch.from_numpy(labels)), num_views=views)
     assert expected.std(axis=0).max() > 0.01
-    assert result.num_samples == NUM_PICTURES
+    assert result.num_samples == NUM_IMAGES
     assert (result.top1_error, result.top5_error) == (4 / 7, 2 / 7)
-    assert result.loss == pytest.approx(-np.log(expected[np.arange(NUM_PICTURES), labels]).mean(), rel=1e-4)
+    assert result.loss == pytest.approx(-np.log(expected[np.arange(NUM_IMAGES), labels]).mean(), rel=1e-4)
 
 
 class Slow(list[EvaluationBatch]):
@@ -96,25 +96,25 @@ def test_a_long_evaluation_says_how_far_it_is(at_once: bool, monkeypatch: pytest
     clock, lines = [0.0], list[str]()
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
     assert len(list(told(Slow(clock, 10), 10, lines.append, at_once=at_once))) == 10
-    first = ["evaluating 1,280 pictures, ten views each"] if at_once else []
-    assert lines[: len(first) + 1] == [*first, "evaluating 1,280 pictures, ten views each: 20% done, 0:02:00 left"]
+    first = ["evaluating 1,280 images, ten views each"] if at_once else []
+    assert lines[: len(first) + 1] == [*first, "evaluating 1,280 images, ten views each: 20% done, 0:02:00 left"]
     assert len(lines) == len(first) + 3
 
 
 @pytest.mark.parametrize("num_classes", [3, 5, 6])
 def test_up_to_five_classes_have_no_top5_error(num_classes: int) -> None:
-    pixels, mean = pictures_and_mean()
-    labels = torch.arange(NUM_PICTURES) % num_classes
+    pixels, mean = images_and_mean()
+    labels = torch.arange(NUM_IMAGES) % num_classes
     result = evaluate([predictor_of(0, num_classes)], batches(pixels, mean, labels), num_views=1)
     assert (result.top5_error is None) == (num_classes < 6) and 0 < result.top1_error < 1
-    assert ("top-5" in errors_in_words(result.top1_error, result.top5_error)) == (num_classes == 6)
+    assert ("top-5" in format_errors(result.top1_error, result.top5_error)) == (num_classes == 6)
 
 
 @pytest.mark.parametrize("value", [0.0, float("nan")])
 def test_a_network_that_knows_nothing_is_never_right(value: float) -> None:
     predictor = predictor_of(0, 12)
     blank = {name: torch.full_like(weight, value) for name, weight in predictor.weights.items()}
-    pixels, mean = pictures_and_mean()
-    labels = torch.zeros(NUM_PICTURES, dtype=torch.int64)
+    pixels, mean = images_and_mean()
+    labels = torch.zeros(NUM_IMAGES, dtype=torch.int64)
     result = evaluate([Predictor(predictor.model, blank)], batches(pixels, mean, labels), num_views=1)
     assert (result.top1_error, result.top5_error) == (1.0, 1.0)

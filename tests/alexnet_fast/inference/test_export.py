@@ -16,14 +16,14 @@ from alexnet_fast.inference.load import load_safetensors
 from alexnet_fast.network.model import AlexNet, load_whole_state, whole_state
 from alexnet_fast.runs.checkpoint import Checkpoint, Mean, load_checkpoint, save_checkpoint
 from alexnet_fast.runs.totals import Totals
-from alexnet_fast.tools.dataset import PictureOptions
+from alexnet_fast.tools.dataset import ImageOptions
 from alexnet_fast.tools.errors import UsageError, UserError
 
 CLASSES = tuple((f"n{number:08d}", f"thing {number}") for number in range(7))
 
 
 def checkpoint_of(recipe: Recipe) -> Checkpoint:
-    """A network with lively values: the start values alone would make every logit tiny."""
+    """A network with lively values: the initialization alone would make every logit tiny."""
     model = AlexNet(recipe.architecture(len(CLASSES)))
     model.initialize(3)
     tensors = {name: tensor * (5 if "weight" in name else 1) for name, tensor in whole_state(model).items()}
@@ -32,7 +32,7 @@ def checkpoint_of(recipe: Recipe) -> Checkpoint:
         recipe=recipe,
         classes=CLASSES,
         dataset_fingerprint="f",
-        picture=PictureOptions(),
+        image_options=ImageOptions(),
         mean=mean,
         model=tensors,
         optimizer=None,
@@ -69,11 +69,11 @@ def test_onnxruntime_computes_the_same_logits(name: str, images: torch.Tensor, t
     assert torch.tensor(beside["mean_image_HWC"]).shape == (224, 224, 3)
 
 
-def test_the_preprocessing_is_that_of_the_training_pictures() -> None:
+def test_the_preprocessing_is_that_of_the_training_images() -> None:
     checkpoint = checkpoint_of(replace(load_recipe("2013"), width_divisor=16))
-    assert preprocessing(checkpoint)["resize"] == "short side 256 (area averaging down, cubic up), centre 256x256"
-    other = replace(checkpoint, picture=PictureOptions(size=320, filter="bilinear"))
-    assert preprocessing(other)["resize"] == "short side 320 (bilinear down, cubic up), centre 320x320"
+    assert preprocessing(checkpoint)["resize"] == "short side 256 (area averaging down, cubic up), center 256x256"
+    other = replace(checkpoint, image_options=ImageOptions(size=320, filter="bilinear"))
+    assert preprocessing(other)["resize"] == "short side 320 (bilinear down, cubic up), center 320x320"
 
 
 def test_safetensors_come_back_whole(tmp_path: Path) -> None:

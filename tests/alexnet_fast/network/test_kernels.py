@@ -84,7 +84,7 @@ def test_norm_across_maps(
     kernels: tuple[Any, ...], shape: tuple[int, ...], towers: int, relu: bool, dtype: torch.dtype
 ) -> None:
     x, g = maps(shape, 100.0, dtype), maps(shape, 1.0, dtype, seed=1)
-    alpha = 1e-2  # large, so that neighbours matter
+    alpha = 1e-2  # large, so that neighbors matter
     y = kernels[0].channel_forward(x, towers, alpha, relu)
     assert y.dtype == dtype
     assert_close(y, plain.channel_forward(x.double(), towers, alpha, relu))
@@ -118,7 +118,7 @@ def test_extreme_values(kernels: tuple[Any, ...], size: float, dtype: torch.dtyp
     assert_close(kernels[0].spatial_backward(g, x), plain.spatial_backward(g.double(), x.double()))
 
 
-def test_no_pictures(kernels: tuple[Any, ...]) -> None:
+def test_no_images(kernels: tuple[Any, ...]) -> None:
     empty = maps((0, 4, 3, 3), 1.0, torch.float32)
     for module in (kernels[0], plain):
         assert module.channel_forward(empty, 2, 1e-4, False).shape == empty.shape
@@ -170,7 +170,7 @@ def test_dropout(kernels: tuple[Any, ...], rows: int, units: int, first_row: int
 
 @pytest.mark.parametrize(("dtype", "wanted"), [(torch.float16, torch.bfloat16), (torch.float32, torch.float32)])
 @pytest.mark.parametrize("size", [67, 35, 64])
-def test_folded_pictures(kernels: tuple[Any, ...], size: int, dtype: torch.dtype, wanted: torch.dtype) -> None:
+def test_folded_images(kernels: tuple[Any, ...], size: int, dtype: torch.dtype, wanted: torch.dtype) -> None:
     images = maps((2, 3, size, size), 8.0, dtype).round()
     cells = conv1_size(size) + 2
     folded = kernels[4].fold(images, cells, wanted)

@@ -1,4 +1,4 @@
-"""The network against numpy, its parameter count, its start values, and what it refuses."""
+"""The network against numpy, its parameter count, its initialization, and what it refuses."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_forward_agrees_with_numpy(net: str) -> None:
         logits = model(images).numpy()
     state = {name: tensor.numpy() for name, tensor in whole_state(model).items()}
     expected = load_reference().forward(images.numpy(), state, net)
-    # The paper's start values leave the logits without signal.
+    # The paper's initialization leave the logits without signal.
     assert np.abs(expected).max() > (1e-3 if net in ("paper", "tanh") else 0.01)
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-10)
 
@@ -167,9 +167,9 @@ def test_dropout_masks_look_random() -> None:
         [dropout_mask(DropoutKey(torch.tensor(step_key(0, step))), 6, 64, 512, 0, 0.5).double() for step in range(8)]
     )
     assert float(masks.mean()) == pytest.approx(0.5, abs=0.005)
-    centred = masks - 0.5
-    for shifted in (centred.roll(1, 0), centred.roll(1, 1), centred.roll(1, 2), centred.roll(32, 2)):
-        assert abs(float((centred * shifted).mean()) * 4) < 0.01
+    centered = masks - 0.5
+    for shifted in (centered.roll(1, 0), centered.roll(1, 1), centered.roll(1, 2), centered.roll(32, 2)):
+        assert abs(float((centered * shifted).mean()) * 4) < 0.01
     assert float(dropout_mask(DropoutKey(torch.tensor(1)), 7, 64, 512, 0, 0.25).double().mean()) == pytest.approx(
         0.75, abs=0.01
     )

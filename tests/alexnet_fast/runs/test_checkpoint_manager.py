@@ -19,7 +19,7 @@ from alexnet_fast.network.model import AlexNet, whole_state
 from alexnet_fast.runs.checkpoint import Checkpoint, Mean, load_checkpoint, save_checkpoint, saved_checkpoints, step_of
 from alexnet_fast.runs.checkpoint_manager import Outcome, Saver
 from alexnet_fast.runs.totals import Totals
-from alexnet_fast.tools.dataset import Dataset, PictureOptions
+from alexnet_fast.tools.dataset import Dataset, ImageOptions
 from alexnet_fast.tools.errors import UserError
 from alexnet_fast.training.run import train
 
@@ -49,7 +49,7 @@ def test_what_a_killed_process_had_half_written_goes(tmp_path: Path) -> None:
     assert sorted(file.name for file in tmp_path.iterdir()) == ["best.pt", "step-00000006.pt"]
 
 
-SMALL = ("width_divisor=16", "batch_size=4", "rates_for_batch=4", "precision=fp32", "final_views=1")
+SMALL = ("width_divisor=16", "batch_size=4", "lr_base_batch_size=4", "precision=fp32", "final_views=1")
 
 
 def checkpoint_at(step: int, error: float | None = None, best_error: float | None = None) -> Checkpoint:
@@ -61,7 +61,7 @@ def checkpoint_at(step: int, error: float | None = None, best_error: float | Non
     mean = Mean("rgb", None, torch.tensor([1.0, 2.0, 3.0]))
     tensors = whole_state(model)
     momentum = {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
-    options, totals = PictureOptions(), Totals("")
+    options, totals = ImageOptions(), Totals("")
     return Checkpoint(
         recipe, classes, "f", options, mean, tensors, momentum, step, 4, (), {}, error, best_error, totals
     )

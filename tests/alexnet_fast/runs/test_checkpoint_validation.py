@@ -17,10 +17,10 @@ from alexnet_fast.inference.load import load_safetensors
 from alexnet_fast.network.model import AlexNet, whole_state
 from alexnet_fast.runs.checkpoint import FORMAT, Checkpoint, Mean, load_checkpoint, save_checkpoint
 from alexnet_fast.runs.totals import Totals
-from alexnet_fast.tools.dataset import PictureOptions
+from alexnet_fast.tools.dataset import ImageOptions
 from alexnet_fast.tools.errors import UserError
 
-PLACE = {"version": 1, "stream": {}, "epoch": 0, "noise": True, "batches": 1, "dali": None}
+PLACE = {"version": 1, "stream": {}, "epoch": 0, "pca_jitter": True, "batches": 1, "dali": None}
 
 
 def good() -> Checkpoint:
@@ -32,7 +32,7 @@ def good() -> Checkpoint:
         recipe=recipe,
         classes=(("a", "A"), ("b", "B"), ("c", "C")),
         dataset_fingerprint="f",
-        picture=PictureOptions(size=320),
+        image_options=ImageOptions(size=320),
         mean=Mean("image", torch.full((320, 320, 3), 100.0), torch.tensor([1.0, 2.0, 3.0])),
         model=tensors,
         optimizer={name: torch.zeros_like(tensor) for name, tensor in tensors.items()},
@@ -59,7 +59,7 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What a good file holds."""
     file = tmp_path_factory.mktemp("good") / "good.pt"
     save_checkpoint(file, good())
-    assert load_checkpoint(file).totals == good().totals and load_checkpoint(file).picture.size == 320
+    assert load_checkpoint(file).totals == good().totals and load_checkpoint(file).image_options.size == 320
     loaded = torch.load(file, weights_only=True)
     assert isinstance(loaded, dict)
     return loaded
@@ -102,14 +102,14 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
     "weights missing": (lambda c: c | {"model": dict(list(c["model"].items())[1:])}, "is missing in the weights"),
     "infinite momentum": (deeper("optimizer", **{"fc8.weight": FC8 + float("inf")}), "fc8.weight in the momentum"),
     "momentum a number": (changed(optimizer=3), "the momentum"),
-    "mean of strings": (changed(mean={"kind": "rgb", "image": None, "rgb": "blue"}), "mean colour"),
+    "mean of strings": (changed(mean={"kind": "rgb", "image": None, "rgb": "blue"}), "mean color"),
     "mean of another kind": (deeper("mean", kind="median"), "mean is not"),
     "mean image small": (deeper("mean", image=torch.zeros(10, 10, 3)), "mean image"),
     "mean image of another size": (deeper("mean", image=torch.zeros(256, 256, 3)), "mean image"),
     "mean image missing": (deeper("mean", image=None), "mean image"),
     "mean with more": (deeper("mean", more=1), "more"),
-    "picture filter": (deeper("picture", filter="blur"), "picture filter"),
-    "picture size": (deeper("picture", size=100), "picture size"),
+    "image filter": (deeper("image", filter="blur"), "image filter"),
+    "image size": (deeper("image", size=100), "image size"),
     "places of numbers": (changed(loaders=[1]), "places"),
     "scaler of strings": (changed(scaler={"scale": "x", "good_steps": 0}), "scaler"),
     "scaler cut": (changed(scaler={"scale": 1.0}), "scaler"),
@@ -117,7 +117,7 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
     "best_error NaN": (changed(best_error=float("nan")), "best_error"),
     "totals None": (changed(totals=None), "totals"),
     "totals of strings": (deeper("totals", seconds="x"), "totals, seconds"),
-    "totals negative": (deeper("totals", pictures=-1), "totals, pictures"),
+    "totals negative": (deeper("totals", images=-1), "totals, images"),
 }  # fmt: skip
 
 
@@ -136,7 +136,7 @@ def test_crafted_safetensors_are_refused_in_a_sentence(facts: Any, tmp_path: Pat
     from safetensors.torch import load_file, save_file
 
     (file,) = export(good(), tmp_path / "net.safetensors")
-    assert load_safetensors(file).picture == PictureOptions(size=320)
+    assert load_safetensors(file).image_options == ImageOptions(size=320)
     tensors = load_file(file)
     save_file(tensors, file, {"alexnet_fast": json.dumps(facts)})
     with pytest.raises(UserError, match=r"net\.safetensors: a part of"):

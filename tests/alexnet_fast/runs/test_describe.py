@@ -20,13 +20,13 @@ from alexnet_fast.tools.errors import UserError
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunFolder:
-    """10 epochs of 50 steps of 100 pictures, 4 epochs of them done; the last line of the metrics is half-written."""
+    """10 epochs of 50 steps of 100 images, 4 epochs of them done; the last line of the metrics is half-written."""
     folder = RunFolder(tmp_path)
     folder.checkpoints.mkdir()
-    recipe = load_recipe("2013", ["epochs=10", "batch_size=100", "rates_for_batch=100"])
+    recipe = load_recipe("2013", ["epochs=10", "batch_size=100", "lr_base_batch_size=100"])
     folder.recipe.write_text(recipe.to_toml(named=True))
-    train = {"kind": "train", "epoch": 4.0, "step": 200, "loss": 1.5, "error": 0.4, "pictures_per_s": 2.5}
-    train |= {"weight_rate": 0.01}
+    train = {"kind": "train", "epoch": 4.0, "step": 200, "loss": 1.5, "error": 0.4, "images_per_s": 2.5}
+    train |= {"lr_weights": 0.01}
     val = {"kind": "val", "epoch": 4, "step": 200, "views": 1, "loss": 1.25, "top1_error": 0.375, "top5_error": 0.0625}
     lines = [json.dumps(line) for line in (train | {"data_wait": 0.03}, val)]
     folder.metrics.write_text("\n".join(lines) + '\n{"kind": "tr')
@@ -36,9 +36,9 @@ def run(tmp_path: Path) -> RunFolder:
 def test_a_running_run_says_where_it_is_and_how_long_it_takes(run: RunFolder) -> None:
     with run.lock():
         told = describe_run(run)
-    # 6 epochs of 5,000 pictures at 2.5 a second: 12,000 s.
+    # 6 epochs of 5,000 images at 2.5 a second: 12,000 s.
     assert "running, epoch 4.00 of 10, about 3.3 h of training left" in told
-    assert "loss 1.500, error 40.0%, 2 pictures/s, 3% waiting for data" in told
+    assert "loss 1.500, error 40.0%, 2 img/s, 3% waiting for data" in told
     assert told.splitlines()[-1].split() == ["4", "1", "37.50%", "6.25%", "1.250"]
 
 
@@ -56,8 +56,8 @@ def test_a_run_that_has_only_begun(run: RunFolder) -> None:
 def test_a_diverged_run_says_so_and_why(run: RunFolder) -> None:
     words = "step 210: the loss is NaN. The rates were 1"
     diverged = {"kind": "diverged", "epoch": 4.2, "step": 210, "event": words}
-    bad = {"kind": "train", "epoch": 4.2, "step": 210, "loss": None, "error": 1.0, "pictures_per_s": None}
-    bad |= {"data_wait": 0, "weight_rate": 1}
+    bad = {"kind": "train", "epoch": 4.2, "step": 210, "loss": None, "error": 1.0, "images_per_s": None}
+    bad |= {"data_wait": 0, "lr_weights": 1}
     lines = run.metrics.read_text().splitlines()[:2] + [json.dumps(line) for line in (bad, diverged)]
     run.metrics.write_text("\n".join(lines) + "\n")
     told = describe_run(run)

@@ -36,7 +36,7 @@ def test_what_a_process_left_that_was_killed_at_its_start_is_no_run(tmp_path: Pa
     folder.prepare(resume=False)
     (folder.path / ".lock").write_text("123")
     (folder.path / ".recipe.toml.partial").write_text("seed")
-    with pytest.raises(UsageError, match=r"no run in .* leave out --resume"), folder.taken(resume=True):
+    with pytest.raises(UsageError, match=r"no run in .* omit --resume"), folder.taken(resume=True):
         raise AssertionError("not reached")
     with folder.taken(resume=False):
         folder.recipe.write_text("seed = 1")

@@ -30,7 +30,7 @@ from alexnet_fast.training.telemetry import Telemetry
 SETTINGS = (
     "width_divisor=16",
     "batch_size=4",
-    "rates_for_batch=4",
+    "lr_base_batch_size=4",
     "precision=fp32",
     "final_views=1",
     "shuffle_buffer=20",
@@ -106,7 +106,7 @@ def test_torchrun_goes_on_to_the_bit_after_a_kill(
     command = [*words(tiny_shards, broken, *settings), "--parallel", "data"]
     agents.append(start_agent(command, "localhost:0", num_agents=1, log=log))
     wait_for_a_checkpoint(broken, agents[0], log)
-    os.kill(int((broken / ".lock").read_text()), signal.SIGKILL)  # the speaking process holds the folder
+    os.kill(int((broken / ".lock").read_text()), signal.SIGKILL)  # the main rank holds the folder
     assert agents[0].wait(timeout=120) == 0, log.read_text()
     assert "exitcode: -9" in log.read_text()
     assert_same_weights(unbroken, broken)
@@ -225,7 +225,7 @@ def begun(tiny_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Ch
     return load_checkpoint(saved_checkpoints(run / "checkpoints")[-1])
 
 
-def test_a_damaged_place_among_the_pictures_is_told(begun: Checkpoint) -> None:
+def test_a_damaged_place_among_the_images_is_told(begun: Checkpoint) -> None:
     assert begun.inside_an_epoch
     recipe, broken = begun.recipe, replace(begun, loaders=({"version": 1, "epoch": 1},))
 

@@ -20,14 +20,14 @@ from alexnet_fast.config.schedule import Schedule
 from alexnet_fast.distributed.torchrun_env import started_processes
 from alexnet_fast.runs.describe import describe_run
 from alexnet_fast.runs.folder import RunFolder
-from alexnet_fast.runs.resume_command import command_to_go_on, options_to_repeat
+from alexnet_fast.runs.resume_command import options_to_repeat, resume_command
 from alexnet_fast.tools.errors import UsageError
 from alexnet_fast.training.telemetry import Telemetry
 
 NOTHING: dict[str, Any] = {
     "device": None, "gpus": None, "processes": None, "parallel": "auto", "deterministic": False, "cache_decoded": None,
 }  # fmt: skip
-SMALL = ("width_divisor=16", "batch_size=4", "rates_for_batch=4", "precision=fp32", "final_views=1", "epochs=3")
+SMALL = ("width_divisor=16", "batch_size=4", "lr_base_batch_size=4", "precision=fp32", "final_views=1", "epochs=3")
 
 
 @pytest.mark.parametrize(
@@ -41,14 +41,14 @@ SMALL = ("width_divisor=16", "batch_size=4", "rates_for_batch=4", "precision=fp3
 )
 def test_what_the_run_does_not_hold_is_said_again(given: dict[str, Any], words: str) -> None:
     options = options_to_repeat(**{**NOTHING, **given})
-    told = command_to_go_on(Path("my shards"), Path("runs/a"), options)
+    told = resume_command(Path("my shards"), Path("runs/a"), options)
     assert told == f"`alexnet-fast train 'my shards' --resume --out runs/a{' ' if words else ''}{words}`"
 
 
 def test_torchrun_is_not_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
-    assert command_to_go_on("shards", Path("run"), options_to_repeat(**NOTHING)) == "the same torchrun command"
+    assert resume_command("shards", Path("run"), options_to_repeat(**NOTHING)) == "the same torchrun command"
 
 
 @pytest.mark.parametrize(

@@ -29,10 +29,10 @@ class Clock:
         return self.now
 
 
-def test_speed_is_pictures_over_the_time_of_their_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_speed_is_images_over_the_time_of_their_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     monkeypatch.setattr("alexnet_fast.training.metrics.time", clock)
-    meter = Meter(Mesh(), torch.device("cpu"), Totals(STARTED, pictures=1000, training_seconds=10, waited_seconds=4))
+    meter = Meter(Mesh(), torch.device("cpu"), Totals(STARTED, images=1000, training_seconds=10, waited_seconds=4))
     step = StepResult(torch.tensor(2.0), torch.tensor(8), 32)
     meter.start()
     for _ in range(3):
@@ -41,17 +41,17 @@ def test_speed_is_pictures_over_the_time_of_their_steps(monkeypatch: pytest.Monk
         clock.now += 1.5
         meter.add(step)
     reading = meter.read()
-    assert (reading.loss, reading.error, reading.pictures_per_s, reading.data_wait) == (2.0, 0.25, 16.0, 0.25)
+    assert (reading.loss, reading.error, reading.images_per_s, reading.data_wait) == (2.0, 0.25, 16.0, 0.25)
     clock.now += 1000  # a checkpoint
     meter.start()
     meter.add(step)
     clock.now += 4
-    assert meter.read().pictures_per_s == 8.0
-    assert (meter.totals.pictures, meter.totals.training_seconds) == (1000 + 4 * 32, 20.0)
-    assert meter.totals.pictures_per_s == pytest.approx(1128 / 20) and meter.totals.data_wait == 5.5 / 20
+    assert meter.read().images_per_s == 8.0
+    assert (meter.totals.images, meter.totals.training_seconds) == (1000 + 4 * 32, 20.0)
+    assert meter.totals.images_per_s == pytest.approx(1128 / 20) and meter.totals.data_wait == 5.5 / 20
 
 
-def test_time_cannot_be_forgotten_without_its_pictures() -> None:
+def test_time_cannot_be_forgotten_without_its_images() -> None:
     meter = Meter(Mesh(), torch.device("cpu"))
     meter.add(StepResult(torch.tensor(2.0), torch.tensor(8), 32))
     with pytest.raises(AssertionError, match="read first"):
@@ -79,7 +79,7 @@ def test_sessions_add_up() -> None:
     assert first.with_session(5.0, [0.25, 0.0]).energy_kwh == 1.0
     assert first.with_session(5.0, [0.25, None]).energy_kwh is None
     assert Totals(STARTED).with_session(1.0, [None]).with_session(1.0, [0.5]).energy_kwh is None
-    assert Totals(STARTED).pictures_per_s is None and Totals(STARTED).data_wait is None
+    assert Totals(STARTED).images_per_s is None and Totals(STARTED).data_wait is None
 
 
 class NvmlError(Exception):

@@ -110,6 +110,6 @@ def test_what_cannot_be_recorded_is_told(gpu: Gpu) -> None:
         return batch.images.sum(), batch.labels.sum()
 
     recording = Recording()
-    with pytest.raises(UserError, match=r"capturing\): train without the recording, --set record_step=false"):
+    with pytest.raises(UserError, match=r"capturing\): train without the recording, --set cuda_graph=false"):
         for step in range(WARM_UP + 1):
             recording(compute, batch_of(2, step), DropoutKey(torch.tensor(step)))

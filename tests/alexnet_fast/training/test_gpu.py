@@ -32,7 +32,7 @@ BF16 = Precision("bf16", torch.bfloat16, "")
 STEPS = 8
 
 
-def pictures(step: int, device: str) -> Batch:
+def random_batch(step: int, device: str) -> Batch:
     generator = torch.Generator().manual_seed(step)
     images = torch.randn(16, 3, 131, 131, generator=generator) * 60
     labels = torch.randint(0, 10, (16,), generator=generator)
@@ -49,7 +49,7 @@ def make(device: str, precision: Precision, record: bool = False) -> TrainingSte
 
 def train(step: TrainingStep) -> list[float]:
     device = step.device.type
-    results = [step(pictures(number, device), step=number, seed=0) for number in range(STEPS)]
+    results = [step(random_batch(number, device), step=number, seed=0) for number in range(STEPS)]
     step.drain()
     return [float(result.loss) for result in results]
 
@@ -74,7 +74,7 @@ def test_a_recorded_step_is_the_step() -> None:
 def test_a_step_waits_for_nothing(record: bool) -> None:
     step = make("cuda", BF16, record)
     train(step)
-    batches = [pictures(number, "cuda") for number in range(2)]
+    batches = [random_batch(number, "cuda") for number in range(2)]
     torch.cuda.set_sync_debug_mode("error")
     try:
         for number, batch in enumerate(batches):
@@ -116,14 +116,14 @@ def test_dropout_both_ways() -> None:
     assert torch.equal(x.grad, mask.to(x.dtype))
 
 
-@pytest.mark.parametrize("record_step", [True, False])
-def test_train_on_a_gpu(tiny_dataset: Dataset, tmp_path: Path, record_step: bool) -> None:
+@pytest.mark.parametrize("cuda_graph", [True, False])
+def test_train_on_a_gpu(tiny_dataset: Dataset, tmp_path: Path, cuda_graph: bool) -> None:
     settings = [
         "width_divisor=16",
         "batch_size=8",
-        "rates_for_batch=8",
+        "lr_base_batch_size=8",
         "epochs=2",
-        f"record_step={record_step}".lower(),
+        f"cuda_graph={cuda_graph}".lower(),
     ]
     result = train_run(tiny_dataset, load_recipe("2013", settings), tmp_path / "run", device="cuda", quiet=True)
     assert result["steps"] == 14
@@ -133,25 +133,25 @@ def test_train_on_a_gpu(tiny_dataset: Dataset, tmp_path: Path, record_step: bool
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 @pytest.mark.parametrize("parallel", ["towers", "data"])
 def test_train_on_two_gpus(tiny_dataset: Dataset, tmp_path: Path, parallel: str) -> None:
-    settings = ["width_divisor=16", "batch_size=8", "rates_for_batch=8", "epochs=2"]
+    settings = ["width_divisor=16", "batch_size=8", "lr_base_batch_size=8", "epochs=2"]
     recipe = load_recipe("2013", settings)
     result = train_run(tiny_dataset, recipe, tmp_path / "run", gpus=2, parallel=parallel, quiet=True)
     assert result["steps"] == 14
     assert result["10_views"]["num_samples"] == 30
 
 
-def test_a_run_that_keeps_decoded_pictures(tiny_dataset: Dataset, tmp_path: Path) -> None:
-    settings = ["width_divisor=16", "batch_size=8", "rates_for_batch=8", "epochs=3", "final_views=1"]
+def test_a_run_that_keeps_decoded_images(tiny_dataset: Dataset, tmp_path: Path) -> None:
+    settings = ["width_divisor=16", "batch_size=8", "lr_base_batch_size=8", "epochs=3", "final_views=1"]
     recipe = load_recipe("2013", settings)
     result = train_run(tiny_dataset, recipe, tmp_path / "run", device="cuda", quiet=True, cache_decoded="auto")
-    assert result["steps"] == 21 and result["decoded_pictures_gib"] == 0.01
+    assert result["steps"] == 21 and result["decoded_images_gib"] == 0.01
     with pytest.raises(UserError, match="GiB free"):
         train_run(tiny_dataset, recipe, tmp_path / "other", device="cuda", quiet=True, cache_decoded=1e6)
 
 
 def test_deterministic_runs_are_equal_bit_for_bit(tiny_dataset: Dataset, tmp_path: Path) -> None:
     weights = []
-    settings = ("width_divisor=16", "batch_size=8", "rates_for_batch=8", "epochs=2")
+    settings = ("width_divisor=16", "batch_size=8", "lr_base_batch_size=8", "epochs=2")
     sets = [word for setting in settings for word in ("--set", setting)]
     for run in (tmp_path / "one", tmp_path / "other"):
         command = [sys.executable, "-m", "alexnet_fast.cli", "train", str(tiny_dataset.folder), "--deterministic"]

@@ -37,7 +37,7 @@ def kept_mib(dataset: Dataset, asked: CacheSize | None, free: int, monkeypatch: 
 
 
 def test_auto_keeps_what_training_leaves(tiny_dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    everything = -(-59 * 3 // 16)  # MiB of 59 pictures of 256 pixels on each side
+    everything = -(-59 * 3 // 16)  # MiB of 59 images of 256 pixels on each side
     assert kept_mib(tiny_dataset, None, 10 * GIB, monkeypatch) == 0
     assert kept_mib(tiny_dataset, "auto", 10 * GIB, monkeypatch) == everything
     needed = memory_of_training(Mesh(), job_of(tiny_dataset, "auto"), BF16)
@@ -58,13 +58,13 @@ def test_a_process_with_one_tower_needs_memory_for_the_whole_batch_of_its_half(t
 @pytest.mark.parametrize(
     ("samples", "words"),
     [
-        (10, "has 10 training pictures of 10 classes, 1 each: too few"),
-        (59, "59 training pictures of 10 classes, 5.9 each"),
+        (10, "has 10 training images of 10 classes, 1 each: too few"),
+        (59, "59 training images of 10 classes, 5.9 each"),
         (99, "9.9 each"),
         (100, None),
     ],
 )
-def test_too_few_pictures_of_a_class_are_told(samples: int, words: str | None, tiny_dataset: Dataset) -> None:
+def test_too_few_images_of_a_class_are_told(samples: int, words: str | None, tiny_dataset: Dataset) -> None:
     train = replace(tiny_dataset.splits["train"], samples=samples)
     doubt = doubt_of_data(replace(tiny_dataset, splits={"train": train}))
     assert doubt is None if words is None else doubt is not None and words in doubt

@@ -25,7 +25,7 @@ from alexnet_fast.training.run import train
 SETTINGS = (
     "width_divisor=16",
     "batch_size=4",
-    "rates_for_batch=4",
+    "lr_base_batch_size=4",
     "precision=fp32",
     "final_views=1",
     "shuffle_buffer=20",

@@ -16,24 +16,24 @@ PARAMETERS = 61_000_000
 
 def test_training_takes_weights_and_what_a_step_keeps() -> None:
     kept = kept_bytes(NET, torch.bfloat16, BOTH)
-    lasting = training_bytes(NET, torch.bfloat16, BOTH, pictures=0, evaluated=0)
+    lasting = training_bytes(NET, torch.bfloat16, BOTH, images=0, evaluated=0)
     assert lasting == pytest.approx(PARAMETERS * (4 + 4 + 2 + 2), rel=0.03)
-    assert training_bytes(NET, torch.bfloat16, BOTH, pictures=1000, evaluated=128) == pytest.approx(
+    assert training_bytes(NET, torch.bfloat16, BOTH, images=1000, evaluated=128) == pytest.approx(
         lasting + TEMPORARIES * kept * 1000
     )
 
 
 def test_an_evaluation_may_take_more_than_a_step() -> None:
-    small, alone = (training_bytes(NET, torch.bfloat16, BOTH, pictures=16, evaluated=size) for size in (128, 0))
+    small, alone = (training_bytes(NET, torch.bfloat16, BOTH, images=16, evaluated=size) for size in (128, 0))
     assert small - alone == pytest.approx(kept_bytes(NET, torch.bfloat16, BOTH) * (128 - 16 * TEMPORARIES))
 
 
 def test_one_tower_takes_about_half() -> None:
-    both, one = (training_bytes(NET, torch.bfloat16, towers, pictures=512, evaluated=0) for towers in (BOTH, (1,)))
+    both, one = (training_bytes(NET, torch.bfloat16, towers, images=512, evaluated=0) for towers in (BOTH, (1,)))
     assert 0.5 < one / both < 0.65
 
 
-def test_what_the_loader_takes_leaves_room_for_fewer_pictures() -> None:
+def test_what_the_loader_takes_leaves_room_for_fewer_images() -> None:
     kept = TEMPORARIES * kept_bytes(NET, torch.bfloat16, BOTH)
     available = int(3200 * kept)
     assert largest_batch(NET, torch.bfloat16, available, BOTH) == 3200

@@ -20,7 +20,7 @@ from alexnet_fast.runs.folder import RunFolder
 from alexnet_fast.training.metrics import Reading
 from alexnet_fast.training.telemetry import Telemetry
 
-READING = Reading(loss=1.5, error=0.25, pictures_per_s=1234.5, data_wait=0.125)
+READING = Reading(loss=1.5, error=0.25, images_per_s=1234.5, data_wait=0.125)
 RATES = Rates(0.01, 0.02, 0.01)
 
 
@@ -57,7 +57,7 @@ def test_metrics_are_lines_of_json(tmp_path: Path) -> None:
         ("train", 5, 0.5), ("val", 10, 1.0), ("train", 15, 1.5), ("val", 30, 3.0), ("event", 30, 3.0),
         ("diverged", 30, 3.0),
     ]  # fmt: skip
-    assert {"loss": 1.5, "error": 0.25, "pictures_per_s": 1234.5, "data_wait": 0.125, "noise": True}.items() <= (
+    assert {"loss": 1.5, "error": 0.25, "images_per_s": 1234.5, "data_wait": 0.125, "pca_jitter": True}.items() <= (
         lines[0].items()
     )
     assert lines[2]["loss"] is None
@@ -85,8 +85,8 @@ def test_tensorboard_draws_what_can_be_drawn(tmp_path: Path) -> None:
     board.Reload()
     errors = ("loss", "top1_error", "top5_error")
     assert set(board.Tags()["scalars"]) == {
-        *(f"train/{name}" for name in ("loss", "error", "pictures_per_s", "data_wait", "weight_rate", "bias_rate")),
-        "train/noise",
+        *(f"train/{name}" for name in ("loss", "error", "images_per_s", "data_wait", "lr_weights", "lr_biases")),
+        "train/pca_jitter",
         *(f"val/{name}" for name in errors),
         *(f"val_10_views/{name}" for name in errors),
     }
@@ -144,7 +144,7 @@ def test_without_a_terminal_the_first_line_comes_early_with_the_time_it_will_tak
     clock = Clock()
     monkeypatch.setattr("alexnet_fast.training.telemetry.time", clock)
     telemetry = telemetry_of(tmp_path, epochs=20)
-    reading = Reading(loss=1.5, error=0.25, pictures_per_s=128 / 2, data_wait=0.0)  # two seconds a step
+    reading = Reading(loss=1.5, error=0.25, images_per_s=128 / 2, data_wait=0.0)  # two seconds a step
     heard = {}
     for step, seconds in ((1, 10), (3, 4), (5, 4), (9, 8), (14, 10), (19, 10)):
         clock.now += seconds  # the first step is slow, and does not count
@@ -164,7 +164,7 @@ def test_without_a_terminal_lines_are_plain_and_quiet_is_quiet(
         (tmp_path / name).mkdir()
     tell_everything(telemetry_of(tmp_path / "plain"))
     told = capsys.readouterr().err
-    assert "epoch 1.50: loss nan, error 50.0%, 1,000 pictures/s, 0% waiting for data, 0:00:01 an epoch" in told
+    assert "epoch 1.50: loss nan, error 50.0%, 1,000 img/s, 0% waiting for data, 0:00:01 an epoch" in told
     assert "\r" not in told and "|" not in told and "\x1b" not in told
     tell_everything(telemetry_of(tmp_path / "quiet", quiet=True))
     assert capsys.readouterr() == ("", "")

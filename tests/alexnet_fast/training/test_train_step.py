@@ -15,7 +15,7 @@ from alexnet_fast.network.model import NETS, AlexNet, loss_and_errors, small, wh
 from alexnet_fast.pipelines.batch import Batch
 from alexnet_fast.pipelines.decoded_cache import GIB, LoaderMemory
 from alexnet_fast.tools.errors import UsageError, UserError
-from alexnet_fast.training.memory import PICTURES, TEMPORARIES, kept_bytes
+from alexnet_fast.training.memory import IMAGES, TEMPORARIES, kept_bytes
 from alexnet_fast.training.optimizer import SGD
 from alexnet_fast.training.train_step import FIRST_SCALE, SCALE_GROWS_EVERY, DivergedError, TrainingStep
 
@@ -25,7 +25,7 @@ FP16 = Precision("fp16", torch.float16, "")
 NET = small(NETS["167"])
 
 
-def pictures(step: int = 0, num: int = 4) -> Batch:
+def random_batch(step: int = 0, num: int = 4) -> Batch:
     generator = torch.Generator().manual_seed(step)
     images = torch.randn(num, 3, 67, 67, generator=generator) * 60
     return Batch(images.contiguous(memory_format=torch.channels_last), torch.arange(num) % 10)
@@ -49,16 +49,16 @@ def test_update_is_the_authors(monkeypatch: pytest.MonkeyPatch) -> None:
     model, optimizer, step = make(FP32, torch.float64)
     weights = {name: tensor.numpy().copy() for name, tensor in copies(model).items()}
     momentum = {name: np.zeros_like(array) for name, array in weights.items()}
-    for number, (rate, bias_rate, conv1_rate) in enumerate([(0.1, 0.2, None), (0.03, 0.2, 0.005), (0.01, 0.02, 0.0)]):
-        batch = Batch(pictures(number).images.double(), pictures(number).labels)
+    for number, (rate, lr_biases, lr_conv1) in enumerate([(0.1, 0.2, None), (0.03, 0.2, 0.005), (0.01, 0.02, 0.0)]):
+        batch = Batch(random_batch(number).images.double(), random_batch(number).labels)
         dropout = DropoutKey(torch.tensor(step_key(7, number)))
         loss, _ = loss_and_errors(model(batch.images, dropout), batch.labels)
         gradients = dict(zip(weights, torch.autograd.grad(loss, list(model.parameters())), strict=True))
-        optimizer.set_rates(weights=rate, biases=bias_rate, conv1=conv1_rate)
+        optimizer.set_rates(weights=rate, biases=lr_biases, conv1=lr_conv1)
         step(batch, step=number, seed=7)
         for name, gradient in gradients.items():
             bias = name.endswith("bias")
-            own = bias_rate if bias else conv1_rate if name == "conv1.weight" and conv1_rate is not None else rate
+            own = lr_biases if bias else lr_conv1 if name == "conv1.weight" and lr_conv1 is not None else rate
             decay = 0.0 if bias else 5e-4
             momentum[name] = 0.9 * momentum[name] - own * gradient.numpy() - decay * own * weights[name]
             weights[name] = weights[name] + momentum[name]
@@ -68,20 +68,20 @@ def test_update_is_the_authors(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_result_is_the_loss_before_the_update() -> None:
     model, _, step = make(FP32)
-    batch = pictures()
+    batch = random_batch()
     with torch.no_grad():
         loss, errors = loss_and_errors(model(batch.images, DropoutKey(torch.tensor(step_key(3, 9)))), batch.labels)
     result = step(batch, step=9, seed=3)
     assert float(result.loss) == pytest.approx(float(loss), rel=1e-6)
     assert int(result.errors) == int(errors)
-    assert result.num_pictures == 4
+    assert result.num_images == 4
 
 
 def test_bf16_keeps_float32_weights_and_learns_the_same() -> None:
     finals = {}
     for precision in (FP32, BF16):
         model, optimizer, step = make(precision)
-        losses = [float(step(pictures(number % 3), step=number, seed=0).loss) for number in range(40)]
+        losses = [float(step(random_batch(number % 3), step=number, seed=0).loss) for number in range(40)]
         assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
         assert all(velocity.dtype == torch.float32 for velocity in optimizer.velocities.values())
         assert all(torch.equal(step.working[n], p.to(step.dtype)) for n, p in model.named_parameters())
@@ -91,13 +91,13 @@ def test_bf16_keeps_float32_weights_and_learns_the_same() -> None:
 
 
 @pytest.mark.parametrize("precision", [FP32, BF16])
-def test_a_bad_picture_stops_the_run_and_leaves_the_weights(precision: Precision) -> None:
+def test_a_bad_image_stops_the_run_and_leaves_the_weights(precision: Precision) -> None:
     model, _, step = make(precision)
-    step(pictures(0), step=0, seed=0)
+    step(random_batch(0), step=0, seed=0)
     before = copies(model)
-    bad = pictures(1)
+    bad = random_batch(1)
     bad.images[2, 1, 5, 5] = float("inf")
-    with pytest.raises(DivergedError, match=r"step 1: the loss or a gradient is NaN or infinite; .* is the pictures"):
+    with pytest.raises(DivergedError, match=r"step 1: the loss or a gradient is NaN or infinite; .* is the images"):
         step(bad, step=1, seed=0)
     assert all(torch.equal(tensor, before[name]) for name, tensor in copies(model).items())
 
@@ -106,11 +106,11 @@ def test_the_first_bad_layer_is_named() -> None:
     model, _, step = make(FP32)
     step.working["conv5.weight"].data.mul_(1e39).clamp_(-3e38, 3e38)
     with pytest.raises(DivergedError, match=r"step 5: .*the first to blame is the output of conv5"):
-        step(pictures(), step=5, seed=0)
+        step(random_batch(), step=5, seed=0)
     model, _, step = make(FP32)
     step.parameters["fc6.weight"].data[0] = float("nan")
     with pytest.raises(DivergedError, match=r"fc6\.weight itself is not finite"):
-        step(pictures(), step=5, seed=0)
+        step(random_batch(), step=5, seed=0)
     assert bool(model.get_parameter("fc7.weight").isfinite().all())
 
 
@@ -118,11 +118,11 @@ def test_the_first_bad_layer_is_named() -> None:
 def test_a_gradient_that_is_not_finite_stops_the_run_before_the_update(precision: Precision, parameter: str) -> None:
     model, _, step = make(precision)
     step.scale.fill_(1.0)
-    step(pictures(0), step=0, seed=0)
+    step(random_batch(0), step=0, seed=0)
     before = copies(model)
     step.working[f"conv4.{parameter}"].register_hook(lambda gradient: gradient / 0)  # type: ignore[no-untyped-call]
     with pytest.raises(DivergedError, match=r"step 1: .*the first to blame is the gradient of conv4"):
-        step(pictures(1), step=1, seed=0)
+        step(random_batch(1), step=1, seed=0)
     assert all(torch.equal(tensor, before[name]) for name, tensor in copies(model).items())
 
 
@@ -131,18 +131,18 @@ def test_a_loss_of_finite_outputs_is_blamed_itself() -> None:
     with torch.no_grad():
         model.get_parameter("fc8.bias").copy_(torch.tensor([3e38] + [-3e38] * 9))
     with pytest.raises(DivergedError, match=r"the first to blame is the loss itself"):
-        step(pictures(), step=0, seed=0)
+        step(random_batch(), step=0, seed=0)
 
 
 def test_an_overflow_in_float16_halves_the_scale_and_is_skipped() -> None:
     model, _, step = make(FP16)
     step.scale.fill_(2.0**40)
     before = copies(model)
-    step(pictures(), step=0, seed=0)
+    step(random_batch(), step=0, seed=0)
     assert step.state_dict() == {"scale": 2.0**39, "good_steps": 0}
     assert all(torch.equal(tensor, before[name]) for name, tensor in copies(model).items())
     step.scale.fill_(FIRST_SCALE)
-    step(pictures(), step=1, seed=0)
+    step(random_batch(), step=1, seed=0)
     assert step.state_dict() == {"scale": FIRST_SCALE, "good_steps": 1}
     assert not torch.equal(model.get_parameter("fc8.weight"), before["fc8.weight"])
 
@@ -152,7 +152,7 @@ def test_the_scale_cancels_out() -> None:
     for scale in (2.0**3, 2.0**10):
         _, optimizer, step = make(FP16)
         step.scale.fill_(scale)
-        step(pictures(), step=0, seed=0)
+        step(random_batch(), step=0, seed=0)
         gradients.append(optimizer.velocities["fc8.weight"])
     torch.testing.assert_close(gradients[0], gradients[1], rtol=0.02, atol=1e-5)
 
@@ -160,7 +160,7 @@ def test_the_scale_cancels_out() -> None:
 def test_the_scale_doubles_after_long_and_moves_with_the_run() -> None:
     _, _, step = make(FP16)
     step.load_state_dict({"scale": 1024.0, "good_steps": SCALE_GROWS_EVERY - 1})
-    step(pictures(), step=0, seed=0)
+    step(random_batch(), step=0, seed=0)
     assert step.state_dict() == {"scale": 2048.0, "good_steps": 0}
     _, _, unscaled = make(FP32)
     unscaled.load_state_dict({"scale": 1024.0, "good_steps": 3})
@@ -173,7 +173,7 @@ def test_weights_loaded_later_are_used() -> None:
         model.get_parameter("fc8.weight").zero_()
         model.get_parameter("fc8.bias").zero_()
     step.weights_changed()
-    assert float(step(pictures(), step=0, seed=0).loss) == pytest.approx(np.log(10), rel=1e-3)
+    assert float(step(random_batch(), step=0, seed=0).loss) == pytest.approx(np.log(10), rel=1e-3)
 
 
 def test_precisions() -> None:
@@ -192,7 +192,7 @@ def test_no_norm_is_no_norm() -> None:
     for norms in ((), ("conv1",)):
         model = AlexNet(replace(NET, norms=norms))
         model.initialize(1)
-        logits.append(model(pictures().images))
+        logits.append(model(random_batch().images))
     assert not torch.allclose(logits[0], logits[1], rtol=1e-3)
 
 
@@ -201,7 +201,7 @@ def test_memory_of_a_step_is_what_it_keeps() -> None:
     net = replace(NETS["148"], num_towers=1)
     kept = 48 * 57**2 + 96 * 27**2 + 256 * 13**2 + 384 * 13**2 * 2 + 256 * 6**2  # what conv1..5 and fc6 see, numbers
     kept += 2 * 2 * 4096  # fc6 and fc7, before and after their dropout
-    kept += 96 * 48 * 3**2 // PICTURES  # conv1's kernels, folded: once for all pictures
+    kept += 96 * 48 * 3**2 // IMAGES  # conv1's kernels, folded: once for all images
     bytes_ = 96 * 27**2 + 256 * 13**2 + 256 * 6**2 + 2 * 4096  # places of the maxima, dropout masks
     assert kept_bytes(net, torch.float32, (0,)) == 4 * kept + bytes_
 
@@ -209,7 +209,7 @@ def test_memory_of_a_step_is_what_it_keeps() -> None:
 def test_one_tower_keeps_its_own_maps_and_what_it_sees_of_the_others() -> None:
     net = NETS["148"]
     both, one = (kept_bytes(net, torch.bfloat16, towers) for towers in ((0, 1), (1,)))
-    whole = 48 * 57**2 + 256 * 13**2 + 256 * 6**2 + 2 * 4096  # pictures, and what conv3, fc6, fc7 and fc8 see
+    whole = 48 * 57**2 + 256 * 13**2 + 256 * 6**2 + 2 * 4096  # images, and what conv3, fc6, fc7 and fc8 see
     assert one == both / 2 + 2 * whole / 2
 
 
@@ -222,8 +222,8 @@ def test_out_of_memory_says_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step, "compute", fail)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**23, 2**34))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 2**23)
-    with pytest.raises(UserError, match=r"a step with 300 pictures .*0\.0 GiB.* at most about (\d+)") as caught:
-        step(pictures(num=300), step=0, seed=0)
+    with pytest.raises(UserError, match=r"a step with 300 images .*0\.0 GiB.* at most about (\d+)") as caught:
+        step(random_batch(num=300), step=0, seed=0)
     fits = int(str(caught.value).split("about ")[1].split(",")[0])
     lasting = 4 * 4 * sum(parameter.numel() for parameter in step.parameters.values())
     assert (
@@ -234,17 +234,17 @@ def test_out_of_memory_says_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_out_of_memory_counts_the_loader(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it takes for each picture is free again with fewer of them; what it keeps can be fewer."""
+    """What it takes for each image is free again with fewer of them; what it keeps can be fewer."""
     _, _, step = make(FP32)
     each = TEMPORARIES * kept_bytes(NET, torch.float32, (0, 1))
     lasting = 4 * 4 * sum(parameter.numel() for parameter in step.parameters.values())
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (lasting + int(100 * each), 2**34))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
     assert "at most about 96, or take more GPUs" in step.out_of_memory(300)
-    step.loader_memory = LoaderMemory(per_picture=each, kept=5 * GIB)
+    step.loader_memory = LoaderMemory(per_image=each, kept=5 * GIB)
     told = step.out_of_memory(300)
-    assert "beside 5.0 GiB of decoded pictures" in told
-    assert "at most about 192, keep fewer decoded pictures (--cache-decoded), or" in told  # (100 + 300) / 2
+    assert "beside 5.0 GiB of decoded images" in told
+    assert "at most about 192, keep fewer decoded images (--cache-decoded), or" in told  # (100 + 300) / 2
 
 
 @pytest.mark.parametrize("precision", [BF16, FP16])

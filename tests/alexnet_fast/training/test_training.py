@@ -30,7 +30,7 @@ from alexnet_fast.training.train_step import DivergedError, TrainingStep
 SETTINGS = (
     "width_divisor=16",
     "batch_size=4",
-    "rates_for_batch=4",
+    "lr_base_batch_size=4",
     "epochs=2",
     "precision=fp32",
     "final_views=1",
@@ -72,12 +72,12 @@ def test_a_run_leaves_what_it_promises(unbroken: Path) -> None:
     steps = 2 * (59 // 4)
     result = json.loads((unbroken / "result.json").read_text())
     assert (result["steps"], result["epochs"], result["precision"]) == (steps, 2.0, "fp32")
-    assert result["centre_view"]["num_samples"] == 30
+    assert result["center_view"]["num_samples"] == 30
     assert load_recipe(str(unbroken / "recipe.toml")).epochs == 2
     metrics = RunFolder(unbroken).read_metrics()
     assert [line["step"] for line in metrics if line["kind"] == "val"] == [steps // 2, steps]
     trains = [line for line in metrics if line["kind"] == "train"]
-    assert trains[-1]["step"] == steps and 0 <= trains[-1]["data_wait"] <= 1 and trains[-1]["pictures_per_s"] > 0
+    assert trains[-1]["step"] == steps and 0 <= trains[-1]["data_wait"] <= 1 and trains[-1]["images_per_s"] > 0
     assert (unbroken / "figures" / "curves.png").stat().st_size > 1000
     assert (unbroken / "figures" / "conv1.png").stat().st_size > 1000
     assert any((unbroken / "tensorboard").iterdir())
@@ -85,7 +85,7 @@ def test_a_run_leaves_what_it_promises(unbroken: Path) -> None:
     assert not list(unbroken.rglob("*.partial"))
 
 
-def test_decoded_pictures_outlast_evaluations(
+def test_decoded_images_outlast_evaluations(
     tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     called: list[str] = []
@@ -98,11 +98,11 @@ def test_decoded_pictures_outlast_evaluations(
 
         monkeypatch.setattr(TrainingLoader, name, noted)
     result = train(tiny_dataset, small_recipe("epochs=0.5"), tmp_path / "run", device="cpu", quiet=True)
-    assert result["decoded_pictures_gib"] == 0
+    assert result["decoded_images_gib"] == 0
     assert called.count("close") == 1 and called.index("close") > called.index("pause") >= 0
 
 
-def test_on_a_cpu_no_decoded_pictures_can_be_kept(tiny_dataset: Dataset, tmp_path: Path) -> None:
+def test_on_a_cpu_no_decoded_images_can_be_kept(tiny_dataset: Dataset, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--cache-decoded: on a CPU there is no GPU memory"):
         train(tiny_dataset, small_recipe(), tmp_path / "run", device="cpu", quiet=True, cache_decoded="auto")
     assert not (tmp_path / "run").exists()
@@ -117,11 +117,11 @@ def test_a_run_over_several_sessions_tells_what_all_of_them_cost(
         with pytest.raises(StoppedError):
             train(tiny_dataset, small_recipe(), run, device="cpu", quiet=True)
     first = load_checkpoint(saved_checkpoints(run / "checkpoints")[-1]).totals
-    assert (first.pictures, first.energy_kwh) == (21 * 4, None)
+    assert (first.images, first.energy_kwh) == (21 * 4, None)
     result = train(tiny_dataset, small_recipe(), run, device="cpu", resume=True, quiet=True)
     last = load_checkpoint(saved_checkpoints(run / "checkpoints")[-1]).totals
-    assert last.pictures == 28 * 4
-    assert result["pictures_per_s"] == pytest.approx(last.pictures / last.training_seconds)
+    assert last.images == 28 * 4
+    assert result["images_per_s"] == pytest.approx(last.images / last.training_seconds)
     assert result["seconds"] > last.seconds > last.training_seconds > first.training_seconds
     assert result["started"] == first.started and result["energy_kwh"] is None
     times = [datetime.fromisoformat(result[key]) for key in ("started", "finished")]
@@ -136,7 +136,7 @@ def test_a_finished_run_is_left_as_it_is(
     shutil.copytree(unbroken, run)
     before = {file: file.read_bytes() for file in (run / "result.json", run / "metrics.jsonl")}
     result = train(tiny_dataset, small_recipe(), run, device="cpu", resume=True)
-    assert result == json.loads((run / "result.json").read_text()) and result["pictures_per_s"] > 0
+    assert result == json.loads((run / "result.json").read_text()) and result["images_per_s"] > 0
     assert "is done already" in capsys.readouterr().err
     assert {file: file.read_bytes() for file in before} == before
 
@@ -240,7 +240,9 @@ def test_a_full_disk_leaves_the_checkpoint_before(
 
 
 def test_divergence_stops_with_rates_and_remedy(tiny_dataset: Dataset, tmp_path: Path) -> None:
-    recipe = small_recipe("weight_rates=[1e6]", "weight_rate_epochs=[0]", "bias_rates=[1e6]", "bias_rate_epochs=[0]")
+    recipe = small_recipe(
+        "lr_weights=[1e6]", "lr_weights_milestones=[0]", "lr_biases=[1e6]", "lr_biases_milestones=[0]"
+    )
     with pytest.raises(DivergedError, match=r"step \d+: the loss or a gradient is NaN.*1e\+06.*To try") as caught:
         train(tiny_dataset, recipe, tmp_path / "run", device="cpu", quiet=True)
     assert "nothing was saved before" in str(caught.value)
@@ -345,7 +347,7 @@ def test_two_processes_do_what_one_does(
     }
     result = json.loads((run / "result.json").read_text())
     assert (result["processes"], result["towers_split"]) == (2, parallel == "towers")
-    assert result["centre_view"]["num_samples"] == 30
+    assert result["center_view"]["num_samples"] == 30
     # Weights go on in one process, the epoch being whole.
     alone_again = subprocess.run(
         command_line(tiny_shards, run, "--resume"), capture_output=True, text=True, timeout=120

@@ -42,10 +42,10 @@ def test_webdataset_reads_every_sample_once(tiny_dataset: Dataset, split: str) -
     expected = members(tiny_dataset, split)
     assert len(read) == len(expected) == tiny_dataset.splits[split].samples
     assert {key: label for key, _, label in read} == {stem: label for stem, (_, label) in expected.items()}
-    for key, picture, _ in read:
-        side = tiny_dataset.picture.size
-        assert (picture.mode, picture.size) == ("RGB", (side, side))
-        assert picture.tobytes() == Image.open(io.BytesIO(expected[key][0])).tobytes()
+    for key, image, _ in read:
+        side = tiny_dataset.image_options.size
+        assert (image.mode, image.size) == ("RGB", (side, side))
+        assert image.tobytes() == Image.open(io.BytesIO(expected[key][0])).tobytes()
 
 
 def dali_samples(tars: list[Path], indexes: list[Path], num_samples: int) -> list[tuple[bytes, int]]:
@@ -123,11 +123,11 @@ def test_file_knows_tars_and_baseline_jpegs(tiny_dataset: Dataset, tmp_path: Pat
     if shutil.which("file") is None:
         pytest.skip("no file(1) on this machine")
     path = tiny_dataset.tars("train")[0]
-    (tmp_path / "picture").write_bytes(next(iter(members(tiny_dataset, "train").values()))[0])
+    (tmp_path / "image").write_bytes(next(iter(members(tiny_dataset, "train").values()))[0])
     kinds = subprocess.run(
-        ["file", "--brief", str(path), str(tmp_path / "picture")], capture_output=True, text=True, check=True
+        ["file", "--brief", str(path), str(tmp_path / "image")], capture_output=True, text=True, check=True
     )
     tar, jpeg = kinds.stdout.splitlines()
     assert "POSIX tar archive" in tar
-    side = tiny_dataset.picture.size
+    side = tiny_dataset.image_options.size
     assert jpeg.startswith("JPEG image data") and f"baseline, precision 8, {side}x{side}, components 3" in jpeg

@@ -80,12 +80,12 @@ def cluster() -> Iterator[tuple[str, list[subprocess.Popen[str]]]]:
 
 
 def test_a_cluster_that_loses_a_worker_makes_the_same_shards(
-    cluster: tuple[str, list[subprocess.Popen[str]]], pictures: Path, unbroken: Path, tmp_path: Path
+    cluster: tuple[str, list[subprocess.Popen[str]]], images: Path, unbroken: Path, tmp_path: Path
 ) -> None:
     address, workers = cluster
     output = open_output(tmp_path / "shards")
     killer = kill_after_a_shard(workers[0], output)
-    run(pictures, output, pool=partial(cluster_pool, address))
+    run(images, output, pool=partial(cluster_pool, address))
     killer.join()
     assert workers[0].wait(10) == -signal.SIGKILL
     assert digests(tmp_path / "shards") == digests(unbroken)
@@ -100,14 +100,14 @@ def test_a_worker_of_another_version_is_refused(cluster: tuple[str, list[subproc
     stop(other)
 
 
-def test_a_lost_scheduler_is_told(pictures: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_lost_scheduler_is_told(images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     scheduler, address = start_scheduler()
     worker = start_worker(address)
     wait_for_workers(address, 1)
     output = open_output(tmp_path / "shards")
     killer = kill_after_a_shard(scheduler, output)
     with pytest.raises(UserError, match=f"{address}: the scheduler is gone"):
-        run(pictures, output, pool=partial(cluster_pool, address))
+        run(images, output, pool=partial(cluster_pool, address))
     killer.join()
     stop(worker, scheduler)
     assert "Traceback" not in capfd.readouterr().err
@@ -123,7 +123,7 @@ def own_workers() -> Iterator[Any]:
 
 
 def test_an_error_of_the_work_is_not_tried_again(
-    own_workers: Any, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own_workers: Any, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = []
 
@@ -133,13 +133,13 @@ def test_an_error_of_the_work_is_not_tried_again(
 
     monkeypatch.setattr("alexnet_fast.tools.sharding.dask_pool.make_shard", fail)
     with pytest.raises(UserError, match="the disk is full"):
-        run(pictures, tmp_path / "shards", pool=lambda: nullcontext(ClusterPool(own_workers, "tcp://here")))
+        run(images, tmp_path / "shards", pool=lambda: nullcontext(ClusterPool(own_workers, "tcp://here")))
     own_workers.close()  # waits for the second of the two that were under way
     assert sorted(made) == sorted(set(made)) and made
 
 
 def test_a_worker_that_came_later_with_another_version_is_refused(
-    own_workers: Any, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own_workers: Any, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = ClusterPool(own_workers, "tcp://here")
 
@@ -148,10 +148,10 @@ def test_a_worker_that_came_later_with_another_version_is_refused(
 
     monkeypatch.setattr("alexnet_fast.tools.sharding.dask_pool.program_version", version)
     with pytest.raises(UserError, match=r"The worker \S+ runs theirs; here runs ours"):
-        run(pictures, tmp_path / "shards", pool=lambda: nullcontext(pool))
+        run(images, tmp_path / "shards", pool=lambda: nullcontext(pool))
 
 
-def test_a_worker_with_a_disk_of_its_own_is_told(pictures: Path, tmp_path: Path) -> None:
+def test_a_worker_with_a_disk_of_its_own_is_told(images: Path, tmp_path: Path) -> None:
     elsewhere = open_output(tmp_path / "other disk")
 
     @contextmanager
@@ -163,7 +163,7 @@ def test_a_worker_with_a_disk_of_its_own_is_told(pictures: Path, tmp_path: Path)
             yield pool
 
     with pytest.raises(UserError, match=r"train-000000\.tar is not there, .* folder that all of them share"):
-        run(pictures, tmp_path / "shards", pool=strayed_pool)
+        run(images, tmp_path / "shards", pool=strayed_pool)
 
 
 def test_no_scheduler_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,14 +176,14 @@ def test_no_scheduler_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("address", ["x", "nonsense://", "tcp://127.0.0.1:{port}"])
 def test_no_scheduler_is_told_before_anything_is_begun(
-    address: str, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    address: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Also where another server listens, which never says a word."""
     monkeypatch.setattr("alexnet_fast.tools.sharding.dask_pool.CONNECT_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:
         place = address.format(port=server.getsockname()[1])
         with pytest.raises(SystemExit) as ended:
-            main(["shard", str(pictures), "--out", str(tmp_path / "shards"), "--cluster", place])
+            main(["shard", str(images), "--out", str(tmp_path / "shards"), "--cluster", place])
     told = capfd.readouterr().err
     assert ended.value.code == 2 and not (tmp_path / "shards").exists()
     assert told.startswith(f"alexnet-fast: --cluster {place}: no scheduler answers there") and told.count("\n") == 1

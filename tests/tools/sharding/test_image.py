@@ -1,4 +1,4 @@
-"""One picture: every kind that ImageNet and its heirs hold, against a reference in float64."""
+"""One image: every kind that ImageNet and its heirs hold, against a reference in float64."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_fast.tools.dataset import PictureOptions
+from alexnet_fast.tools.dataset import ImageOptions
 from alexnet_fast.tools.errors import UserError
-from alexnet_fast.tools.sharding.image import ORIENTATION, BadPictureError, encode
+from alexnet_fast.tools.sharding.image import ORIENTATION, BadImageError, encode
 
 Pixels = Any  # numpy arrays
-OPTIONS = PictureOptions()
+OPTIONS = ImageOptions()
 
 
 def scene(width: int, height: int, seed: int = 0) -> Pixels:
-    """Smooth colours with some detail, (H, W, 3) uint8; corners differ, so that turning shows."""
+    """Smooth colors with some detail, (H, W, 3) uint8; corners differ, so that turning shows."""
     chance = np.random.default_rng(seed)
     y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
     waves = [np.sin(7 * x + phase) * np.cos(5 * y + 2 * phase) for phase in (0, 1, 2)]
@@ -36,7 +36,7 @@ def stored(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 
 
 def area_average(pixels: Pixels, size: int) -> Pixels:
-    """(size, size, 3) float64: the centre square, each output pixel the mean of the area it covers."""
+    """(size, size, 3) float64: the center square, each output pixel the mean of the area it covers."""
     height, width = pixels.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
@@ -53,7 +53,7 @@ def area_average(pixels: Pixels, size: int) -> Pixels:
 @pytest.mark.parametrize(
     "shape", [(500, 375), (375, 500), (257, 300), (511, 512), (640, 1000), (256, 256), (1300, 270)]
 )
-def test_larger_pictures_are_area_averages(shape: tuple[int, int]) -> None:
+def test_larger_images_are_area_averages(shape: tuple[int, int]) -> None:
     pixels = scene(*shape)
     made = encode(stored(Image.fromarray(pixels)), "a.png", OPTIONS)
     assert made.pixels.shape == (256, 256, 3) and made.repairs == ""
@@ -62,7 +62,7 @@ def test_larger_pictures_are_area_averages(shape: tuple[int, int]) -> None:
     assert abs(difference.mean()) < 0.1
 
 
-def test_smaller_pictures_are_made_larger_by_cubics() -> None:
+def test_smaller_images_are_made_larger_by_cubics() -> None:
     pixels = scene(90, 120)
     made = encode(stored(Image.fromarray(pixels)), "a.png", OPTIONS).pixels
     expected = Image.fromarray(pixels).resize((256, 256), Image.Resampling.BICUBIC, box=(0, 15, 90, 105))
@@ -79,19 +79,19 @@ def test_what_is_stored_is_a_baseline_rgb_jpeg_without_metadata() -> None:
     assert not image.getexif() and "comment" not in image.info and not image.info.get("progressive")
     assert np.abs(np.asarray(image).astype(int) - made.pixels).mean() < 4
     assert encode(content, "a.JPEG", OPTIONS).jpeg == made.jpeg
-    assert len(encode(content, "a.JPEG", PictureOptions(quality=50)).jpeg) < len(made.jpeg)
+    assert len(encode(content, "a.JPEG", ImageOptions(quality=50)).jpeg) < len(made.jpeg)
 
 
-COLOUR = Image.fromarray(scene(300, 280))
-GREY = COLOUR.convert("L")
+COLOR = Image.fromarray(scene(300, 280))
+GREY = COLOR.convert("L")
 SIXTEEN = Image.fromarray(np.asarray(GREY).astype(np.uint16) * 257)
 
 
-def sixteen_bit_colour() -> bytes:
-    """A PNG of three 16-bit channels, which Pillow reads but does not write: upper byte the picture, lower byte 200."""
-    pixels = np.stack([np.asarray(COLOUR), np.full_like(np.asarray(COLOUR), 200)], -1)
+def sixteen_bit_color() -> bytes:
+    """A PNG of three 16-bit channels, which Pillow reads but does not write: upper byte the image, lower byte 200."""
+    pixels = np.stack([np.asarray(COLOR), np.full_like(np.asarray(COLOR), 200)], -1)
     rows = b"".join(b"\0" + row.tobytes() for row in pixels)
-    header = struct.pack(">IIBBBBB", *COLOUR.size, 16, 2, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", *COLOR.size, 16, 2, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
     framed = [
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
@@ -100,23 +100,23 @@ def sixteen_bit_colour() -> bytes:
 
 
 def with_alpha() -> Image.Image:
-    image = COLOUR.convert("RGBA")
+    image = COLOR.convert("RGBA")
     image.paste((0, 0, 0, 0), (0, 0, 150, 280))
     return image
 
 
 KINDS: list[tuple[str, Callable[[], bytes], str, str]] = [
-    ("grey JPEG", lambda: stored(GREY, "JPEG"), "a.JPEG", "grey"),
-    ("CMYK JPEG", lambda: stored(COLOUR.convert("CMYK"), "JPEG"), "a.JPEG", "CMYK"),
-    ("PNG under .JPEG", lambda: stored(COLOUR), "a.JPEG", "PNG under .JPEG"),
-    ("GIF under .JPEG", lambda: stored(COLOUR, "GIF"), "a.JPEG", "GIF under .JPEG; palette"),
-    ("BMP under .jpg", lambda: stored(COLOUR, "BMP"), "a.jpg", "BMP under .jpg"),
-    ("WebP under .JPEG", lambda: stored(COLOUR, "WEBP", lossless=True), "a.JPEG", "WEBP under .JPEG"),
-    ("palette", lambda: stored(COLOUR.convert("P", palette=Image.Palette.ADAPTIVE)), "a.png", "palette"),
+    ("gray JPEG", lambda: stored(GREY, "JPEG"), "a.JPEG", "gray"),
+    ("CMYK JPEG", lambda: stored(COLOR.convert("CMYK"), "JPEG"), "a.JPEG", "CMYK"),
+    ("PNG under .JPEG", lambda: stored(COLOR), "a.JPEG", "PNG under .JPEG"),
+    ("GIF under .JPEG", lambda: stored(COLOR, "GIF"), "a.JPEG", "GIF under .JPEG; palette"),
+    ("BMP under .jpg", lambda: stored(COLOR, "BMP"), "a.jpg", "BMP under .jpg"),
+    ("WebP under .JPEG", lambda: stored(COLOR, "WEBP", lossless=True), "a.JPEG", "WEBP under .JPEG"),
+    ("palette", lambda: stored(COLOR.convert("P", palette=Image.Palette.ADAPTIVE)), "a.png", "palette"),
     ("black and white", lambda: stored(GREY.convert("1")), "a.png", "black and white"),
     ("transparency", lambda: stored(with_alpha()), "a.png", "transparency, laid on white"),
     ("16 bit", lambda: stored(SIXTEEN), "a.png", "16 bit"),
-    ("16 bit colour", sixteen_bit_colour, "a.png", "16 bit"),
+    ("16 bit color", sixteen_bit_color, "a.png", "16 bit"),
 ]
 
 
@@ -140,9 +140,9 @@ def eight_bit(image: Image.Image) -> Image.Image:
 
 
 def test_adobes_inverted_cmyk_looks_like_the_plain_one() -> None:
-    cmyk = COLOUR.convert("CMYK")
+    cmyk = COLOR.convert("CMYK")
     adobe = encode(stored(cmyk, "JPEG", quality=95), "a.JPEG", OPTIONS).pixels.astype(int)  # Pillow writes Adobe's mark
-    assert np.abs(adobe - area_average(np.asarray(COLOUR), 256)).mean() < 12
+    assert np.abs(adobe - area_average(np.asarray(COLOR), 256)).mean() < 12
     # Without the mark nothing is inverted: the same numbers in the file mean the opposite.
     content = stored(cmyk, "JPEG", quality=95)
     start = content.index(b"Adobe") - 4
@@ -153,7 +153,7 @@ def test_adobes_inverted_cmyk_looks_like_the_plain_one() -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation(orientation: int) -> None:
-    upright = COLOUR.resize((320, 256))
+    upright = COLOR.resize((320, 256))
     turns = {
         1: [], 2: ["FLIP_LEFT_RIGHT"], 3: ["ROTATE_180"], 4: ["FLIP_TOP_BOTTOM"], 5: ["TRANSPOSE"],
         6: ["ROTATE_90"], 7: ["TRANSVERSE"], 8: ["ROTATE_270"],
@@ -165,39 +165,39 @@ def test_exif_orientation(orientation: int) -> None:
     exif[ORIENTATION] = orientation
     content = stored(lying, "JPEG", quality=97, exif=exif)
     applied = encode(content, "a.JPEG", OPTIONS)
-    centre = np.asarray(upright)[:, 32:288].astype(int)
-    assert np.abs(applied.pixels - centre).mean() < 4
+    center = np.asarray(upright)[:, 32:288].astype(int)
+    assert np.abs(applied.pixels - center).mean() < 4
     assert applied.repairs == ("" if orientation == 1 else f"EXIF orientation {orientation}")
-    ignored = encode(content, "a.JPEG", PictureOptions(exif="ignore"))
+    ignored = encode(content, "a.JPEG", ImageOptions(exif="ignore"))
     assert ignored.repairs == ""
     if orientation != 1:
-        assert np.abs(ignored.pixels - centre).mean() > 10
+        assert np.abs(ignored.pixels - center).mean() > 10
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
-def test_damaged_exif_costs_no_picture(form: str) -> None:
-    damaged = encode(stored(COLOUR, form, exif=b"Exif\0\0XX\0*" + bytes(30)), f"a.{form}", OPTIONS)
-    whole = encode(stored(COLOUR, form), f"a.{form}", OPTIONS)
+def test_damaged_exif_costs_no_image(form: str) -> None:
+    damaged = encode(stored(COLOR, form, exif=b"Exif\0\0XX\0*" + bytes(30)), f"a.{form}", OPTIONS)
+    whole = encode(stored(COLOR, form), f"a.{form}", OPTIONS)
     assert np.array_equal(damaged.pixels, whole.pixels) and damaged.repairs == whole.repairs
 
 
-def test_want_of_memory_is_not_the_pictures_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_want_of_memory_is_not_the_images_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise MemoryError
 
-    content = stored(COLOUR, "JPEG")
+    content = stored(COLOR, "JPEG")
     monkeypatch.setattr(Image, "open", fail)
     with pytest.raises(UserError, match=r"train/a\.JPEG: there is not enough memory .* fewer --workers"):
         encode(content, "train/a.JPEG", OPTIONS)
 
 
 def test_other_filters_and_sizes() -> None:
-    content = stored(COLOUR)
+    content = stored(COLOR)
     area = encode(content, "a.png", OPTIONS).pixels.astype(int)
     for name in ("box", "bilinear", "hamming", "bicubic", "lanczos"):
-        other = encode(content, "a.png", PictureOptions(filter=name)).pixels.astype(int)
+        other = encode(content, "a.png", ImageOptions(filter=name)).pixels.astype(int)
         assert 0 < np.abs(other - area).mean() < 6, name
-    assert encode(content, "a.png", PictureOptions(size=64)).pixels.shape == (64, 64, 3)
+    assert encode(content, "a.png", ImageOptions(size=64)).pixels.shape == (64, 64, 3)
 
 
 def bomb() -> bytes:
@@ -209,21 +209,21 @@ def bomb() -> bytes:
 
 
 BAD: list[tuple[str, Callable[[], bytes], str]] = [
-    ("truncated", lambda: stored(COLOUR, "JPEG")[:5000], "truncated"),
-    ("truncated PNG", lambda: stored(COLOUR)[:5000], "truncated"),
+    ("truncated", lambda: stored(COLOR, "JPEG")[:5000], "truncated"),
+    ("truncated PNG", lambda: stored(COLOR)[:5000], "truncated"),
     ("empty", lambda: b"", "empty file"),
-    ("text", lambda: b"404 not found\n" * 20, "no picture, or of an unknown format"),
-    ("HTML", lambda: b"<html><body>gone</body></html>", "no picture, or of an unknown format"),
+    ("text", lambda: b"404 not found\n" * 20, "not an image, or an unknown format"),
+    ("HTML", lambda: b"<html><body>gone</body></html>", "not an image, or an unknown format"),
     ("bomb", bomb, "decompression bomb"),
     ("tiny", lambda: stored(Image.new("RGB", (400, 5))), "too small: 400 × 5"),
     ("one pixel", lambda: stored(Image.new("RGB", (1, 1)), "GIF"), "too small: 1 × 1"),
-    ("header only", lambda: stored(COLOUR, "JPEG")[:300], ""),
-    ("zeros", lambda: bytes(4096), "no picture"),
+    ("header only", lambda: stored(COLOR, "JPEG")[:300], ""),
+    ("zeros", lambda: bytes(4096), "no image"),
 ]
 
 
 @pytest.mark.parametrize(("make", "reason"), [entry[1:] for entry in BAD], ids=[entry[0] for entry in BAD])
-def test_what_cannot_be_used_is_left_out_with_its_reason(make: Callable[[], bytes], reason: str) -> None:
-    with pytest.raises(BadPictureError) as caught:
+def test_what_cannot_be_used_is_skipped_with_its_reason(make: Callable[[], bytes], reason: str) -> None:
+    with pytest.raises(BadImageError) as caught:
         encode(make(), "a.JPEG", OPTIONS)
     assert reason in str(caught.value) and "\n" not in str(caught.value)

@@ -31,10 +31,10 @@ def test_a_killed_run_leaves_the_terminal_alone() -> None:
     [(resource.RLIMIT_NOFILE, 14, "Too many open files"), (resource.RLIMIT_FSIZE, 2000, "File too large")],
 )
 def test_workers_that_cannot_be_started_are_told(
-    limit: int, most: int, reason: str, pictures: Path, tmp_path: Path
+    limit: int, most: int, reason: str, images: Path, tmp_path: Path
 ) -> None:
     finished = subprocess.run(
-        [sys.executable, "-m", "alexnet_fast.cli", "shard", str(pictures), "--out", str(tmp_path / "shards")],
+        [sys.executable, "-m", "alexnet_fast.cli", "shard", str(images), "--out", str(tmp_path / "shards")],
         capture_output=True,
         text=True,
         preexec_fn=lambda: resource.setrlimit(limit, (most, most)),

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from alexnet_fast.cli import main
-from alexnet_fast.tools.dataset import PictureOptions
+from alexnet_fast.tools.dataset import ImageOptions
 from alexnet_fast.tools.errors import UserError
 from alexnet_fast.tools.sharding.plan import Plan, ShardOptions
 from alexnet_fast.tools.sharding.process_pool import local_pool
@@ -40,25 +40,25 @@ def finished(folder: Path) -> dict[str, str]:
     return {name: digest for name, digest in digests(folder).items() if "/" not in name}
 
 
-def test_strict_stops_and_can_go_on(pictures: Path, unbroken: Path, tmp_path: Path) -> None:
+def test_strict_stops_and_can_go_on(images: Path, unbroken: Path, tmp_path: Path) -> None:
     with pytest.raises(StrictError, match="cannot be used"):
-        run(pictures, tmp_path / "shards", strict=True)
+        run(images, tmp_path / "shards", strict=True)
     assert not (tmp_path / "shards" / "dataset.json").exists()
-    run(pictures, tmp_path / "shards")
+    run(images, tmp_path / "shards")
     assert digests(tmp_path / "shards") == digests(unbroken)
 
 
-def test_two_runs_at_once_are_refused(pictures: Path, tmp_path: Path) -> None:
+def test_two_runs_at_once_are_refused(images: Path, tmp_path: Path) -> None:
     output = open_output(tmp_path / "shards")
     with output.lock(), pytest.raises(UserError, match="another `alexnet-fast shard` is writing there"):
-        run(pictures, tmp_path / "shards")
+        run(images, tmp_path / "shards")
 
 
-def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(pictures: Path, unbroken: Path, tmp_path: Path) -> None:
+def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(images: Path, unbroken: Path, tmp_path: Path) -> None:
     chance = random.Random(1)
     folder = tmp_path / "shards"
     whole = digests(unbroken)
-    words = command(pictures, "--out", folder, "--shard-size", 10, "--workers", 2)
+    words = command(images, "--out", folder, "--shard-size", 10, "--workers", 2)
     for _ in range(5):
         process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         before = len(list(folder.glob("*.tar")))
@@ -78,10 +78,10 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(pictures: Path, unbro
     assert len(kept) >= len(stamps) - 2  # at most those whose record was not written yet are made again
 
 
-def test_ctrl_c_stops_soon_and_says_how_to_go_on(pictures: Path, tmp_path: Path) -> None:
+def test_ctrl_c_stops_soon_and_says_how_to_go_on(images: Path, tmp_path: Path) -> None:
     folder = tmp_path / "shards"
     process = subprocess.Popen(
-        command(pictures, "--out", folder, "--shard-size", 2, "--workers", 1),
+        command(images, "--out", folder, "--shard-size", 2, "--workers", 1),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -103,14 +103,14 @@ def test_ctrl_c_stops_soon_and_says_how_to_go_on(pictures: Path, tmp_path: Path)
     "place", ["alexnet_fast.commands.shard_command.find_source", "alexnet_fast.tools.sharding.shard.check_space"]
 )
 def test_ctrl_c_before_the_work_says_so(
-    place: str, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    place: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(place, stop)
     with pytest.raises(SystemExit) as ended:
-        main(["shard", str(pictures), "--out", str(tmp_path / "shards")])
+        main(["shard", str(images), "--out", str(tmp_path / "shards")])
     told = capsys.readouterr().err
     assert ended.value.code == 1
     assert "before any shard was begun. Run the same command again" in told and "0 of 0" not in told
@@ -120,10 +120,10 @@ def limit_files(num_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, resource.RLIM_INFINITY))
 
 
-def test_a_full_disk_leaves_whole_files_only(pictures: Path, unbroken: Path, tmp_path: Path) -> None:
+def test_a_full_disk_leaves_whole_files_only(images: Path, unbroken: Path, tmp_path: Path) -> None:
     """The system refuses the write in the middle of a tar: here by a limit on files' sizes, as on a full disk."""
     folder = tmp_path / "shards"
-    words = command(pictures, "--out", folder, "--shard-size", 10, "--workers", 1)
+    words = command(images, "--out", folder, "--shard-size", 10, "--workers", 1)
     sizes = sorted(file.stat().st_size for file in unbroken.glob("train-*.tar"))
     limited = subprocess.run(words, capture_output=True, text=True, preexec_fn=partial(limit_files, sizes[1]))
     assert limited.returncode == 1 and "Traceback" not in limited.stderr
@@ -135,43 +135,43 @@ def test_a_full_disk_leaves_whole_files_only(pictures: Path, unbroken: Path, tmp
 
 
 def test_too_little_space_is_seen_before_the_start(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2_000_000))
-    with pytest.raises(UserError, match=r"71 pictures will take about \d\.\d MB, and 2\.0 MB are free"):
-        run(pictures, tmp_path / "shards")
+    with pytest.raises(UserError, match=r"71 images will take about \d\.\d MB, and 2\.0 MB are free"):
+        run(images, tmp_path / "shards")
     assert not finished(tmp_path / "shards")
     monkeypatch.undo()
-    assert run(pictures, tmp_path / "shards", picture=PictureOptions(quality=40)).made_shards == 8
+    assert run(images, tmp_path / "shards", image_options=ImageOptions(quality=40)).made_shards == 8
 
 
 @pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="needs a folder that nobody may write")
-def test_a_folder_that_may_not_be_written(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_may_not_be_written(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:  # not even root may make anything there
-        main(["shard", str(pictures), "--out", "/sys/kernel/shards"])
+        main(["shard", str(images), "--out", "/sys/kernel/shards"])
     assert ended.value.code == 1
     assert "may not be written" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder in which no folder can be made")
-def test_a_folder_that_cannot_be_made(pictures: Path) -> None:
+def test_a_folder_that_cannot_be_made(images: Path) -> None:
     """Making it fails with "no such file", as the lock's file does when another run removes its folder."""
-    words = command(pictures, "--out", "/proc/shards", "--workers", 1)
+    words = command(images, "--out", "/proc/shards", "--workers", 1)
     ended = subprocess.run(words, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 1 and "Traceback" not in ended.stderr
     assert "/proc/shards/.sharding: cannot be written (No such file or directory)" in ended.stderr
 
 
-def test_a_folder_below_a_file_names_the_file(pictures: Path, tmp_path: Path) -> None:
+def test_a_folder_below_a_file_names_the_file(images: Path, tmp_path: Path) -> None:
     (tmp_path / "letter").write_text("dear")
     with pytest.raises(UserError, match=r"/letter: is a file\. Give --out a folder"):
-        run(pictures, tmp_path / "letter" / "shards")
+        run(images, tmp_path / "letter" / "shards")
 
 
-def test_a_vanished_picture_is_told_and_nothing_is_lost(pictures: Path, unbroken: Path, tmp_path: Path) -> None:
-    source = tmp_path / "pictures"
-    shutil.copytree(pictures, source)
+def test_a_vanished_image_is_told_and_nothing_is_lost(images: Path, unbroken: Path, tmp_path: Path) -> None:
+    source = tmp_path / "images"
+    shutil.copytree(images, source)
     found = find_source(str(source), None, val_fraction=None, seed=0, exclude=None, cache=None)
     plan = Plan(found, ShardOptions(shard_size=10))
     lost = next((source / "val" / "star").iterdir())
@@ -193,29 +193,29 @@ def test_a_vanished_picture_is_told_and_nothing_is_lost(pictures: Path, unbroken
 
 
 @pytest.mark.parametrize("keep", [0, 20, -5])
-def test_a_damaged_record_counts_as_none(keep: int, pictures: Path, unbroken: Path, tmp_path: Path) -> None:
+def test_a_damaged_record_counts_as_none(keep: int, images: Path, unbroken: Path, tmp_path: Path) -> None:
     folder = tmp_path / "shards"
     with pytest.raises(StrictError):
-        run(pictures, folder, strict=True)
+        run(images, folder, strict=True)
     records = sorted((folder / ".sharding").glob("train-*.done"))
     assert records
     for record in records:
         record.write_bytes(record.read_bytes()[:keep])
-    assert run(pictures, folder).made_shards == 8
+    assert run(images, folder).made_shards == 8
     assert digests(folder) == digests(unbroken)
 
 
-def test_a_damaged_identity_is_told(pictures: Path, tmp_path: Path) -> None:
+def test_a_damaged_identity_is_told(images: Path, tmp_path: Path) -> None:
     folder = tmp_path / "shards"
     with pytest.raises(StrictError):
-        run(pictures, folder, strict=True)
+        run(images, folder, strict=True)
     for garbage in (b"", b"{", b"7", b"[" * 100_000, b"\xff"):
         (folder / ".sharding" / "identity.json").write_bytes(garbage)
         with pytest.raises(UserError, match=r"identity\.json: is missing or damaged.*Remove .*/shards and run again"):
-            run(pictures, folder)
+            run(images, folder)
 
 
-def test_a_killed_worker_is_told_and_made_good(pictures: Path, unbroken: Path, tmp_path: Path) -> None:
+def test_a_killed_worker_is_told_and_made_good(images: Path, unbroken: Path, tmp_path: Path) -> None:
     folder = tmp_path / "shards"
 
     def kill_a_worker() -> None:
@@ -228,20 +228,20 @@ def test_a_killed_worker_is_told_and_made_good(pictures: Path, unbroken: Path, t
     killer = threading.Thread(target=kill_a_worker)
     killer.start()
     with pytest.raises(UserError, match=r"A worker process was killed.*of 8 shards done: run the same command"):
-        run(pictures, folder, workers=2)
+        run(images, folder, workers=2)
     killer.join()
-    run(pictures, folder)
+    run(images, folder)
     assert digests(folder) == digests(unbroken)
 
 
 def test_shards_inside_their_source_can_be_gone_on_with(
-    pictures: Path, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: Path, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`cd imagenet; alexnet-fast shard .` writes to imagenet/shards, whose tars are no source."""
     source = tmp_path / "source"
-    shutil.copytree(pictures, source)
+    shutil.copytree(images, source)
     monkeypatch.chdir(source)
-    for options in (["--strict"], [], []):  # stopped at a bad picture, finished, done already
+    for options in (["--strict"], [], []):  # stopped at a bad image, finished, done already
         with pytest.raises(SystemExit) as ended:
             main(["shard", ".", "--shard-size", "10", "--workers", "1", *options])
         assert ended.value.code == (1 if options else 3)
@@ -281,7 +281,7 @@ def test_mistakes_with_tars_leave_nothing_behind(tmp_path: Path, capsys: pytest.
     assert digests(new) == digests(made)
 
 
-def test_mistakes_leave_nothing_behind(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_leave_nothing_behind(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def call(*words: object) -> tuple[Any, str]:
         with pytest.raises(SystemExit) as ended:
             main(["shard", *map(str, words)])
@@ -289,7 +289,7 @@ def test_mistakes_leave_nothing_behind(pictures: Path, tmp_path: Path, capsys: p
 
     for folder in ("classes/empty", "classes/full", "nothing/cat", "nothing/dog", "mine"):
         (tmp_path / folder).mkdir(parents=True)
-    shutil.copy(next((pictures / "val" / "star").iterdir()), tmp_path / "classes" / "full")
+    shutil.copy(next((images / "val" / "star").iterdir()), tmp_path / "classes" / "full")
     (tmp_path / "mine" / "letter.txt").write_text("dear")
     (tmp_path / "file").write_text("")
     (tmp_path / "link").symlink_to("gone")
@@ -297,25 +297,25 @@ def test_mistakes_leave_nothing_behind(pictures: Path, tmp_path: Path, capsys: p
     new = tmp_path / "new"
     for words, told in (
         ((tmp_path / "classes", "--out", new, "--val-fraction", "0.5"), "0.5"),
-        ((tmp_path / "nothing", "--out", new, "--val-fraction", "0.5"), "no picture"),
+        ((tmp_path / "nothing", "--out", new, "--val-fraction", "0.5"), "no image"),
         ((tmp_path / "nowhere", "--out", new), "nowhere"),
-        ((pictures, "--out", tmp_path / "mine"), "letter.txt"),
-        ((pictures, "--out", tmp_path / "file"), "is a file"),
-        ((pictures, "--out", new, "--val-fraction", "1.5"), "1.5"),
-        ((pictures, "--out", ""), "--out is empty"),
+        ((images, "--out", tmp_path / "mine"), "letter.txt"),
+        ((images, "--out", tmp_path / "file"), "is a file"),
+        ((images, "--out", new, "--val-fraction", "1.5"), "1.5"),
+        ((images, "--out", ""), "--out is empty"),
         (("", "--out", new), "SOURCE is empty"),
-        ((pictures, "--out", tmp_path / "link"), "is a link that leads nowhere"),
-        ((pictures, "--out", new, "--source", "ilsvrc2012"), "holds neither ILSVRC2012_img_train.tar nor"),
-        ((pictures, "--out", new, "--source", "ilsvrc2010"), "holds none of ILSVRC2010_images_train.tar"),
-        ((pictures, "--out", new, "--source", "webdataset"), "no sample"),
-        ((pictures, "--out", new, "--source", "class-tars"), "tar"),
-        ((pictures, "--out", new, "--workers", "99999"), "1<=x<=1024"),
-        ((pictures, "--out", new, "--quality", "0"), "--quality"),
-        ((pictures, "--out", new, "--workers", "0"), "--workers"),
+        ((images, "--out", tmp_path / "link"), "is a link that leads nowhere"),
+        ((images, "--out", new, "--source", "ilsvrc2012"), "holds neither ILSVRC2012_img_train.tar nor"),
+        ((images, "--out", new, "--source", "ilsvrc2010"), "holds none of ILSVRC2010_images_train.tar"),
+        ((images, "--out", new, "--source", "webdataset"), "no sample"),
+        ((images, "--out", new, "--source", "class-tars"), "tar"),
+        ((images, "--out", new, "--workers", "99999"), "1<=x<=1024"),
+        ((images, "--out", new, "--quality", "0"), "--quality"),
+        ((images, "--out", new, "--workers", "0"), "--workers"),
     ):
         code, error = call(*words)
         assert code == 2 and told in error, (words, error)
         assert sorted(entry.name for entry in tmp_path.iterdir()) == before
     assert [entry.name for entry in (tmp_path / "mine").iterdir()] == ["letter.txt"]
-    code, error = call(pictures, "--out", new, "--strict", "--workers", "1")
+    code, error = call(images, "--out", new, "--strict", "--workers", "1")
     assert code == 1 and "--strict stops" in error

@@ -1,4 +1,4 @@
-"""Sharding as a whole: every picture accounted for, and the same bytes however it is done."""
+"""Sharding as a whole: every image accounted for, and the same bytes however it is done."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from alexnet_fast.cli import main
-from alexnet_fast.tools.dataset import Dataset, PictureOptions
+from alexnet_fast.tools.dataset import Dataset, ImageOptions
 from alexnet_fast.tools.describe import describe
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.sharding.image import encode
@@ -30,15 +30,15 @@ from tests.tools.fake_sources import jpeg, tar_member, tar_of, write_files
 from tests.tools.shard_helpers import digests, run
 
 
-def test_every_picture_is_accounted_for(unbroken: Path, pictures: Path) -> None:
+def test_every_image_is_accounted_for(unbroken: Path, images: Path) -> None:
     dataset = Dataset.load(unbroken)
-    assert dataset.accounting() == {"found": 71, "written": 69, "left_out": 2}
-    reasons = {note.file: note.reason for note in dataset.left_out}
-    assert reasons["train/star/notes.JPEG"].startswith("no picture")
+    assert dataset.accounting() == {"found": 71, "written": 69, "skipped": 2}
+    reasons = {note.file: note.reason for note in dataset.skipped}
+    assert reasons["train/star/notes.JPEG"].startswith("no image")
     assert "truncated" in reasons.values()
     assert len(dataset.repaired) == 10 * (4 + 2)  # of each class four oddities in train, two in val
-    assert [entry.name for entry in dataset.classes] == sorted(folder.name for folder in (pictures / "val").iterdir())
-    assert dataset.notes == find_source(pictures).notes == ()
+    assert [entry.name for entry in dataset.classes] == sorted(folder.name for folder in (images / "val").iterdir())
+    assert dataset.notes == find_source(images).notes == ()
     names = sorted(file.name for file in unbroken.iterdir())
     tars = [name for name in names if name.endswith(".tar")]
     assert names == sorted(
@@ -53,11 +53,11 @@ def test_every_picture_is_accounted_for(unbroken: Path, pictures: Path) -> None:
     )
 
 
-def test_pictures_that_are_not_sharded_are_in_the_manifest_too(pictures: Path, tmp_path: Path) -> None:
-    shutil.copytree(pictures, tmp_path / "in")
-    shutil.copy(next((pictures / "val" / "star").iterdir()), tmp_path / "in" / "val" / "loose.jpg")
+def test_images_that_are_not_sharded_are_in_the_manifest_too(images: Path, tmp_path: Path) -> None:
+    shutil.copytree(images, tmp_path / "in")
+    shutil.copy(next((images / "val" / "star").iterdir()), tmp_path / "in" / "val" / "loose.jpg")
     run(tmp_path / "in", tmp_path / "out")
-    notes = ("Not used: 1 picture in val/, in no class folder.",)
+    notes = ("Not used: 1 image in val/, in no class folder.",)
     assert Dataset.load(tmp_path / "out").notes == notes
     assert f"note        {notes[0]}" in describe(Dataset.load(tmp_path / "out")).splitlines()
 
@@ -69,10 +69,10 @@ def test_pictures_that_are_not_sharded_are_in_the_manifest_too(pictures: Path, t
         (("splits", "train", "shards", 0, "sha256"), None),
         (("splits", "train", "shards"), 3),
         (("splits", "train", "samples"), "41"),
-        (("options", "picture", "size"), "256"),
+        (("options", "image", "size"), "256"),
         (("options", "seed"), 0.5),
         (("classes",), [["a", 1]]),
-        (("left_out",), {"truncated": "train"}),
+        (("skipped",), {"truncated": "train"}),
         (("notes",), [1]),
         (("files",), {}),
         (("statistics", "mean_rgb"), ["red", 1, 2]),
@@ -95,12 +95,12 @@ def test_a_manifest_that_is_none_is_told(garbage: bytes) -> None:
         Dataset.parse(garbage, "shards")
 
 
-def test_the_statistics_are_numpys(unbroken: Path, pictures: Path) -> None:
+def test_the_statistics_are_numpys(unbroken: Path, images: Path) -> None:
     dataset = Dataset.load(unbroken)
-    left_out = {note.file for note in dataset.left_out}
-    files = sorted((pictures / "train").rglob("*.*"))
-    used = [file for file in files if file.relative_to(pictures).as_posix() not in left_out]
-    pixels = np.stack([encode(file.read_bytes(), file.name, PictureOptions()).pixels for file in used]).astype(float)
+    skipped = {note.file for note in dataset.skipped}
+    files = sorted((images / "train").rglob("*.*"))
+    used = [file for file in files if file.relative_to(images).as_posix() not in skipped]
+    pixels = np.stack([encode(file.read_bytes(), file.name, ImageOptions()).pixels for file in used]).astype(float)
     assert len(used) == dataset.splits["train"].samples
     flat = pixels.reshape(-1, 3)
     statistics = dataset.statistics
@@ -117,8 +117,8 @@ def test_sums_over_parts_are_exact(size: int) -> None:
     chance = np.random.default_rng(0)
     drawn = chance.integers(0, 256, (23, size, size, 3), dtype=np.uint8)
     first, second = PixelSums(size), PixelSums(size)
-    for number, picture in enumerate(drawn):
-        (first if number % 3 else second).add(picture)
+    for number, image in enumerate(drawn):
+        (first if number % 3 else second).add(image)
     first.merge(second)
     state = first.state()
     assert np.array_equal(state["pixel_sums"], drawn.sum(0, dtype=np.int64))
@@ -127,7 +127,7 @@ def test_sums_over_parts_are_exact(size: int) -> None:
     assert state["products"] == [int((flat[:, a] * flat[:, b]).sum()) for a, b in pairs]
 
 
-def test_sums_of_the_brightest_pictures_do_not_overflow() -> None:
+def test_sums_of_the_brightest_images_do_not_overflow() -> None:
     sums = PixelSums(257)
     for _ in range(300):
         sums.add(np.full((257, 257, 3), 255, np.uint8))
@@ -137,33 +137,31 @@ def test_sums_of_the_brightest_pictures_do_not_overflow() -> None:
 
 
 @pytest.mark.parametrize("workers", [2, 3])
-def test_any_number_of_workers_makes_the_same_bytes(
-    workers: int, pictures: Path, unbroken: Path, tmp_path: Path
-) -> None:
-    run(pictures, tmp_path / "shards", workers=workers)
+def test_any_number_of_workers_makes_the_same_bytes(workers: int, images: Path, unbroken: Path, tmp_path: Path) -> None:
+    run(images, tmp_path / "shards", workers=workers)
     assert digests(tmp_path / "shards") == digests(unbroken)
 
 
-def test_another_seed_is_another_order(pictures: Path, unbroken: Path, tmp_path: Path) -> None:
-    run(pictures, tmp_path / "shards", seed=1)
+def test_another_seed_is_another_order(images: Path, unbroken: Path, tmp_path: Path) -> None:
+    run(images, tmp_path / "shards", seed=1)
     assert Dataset.load(tmp_path / "shards").fingerprint != Dataset.load(unbroken).fingerprint
 
 
-def test_a_validation_split_is_drawn(pictures: Path, tmp_path: Path) -> None:
-    dataset = run(pictures / "train", tmp_path / "shards", val_fraction=0.2).dataset
+def test_a_validation_split_is_drawn(images: Path, tmp_path: Path) -> None:
+    dataset = run(images / "train", tmp_path / "shards", val_fraction=0.2).dataset
     assert {name: split.found for name, split in dataset.splits.items()} == {"train": 41, "val": 10}
 
 
-def test_what_is_done_is_not_done_again(pictures: Path, tmp_path: Path) -> None:
+def test_what_is_done_is_not_done_again(images: Path, tmp_path: Path) -> None:
     folder = tmp_path / "shards"
-    first = run(pictures, folder)
+    first = run(images, folder)
     stamps = {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
-    second = run(pictures, folder)
+    second = run(images, folder)
     assert (first.made_shards, second.made_shards) == (8, 0)
     assert {file.name: file.stat().st_mtime_ns for file in folder.iterdir()} == stamps
     before = digests(folder)
     (folder / "train-000002.tar").unlink()
-    assert run(pictures, folder).made_shards == 1
+    assert run(images, folder).made_shards == 1
     assert digests(folder) == before
 
 
@@ -188,23 +186,23 @@ def change_the_mean(folder: Path) -> None:
     ],
 )
 def test_what_is_damaged_is_made_again(
-    damage: Callable[[Path], Any], made: int, pictures: Path, unbroken: Path, tmp_path: Path
+    damage: Callable[[Path], Any], made: int, images: Path, unbroken: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "shards"
     shutil.copytree(unbroken, folder)
     damage(folder)
     assert digests(folder) != digests(unbroken)
-    outcome = run(pictures, folder)
+    outcome = run(images, folder)
     assert outcome.made_shards == made
-    assert len(outcome.mended_files) == (made != 1)
+    assert len(outcome.repaired_files) == (made != 1)
     assert digests(folder) == digests(unbroken)
 
 
-def test_mending_the_mean_can_be_interrupted(pictures: Path, unbroken: Path, tmp_path: Path) -> None:
+def test_mending_the_mean_can_be_interrupted(images: Path, unbroken: Path, tmp_path: Path) -> None:
     folder = tmp_path / "shards"
     shutil.copytree(unbroken, folder)
     (folder / "mean_image.npy").unlink()
-    plan = Plan(find_source(pictures), ShardOptions(shard_size=10))
+    plan = Plan(find_source(images), ShardOptions(shard_size=10))
 
     def stop(progress: Progress) -> None:
         if progress.shards == 2:
@@ -212,7 +210,7 @@ def test_mending_the_mean_can_be_interrupted(pictures: Path, unbroken: Path, tmp
 
     with pytest.raises(KeyboardInterrupt):
         shard(plan, open_output(folder), partial(local_pool, 1), strict=False, watch=stop)
-    assert 1 < run(pictures, folder).made_shards < 6
+    assert 1 < run(images, folder).made_shards < 6
     assert digests(folder) == digests(unbroken)
 
 
@@ -221,14 +219,14 @@ def test_mending_the_mean_can_be_interrupted(pictures: Path, unbroken: Path, tmp
     [
         ({"seed": 3}, "seed"),
         ({"shard_size": 11}, "shard"),
-        ({"picture": PictureOptions(quality=80)}, "quality"),
-        ({"picture": PictureOptions(exif="ignore")}, "exif"),
+        ({"image_options": ImageOptions(quality=80)}, "quality"),
+        ({"image_options": ImageOptions(exif="ignore")}, "exif"),
     ],
 )
-def test_other_options_are_refused(options: dict[str, Any], words: str, pictures: Path, unbroken: Path) -> None:
+def test_other_options_are_refused(options: dict[str, Any], words: str, images: Path, unbroken: Path) -> None:
     before = digests(unbroken)
     with pytest.raises(UsageError, match=f"other input or options:.*{words}"):
-        run(pictures, unbroken, **options)
+        run(images, unbroken, **options)
     assert digests(unbroken) == before
 
 
@@ -265,45 +263,45 @@ def test_the_table_leads_back_to_every_name(tmp_path: Path) -> None:
     assert sorted(sources(tmp_path / "out").values()) == sorted(b"cat/" + name for name in names)
 
 
-def test_two_pictures_of_one_name_are_told_apart(tmp_path: Path) -> None:
-    members = [("a.jpg", b"no picture"), ("a.cls", b"0"), ("b.jpg", jpeg(1)), ("b.cls", b"0")]
+def test_two_images_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    members = [("a.jpg", b"no image"), ("a.cls", b"0"), ("b.jpg", jpeg(1)), ("b.cls", b"0")]
     tar = tar_of([tar_member(name, content) for name, content in [*members, ("a.jpg", jpeg(2)), ("a.cls", b"0")]])
     dataset = run(write_files(tmp_path / "in", {"0.tar": tar}), tmp_path / "out").dataset
-    assert dataset.accounting() == {"found": 3, "written": 2, "left_out": 1}
+    assert dataset.accounting() == {"found": 3, "written": 2, "skipped": 1}
     assert sorted(sources(tmp_path / "out").values()) == [b"0.tar!a.jpg", b"0.tar!b.jpg"]
 
 
 def test_names_cannot_command_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_files(tmp_path / "in", {"cat/1.jpg": jpeg(1), "cat/\x1b[2J\nleft out: dog.jpg": b"no picture"})
+    write_files(tmp_path / "in", {"cat/1.jpg": jpeg(1), "cat/\x1b[2J\nleft out: dog.jpg": b"no image"})
     with pytest.raises(SystemExit) as ended:
         main(["shard", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--workers", "1"])
     told = capsys.readouterr().out
     assert ended.value.code == 3
     assert "\x1b" not in told
-    assert r"left out: cat/\x1b[2J\nleft out: dog.jpg: no picture" in told
+    assert r"skipped: cat/\x1b[2J\nleft out: dog.jpg: no image" in told
 
 
-def test_another_source_is_refused(pictures: Path, unbroken: Path, tmp_path: Path) -> None:
-    shutil.copytree(pictures, tmp_path / "other")
+def test_another_source_is_refused(images: Path, unbroken: Path, tmp_path: Path) -> None:
+    shutil.copytree(images, tmp_path / "other")
     (tmp_path / "other" / "train" / "star" / "notes.JPEG").unlink()
     with pytest.raises(UsageError, match="other input or options"):
         run(tmp_path / "other", unbroken)
 
 
-def test_other_pictures_of_the_same_names_are_another_source(pictures: Path, unbroken: Path, tmp_path: Path) -> None:
-    shutil.copytree(pictures, tmp_path / "other")
+def test_other_images_of_the_same_names_are_another_source(images: Path, unbroken: Path, tmp_path: Path) -> None:
+    shutil.copytree(images, tmp_path / "other")
     assert run(tmp_path / "other", unbroken).made_shards == 0  # a copy is the same source
     changed = next((tmp_path / "other" / "val" / "star").iterdir())
     changed.write_bytes(changed.read_bytes() + b"\0")
-    with pytest.raises(UsageError, match="list of pictures in the source"):
+    with pytest.raises(UsageError, match="list of images in the source"):
         run(tmp_path / "other", unbroken)
 
 
 def test_the_last_words_fit_what_was_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_files(tmp_path / "in", {"cat/1.jpg": jpeg(1)})
     words = ["shard", str(tmp_path / "in"), "--out", str(tmp_path / "my shards"), "--workers", "1"]
-    for code, picture, told in ((0, jpeg(2), "1 shard made in"), (3, b"no picture", "dataset.json names all of them")):
-        write_files(tmp_path / "in", {"cat/2.jpg": picture})
+    for code, image, told in ((0, jpeg(2), "1 shard made in"), (3, b"no image", "dataset.json names all of them")):
+        write_files(tmp_path / "in", {"cat/2.jpg": image})
         with pytest.raises(SystemExit) as ended:
             main(words)
         out = capsys.readouterr().out

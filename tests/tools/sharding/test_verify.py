@@ -140,7 +140,7 @@ def test_verify_finds_it(
     ],
 )
 def test_its_advice_mends_it(
-    damage: Callable[[Path], str], removed: str | None, pictures: Path, unbroken: Path, tmp_path: Path
+    damage: Callable[[Path], str], removed: str | None, images: Path, unbroken: Path, tmp_path: Path
 ) -> None:
     """Remove the tar that is bad; run the same command again."""
     folder = tmp_path / "shards"
@@ -148,12 +148,12 @@ def test_its_advice_mends_it(
     damage(folder)
     if removed:
         (folder / removed).unlink()
-    run(pictures, folder)
+    run(images, folder)
     assert digests(folder) == digests(unbroken)
 
 
-def break_a_picture(folder: Path) -> str:
-    """A picture without its JPEG's first bytes, with the shard's hash and the manifest's made to fit again."""
+def break_a_image(folder: Path) -> str:
+    """A image without its JPEG's first bytes, with the shard's hash and the manifest's made to fit again."""
     tar = folder / "train-000000.tar"
     with tar.open("rb") as file:
         sample = next(iter(read_samples(file)))
@@ -165,15 +165,13 @@ def break_a_picture(folder: Path) -> str:
     manifest = json.loads(text)
     manifest["checksum"] = manifest_checksum(manifest)
     (folder / "dataset.json").write_text(json.dumps(manifest))
-    return f"train-000000.tar: picture {sample.stem}.jpg cannot be decoded"
+    return f"train-000000.tar: image {sample.stem}.jpg cannot be decoded"
 
 
-def test_only_decoding_finds_a_broken_picture(
-    unbroken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_only_decoding_finds_a_broken_image(unbroken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "shards"
     shutil.copytree(unbroken, folder)
-    words = break_a_picture(folder)
+    words = break_a_image(folder)
     for options, code in (([], 0), (["--decode"], 3)):
         with pytest.raises(SystemExit) as ended:
             main(["verify", str(folder), "--workers", "1", *options])

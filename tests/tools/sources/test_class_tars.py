@@ -30,7 +30,7 @@ def found(source: Source) -> list[tuple[str, str, str, bytes]]:
 
 
 def test_as_imagenet_21k_comes(tmp_path: Path) -> None:
-    """Known wnids and others, a backup beside them, and something in a tar that is no picture."""
+    """Known wnids and others, a backup beside them, and something in a tar that is no image."""
     tars = {"n00004475.tar": class_tar("n00004475", 1, 2), "n01440764.tar": class_tar("n01440764", 3)}
     write_files(tmp_path, tars | {"n00005787.tar": tar_bytes({"list.txt": b""}), "backup.tar": tar_bytes({})})
     source = find_source(tmp_path)
@@ -46,7 +46,7 @@ def test_as_imagenet_21k_comes(tmp_path: Path) -> None:
         ("train", "n01440764", "n01440764_3", jpeg(3)),
     ]
     assert source.table.origin(2) == "n01440764.tar!n01440764_3.JPEG"
-    assert source.notes[0].startswith("Not used: 1 file in n00005787.tar, no pictures")
+    assert source.notes[0].startswith("Not used: 1 file in n00005787.tar, no images")
 
 
 def test_split_folders(tmp_path: Path) -> None:

@@ -15,19 +15,19 @@ from tests.tools.fake_sources import write_files
 
 
 def rows(source: Source) -> list[tuple[str, str, str]]:
-    """(split, class, origin) of every picture."""
+    """(split, class, origin) of every image."""
     table = source.table
     return [
         (source.splits[table.split[i]], source.classes[table.label[i]].name, table.origin(i)) for i in range(len(table))
     ]
 
 
-def pictures(*names: str) -> dict[str, bytes]:
+def images(*names: str) -> dict[str, bytes]:
     return {name: name.encode() for name in names}
 
 
 def test_train_and_val(tmp_path: Path) -> None:
-    write_files(tmp_path, pictures("train/b/2.jpg", "train/b/10.jpg", "train/a/x.PNG", "val/b/3.jpeg"))
+    write_files(tmp_path, images("train/b/2.jpg", "train/b/10.jpg", "train/a/x.PNG", "val/b/3.jpeg"))
     source = find_source(tmp_path)
     assert source.kind == "folders"
     assert source.splits == ("train", "val")
@@ -42,33 +42,33 @@ def test_train_and_val(tmp_path: Path) -> None:
 
 
 def test_one_level_is_train_and_says_so(tmp_path: Path) -> None:
-    source = find_source(write_files(tmp_path, pictures("cat/1.jpg", "dog/1.jpg")))
+    source = find_source(write_files(tmp_path, images("cat/1.jpg", "dog/1.jpg")))
     assert {row[0] for row in rows(source)} == {"train"}
     assert "No validation split" in source.notes[0]
 
 
 @pytest.mark.parametrize("name", ["validation", "valid", "Val"])
 def test_other_words_for_val(tmp_path: Path, name: str) -> None:
-    source = find_source(write_files(tmp_path, pictures("train/a/1.jpg", f"{name}/a/2.jpg", "test/a/3.jpg")))
+    source = find_source(write_files(tmp_path, images("train/a/1.jpg", f"{name}/a/2.jpg", "test/a/3.jpg")))
     assert [row[0] for row in rows(source)] == ["train", "val", "test"]
 
 
 def test_two_folders_for_one_split(tmp_path: Path) -> None:
-    write_files(tmp_path, pictures("train/a/1.jpg", "val/a/1.jpg", "validation/a/1.jpg"))
+    write_files(tmp_path, images("train/a/1.jpg", "val/a/1.jpg", "validation/a/1.jpg"))
     with pytest.raises(UsageError, match="both the val split"):
         find_source(tmp_path)
 
 
 def test_class_called_train(tmp_path: Path) -> None:
     """A train is a vehicle too."""
-    source = find_source(write_files(tmp_path, pictures("car/1.jpg", "train/1.jpg", "plane/1.jpg")))
+    source = find_source(write_files(tmp_path, images("car/1.jpg", "train/1.jpg", "plane/1.jpg")))
     assert [entry.name for entry in source.classes] == ["car", "plane", "train"]
 
 
 def test_nested_names(tmp_path: Path) -> None:
     write_files(
         tmp_path,
-        pictures(
+        images(
             "train/animals/dog/1.jpg",
             "train/animals/cat/1.jpg",
             "train/car/1.jpg",
@@ -88,7 +88,7 @@ def test_nested_names(tmp_path: Path) -> None:
 
 
 def test_names_with_spaces_and_other_alphabets(tmp_path: Path) -> None:
-    source = find_source(write_files(tmp_path, pictures("train/Großer Hund/ein bild.jpg", "train/猫/写真.jpg")))
+    source = find_source(write_files(tmp_path, images("train/Großer Hund/ein bild.jpg", "train/猫/写真.jpg")))
     assert [entry.name for entry in source.classes] == ["Großer Hund", "猫"]
     assert [source.table.origin(i) for i in range(2)] == ["train/Großer Hund/ein bild.jpg", "train/猫/写真.jpg"]
     assert read_bytes(source.table.location(1)) == "train/猫/写真.jpg".encode()
@@ -103,19 +103,19 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
 
 
 def test_imagenet_words(tmp_path: Path) -> None:
-    source = find_source(write_files(tmp_path, pictures("train/n01440764/1.JPEG", "train/other/1.JPEG")))
+    source = find_source(write_files(tmp_path, images("train/n01440764/1.JPEG", "train/other/1.JPEG")))
     assert [entry.words for entry in source.classes] == ["tench", "other"]
 
 
 def test_flat_validation_folder(tmp_path: Path) -> None:
-    """As the val tar unpacks: the built-in labels give the classes; other classes' pictures are only mentioned."""
+    """As the val tar unpacks: the built-in labels give the classes; other classes' images are only mentioned."""
     wnids = [imagenet_classes()[label].wnid for label in validation_labels()[:6]]
     train = [f"train/{wnid}/{wnid}_1.JPEG" for wnid in wnids[:5]]
     val = [f"val/ILSVRC2012_val_{number:08d}.JPEG" for number in range(1, 7)]
-    source = find_source(write_files(tmp_path, pictures(*train, *val)))
+    source = find_source(write_files(tmp_path, images(*train, *val)))
     labeled = {origin: name for split, name, origin in rows(source) if split == "val"}
     assert labeled == dict(zip(val[:5], wnids[:5], strict=True))
-    assert "1 picture in val/" in source.notes[0]
+    assert "1 image in val/" in source.notes[0]
 
 
 def test_kaggle_layout(tmp_path: Path) -> None:
@@ -123,18 +123,18 @@ def test_kaggle_layout(tmp_path: Path) -> None:
     wnid = imagenet_classes()[validation_labels()[0]].wnid
     names = [f"{base}/train/{wnid}/{wnid}_1.JPEG", f"{base}/val/ILSVRC2012_val_00000001.JPEG"]
     names += [f"{base}/test/ILSVRC2012_test_00000001.JPEG", "ILSVRC/ImageSets/CLS-LOC/val.txt"]
-    source = find_source(write_files(tmp_path, pictures(*names)))
+    source = find_source(write_files(tmp_path, images(*names)))
     assert rows(source) == [
         ("train", wnid, f"train/{wnid}/{wnid}_1.JPEG"),
         ("val", wnid, "val/ILSVRC2012_val_00000001.JPEG"),
     ]
-    assert any("1 picture in test/" in note for note in source.notes)
+    assert any("1 image in test/" in note for note in source.notes)
 
 
 def test_everything_else_is_mentioned(tmp_path: Path) -> None:
     write_files(
         tmp_path,
-        pictures(
+        images(
             "train/a/1.jpg",
             "train/a/notes.txt",
             "train/a/._1.jpg",
@@ -150,10 +150,10 @@ def test_everything_else_is_mentioned(tmp_path: Path) -> None:
     source = find_source(tmp_path)
     assert [row[2] for row in rows(source)] == ["train/a/1.jpg"]
     notes = " ".join(source.notes)
-    assert "4 pictures in hidden folders ('.hidden', 'train/a/.thumbs')" in notes
-    assert "No classes: 1 folder without a picture ('train/empty')" in notes
-    assert "1 picture in train/" in notes
-    assert "1 picture in extra/" in notes
+    assert "4 images in hidden folders ('.hidden', 'train/a/.thumbs')" in notes
+    assert "No classes: 1 folder without a image ('train/empty')" in notes
+    assert "1 image in train/" in notes
+    assert "1 image in extra/" in notes
     assert "2 other files" in notes
     assert ".txt 1" in notes
 
@@ -161,16 +161,16 @@ def test_everything_else_is_mentioned(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "folder", "message"),
     [
-        (["train/a/1.jpg", "val/b/1.jpg"], "train/b", "no picture in the class folder 'b' of train, but .* in val"),
-        (["train/a/1.txt"], "train/a", "1 other file, no pictures by their names"),
+        (["train/a/1.jpg", "val/b/1.jpg"], "train/b", "no image in the class folder 'b' of train, but .* in val"),
+        (["train/a/1.txt"], "train/a", "1 other file, no images by their names"),
         ([], ".", "found no files"),
-        (["1.jpg", "2.jpg"], ".", "2 pictures in no class folder"),
-        (["train/1.jpg", "val/1.jpg"], ".", "2 pictures in no class folder"),
+        (["1.jpg", "2.jpg"], ".", "2 images in no class folder"),
+        (["train/1.jpg", "val/1.jpg"], ".", "2 images in no class folder"),
         (["train/a/1.jpg", "val/b/1.jpg"], ".", "the val split has the class 'b', which train has not"),
     ],
 )
 def test_wrong_input(tmp_path: Path, names: list[str], folder: str, message: str) -> None:
-    write_files(tmp_path, pictures(*names))
+    write_files(tmp_path, images(*names))
     (tmp_path / folder).mkdir(parents=True, exist_ok=True)
     with pytest.raises(UsageError, match=message):
         find_source(tmp_path)
@@ -187,7 +187,7 @@ def test_missing_folder_and_file(tmp_path: Path) -> None:
 
 
 def test_output_inside_the_source_and_links(tmp_path: Path) -> None:
-    write_files(tmp_path, pictures("a/1.jpg", "real/2.jpg", "shards/train-000000.tar"))
+    write_files(tmp_path, images("a/1.jpg", "real/2.jpg", "shards/train-000000.tar"))
     (tmp_path / "a" / "round").symlink_to(tmp_path)
     (tmp_path / "b").symlink_to(tmp_path / "real")
     source = find_source(tmp_path, "folders", exclude=tmp_path / "shards")
@@ -203,22 +203,22 @@ def test_output_inside_a_source_behind_a_url() -> None:
     source = find_source(url, exclude=f"{url}/shards/")
     assert [entry.name for entry in source.classes] == ["a", "b", "shards-of-mine"]
     before = source.fingerprint()
-    system.pipe_file(f"{url}/a/1.jpg", b"a larger picture of the same name")
+    system.pipe_file(f"{url}/a/1.jpg", b"a larger image of the same name")
     assert find_source(url, exclude=f"{url}/shards").fingerprint() != before
 
 
 def test_more_classes_than_labels_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("alexnet_fast.tools.sources.find.MAX_LABEL", 1)
-    write_files(tmp_path, pictures("a/1.jpg", "b/2.jpg"))
+    write_files(tmp_path, images("a/1.jpg", "b/2.jpg"))
     assert len(find_source(tmp_path).classes) == 2
-    write_files(tmp_path, pictures("c/3.jpg"))
+    write_files(tmp_path, images("c/3.jpg"))
     with pytest.raises(UsageError, match="has 3 classes; there may be 2"):
         find_source(tmp_path)
 
 
 def test_val_fraction(tmp_path: Path) -> None:
     names = [f"train/{name}/{i}.jpg" for name in "abcd" for i in range(10)]
-    write_files(tmp_path, pictures(*names))
+    write_files(tmp_path, images(*names))
     sources = [find_source(tmp_path, val_fraction=0.25, seed=seed) for seed in (0, 0, 1)]
     chosen = [{origin for split, _, origin in rows(source) if split == "val"} for source in sources]
     assert chosen[0] == chosen[1] != chosen[2]
@@ -235,31 +235,31 @@ def test_val_fraction(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.5, 0.001])
 def test_val_fraction_that_cannot_be(tmp_path: Path, fraction: float) -> None:
     with pytest.raises(UsageError, match="--val-fraction"):
-        find_source(write_files(tmp_path, pictures("train/a/1.jpg", "train/a/2.jpg")), val_fraction=fraction)
+        find_source(write_files(tmp_path, images("train/a/1.jpg", "train/a/2.jpg")), val_fraction=fraction)
 
 
 def test_val_fraction_with_val(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="leave --val-fraction away"):
-        find_source(write_files(tmp_path, pictures("train/a/1.jpg", "val/a/2.jpg")), val_fraction=0.5)
+        find_source(write_files(tmp_path, images("train/a/1.jpg", "val/a/2.jpg")), val_fraction=0.5)
 
 
 def test_order_is_not_the_file_systems(tmp_path: Path) -> None:
     names = [f"train/{c}/{i}.jpg" for c in "ab" for i in range(5)]
-    one = find_source(write_files(tmp_path / "one", pictures(*names)))
-    two = find_source(write_files(tmp_path / "two", pictures(*reversed(names))))
+    one = find_source(write_files(tmp_path / "one", images(*names)))
+    two = find_source(write_files(tmp_path / "two", images(*reversed(names))))
     assert rows(one) == rows(two)
     assert one.fingerprint() == two.fingerprint()
 
 
-def test_vanished_picture(tmp_path: Path) -> None:
-    source = find_source(write_files(tmp_path, pictures("train/a/1.jpg")))
+def test_vanished_image(tmp_path: Path) -> None:
+    source = find_source(write_files(tmp_path, images("train/a/1.jpg")))
     (tmp_path / "train/a/1.jpg").unlink()
     with pytest.raises(UserError, match=r"1\.jpg: cannot be read \(No such file"):
         read_bytes(source.table.location(0))
 
 
 @pytest.mark.parametrize("oddity", ["broken", "itself", "pipe"])
-def test_a_picture_that_is_no_file_is_refused_before_the_work(tmp_path: Path, oddity: str) -> None:
+def test_a_image_that_is_no_file_is_refused_before_the_work(tmp_path: Path, oddity: str) -> None:
     folder = tmp_path / "cat"
     folder.mkdir()
     (folder / "1.jpg").write_bytes(b"jpeg")

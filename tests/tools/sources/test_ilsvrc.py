@@ -52,11 +52,11 @@ def test_both_tars(tmp_path: Path) -> None:
     expected |= {f"ILSVRC2012_val_{1 + i:08d}": ("val", int(validation_labels()[i]), jpeg(1000 + i)) for i in range(5)}
     assert by_stem(source) == expected
     assert source.table.origin(0) == "ILSVRC2012_img_train.tar!n01440764.tar!n01440764_10.JPEG"
-    assert "train has 9 of the challenge's 1,281,167 pictures." in source.notes
+    assert "train has 9 of the challenge's 1,281,167 images." in source.notes
 
 
 def test_known_validation_labels() -> None:
-    """The first validation picture is a sea snake, ILSVRC2012_ID 490 in the devkit."""
+    """The first validation image is a sea snake, ILSVRC2012_ID 490 in the devkit."""
     first = imagenet_classes()[validation_labels()[0]]
     assert (first.wnid, first.ilsvrc2012_id) == ("n01751748", 490)
     assert [entry.wnid for entry in imagenet_classes()] == sorted(entry.wnid for entry in imagenet_classes())
@@ -74,7 +74,7 @@ def test_one_tar_missing(tmp_path: Path, missing: str) -> None:
 def test_a_tar_by_its_own_path(tmp_path: Path) -> None:
     ilsvrc2012(tmp_path)
     assert find_source(tmp_path / "ILSVRC2012_img_val.tar").splits == ("val",)
-    with pytest.raises(UsageError, match="no pictures in class folders"):
+    with pytest.raises(UsageError, match="no images in class folders"):
         find_source(tmp_path / "nothing.tar")
 
 
@@ -278,8 +278,8 @@ def test_links_and_loose_files_in_the_train_tar_are_accounted_for(tmp_path: Path
     assert {stem: row[2] for stem, row in by_stem(source).items()} == dict.fromkeys(
         ("n01440764_1", "n01440764_2"), jpeg(1)
     )
-    assert any("1 picture without bytes in ILSVRC2012_img_train.tar" in note for note in source.notes)
-    assert any("2 files in ILSVRC2012_img_train.tar, no pictures" in note for note in source.notes)
+    assert any("1 image without bytes in ILSVRC2012_img_train.tar" in note for note in source.notes)
+    assert any("2 files in ILSVRC2012_img_train.tar, no images" in note for note in source.notes)
 
 
 CLASSES_2010 = {1: ("n03126707", "crane"), 2: ("n01440764", "tench, Tinca tinca"), 3: ("n02012849", "crane, bird")}
@@ -322,7 +322,7 @@ def test_2010(tmp_path: Path) -> None:
 
 
 def test_2010_patches(tmp_path: Path) -> None:
-    """The published replacements for broken pictures are used where they lie beside the tars."""
+    """The published replacements for broken images are used where they lie beside the tars."""
     ilsvrc2010(tmp_path)
     names = ["train/n01440764_10.JPEG", "val/ILSVRC2010_val_00000002.JPEG"]
     patches = tar_bytes({f"patch_images/{name}": jpeg(77 + i) for i, name in enumerate(names)})
@@ -331,7 +331,7 @@ def test_2010_patches(tmp_path: Path) -> None:
     assert found["n01440764_10"] == ("train", 0, jpeg(77))
     assert found["ILSVRC2010_val_00000002"] == ("val", 0, jpeg(78))
     assert len(found) == 14
-    assert any("Taken from patch_images.tar instead: 2 pictures" in note for note in source.notes)
+    assert any("Taken from patch_images.tar instead: 2 images" in note for note in source.notes)
 
 
 def test_2010_without_devkit_or_truth(tmp_path: Path) -> None:
@@ -339,7 +339,7 @@ def test_2010_without_devkit_or_truth(tmp_path: Path) -> None:
     (tmp_path / "ILSVRC2010_test_ground_truth.txt").unlink()
     source = find_source(tmp_path)
     assert source.splits == ("train", "val")
-    assert any("no ILSVRC2010_test_ground_truth.txt, so test is left out" in note for note in source.notes)
+    assert any("no ILSVRC2010_test_ground_truth.txt, so test is skipped" in note for note in source.notes)
     (tmp_path / "ILSVRC2010_devkit-1.0.tar.gz").unlink()
     source = find_source(tmp_path)
     assert source.splits == ("train",)

@@ -51,9 +51,9 @@ def test_as_timm_publishes_imagenet(tmp_path: Path) -> None:
 @pytest.mark.parametrize("extension", ["jpg", "png", "jpeg", "webp", "JPG", "image.jpg"])
 def test_labels_in_json(tmp_path: Path, extension: str) -> None:
     long = {"caption": "x" * 2000, "label": 3}
-    tar = tar_bytes({"d/a b.json": json.dumps(long).encode(), f"d/a b.{extension}": b"picture"})
+    tar = tar_bytes({"d/a b.json": json.dumps(long).encode(), f"d/a b.{extension}": b"image"})
     source = find_source(write_files(tmp_path, {"0.tar": tar}))
-    assert [(row[1], row[3]) for row in found(source)] == [(3, b"picture")]
+    assert [(row[1], row[3]) for row in found(source)] == [(3, b"image")]
     assert [entry.name for entry in source.classes] == ["0", "1", "2", "3"]
     assert any("called by their numbers" in note for note in source.notes)
 
@@ -82,8 +82,8 @@ def test_what_is_not_used_is_mentioned(tmp_path: Path) -> None:
     )
     source = find_source(write_files(tmp_path, {"0.tar": tar}))
     assert len(source.table) == 2
-    assert "Not used: 1 picture without a label ('0.tar!2')." in source.notes
-    assert "Not used: 1 picture, not the first of the sample." in source.notes
+    assert "Not used: 1 image without a label ('0.tar!2')." in source.notes
+    assert "Not used: 1 image, not the first of the sample." in source.notes
 
 
 def test_links_and_what_has_no_bytes(tmp_path: Path) -> None:
@@ -104,17 +104,16 @@ def test_links_and_what_has_no_bytes(tmp_path: Path) -> None:
     source = find_source(write_files(tmp_path, {"0.tar": tar}))
     assert [row[1:] for row in found(source)] == [(0, "1", b"one"), (1, "2", b"one"), (0, "5", b"five")]
     assert any(
-        "2 pictures without bytes in the tar" in note and "'0.tar!3.jpg', '0.tar!4.jpg'" in note
-        for note in source.notes
+        "2 images without bytes in the tar" in note and "'0.tar!3.jpg', '0.tar!4.jpg'" in note for note in source.notes
     )
-    assert "Not used: 1 label without a picture." in source.notes
+    assert "Not used: 1 label without a image." in source.notes
 
 
 def test_wrong_input(tmp_path: Path) -> None:
     write_files(tmp_path, {"train-0.tar": tar_bytes({"1.jpg": b"1", "1.cls": b"0"}), "other.tar": tar_bytes({})})
     with pytest.raises(UsageError, match=r"the tar 'other\.tar' names no split, but 'train-0\.tar' does"):
         find_source(tmp_path)
-    with pytest.raises(UsageError, match="no sample with a picture"):
+    with pytest.raises(UsageError, match="no sample with a image"):
         find_source(write_files(tmp_path / "a", {"0.tar": tar_bytes({"1.jpg": b"1"})}), "webdataset")
     with pytest.raises(UsageError, match="labels may go up to 99,999"):
         find_source(write_files(tmp_path / "b", {"0.tar": tar_bytes({"1.jpg": b"1", "1.cls": b"100000"})}))

@@ -31,8 +31,8 @@ from tests.tools.fake_sources import jpeg, tar_bytes
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("drawn") / "pictures"
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("drawn") / "images"
     draw_dataset(folder, DemoData(num_train=5, num_val=2))
     return folder
 
@@ -49,9 +49,9 @@ def contents(output: Output) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def expected(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def expected(images: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     output = open_output(tmp_path_factory.mktemp("local") / "shards")
-    run(pictures, output)
+    run(images, output)
     return contents(output)
 
 
@@ -77,11 +77,11 @@ def bucket() -> Iterator[str]:
     server.stop()
 
 
-def test_shards_in_s3_are_the_local_ones(bucket: str, pictures: Path, expected: dict[str, bytes]) -> None:
+def test_shards_in_s3_are_the_local_ones(bucket: str, images: Path, expected: dict[str, bytes]) -> None:
     output = open_output(f"{bucket}/shards")
-    run(pictures, output)
+    run(images, output)
     assert contents(output) == expected
-    assert run(pictures, output).made_shards == 0
+    assert run(images, output).made_shards == 0
 
 
 def call(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str]:
@@ -93,27 +93,27 @@ def call(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str]:
 
 
 def test_the_next_steps_after_s3_are_told_and_work(
-    bucket: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bucket: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     url = f"{bucket}/told/shards"
-    code, told = call(capsys, "shard", pictures, "--out", url, "--workers", 1)
+    code, told = call(capsys, "shard", images, "--out", url, "--workers", 1)
     assert code == 3
     copy = f"`aws s3 sync {url} shards`"
     assert f"Next: `alexnet-fast info {url}`, {copy}, `alexnet-fast train shards`." in told
     local = tmp_path / "shards"
-    assert call(capsys, "shard", pictures, "--out", local, "--workers", 1)[0] == 3
+    assert call(capsys, "shard", images, "--out", local, "--workers", 1)[0] == 3
     assert call(capsys, "info", url) == (0, call(capsys, "info", local)[1].replace(str(local), url))
     assert call(capsys, "info", f"{bucket}/nowhere") == (2, f"alexnet-fast: {bucket}/nowhere: no shards folder, it has "
         "no dataset.json. Give the folder that `alexnet-fast shard` wrote.\n")  # fmt: skip
     for words in (["train"], ["preview"], ["bench", "loader"]):
         code, told = call(capsys, *words, url)
-        assert code == 2 and f"{url}: pictures are read from a disk" in told and copy in told
+        assert code == 2 and f"{url}: images are read from a disk" in told and copy in told
 
 
-def test_shards_in_a_store_are_verified(bucket: str, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_shards_in_a_store_are_verified(bucket: str, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     url = f"{bucket}/verified"
     output = open_output(url)
-    run(pictures, output)
+    run(images, output)
     words = ("verify", url, "--decode", "--workers", 1)
     assert call(capsys, *words)[0] == 0
     system, root = open_system(url)
@@ -134,7 +134,7 @@ def test_shards_in_a_store_are_verified(bucket: str, pictures: Path, capsys: pyt
 
 
 def test_a_run_into_s3_that_breaks_off_goes_on(
-    bucket: str, pictures: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+    bucket: str, images: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = open_output(f"{bucket}/broken")
     made = 0
@@ -166,20 +166,20 @@ def test_a_run_into_s3_that_breaks_off_goes_on(
             self.context.__exit__(None, None, None)
 
     with pytest.raises(UserError, match="the power is off"):
-        run(pictures, output, BreakingPool)
+        run(images, output, BreakingPool)
     before = contents(output)
     assert all(expected[name] == content for name, content in before.items())
     assert "dataset.json" not in before
-    assert run(pictures, output).made_shards < len([name for name in expected if name.endswith(".tar")])
+    assert run(images, output).made_shards < len([name for name in expected if name.endswith(".tar")])
     assert contents(output) == expected
 
 
-def test_pictures_in_s3_are_read(bucket: str, pictures: Path, expected: dict[str, bytes], tmp_path: Path) -> None:
+def test_images_in_s3_are_read(bucket: str, images: Path, expected: dict[str, bytes], tmp_path: Path) -> None:
     import fsspec
 
-    fsspec.filesystem("s3", use_listings_cache=False).put(f"{pictures}/", f"{bucket}/pictures/", recursive=True)
+    fsspec.filesystem("s3", use_listings_cache=False).put(f"{images}/", f"{bucket}/images/", recursive=True)
     output = open_output(tmp_path / "shards")
-    run(f"{bucket}/pictures", output)
+    run(f"{bucket}/images", output)
     tars = {name: content for name, content in contents(output).items() if name.endswith((".tar", ".idx"))}
     assert tars == {name: content for name, content in expected.items() if name.endswith((".tar", ".idx"))}
 
@@ -187,17 +187,17 @@ def test_pictures_in_s3_are_read(bucket: str, pictures: Path, expected: dict[str
 ODD = ["a::b", "c#1", "d[1]", "e?f=g", "h%20i", "j k", "ü"]
 
 
-def test_any_name_may_stand_in_a_store(bucket: str, pictures: Path, tmp_path: Path) -> None:
-    system, root = open_system(f"{bucket}/odd::pictures")
-    for number, picture in enumerate(sorted(pictures.rglob("*.JPEG"))[: 2 * len(ODD)]):
+def test_any_name_may_stand_in_a_store(bucket: str, images: Path, tmp_path: Path) -> None:
+    system, root = open_system(f"{bucket}/odd::images")
+    for number, image in enumerate(sorted(images.rglob("*.JPEG"))[: 2 * len(ODD)]):
         name = ODD[number % len(ODD)]
-        local = tmp_path / "pictures" / name / f"{number} {name}.JPEG"
+        local = tmp_path / "images" / name / f"{number} {name}.JPEG"
         local.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(picture, local)
+        shutil.copy(image, local)
         system.pipe_file(f"{root}/{name}/{local.name}", local.read_bytes())
     local_output, output = open_output(tmp_path / "shards"), open_output(f"{bucket}/{''.join(ODD)}")
-    run(tmp_path / "pictures", local_output)
-    run(f"{bucket}/odd::pictures", output)
+    run(tmp_path / "images", local_output)
+    run(f"{bucket}/odd::images", output)
     assert contents(output) == contents(local_output)
     assert output.names(WORK) == []
 
@@ -215,7 +215,7 @@ def test_folders_that_are_objects_are_no_files(bucket: str, tmp_path: Path) -> N
     found = find_source(f"{bucket}/console")
     assert [entry.name for entry in found.classes] == ["cat", "dog"] and len(found.table) == 2
     assert not any("other file" in note for note in found.notes), found.notes
-    assert "Not used: 1 picture in the source itself, in no class folder." in found.notes
+    assert "Not used: 1 image in the source itself, in no class folder." in found.notes
 
 
 def test_scan_of_stored_tars_is_kept_in_a_store(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,7 +233,7 @@ def test_scan_of_stored_tars_is_kept_in_a_store(bucket: str, tmp_path: Path, mon
     assert find_source(f"{bucket}/tars", cache=output).fingerprint() != first.fingerprint()
 
 
-def test_a_picture_is_one_request(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_image_is_one_request(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     system, root = open_system(f"{bucket}/requests")
     system.pipe_file(f"{root}/some", b"0123456789")
     system.pipe_file(f"{root}/none", b"")
@@ -353,9 +353,9 @@ def test_a_full_temporary_folder_is_told(bucket: str) -> None:
     assert output.size("train.tar") is None
 
 
-def test_a_missing_bucket_is_told(bucket: str, pictures: Path) -> None:
+def test_a_missing_bucket_is_told(bucket: str, images: Path) -> None:
     with pytest.raises(UserError, match=r"s3://no-such-bucket/.*[Bb]ucket"):
-        run(pictures, open_output("s3://no-such-bucket/shards"))
+        run(images, open_output("s3://no-such-bucket/shards"))
 
 
 def test_an_unknown_kind_of_url_is_told() -> None:
@@ -365,6 +365,6 @@ def test_an_unknown_kind_of_url_is_told() -> None:
         open_output("zip://shards::s3://bucket/all.zip")
 
 
-def test_a_file_url_is_a_local_path(pictures: Path, expected: dict[str, bytes], tmp_path: Path) -> None:
-    run(f"file://{pictures}", open_output(f"file://{tmp_path}/shards"))
+def test_a_file_url_is_a_local_path(images: Path, expected: dict[str, bytes], tmp_path: Path) -> None:
+    run(f"file://{images}", open_output(f"file://{tmp_path}/shards"))
     assert contents(open_output(tmp_path / "shards")) == expected
