@@ -51,7 +51,7 @@ def check_totals(totals: Any) -> None:
 
 def check_image(image: Any) -> None:
     """How images were made ready."""
-    want(isinstance(image, dict), "image")
+    want(isinstance(image, dict), "image options")
     want(is_count(image["size"]) and image["size"] >= CROP, "image size")
     want(is_count(image["quality"]), "image quality")
     want(isinstance(image["filter"], str) and image["filter"] in FILTERS, "image filter")

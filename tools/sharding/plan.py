@@ -120,7 +120,7 @@ class Plan:
             "fingerprint": self.source.fingerprint(),
             "images": len(self.source.table),
             "encoder": encoder_version(),
-            **options.pop("image"),
+            **options.pop("image_options"),
             **options,
         }
 

@@ -69,7 +69,7 @@ def test_images_that_are_not_sharded_are_in_the_manifest_too(images: Path, tmp_p
         (("splits", "train", "shards", 0, "sha256"), None),
         (("splits", "train", "shards"), 3),
         (("splits", "train", "samples"), "41"),
-        (("options", "image", "size"), "256"),
+        (("options", "image_options", "size"), "256"),
         (("options", "seed"), 0.5),
         (("classes",), [["a", 1]]),
         (("skipped",), {"truncated": "train"}),
