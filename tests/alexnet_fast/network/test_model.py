@@ -37,8 +37,7 @@ def full_size() -> AlexNet:
 
 @pytest.mark.parametrize("net", NETS)
 def test_forward_agrees_with_numpy(net: str) -> None:
-    model = AlexNet(NETS[net]).double()
-    model.initialize(seed=3)
+    model = AlexNet(NETS[net], seed=3).double().eval()
     images = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 60
     with torch.no_grad():
         logits = model(images).numpy()
@@ -140,8 +139,7 @@ def test_layouts_stay_channels_last() -> None:
 
 
 def test_dropout_halves_at_test_and_zeroes_in_training() -> None:
-    model = AlexNet(small(NETS["167"]))
-    model.initialize(0)
+    model = AlexNet(small(NETS["167"])).eval()
     outputs: dict[bool, torch.Tensor] = {}
     images = torch.randn(8, 3, 67, 67) * 50
     for training in (False, True):
