@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from alexnet_fast.distributed.launcher import LostProcessError, launch, threads_per_process
+from alexnet_fast.distributed.launcher import LostProcessError, launch
 from alexnet_fast.distributed.parallelism import Layout
 from alexnet_fast.tools.errors import UsageError, UserError
 
@@ -111,15 +111,3 @@ def test_under_torchrun_each_takes_its_place() -> None:
     script = [str(HERE / "launch_work.py"), "torchrun"]
     done = subprocess.run([*run, *script], capture_output=True, text=True, timeout=120, check=True)
     assert sorted(done.stdout.splitlines()) == ["0 2 21 True", "1 2 21 True"]
-
-
-def test_threads_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(8)))
-    for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")):
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
-    assert threads_per_process() == 8
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
-    assert threads_per_process() == 2
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "16")
-    assert threads_per_process() == 1
