@@ -14,7 +14,7 @@ from dataclasses import replace
 import torch
 
 from alexnet_fast.bench.baseline_models import PlainAlexNet, PlainStep, torchvision_alexnet
-from alexnet_fast.bench.measurement import Measurement, measure_rate
+from alexnet_fast.bench.measurement import Measurement, finish, measure_rate
 from alexnet_fast.config.precision import Precision
 from alexnet_fast.distributed.devices import be_deterministic
 from alexnet_fast.network.dropout import DropoutKey, step_key
@@ -45,11 +45,6 @@ def time_rate(batch_size: int, work: Callable[[], object], device: torch.device)
     timed(2)
     calls = max(1, round(SECONDS / timed(1)))
     return measure_rate(calls * batch_size, lambda: timed(calls), repetitions=REPETITIONS)
-
-
-def finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def batch_of(batch_size: int, device: torch.device, dtype: torch.dtype) -> Batch:
