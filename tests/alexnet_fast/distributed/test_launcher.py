@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from alexnet_fast.distributed.launcher import LostProcessError, launch
+from alexnet_fast.distributed.mesh import TIMEOUT
 from alexnet_fast.distributed.parallelism import Layout
 from alexnet_fast.tools.errors import UsageError, UserError
 
@@ -33,6 +34,21 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_one_process_works_in_place(work: Any) -> None:
     assert launch(Layout(torch.device("cpu"), 1, False, ""), work.add_ranks, 10) == (0, 1, 10, False)
+
+
+@pytest.mark.parametrize(
+    ("num", "split", "expected"),
+    [
+        (2, True, {"tower": [0, 1], "world": [0, 1]}),
+        (4, True, {"replica": [0, 2], "tower": [0, 1], "world": [0, 1, 2, 3]}),
+        (2, False, {"replica": [0, 1], "world": [0, 1]}),
+    ],
+)
+def test_every_group_waits_as_long_as_declared(
+    work: Any, num: int, split: bool, expected: dict[str, list[int]]
+) -> None:
+    found = launch(Layout(torch.device("cpu"), num, split, ""), work.group_timeouts)
+    assert found == {name: (ranks, TIMEOUT.total_seconds()) for name, ranks in expected.items()}
 
 
 def test_two_processes_agree_and_rank_0_answers(work: Any) -> None:
