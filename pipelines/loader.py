@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from alexnet_fast.pipelines.augmentation import CROP, Augmentation
+from alexnet_fast.pipelines.augmentation import Augmentation
 from alexnet_fast.pipelines.batch import Batch
 from alexnet_fast.pipelines.dali import VERSION
 from alexnet_fast.pipelines.decoded_cache import (
@@ -32,6 +32,7 @@ from alexnet_fast.pipelines.pipeline_run import CacheKeeper, Execution, Pipeline
 from alexnet_fast.pipelines.reader import Reading
 from alexnet_fast.pipelines.seeds import derive_seed, part_of_rank, shard_order, shard_order_within_parts
 from alexnet_fast.pipelines.settings import LoaderSettings, check_batch, default_settings
+from alexnet_fast.tools.crop import CROP
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
 
