@@ -12,7 +12,7 @@ from alexnet_fast.distributed.mesh import Mesh
 from alexnet_fast.inference.evaluation import EvaluationResult
 from alexnet_fast.network.model import whole_tensor
 from alexnet_fast.pipelines.decoded_cache import GIB
-from alexnet_fast.runs.figures import draw_report
+from alexnet_fast.runs.figures import draw_report, initial_conv1
 from alexnet_fast.runs.folder import to_json, write_whole
 from alexnet_fast.runs.totals import Totals, utc_now
 from alexnet_fast.tools.errors import UserError
@@ -27,13 +27,11 @@ def finish(session: Session) -> dict[str, Any] | None:
 
     All processes call it together.  Raises UserError where the last weights could not be saved.
     """
-    recipe, evaluator, telemetry, progress = session.job.recipe, session.evaluator, session.telemetry, session.progress
+    recipe, evaluator, progress = session.job.recipe, session.evaluator, session.progress
     center = evaluator.center or evaluator.evaluate(1)
     final = center if recipe.final_views == 1 else evaluator.evaluate(recipe.final_views)
     if session.stop.signal is not None:
         return None
-    if final is None:
-        telemetry.say("The data set has no validation split: nothing was evaluated.")
     if session.manager.unsaved:
         session.checkpointer.save()  # there may be room by now
     if session.manager.unsaved:
@@ -49,7 +47,12 @@ def finish(session: Session) -> dict[str, Any] | None:
     }
     conv1 = whole_conv1(session)
     if session.mesh.is_main_rank and conv1 is not None:
-        draw_report(session.folder.path, conv1.float().numpy(), session.model.architecture.num_towers)
+        draw_report(
+            session.folder.path,
+            conv1.float().numpy(),
+            session.model.architecture.num_towers,
+            initial_conv1(recipe, len(session.job.dataset.classes)),
+        )
         # The last of all: whoever finds it finds everything.
         write_whole(session.folder.result, to_json(result, indent=2) + "\n")
     return result
