@@ -48,7 +48,10 @@ class SyntheticLoader:
             self._batches.append(Batch(images, labels.to(device)))
 
     def epoch(self, number: int, *, pca_jitter: bool = True) -> Iterator[Batch]:
-        """The same batches in every epoch; after `load_state_dict`, those that are left.  `pca_jitter` changes nothing."""
+        """The same batches in every epoch; after `load_state_dict`, those that are left.
+
+        `pca_jitter` changes nothing.
+        """
         if not self._resuming or self._epoch != number:
             self._epoch, self._given = number, 0
         self._resuming = False

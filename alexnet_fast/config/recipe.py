@@ -19,6 +19,7 @@ from alexnet_fast.config.precision import DTYPES
 from alexnet_fast.network.model import NETS, Architecture, small
 from alexnet_fast.tools.errors import UsageError
 from alexnet_fast.tools.messages import counted, did_you_mean
+from alexnet_fast.tools.numbers import is_number
 from alexnet_fast.tools.storage.filesystem import open_file
 
 if sys.version_info >= (3, 11):
@@ -294,10 +295,6 @@ def to_float(number: float) -> float:
         return float(number)
     except OverflowError:
         return math.inf if number > 0 else -math.inf
-
-
-def is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def key_types() -> dict[str, tuple[type, ...]]:
