@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any, Literal
 
 import torch
@@ -158,7 +159,7 @@ class Trainer:
                 # A batch that was taken before a checkpoint and not trained on would be lost to who goes on from it.
                 batch = batches.next(ahead=not self.looks_up_after(self.step + 1, last))
             if rates != (rates := self.schedule.rates(self.step)):
-                self.optimizer.set_rates(weights=rates.weights, biases=rates.biases, conv1=rates.conv1)
+                self.optimizer.set_rates(**asdict(rates))
             self.meter.add(self.train_step(batch, step=self.step, seed=self.recipe.seed))
             self.step += 1
             self.error = None
