@@ -9,7 +9,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from alexnet_fast.pipelines.augmentation import CROP
 from alexnet_fast.pipelines.batch import EvaluationBatch
 from alexnet_fast.pipelines.decoding import Decoding, decode
 from alexnet_fast.pipelines.diagnosis import Shards, check_labels
@@ -17,6 +16,7 @@ from alexnet_fast.pipelines.pipeline_run import Execution, PipelineRun, to_torch
 from alexnet_fast.pipelines.reader import Reading, labels_of, read_samples
 from alexnet_fast.pipelines.seeds import part_of_rank
 from alexnet_fast.pipelines.settings import check_share, default_settings
+from alexnet_fast.tools.crop import CROP, center_crop
 from alexnet_fast.tools.dataset import Dataset
 
 
@@ -118,5 +118,4 @@ def evaluation_mean(dataset: Dataset, mean: Literal["image", "rgb"]) -> np.ndarr
     """(224, 224, 3): the mean image's center crop; or (3,): the mean color.  Subtracted from every view alike."""
     if mean == "rgb":
         return dataset.statistics.mean_rgb.astype(np.float32)
-    start = (dataset.image_options.size - CROP) // 2
-    return np.ascontiguousarray(dataset.mean_image[start : start + CROP, start : start + CROP])
+    return center_crop(dataset.mean_image)

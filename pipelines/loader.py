@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from alexnet_fast.pipelines.augmentation import CROP, Augmentation
+from alexnet_fast.pipelines.augmentation import Augmentation
 from alexnet_fast.pipelines.batch import Batch
 from alexnet_fast.pipelines.dali import VERSION
 from alexnet_fast.pipelines.decoded_cache import (
@@ -32,6 +32,7 @@ from alexnet_fast.pipelines.pipeline_run import CacheKeeper, Execution, Pipeline
 from alexnet_fast.pipelines.reader import Reading
 from alexnet_fast.pipelines.seeds import derive_seed, part_of_rank, shard_order, shard_order_within_parts
 from alexnet_fast.pipelines.settings import LoaderSettings, check_batch, default_settings
+from alexnet_fast.tools.crop import CROP
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
 
@@ -64,7 +65,8 @@ class TrainingLoader:
     once: what does not fill a batch on all ranks is skipped.  Where decoded images are kept and there are several
     ranks, each rank has the same samples in every epoch, or it would seldom meet one that it has kept.
 
-    images (N, 3, 224, 224), channels-last, (x − mean + pca_jitter·Σ gᵢ·sᵢ·pᵢ) / (1 + pca_jitter) for pixels x in 0..255.
+    images (N, 3, 224, 224), channels-last, (x − mean + pca_jitter·Σ gᵢ·sᵢ·pᵢ) / (1 + pca_jitter) for pixels x
+    in 0..255.
     """
 
     def __init__(
@@ -93,7 +95,7 @@ class TrainingLoader:
         dtype: float32, or float16 (made by DALI on a GPU, where it is free).
         mean: "image" subtracts the mean image's center 224 crop, whichever crop the image got, as in 2012; "rgb" one
             color.
-        pca_jitter_divisor: divide by 1 + pca_jitter while there is pca_jitter, as in 2012, so that pixels keep their scale.
+        pca_jitter_divisor: divide by 1 + pca_jitter while the jitter is on (as in 2012): pixels keep their scale.
         shuffle_buffer: samples in the reader's buffer of compressed images (about 0.2 GB at 8192).
         cache_decoded: GiB of the GPU's memory for decoded images, which are not decoded again until `close`; "auto"
             takes what is free less `memory_beside`, the bytes that others on this GPU will need.  Has not run on a GPU

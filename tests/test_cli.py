@@ -213,7 +213,7 @@ def test_predict_takes_files_folders_and_stdin(
     first = sorted(images.iterdir())[0]
     code, out, err = call(capsys, "predict", run_folder, first, tmp_path / "text.jpg", tmp_path / "gone.jpg")
     assert code == 3 and out.count("%") == 5
-    assert "text.jpg: no image" in err and "gone.jpg: there is no such file" in err
+    assert "text.jpg: not an image" in err and "gone.jpg: there is no such file" in err
     command = [sys.executable, "-m", "alexnet_fast.cli", "predict", str(run_folder), "-", "--views", "1"]
     with first.open("rb") as stream:
         finished = subprocess.run(command, stdin=stream, capture_output=True, text=True)
@@ -274,8 +274,8 @@ def test_bench_refuses_before_it_measures(
 def test_bench_tells_loader_model_and_training_in_one_run(
     tiny_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in (("benchmark_model.SECONDS", 0.0), ("benchmark_model.REPETITIONS", 1),
-                        ("benchmark_train.REPETITIONS", 1), ("pipelines.benchmark.TURNS", 2)):  # fmt: skip
+    for name, value in (("bench.model.SECONDS", 0.0), ("bench.model.REPETITIONS", 1),
+                        ("bench.train.REPETITIONS", 1), ("bench.loader.TURNS", 2)):  # fmt: skip
         monkeypatch.setattr(f"alexnet_fast.{name}", value)
     (tmp_path / "small.toml").write_text('network = "167"\nwidth_divisor = 16\n')
     words = ["--batch-size", "4", "--recipe", tmp_path / "small.toml", "--precision", "fp32", "--device", "cpu"]

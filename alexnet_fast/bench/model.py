@@ -14,9 +14,9 @@ from dataclasses import replace
 import torch
 
 from alexnet_fast.bench.baseline_models import PlainAlexNet, PlainStep, torchvision_alexnet
-from alexnet_fast.bench.measurement import Measurement, measure_rate
+from alexnet_fast.bench.measurement import Measurement, finish, measure_rate
 from alexnet_fast.config.precision import Precision
-from alexnet_fast.distributed.devices import be_deterministic
+from alexnet_fast.distributed.devices import be_deterministic, start_gpu
 from alexnet_fast.network.dropout import DropoutKey, step_key
 from alexnet_fast.network.layers import CONV1_KERNEL
 from alexnet_fast.network.model import NETS, AlexNet, Architecture, loss_and_errors
@@ -45,11 +45,6 @@ def time_rate(batch_size: int, work: Callable[[], object], device: torch.device)
     timed(2)
     calls = max(1, round(SECONDS / timed(1)))
     return measure_rate(calls * batch_size, lambda: timed(calls), repetitions=REPETITIONS)
-
-
-def finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def batch_of(batch_size: int, device: torch.device, dtype: torch.dtype) -> Batch:
@@ -179,8 +174,14 @@ Measure = Callable[[torch.device, int, Precision], list[Measurement]]
 
 def in_own_process(measure: Measure, device: torch.device, batch_size: int, precision: Precision) -> list[Measurement]:
     """What a function of this module measures in a new process, which it may set up as it likes."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), take_device, (device,)) as pool:
         return pool.submit(measure, device, batch_size, precision).result()
+
+
+def take_device(device: torch.device) -> None:
+    """Make a GPU this process's own: Triton starts its kernels on the current one."""
+    if device.type == "cuda":
+        start_gpu(device)
 
 
 def measure_deterministic(device: torch.device, batch_size: int, precision: Precision) -> list[Measurement]:

@@ -131,7 +131,7 @@ def check_every_byte(dataset: Dataset, *, quiet: bool) -> None:
     """UserError where any file of the shards folder is not what was written, or a label is none of the classes."""
     from tqdm import tqdm
 
-    from alexnet_fast.tools.sharding.process_pool import num_cores
+    from alexnet_fast.tools.cores import num_cores
     from alexnet_fast.tools.sharding.verify import ShardCheck, verify
 
     total = sum(split.bytes for split in dataset.splits.values())

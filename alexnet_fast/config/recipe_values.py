@@ -11,6 +11,7 @@ from typing import Any
 
 from alexnet_fast.tools.errors import UsageError
 from alexnet_fast.tools.messages import did_you_mean
+from alexnet_fast.tools.numbers import is_number
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -58,10 +59,6 @@ def to_float(number: float) -> float:
         return float(number)
     except OverflowError:
         return math.inf if number > 0 else -math.inf
-
-
-def is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def toml_value(value: Any) -> str:

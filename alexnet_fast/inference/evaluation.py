@@ -99,7 +99,7 @@ class Batches(Protocol):
     def __len__(self) -> int: ...
 
 
-def told(
+def with_progress(
     batches: Batches, num_views: Literal[1, 10], say: Callable[[str], None], *, at_once: bool
 ) -> Iterator[EvaluationBatch]:
     """The batches; meanwhile a line now and then of how far it is, and one before the first if `at_once`."""

@@ -20,10 +20,9 @@ from alexnet_fast.runs.checkpoint import (
     load_checkpoint,
     resolve_checkpoint,
 )
+from alexnet_fast.tools.crop import center_crop
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.storage.filesystem import check_regular
-
-CROP = 224
 
 
 @dataclass(frozen=True)
@@ -99,5 +98,4 @@ def mean_to_subtract(mean: Mean) -> torch.Tensor:
     """(224, 224, 3): the mean image's center; or (3,): the mean color."""
     if mean.image is None:
         return mean.rgb
-    start = (mean.image.shape[0] - CROP) // 2
-    return mean.image[start : start + CROP, start : start + CROP].contiguous()
+    return torch.from_numpy(center_crop(mean.image.numpy()))

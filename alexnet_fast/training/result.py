@@ -1,18 +1,66 @@
-"""result.json: what a run was, on what, and what came out."""
+"""The end of a run: the last evaluation, the figures, and result.json: what the run was, on what, what came out."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from alexnet_fast.distributed.machine import describe_machine
 from alexnet_fast.distributed.mesh import Mesh
 from alexnet_fast.inference.evaluation import EvaluationResult
+from alexnet_fast.network.model import whole_tensor
 from alexnet_fast.pipelines.decoded_cache import GIB
+from alexnet_fast.runs.figures import draw_report
+from alexnet_fast.runs.folder import to_json, write_whole
 from alexnet_fast.runs.totals import Totals, utc_now
+from alexnet_fast.tools.errors import UserError
 from alexnet_fast.training.job import Job
+
+if TYPE_CHECKING:
+    from alexnet_fast.training.session import Session
+
+
+def finish(session: Session) -> dict[str, Any] | None:
+    """The last evaluation, result.json and the figures; None where a signal asked for the end meanwhile.
+
+    All processes call it together.  Raises UserError where the last weights could not be saved.
+    """
+    recipe, evaluator, telemetry, progress = session.job.recipe, session.evaluator, session.telemetry, session.progress
+    center = evaluator.center or evaluator.evaluate(1)
+    final = center if recipe.final_views == 1 else evaluator.evaluate(recipe.final_views)
+    if session.stop.signal is not None:
+        return None
+    if final is None:
+        telemetry.say("The data set has no validation split: nothing was evaluated.")
+    if session.manager.unsaved:
+        session.checkpointer.save()  # there may be room by now
+    if session.manager.unsaved:
+        raise UserError(
+            f"the run is at its end, but {session.manager.complaint()}. Then finish it: {session.job.again}."
+        )
+    result = {
+        **about_run(session.job, session.mesh, session.device, session.precision.name, session.loader.memory.kept),
+        "steps": progress.step,
+        "epochs": progress.step / session.schedule.steps_per_epoch,
+        **about_totals(session.meter.run_totals()),
+        **about_errors(center, final, recipe.final_views, progress.best_error),
+    }
+    conv1 = whole_conv1(session)
+    if session.mesh.is_main_rank and conv1 is not None:
+        draw_report(session.folder.path, conv1.float().numpy(), session.model.architecture.num_towers)
+        # The last of all: whoever finds it finds everything.
+        write_whole(session.folder.result, to_json(result, indent=2) + "\n")
+    return result
+
+
+def whole_conv1(session: Session) -> torch.Tensor | None:
+    """(maps, 3, 11, 11), tower 0's first, for the figures; None in processes that need not gather them."""
+    if not session.mesh.writes_state:
+        return None
+    own = session.checkpointer.optimizer.parameters["conv1.weight"].detach()
+    return whole_tensor(session.model, "conv1.weight", own)
 
 
 def about_run(job: Job, mesh: Mesh, device: torch.device, precision: str, decoded_kept: int) -> dict[str, Any]:

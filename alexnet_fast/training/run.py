@@ -13,7 +13,7 @@ from alexnet_fast.distributed.devices import be_deterministic, cost_of_determini
 from alexnet_fast.distributed.launcher import LostProcessError, launch
 from alexnet_fast.distributed.mesh import Mesh
 from alexnet_fast.distributed.parallelism import Layout, choose_layout
-from alexnet_fast.distributed.signals import Interruption
+from alexnet_fast.distributed.signals import StopSignals
 from alexnet_fast.pipelines.decoded_cache import CacheSize, check_gpu_memory
 from alexnet_fast.pipelines.settings import check_splits
 from alexnet_fast.runs.folder import RunFolder, saying_what_is_full
@@ -21,8 +21,8 @@ from alexnet_fast.runs.resume import check_before_start
 from alexnet_fast.runs.resume_command import options_to_repeat
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UserError
-from alexnet_fast.training.job import Job, check_classes, doubt_of_data
-from alexnet_fast.training.trainer import Trainer
+from alexnet_fast.training.job import Job, check_enough_classes, doubt_of_data
+from alexnet_fast.training.session import open_session
 
 FIRST_CTRL_C = "Finishing the step and saving; Ctrl-C again stops at once."
 
@@ -41,14 +41,14 @@ def train(
     deterministic: bool = False,
     cache_decoded: CacheSize | None = None,
 ) -> dict[str, Any]:
-    """Train, or go on; what result.json holds.
+    """Train, or resume; what result.json holds.
 
-    `cache_decoded` is that of `Job`.  The other arguments are those of `layout.choose_layout`.  Raises UserError, also
-    when the run was stopped by a signal: then everything is saved.
+    `cache_decoded` is that of `Job`.  The other arguments are those of `parallelism.choose_layout`.  Raises UserError,
+    and StoppedError when a signal asked for the end: then everything is saved.
     """
     if resume:
         check_before_start(RunFolder(run), recipe)
-    check_classes(dataset)
+    check_enough_classes(dataset)
     layout = choose_layout(
         recipe.architecture(len(dataset.classes)),
         recipe.batch_size,
@@ -79,7 +79,7 @@ def train(
         with RunFolder(run).taken(resume=resume):
             return launch(layout, work_of_a_process, layout, job)
     except LostProcessError as error:
-        raise UserError(f"{error} {job.again} goes on from what was saved last.") from error
+        raise UserError(f"{error} {job.again} resumes from what was saved last.") from error
 
 
 def work_of_a_process(mesh: Mesh, device: torch.device, layout: Layout, job: Job) -> dict[str, Any]:
@@ -92,16 +92,14 @@ def work_of_a_process(mesh: Mesh, device: torch.device, layout: Layout, job: Job
             stack.enter_context(folder.taken(resume=job.resume or folder.holds_a_run()))
         mesh.barrier()
         stack.enter_context(saying_what_is_full(job.run, job.again))
-        trainer = Trainer(mesh, device, job)
-        interruption = stack.enter_context(Interruption("" if job.quiet or not mesh.is_main_rank else FIRST_CTRL_C))
-        trainer.telemetry.say(f"{layout.reason}; {trainer.precision.name}: {trainer.precision.reason}")
+        signals = stack.enter_context(StopSignals("" if job.quiet or not mesh.is_main_rank else FIRST_CTRL_C))
+        session = open_session(mesh, device, job, signals)
+        stack.callback(session.close)
+        session.telemetry.say(f"{layout.reason}; {session.precision.name}: {session.precision.reason}")
         if (doubt := doubt_of_data(job.dataset)) is not None:
-            trainer.telemetry.say(doubt)
-        if trainer.loader.cache is not None:
-            trainer.telemetry.say(trainer.loader.cache.describe())
+            session.telemetry.say(doubt)
+        if session.loader.cache is not None:
+            session.telemetry.say(session.loader.cache.describe())
         if job.deterministic:
-            trainer.telemetry.say(cost_of_determinism(device))
-        try:
-            return trainer.run(interruption)
-        finally:
-            trainer.close()
+            session.telemetry.say(cost_of_determinism(device))
+        return session.run()

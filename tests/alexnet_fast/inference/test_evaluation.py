@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet_fast.inference.evaluation import Predictor, evaluate, format_errors, told
+from alexnet_fast.inference.evaluation import Predictor, evaluate, format_errors, with_progress
 from alexnet_fast.network.model import NETS, AlexNet, small
 from alexnet_fast.pipelines.batch import EvaluationBatch
 from alexnet_fast.pipelines.evaluation_loader import view_cutter
@@ -95,7 +95,7 @@ class Slow(list[EvaluationBatch]):
 def test_a_long_evaluation_says_how_far_it_is(at_once: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     clock, lines = [0.0], list[str]()
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
-    assert len(list(told(Slow(clock, 10), 10, lines.append, at_once=at_once))) == 10
+    assert len(list(with_progress(Slow(clock, 10), 10, lines.append, at_once=at_once))) == 10
     first = ["evaluating 1,280 images, ten views each"] if at_once else []
     assert lines[: len(first) + 1] == [*first, "evaluating 1,280 images, ten views each: 20% done, 0:02:00 left"]
     assert len(lines) == len(first) + 3

@@ -211,6 +211,18 @@ def test_precisions() -> None:
         choose_precision(cpu, "int8")
 
 
+def test_bfloat16_is_refused_on_gpus_that_compute_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    with pytest.raises(UsageError, match=r"bf16 on a Tesla T4: .* choose fp16 or fp32"):
+        choose_precision(gpu, "bf16")
+    assert choose_precision(gpu).name == choose_precision(gpu, "fp16").name == "fp16"
+    assert "TF32 is off" in choose_precision(gpu, "fp32").reason
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    assert choose_precision(gpu, "bf16").name == "bf16"
+
+
 def test_no_norm_is_no_norm() -> None:
     """Nets with and without norms differ, and in nothing but that."""
     logits = []

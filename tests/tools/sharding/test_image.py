@@ -218,7 +218,7 @@ BAD: list[tuple[str, Callable[[], bytes], str]] = [
     ("tiny", lambda: stored(Image.new("RGB", (400, 5))), "too small: 400 × 5"),
     ("one pixel", lambda: stored(Image.new("RGB", (1, 1)), "GIF"), "too small: 1 × 1"),
     ("header only", lambda: stored(COLOR, "JPEG")[:300], ""),
-    ("zeros", lambda: bytes(4096), "no image"),
+    ("zeros", lambda: bytes(4096), "not an image"),
 ]
 
 

@@ -34,7 +34,7 @@ def test_every_image_is_accounted_for(unbroken: Path, images: Path) -> None:
     dataset = Dataset.load(unbroken)
     assert dataset.accounting() == {"found": 71, "written": 69, "skipped": 2}
     reasons = {note.file: note.reason for note in dataset.skipped}
-    assert reasons["train/star/notes.JPEG"].startswith("no image")
+    assert reasons["train/star/notes.JPEG"].startswith("not an image")
     assert "truncated" in reasons.values()
     assert len(dataset.repaired) == 10 * (4 + 2)  # of each class four oddities in train, two in val
     assert [entry.name for entry in dataset.classes] == sorted(folder.name for folder in (images / "val").iterdir())
@@ -272,13 +272,13 @@ def test_two_images_of_one_name_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_names_cannot_command_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_files(tmp_path / "in", {"cat/1.jpg": jpeg(1), "cat/\x1b[2J\nleft out: dog.jpg": b"no image"})
+    write_files(tmp_path / "in", {"cat/1.jpg": jpeg(1), "cat/\x1b[2J\nskipped: dog.jpg": b"no image"})
     with pytest.raises(SystemExit) as ended:
         main(["shard", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--workers", "1"])
     told = capsys.readouterr().out
     assert ended.value.code == 3
     assert "\x1b" not in told
-    assert r"skipped: cat/\x1b[2J\nleft out: dog.jpg: no image" in told
+    assert r"skipped: cat/\x1b[2J\nskipped: dog.jpg: not an image" in told
 
 
 def test_another_source_is_refused(images: Path, unbroken: Path, tmp_path: Path) -> None:
