@@ -235,6 +235,11 @@ class Recipe:
     def __post_init__(self) -> None:
         check_recipe(self)
 
+    @property
+    def precision_to_train_in(self) -> str:
+        """`precision`, or what exact_2012 requires."""
+        return "fp32" if self.exact_2012 else self.precision
+
     def architecture(self, num_classes: int) -> Architecture:
         """The network for `num_classes` classes, with what the recipe changes of it."""
         changes: dict[str, Any] = {"dropout": self.dropout, "dropout_inverted": self.dropout_inverted}

@@ -21,9 +21,10 @@ def test_every_net_has_a_recipe() -> None:
 ABOUT = ("name", "description", "source", "expected")
 """Keys that describe a recipe; they are no choice of the run's."""
 SOURCE = re.compile(
-    r"(layers/(layers|layer-params)-[\w-]+\.cfg|src/\w+\.cu|\w+\.(py|sh)):\d+|paper, (sections?|figure) \d|ours|inferred: \w"
+    r"(layers/(layers|layer-params)-[\w-]+\.cfg|src/\w+\.cu|\w+\.(py|sh)):\d+"
+    r"|paper, (sections?|figure) \d|ours|inferred: \w"
 )
-"""A file of the authors' release with its line, the paper's section, a choice of ours, or an inference that is stated."""
+"""A file of the authors' release with its line, the paper's section, "ours", or an inference that is stated."""
 
 
 def test_every_key_is_explained() -> None:
