@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from alexnet_fast.config.recipe import Recipe
 from alexnet_fast.distributed.machine import describe_machine
 from alexnet_fast.distributed.mesh import Mesh
 from alexnet_fast.inference.evaluation import EvaluationResult
@@ -29,7 +30,9 @@ def finish(session: Session) -> dict[str, Any] | None:
     """
     recipe, evaluator, telemetry, progress = session.job.recipe, session.evaluator, session.telemetry, session.progress
     center = evaluator.center or evaluator.evaluate(1)
-    final = center if recipe.final_views == 1 else evaluator.evaluate(recipe.final_views)
+    evaluator.center = center
+    trained = recipe.batch_size * float(progress.step)
+    final = evaluator.final(recipe.final_views, recipe.final_split, trained)
     if session.stop.signal is not None:
         return None
     if final is None:
@@ -45,7 +48,7 @@ def finish(session: Session) -> dict[str, Any] | None:
         "steps": progress.step,
         "epochs": progress.step / session.schedule.steps_per_epoch,
         **about_totals(session.meter.run_totals()),
-        **about_errors(center, final, recipe.final_views, progress.best_error),
+        **about_errors(center, final, recipe, progress.best_error),
     }
     conv1 = whole_conv1(session)
     if session.mesh.is_main_rank and conv1 is not None:
@@ -99,11 +102,12 @@ def about_totals(totals: Totals) -> dict[str, Any]:
 
 
 def about_errors(
-    center: EvaluationResult | None, final: EvaluationResult | None, final_views: int, best_error: float | None
+    center: EvaluationResult | None, final: EvaluationResult | None, recipe: Recipe, best_error: float | None
 ) -> dict[str, Any]:
-    """Errors on the validation split, None where the data set has none."""
+    """Errors, each with the precision of its evaluation: center view on val, and the last one; None without a split."""
     return {
         "best_top1_error": best_error,
         "center_view": None if center is None else asdict(center),
-        f"{final_views}_views": None if final is None else asdict(final),
+        f"{recipe.final_views}_views": None if final is None else asdict(final),
+        "final_split": recipe.final_split,
     }

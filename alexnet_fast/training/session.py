@@ -123,7 +123,7 @@ def open_session(
     `loader`: instead of the data set's own, for measuring.
     """
     recipe, dataset, folder = job.recipe, job.dataset, RunFolder(job.run)
-    precision = choose_precision(device, recipe.precision)
+    precision = choose_precision(device, recipe.precision_to_train_in)
     loader = loader if loader is not None else make_loader(mesh, device, job, precision)
     schedule = Schedule(recipe, loader.num_batches)
     start, notes = find_start(folder, dataset, recipe, resume=job.resume)
@@ -138,8 +138,9 @@ def open_session(
             optimizer.load_whole_state(start.optimizer)
     record = recipe.cuda_graph and device.type == "cuda" and mesh.world_size == 1
     train_step = TrainingStep(
-        model, optimizer, precision=precision, mesh=mesh, record=record, loader_memory=loader.memory
-    )
+        model, optimizer, precision=precision, mesh=mesh, record=record, loader_memory=loader.memory,
+        loads_whole_batches=recipe.exact_2012,
+    )  # fmt: skip
     step, place_note = restore(start, train_step, loader, schedule, mesh)
     notes += [place_note] if place_note is not None else []
     progress = Progress(step) if start is None else Progress(step, start.error, start.best_error)
