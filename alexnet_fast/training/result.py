@@ -11,9 +11,7 @@ from alexnet_fast.config.recipe import Recipe
 from alexnet_fast.distributed.machine import describe_machine
 from alexnet_fast.distributed.mesh import Mesh
 from alexnet_fast.inference.evaluation import EvaluationResult
-from alexnet_fast.network.model import whole_tensor
 from alexnet_fast.pipelines.decoded_cache import GIB
-from alexnet_fast.runs.figures import draw_report
 from alexnet_fast.runs.folder import to_json, write_whole
 from alexnet_fast.runs.totals import Totals, utc_now
 from alexnet_fast.tools.errors import UserError
@@ -50,20 +48,11 @@ def finish(session: Session) -> dict[str, Any] | None:
         **about_totals(session.meter.run_totals()),
         **about_errors(center, final, recipe, progress.best_error),
     }
-    conv1 = whole_conv1(session)
-    if session.mesh.is_main_rank and conv1 is not None:
-        draw_report(session.folder.path, conv1.float().numpy(), session.model.architecture.num_towers)
+    session.illustrator.draw()
+    if session.mesh.is_main_rank:
         # The last of all: whoever finds it finds everything.
         write_whole(session.folder.result, to_json(result, indent=2) + "\n")
     return result
-
-
-def whole_conv1(session: Session) -> torch.Tensor | None:
-    """(maps, 3, 11, 11), tower 0's first, for the figures; None in processes that need not gather them."""
-    if not session.mesh.writes_state:
-        return None
-    own = session.checkpointer.optimizer.parameters["conv1.weight"].detach()
-    return whole_tensor(session.model, "conv1.weight", own)
 
 
 def about_run(job: Job, mesh: Mesh, device: torch.device, precision: str, decoded_kept: int) -> dict[str, Any]:
