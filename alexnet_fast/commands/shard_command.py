@@ -75,7 +75,10 @@ SHOWN_IMAGES = 10
     "--labels", metavar="FILE", multiple=True, help="Table of file names and labels: CSV, JSON lines, or two columns."
 )
 @click.option(
-    "--classes", metavar="LIST", default=None, help="`imagenet`, or a file with a class in a line: the classes' indices."
+    "--classes",
+    metavar="LIST",
+    default=None,
+    help="`imagenet`, or a file with a class in a line: the classes' indices.",
 )
 @click.option("--dry-run", is_flag=True, help="Print what was understood of SOURCE, and write nothing.")
 @click.option("--strict", is_flag=True, help="Stop at the first image that cannot be used.")

@@ -26,15 +26,13 @@ def finish(session: Session) -> dict[str, Any] | None:
 
     All processes call it together.  Raises UserError where the last weights could not be saved.
     """
-    recipe, evaluator, telemetry, progress = session.job.recipe, session.evaluator, session.telemetry, session.progress
+    recipe, evaluator, progress = session.job.recipe, session.evaluator, session.progress
     center = evaluator.center or evaluator.evaluate(1)
     evaluator.center = center
     trained = recipe.batch_size * float(progress.step)
     final = evaluator.final(recipe.final_views, recipe.final_split, trained)
     if session.stop.signal is not None:
         return None
-    if final is None:
-        telemetry.say("The data set has no validation split: nothing was evaluated.")
     if session.manager.unsaved:
         session.checkpointer.save()  # there may be room by now
     if session.manager.unsaved:

@@ -117,7 +117,9 @@ def find_kind(contents: Contents, kind: str | None, wishes: Wishes) -> Source:
     kind = kind or detect(contents, names, wishes)
     check_wishes(kind, wishes)
     if kind in ("ilsvrc2012", "ilsvrc2010"):
-        source = (find_ilsvrc2012 if kind == "ilsvrc2012" else find_ilsvrc2010)(root, names, contents.scans, contents.accounts)
+        source = (find_ilsvrc2012 if kind == "ilsvrc2012" else find_ilsvrc2010)(
+            root, names, contents.scans, contents.accounts
+        )
         contents.account_rest(set(source.table.containers), folders_used=False)
         return source
     if kind == "shards":
@@ -197,7 +199,9 @@ def detect(contents: Contents, names: dict[str, bool], wishes: Wishes) -> str:
             return "ilsvrc2010"
     if wishes.labels:
         return "folders"
-    in_folders = any(folder for folder in tree.images) or any(has_class_folders(contents, tar) for tar in contents.image_tars)
+    in_folders = any(folder for folder in tree.images) or any(
+        has_class_folders(contents, tar) for tar in contents.image_tars
+    )
     readings = {
         "folders": in_folders and "images in folders",
         "webdataset": bool(contents.sample_tars) and f"WebDataset samples in {few(contents.sample_tars)}",
@@ -226,4 +230,3 @@ def has_class_folders(contents: Contents, tar: str) -> bool:
     """Whether a tar's images lie in folders, or tell their class by their names, so that it is no tar of samples."""
     images = [name for name in contents.listings[tar].names if is_image(name.rpartition(b"/")[2])]
     return any(b"/" in name.removeprefix(b"./") or b"!" in name or label_of_name(name) for name in images)
-

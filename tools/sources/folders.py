@@ -116,7 +116,9 @@ def assign(root: str, folders: list[ImageFolder], given: Sequence[str]) -> list[
     if given:
         found = explicit_splits(root, given, [folder.real for folder in folders])
         chosen = [found[folder.real] for folder in folders]
-        return [one and Assignment(one[0], folder.class_path[one[1] :]) for folder, one in zip(folders, chosen, strict=True)]
+        return [
+            one and Assignment(one[0], folder.class_path[one[1] :]) for folder, one in zip(folders, chosen, strict=True)
+        ]
     by_content = [split_of_content(root, folder) for folder in folders]
     rest = [folder.class_path for folder, split in zip(folders, by_content, strict=True) if not split]
     by_name = SplitFinder(root, rest).find()
@@ -222,7 +224,9 @@ def find_class_folders(
     if not splits:
         for number in apart_from_wnids(folders):
             apart = folders[number]
-            accounts.add(apart.where, len(apart.names), "images of a tar that is not called by a WordNet id as those beside it")
+            accounts.add(
+                apart.where, len(apart.names), "images of a tar that is not called by a WordNet id as those beside it"
+            )
         skip = apart_from_wnids(folders)
         folders = [folder for number, folder in enumerate(folders) if number not in skip]
     assigned = assign(root, folders, splits)
@@ -335,4 +339,3 @@ def nothing_found(root: str, folders: list[ImageFolder], accounts: Accounts, see
         f"{root}: no images in class folders. Looked for train/<class>/…, val/<class>/… and <class>/…, and for tars of "
         f"these; found {what.rstrip('.')}. Give the folder that holds the classes' folders{tables}."
     )
-

@@ -50,7 +50,9 @@ NO_DATA = frozenset(
 )
 """Texts, tables and notes; a file with another ending is looked into."""
 
-_NO_DATA_NAMES = re.compile(rb"(?i)(readme|licen[cs]e|copying|changelog|makefile|md5sums?|sha\d+sums?|_success|checksums?)")
+_NO_DATA_NAMES = re.compile(
+    rb"(?i)(readme|licen[cs]e|copying|changelog|makefile|md5sums?|sha\d+sums?|_success|checksums?)"
+)
 
 _MAGIC = re.compile(
     rb"\xff\xd8\xff|\x89PNG|GIF8|BM.{4}\0\0\0\0|RIFF....WEBP|II\*\0|MM\0\*|P[1-6]\s|....ftyp(avif|heic|mif1|heix)"
@@ -103,14 +105,18 @@ def unfinished(name: bytes) -> str | None:
     if lower.endswith(PARTIAL) or (lower.endswith((b".tmp", b".temp")) and could_be_data(lower[: lower.rfind(b".")])):
         return "is a download that is not finished. Finish it, or remove the file."
     if _PIECE.search(lower):
-        return "is a piece of an archive that was split. Join the pieces (cat PIECES > FILE), and unpack what comes out."
+        return (
+            "is a piece of an archive that was split. Join the pieces (cat PIECES > FILE), and unpack what comes out."
+        )
     return None
 
 
 def could_be_data(name: bytes) -> bool:
     """Whether the name is that of an image, a tar or another container of images."""
     lower = name.lower()
-    return is_image(lower) or is_tar(lower) or lower.endswith((b".parquet", *ARCHIVES)) or extension(lower) in UNREAD_DATA
+    return (
+        is_image(lower) or is_tar(lower) or lower.endswith((b".parquet", *ARCHIVES)) or extension(lower) in UNREAD_DATA
+    )
 
 
 def is_no_data(name: bytes) -> bool:

@@ -13,14 +13,37 @@ from typing import Any
 from alexnet_fast.tools.errors import UsageError
 from alexnet_fast.tools.messages import counted, few
 from alexnet_fast.tools.sources.foreign import is_image
-from alexnet_fast.tools.sources.sample_labels import NAME_FIELDS, NUMBER_FIELDS, WNID, Label, LabelError, label_of, merged
+from alexnet_fast.tools.sources.sample_labels import (
+    NAME_FIELDS,
+    NUMBER_FIELDS,
+    WNID,
+    Label,
+    LabelError,
+    label_of,
+    merged,
+)
 from alexnet_fast.tools.sources.splits import said
 from alexnet_fast.tools.storage.filesystem import absolute, is_url, join, read_file
 
-FILE_COLUMNS = (
-    "file_name filename file filepath file_path path image image_name image_path image_id imageid img img_path img_name "
-    "fname name id"
-).split()
+FILE_COLUMNS = [
+    "file_name",
+    "filename",
+    "file",
+    "filepath",
+    "file_path",
+    "path",
+    "image",
+    "image_name",
+    "image_path",
+    "image_id",
+    "imageid",
+    "img",
+    "img_path",
+    "img_name",
+    "fname",
+    "name",
+    "id",
+]
 LABEL_COLUMNS = (*NUMBER_FIELDS, "labels", "class_idx", "classid", "label_id", "y", "predictionstring")
 NAME_COLUMNS = (*NAME_FIELDS, "breed", "species", "classname", "labelname")
 SPLIT_COLUMNS = ("split", "set", "subset", "partition", "data set")
@@ -125,7 +148,9 @@ def parse_table(path: str, content: str) -> Iterator[tuple[str, Label, str | Non
         try:
             yield str(row["file"]), row_label(row), row_split(row)
         except LabelError as error:
-            raise UsageError(f"{path}: row {number:,}, {row['file']!r}: {error}. Correct it, or remove the row.") from error
+            raise UsageError(
+                f"{path}: row {number:,}, {row['file']!r}: {error}. Correct it, or remove the row."
+            ) from error
 
 
 def row_label(row: dict[str, Any]) -> Label:
@@ -209,4 +234,6 @@ def parse_columns(path: str, content: str) -> Iterator[dict[str, Any]]:
 
 def check_length(path: str, row: list[str], least: int) -> None:
     if len(row) < least:
-        raise UsageError(f"{path}: the row {','.join(row)[:80]!r} has {counted(len(row), 'column')}. Correct or remove it.")
+        raise UsageError(
+            f"{path}: the row {','.join(row)[:80]!r} has {counted(len(row), 'column')}. Correct or remove it."
+        )

@@ -69,7 +69,8 @@ def texts_are_labels(listing: Listing, found: Iterable[Sample]) -> bool:
     """Whether the texts beside the images are labels and no captions: short, on one line, and some of them alike."""
     texts = [listing.labels[row] for sample in found if sample.images for _, row in sample.texts]
     short = all(
-        b"\n" not in content and len(content) <= LONGEST_TEXT and len(content.split()) <= MOST_WORDS for content in texts
+        b"\n" not in content and len(content) <= LONGEST_TEXT and len(content.split()) <= MOST_WORDS
+        for content in texts
     )
     numbers = all(content.strip().lstrip(b"-").isdigit() for content in texts)
     return bool(texts) and short and (numbers or len(set(texts)) < len(texts))

@@ -142,7 +142,8 @@ class SplitFinder:
                 f"{names[0]} is the {self.split_of(folder[: depths[0]])} split",
                 f"{names[-1]} is the {self.split_of(folder[: depths[-1]])} split",
                 " or ".join(
-                    f"--split {self.split_of(folder[:depth])}={shown(folder[:depth])}" for depth in depths[:: len(depths) - 1]
+                    f"--split {self.split_of(folder[:depth])}={shown(folder[:depth])}"
+                    for depth in depths[:: len(depths) - 1]
                 ),
             )
         depth = (strong or depths)[0]
@@ -182,7 +183,12 @@ class SplitFinder:
         """Refuse folders of images beside the splits where these may be meant as classes."""
         if not outside:
             return
-        below = {folder[len(node)] for node in splits for folder in self.folders if folder[: len(node)] == node and folder != node}
+        below = {
+            folder[len(node)]
+            for node in splits
+            for folder in self.folders
+            if folder[: len(node)] == node and folder != node
+        }
         beside = {folder[-1] for folder in outside}
         settled = len(set(splits.values())) > 1 or set(splits.values()) == {"train"}
         if settled and below and not below & beside:
@@ -259,7 +265,9 @@ def explicit_splits(root: str, given: Sequence[str], folders: Iterable[Path]) ->
         longest = max((len(patterns[number][1]) for number in matching), default=-1)
         last = [number for number in matching if len(patterns[number][1]) == longest]
         if len({patterns[number][0] for number in last}) > 1:
-            raise UsageError(f"--split {' --split '.join(given[number] for number in last)}: both hold {shown(folder)}.")
+            raise UsageError(
+                f"--split {' --split '.join(given[number] for number in last)}: both hold {shown(folder)}."
+            )
         used.update(matching)
         found[folder] = (patterns[last[0]][0], longest) if last else None
     unused = [given[number] for number in range(len(given)) if number not in used]

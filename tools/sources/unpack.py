@@ -45,4 +45,3 @@ def chunks(path: str) -> Iterator[bytes]:
 
         return unpacked_parquet(path)
     return unpacked(path)
-
