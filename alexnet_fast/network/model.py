@@ -22,6 +22,7 @@ from alexnet_fast.network.dropout import DropoutKey
 from alexnet_fast.network.dropout import drop as dropped
 from alexnet_fast.network.exchange import Exchange, LocalExchange
 from alexnet_fast.network.kernels.pooling import pooled_size
+from alexnet_fast.network.tied_pooling import tied_max_pool
 from alexnet_fast.tools.errors import UsageError
 
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
@@ -64,7 +65,11 @@ class Architecture:
     middle_sigma: float = 0.03
     """Standard deviation of conv3..conv5's start weights; everywhere else 0.01.  The paper says 0.01 everywhere."""
     dropout: float = 0.5
-    """Share of fc6's and fc7's outputs that training zeroes."""
+    """Fraction of the outputs of fc6 and fc7 that training sets to zero."""
+    dropout_inverted: bool = False
+    """False: testing multiplies these outputs by 1 - dropout (2012).  True: training divides what it keeps by that."""
+    all_ties: bool = False
+    """Max pooling's gradient goes to every pixel that equals the maximum (2012), not to one of them."""
     image_size: int = 224
     """Pixels; smaller ones are for trying."""
 
@@ -75,6 +80,8 @@ class Architecture:
             raise UsageError(f"num_towers is {self.num_towers}: choose 1 or 2")
         if self.activation not in ("relu", "tanh"):
             raise UsageError(f"activation is {self.activation!r}: choose 'relu' or 'tanh'")
+        if not 0 <= self.dropout < 1:
+            raise UsageError(f"dropout is {self.dropout}: give a fraction from 0 to below 1")
         unknown = [norm for norm in self.norms if norm not in NORMS]
         if unknown:
             raise UsageError(f"norms has {unknown[0]!r}: choose from {', '.join(NORMS)}")
@@ -117,6 +124,11 @@ class Architecture:
             "fc8": (self.num_classes, self.units[1]),
         }
 
+    @property
+    def test_scale(self) -> float:
+        """What testing multiplies the outputs of fc6 and fc7 by."""
+        return 1.0 if self.dropout_inverted else 1.0 - self.dropout
+
     def sigma(self, layer: str) -> float:
         """Standard deviation of a layer's start weights."""
         return self.middle_sigma if layer in ("conv3", "conv4", "conv5") else 0.01
@@ -136,10 +148,17 @@ NETS: dict[str, Architecture] = {
     "147": Architecture(norms=NORMS, pool_size=2, conv2_padding=1, conv5_padding=0),
     "148": Architecture(norms=()),
     "150": Architecture(norms=NORMS, exchanged=False, maps=(96, 320, 384, 384, 256), units=(8192, 4096)),
-    "tanh": Architecture(activation="tanh"),
 }
-"""The authors' numbered nets; "paper" is the paper's text.  145: the paper's net as it ran.  167: one norm, not three.
-145-half: one tower.  147: pooling without overlap.  148: no norms.  150: towers that never exchange."""
+"""The authors' numbered nets (layers/layers-NUMBER.cfg); "paper" is the paper's text.
+
+145: the paper's net as it ran.  167: one norm, not three.  145-half: one tower.  147: pooling without overlap.  148: no
+norms.  150: towers that never exchange.  Net 170 is net 145 with another schedule (its file is layers/layers-153.cfg).
+"""
+POOLINGS: dict[str, dict[str, int]] = {
+    "3/2": {"pool_size": 3, "conv2_padding": 2, "conv5_padding": 1},
+    "2/2": {"pool_size": 2, "conv2_padding": 1, "conv5_padding": 0},
+}
+"""Window / stride of max pooling -> what it is in an `Architecture`; 2/2 as in net 147 (layers/layers-147.cfg)."""
 
 
 class Weights(nn.Module):
@@ -230,7 +249,8 @@ class AlexNet(nn.Module):
 
         Computes in the dtype of `weights`, stand-ins for the parameters by name; None: the parameters, in the dtype of
         `images`.  dropout: the masks to use; None: in training mode fresh ones, by torch's default generator; in
-        evaluation mode none, all of fc6's and fc7's outputs × 0.5.  observe: called with each stage's name and output.
+        evaluation mode none, all of fc6's and fc7's outputs × `test_scale`.  observe: called with each stage's name and
+        output.
         """
         if weights is None:
             weights = self.working_weights(images.dtype)
@@ -245,7 +265,7 @@ class AlexNet(nn.Module):
         see("conv1", maps[0])
         norm = a.norm_alpha if "conv1" in a.norms else None
         if a.relu_first:
-            x = layers.pool(self.normalize(maps, norm, activate), a.pool_size)
+            x = self.pool(self.normalize(maps, norm, activate))
         else:
             x = self.pool_and_activate(self.normalize(maps, norm, None))
         see("norm1+pool1", x)
@@ -257,7 +277,7 @@ class AlexNet(nn.Module):
             maps = self.normalize(maps, a.norm_alpha if "conv2" in a.norms else None, activate)
             if "conv2-spatial" in a.norms:
                 maps = layers.spatial_norm(layers.biased(maps)), None
-            x = layers.pool(maps, a.pool_size)
+            x = self.pool(maps)
         see("norm2+pool2", x)
         x = activate(self.see_both("conv3", x, weights))
         see("conv3", x)
@@ -293,8 +313,15 @@ class AlexNet(nn.Module):
 
     def pool_and_activate(self, maps: layers.Maps) -> torch.Tensor:
         """Activations rise monotonically: pooling first is the same to the bit, and leaves a quarter to activate."""
-        pooled = layers.pool(maps, self.architecture.pool_size, relu=self.architecture.activation == "relu")
+        pooled = self.pool(maps, relu=self.architecture.activation == "relu")
         return pooled if self.architecture.activation == "relu" else torch.tanh(pooled)
+
+    def pool(self, maps: layers.Maps, *, relu: bool = False) -> torch.Tensor:
+        """Max pooling; `relu`: then a ReLU."""
+        if not self.architecture.all_ties:
+            return layers.pool(maps, self.architecture.pool_size, relu=relu)
+        pooled = tied_max_pool(layers.biased(maps), self.architecture.pool_size)
+        return torch.relu(pooled) if relu else pooled
 
     def see_both(
         self, layer: str, x: torch.Tensor, weights: Mapping[str, torch.Tensor], always: bool = False
@@ -308,14 +335,13 @@ class AlexNet(nn.Module):
         return layers.exchanged(layer, x, weight, bias, self.exchange)
 
     def drop(self, x: torch.Tensor, dropout: DropoutKey | None, layer: int) -> torch.Tensor:
-        """Dropout, not inverted: training only zeroes, testing multiplies by what training keeps on average."""
+        """Dropout as in 2012: training only zeroes, testing scales; or inverted, as torch.nn.Dropout."""
         rate = self.architecture.dropout
-        if rate == 0.0:
-            return x
-        if dropout is None:
-            return x * (1.0 - rate)
+        if dropout is None or rate == 0.0:
+            return x * self.architecture.test_scale if self.architecture.test_scale != 1.0 else x
         first_unit = self.architecture.rows(f"fc{layer}", self.towers).start
-        return dropped(x, dropout, layer, first_unit, rate)
+        kept = dropped(x, dropout, layer, first_unit, rate)
+        return kept / (1.0 - rate) if self.architecture.dropout_inverted else kept
 
 
 @contextmanager

@@ -60,7 +60,7 @@ class EpochBar:
         """What the steps up to `step` of the run were like."""
         self.end_spinner()
         self.bar.n = step - self.first
-        start = f"{self.name} {self.bar.n / self.bar.total:4.0%}"
+        start = f"{self.name} {self.bar.n / (self.bar.total or 1):4.0%}"
         facts = [
             f"{time_left} left",
             f"{reading.images_per_s:,.0f} img/s",

@@ -48,7 +48,8 @@ def header(
 
 def advice(dataset: Dataset, schedule: Schedule, device: torch.device) -> list[str]:
     """What to know before waiting for this run: a schedule that does not fit, nothing to evaluate on."""
-    recipe, notes = schedule.recipe, []
+    recipe = schedule.recipe
+    notes: list[str] = []
     samples = dataset.split("train").samples
     shown = schedule.num_steps * recipe.batch_size
     if device.type == "cpu" and samples < SMALL and shown > LONG and recipe.schedule_epochs > 2 * DEMO_EPOCHS:
@@ -57,7 +58,7 @@ def advice(dataset: Dataset, schedule: Schedule, device: torch.device) -> list[s
             f"This schedule is meant for ImageNet on GPUs: on a CPU {counted_epochs(recipe.epochs)} of "
             f"{samples:,} images take long. This one fits better:\n{to_copy(better)}"
         )
-    return notes + no_validation(dataset)
+    return [*notes, *no_validation(dataset)]
 
 
 def no_validation(dataset: Dataset) -> Sequence[str]:

@@ -122,7 +122,7 @@ class Telemetry:
             self.estimated = True
             self.say(f"At {reading.images_per_s:,.0f} img/s, training takes about {self.time_left(step)} from here.")
 
-    def evaluation(self, step: int, views: int, result: EvaluationResult) -> None:
+    def evaluation(self, step: int, views: int, result: EvaluationResult, split: str = "val") -> None:
         """An evaluation's errors."""
         self.close_bar()
         self.write(
@@ -134,11 +134,14 @@ class Telemetry:
                 "loss": result.loss,
                 "top1_error": result.top1_error,
                 "top5_error": result.top5_error,
+                "split": split,
+                "precision": result.precision,
             },
         )
         self.say(
-            f"epoch {self.epoch(step):g}: validation error {format_errors(result.top1_error, result.top5_error)} "
-            f"({'center view' if views == 1 else f'{views} views'}, {result.num_samples:,} images)"
+            f"epoch {self.epoch(step):g}: {'validation' if split == 'val' else split} error "
+            f"{format_errors(result.top1_error, result.top5_error)} "
+            f"({'center view' if views == 1 else f'{views} views'}, {result.num_samples:,} images, {result.precision})"
         )
 
     def event(self, step: int, text: str) -> None:
@@ -215,7 +218,7 @@ class Silent:
 
     def training(self, step: int, reading: Reading, rates: Rates, pca_jitter: bool) -> None: ...
 
-    def evaluation(self, step: int, views: int, result: EvaluationResult) -> None: ...
+    def evaluation(self, step: int, views: int, result: EvaluationResult, split: str = "val") -> None: ...
 
     def event(self, step: int, text: str) -> None: ...
 
