@@ -142,7 +142,7 @@ def summary(demo: DemoResult, folder: Path) -> str:
         "",
         f"Top-1 error {ten['top1_error']:.1%} on {ten['num_samples']:,} held-out images, ten views (guessing: 90 %).",
         f"  net {recipe['network']}, two towers, {counted_epochs(result['epochs'])} of "
-        f"{dataset.split('train').samples:,} images, {result['images_per_s']:,.0f} img/s, {result['precision']} on {result['device']}",
+        f"{dataset.split('train').samples:,} images, {result['images_per_s']:,.0f} img/s",
         f"  {counts['found']:,} images drawn, {len(dataset.repaired):,} converted (gray, CMYK, turned: odd on purpose)",
         f"  skipped: {skipped}",
         f"  {seconds}",
