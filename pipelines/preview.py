@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from alexnet_fast.pipelines.diagnosis import Shards, altered, problem_of
 from alexnet_fast.pipelines.loader import TrainingLoader
 from alexnet_fast.pipelines.pipeline_run import Execution, PipelineRun, to_torch
 from alexnet_fast.pipelines.reader import Reading
+from alexnet_fast.tools import atomic
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UserError
 from alexnet_fast.tools.messages import counted
@@ -305,16 +305,12 @@ def draw_colors(part: Any, dataset: Dataset, shifts: Floats) -> None:
 
 
 def save(figure: Any, out: Path) -> None:
-    """Write a figure as PNG, aside first."""
-    aside = out.with_name(f".{out.name}.part")
+    """Write a figure as PNG; UserError where that cannot be."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph .* missing")  # a box is drawn instead, which says it all
-            figure.savefig(aside, format="png")
-        aside.replace(out)
+            with atomic.writing(out) as file:
+                figure.savefig(file, format="png")
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror}). Give --out another place.") from error
-    finally:
-        with suppress(OSError):
-            aside.unlink(missing_ok=True)

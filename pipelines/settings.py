@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from alexnet_fast.pipelines.augmentation import CROP
+from alexnet_fast.tools import atomic
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
 
@@ -111,11 +112,9 @@ def store_settings(new: Mapping[str, Any]) -> Path:
     """Write what the file has and these; the file.  UserError where it cannot be written."""
     file = settings_file()
     content = {**stored_settings(file), **new}
-    aside = file.with_name(f".{file.name}.partial")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(json.dumps(content, indent=1), encoding="utf-8")
-        aside.replace(file)
+        atomic.write_text(file, json.dumps(content, indent=1))
     except OSError as error:
         raise UserError(
             f"{file}: cannot be written ({error.strerror}). Set XDG_CACHE_HOME to another folder."

@@ -334,13 +334,13 @@ def cannot_write(file: Path, error: OSError) -> UserError:
 def write_json(file: Path, part: str, rows: Sequence[Measurement]) -> None:
     """The rows with what they were measured on."""
     from alexnet_fast.distributed.machine import describe_machine
-    from alexnet_fast.runs.folder import write_whole
+    from alexnet_fast.tools import atomic
 
     text = json.dumps(
         {"part": part, "machine": describe_machine(), "rows": [asdict(row) for row in rows]}, indent=2, default=str
     )
     try:
-        write_whole(file, text + "\n")
+        atomic.write_text(file, text + "\n")
     except OSError as error:
         raise cannot_write(file, error) from error
     click.echo(f"Written to {file}")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
-import shutil
 import time
 import zipfile
 from contextlib import suppress
@@ -12,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from alexnet_fast.runs.checkpoint import BEST, Checkpoint, checkpoint_path, save_checkpoint, saved_checkpoints, step_of
+from alexnet_fast.tools import atomic
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """Complaints that removing files can help."""
@@ -145,14 +144,4 @@ def first_not_finite(checkpoint: Checkpoint) -> str:
 
 def mark_best(file: Path) -> None:
     """Give the checkpoint the second name best.pt: a hard link, or a copy where the file system has none."""
-    aside = file.with_name(f".{BEST}.partial")
-    try:
-        aside.unlink(missing_ok=True)
-        try:
-            os.link(file, aside)
-        except OSError:
-            shutil.copy2(file, aside)
-        aside.replace(file.with_name(BEST))
-    finally:
-        with suppress(OSError):
-            aside.unlink(missing_ok=True)
+    atomic.link(file, file.with_name(BEST))

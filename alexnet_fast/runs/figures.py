@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from alexnet_fast.runs.folder import RunFolder
+from alexnet_fast.tools import atomic
 from alexnet_fast.tools.messages import counted
 
 Floats = npt.NDArray[np.float32]
@@ -136,13 +137,11 @@ def tile(kernels: Floats) -> Floats:
 
 
 def save(figure: Any, file: Path) -> None:
-    """Write aside, rename, free."""
+    """Write a figure as PNG and free it."""
     import matplotlib.pyplot as plt
 
-    aside = file.with_name(f".{file.name}.partial")
     try:
-        figure.savefig(aside, format="png")
-        aside.replace(file)
+        with atomic.writing(file) as opened:
+            figure.savefig(opened, format="png")
     finally:
         plt.close(figure)
-        aside.unlink(missing_ok=True)

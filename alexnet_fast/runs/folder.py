@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alexnet_fast.tools import atomic
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.storage.filesystem import open_file
 
@@ -67,7 +68,9 @@ class RunFolder:
     def is_unbegun(self) -> bool:
         """Whether there is no more than what a process makes that is killed before it has written recipe.toml."""
         made = (self.checkpoints, self.figures)
-        if not all(path in made or path.name in (LOCK, aside_of(self.recipe).name) for path in self.path.iterdir()):
+        if not all(
+            path in made or path.name in (LOCK, atomic.partial_name(self.recipe).name) for path in self.path.iterdir()
+        ):
             return False
         return not any(path.exists() and (not path.is_dir() or any(path.iterdir())) for path in made)
 
@@ -191,7 +194,7 @@ class RunFolder:
         By epochs, since steps count anew where an epoch has another number of them.
         """
         kept = [line for line in self.read_metrics() if line["epoch"] <= epoch + EPOCH_ROUNDING]
-        write_whole(self.metrics, "".join(to_json(line) + "\n" for line in kept))
+        atomic.write_text(self.metrics, "".join(to_json(line) + "\n" for line in kept))
 
 
 def metrics_line(text: str) -> dict[str, Any] | None:
@@ -232,24 +235,6 @@ def finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     return [finite(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def aside_of(path: Path) -> Path:
-    """Where a file is written before it has its name."""
-    return path.with_name(f".{path.name}.partial")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write aside, flush to the disk, rename."""
-    aside = aside_of(path)
-    try:
-        with aside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -20,9 +20,10 @@ from alexnet_fast.runs import checkpoint as checkpoints
 from alexnet_fast.runs.checkpoint import Checkpoint
 from alexnet_fast.runs.checkpoint_manager import LastSaved, Outcome, Saver
 from alexnet_fast.runs.figures import draw_report
-from alexnet_fast.runs.folder import RunFolder, to_json, write_whole
+from alexnet_fast.runs.folder import RunFolder, to_json
 from alexnet_fast.runs.resume import find_start, finished_result, restore_place
 from alexnet_fast.runs.totals import Totals
+from alexnet_fast.tools import atomic
 from alexnet_fast.tools.errors import UserError
 from alexnet_fast.training.energy import EnergyCounter
 from alexnet_fast.training.job import EVALUATION_BATCH, Job, Loader, StoppedError, make_loader
@@ -72,7 +73,9 @@ class Trainer:
         self.saver = Saver(self.folder.checkpoints, self.recipe.keep_checkpoints)
         if mesh.is_main_rank:
             self.saver.begin(start)
-            write_whole(self.folder.recipe, self.recipe.to_toml(named=True))  # the first: with it the run has begun
+            atomic.write_text(
+                self.folder.recipe, self.recipe.to_toml(named=True)
+            )  # the first: with it the run has begun
             self.folder.forget_after(self.step / self.schedule.steps_per_epoch)
             self.telemetry = Telemetry(self.folder, self.schedule, first_step=self.step, quiet=job.quiet)
         for note in notes:
@@ -296,7 +299,7 @@ class Trainer:
         if self.mesh.is_main_rank and conv1 is not None:
             draw_report(self.folder.path, conv1.float().numpy(), self.model.architecture.num_towers)
             # The last of all: whoever finds it finds everything.
-            write_whole(self.folder.result, to_json(result, indent=2) + "\n")
+            atomic.write_text(self.folder.result, to_json(result, indent=2) + "\n")
         return result
 
     def conv1(self) -> torch.Tensor | None:
