@@ -63,6 +63,9 @@ SHOWN_IMAGES = 10
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the shuffle.")
 @click.option("--val-fraction", type=float, default=None, help="Draw this part of train as a validation split.")
 @click.option("--source", "kind", type=click.Choice(KINDS), default=None, help="Overrule what was found by looking.")
+@click.option(
+    "--keep-damaged", is_flag=True, help="Keep damaged JPEGs, as far as they can be decoded, and list them as repaired."
+)
 @click.option("--strict", is_flag=True, help="Stop at the first image that cannot be used.")
 @click.option("--cluster", metavar="ADDRESS", default=None, help="Work on a Dask cluster, such as tcp://host:8786.")
 def command(
@@ -77,6 +80,7 @@ def command(
     seed: int,
     val_fraction: float | None,
     kind: str | None,
+    keep_damaged: bool,
     strict: bool,
     cluster: str | None,
 ) -> None:
@@ -85,6 +89,10 @@ def command(
     SOURCE is found out by looking: ImageNet's tars or folders, any class folders or class tars, WebDataset tars.  Stop
     it whenever you like: the same command goes on where it stopped, and mends what was lost or damaged since.  Exit
     code 3: done, but images were skipped.
+
+    JPEG, PNG, GIF, BMP, WebP, TIFF, PPM, AVIF and JPEG 2000 become 8-bit RGB: gray, palettes, CMYK and 16 bits are
+    converted, transparency is laid on white, color profiles are dropped, EXIF orientation is applied.  What was converted
+    and what was skipped is listed in dataset.json, with reasons.  A JPEG must be whole to its last byte of image data.
     """
     signal.signal(signal.SIGTERM, _interrupt)
     if cluster is not None:
@@ -93,7 +101,8 @@ def command(
         check_scheduler(cluster)
     if size < SMALLEST_TRAINED:
         click.echo(f"--size {size}: `train` takes images of {SMALLEST_TRAINED} pixels or more.", err=True)
-    image = ImageOptions(size=size, quality=quality, filter=filter_name, exif=exif)
+    damaged = "keep" if keep_damaged else "skip"
+    image = ImageOptions(size=size, quality=quality, filter=filter_name, exif=exif, damaged=damaged)
     options = ShardOptions(image, shard_size, seed, val_fraction)
     pool = partial(_cluster_pool, cluster) if cluster is not None else partial(local_pool, workers or num_cores())
     bar = ProgressBar()

@@ -34,7 +34,7 @@ def test_every_image_is_accounted_for(unbroken: Path, images: Path) -> None:
     dataset = Dataset.load(unbroken)
     assert dataset.accounting() == {"found": 71, "written": 69, "skipped": 2}
     reasons = {note.file: note.reason for note in dataset.skipped}
-    assert reasons["train/star/notes.JPEG"].startswith("no image")
+    assert reasons["train/star/notes.JPEG"].startswith("not an image")
     assert "truncated" in reasons.values()
     assert len(dataset.repaired) == 10 * (4 + 2)  # of each class four oddities in train, two in val
     assert [entry.name for entry in dataset.classes] == sorted(folder.name for folder in (images / "val").iterdir())
@@ -278,7 +278,7 @@ def test_names_cannot_command_the_terminal(tmp_path: Path, capsys: pytest.Captur
     told = capsys.readouterr().out
     assert ended.value.code == 3
     assert "\x1b" not in told
-    assert r"skipped: cat/\x1b[2J\nleft out: dog.jpg: no image" in told
+    assert r"skipped: cat/\x1b[2J\nleft out: dog.jpg: not an image, or of an unknown format" in told
 
 
 def test_another_source_is_refused(images: Path, unbroken: Path, tmp_path: Path) -> None:
