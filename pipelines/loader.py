@@ -6,13 +6,15 @@ import base64
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from alexnet_fast.pipelines.augmentation import CROP, Augmentation
+from alexnet_fast.pipelines.arguments import as_dataset, as_device
+from alexnet_fast.pipelines.augmentation import Augmentation
 from alexnet_fast.pipelines.batch import Batch
 from alexnet_fast.pipelines.dali import VERSION
 from alexnet_fast.pipelines.decoded_cache import (
@@ -32,6 +34,7 @@ from alexnet_fast.pipelines.pipeline_run import CacheKeeper, Execution, Pipeline
 from alexnet_fast.pipelines.reader import Reading
 from alexnet_fast.pipelines.seeds import derive_seed, part_of_rank, shard_order, shard_order_within_parts
 from alexnet_fast.pipelines.settings import LoaderSettings, check_batch, default_settings
+from alexnet_fast.tools.crop import CROP
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
 
@@ -52,7 +55,14 @@ class _Progress:
 
 
 class TrainingLoader:
-    """Training batches of one split, for one rank.
+    """Training batches of one split, for one rank: for any PyTorch model and any training loop.
+
+    >>> from alexnet_fast import TrainingLoader
+    >>> loader = TrainingLoader("shards", batch_size=16, device="cpu")
+    >>> for images, labels in loader:      # epoch 0; another `for` is epoch 1
+    ...     pass
+    >>> images.shape, labels.dtype
+    (torch.Size([16, 3, 224, 224]), torch.int64)
 
     An epoch's images, crops, mirrors and colors follow from `seed`, the epoch's number and the rank alone; thread
     counts and prefetch do not change them.  On a GPU the pixels themselves follow from `hw_decoder_load` too: it
@@ -64,16 +74,17 @@ class TrainingLoader:
     once: what does not fill a batch on all ranks is skipped.  Where decoded images are kept and there are several
     ranks, each rank has the same samples in every epoch, or it would seldom meet one that it has kept.
 
-    images (N, 3, 224, 224), channels-last, (x − mean + pca_jitter·Σ gᵢ·sᵢ·pᵢ) / (1 + pca_jitter) for pixels x in 0..255.
+    images (N, 3, 224, 224), channels-last, (x − mean + pca_jitter·Σ gᵢ·sᵢ·pᵢ) / (1 + pca_jitter) for pixels x
+    in 0..255.
     """
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: Dataset | Path | str,
         *,
         batch_size: int,
-        device: torch.device,
-        seed: int,
+        device: torch.device | str | None = None,
+        seed: int = 0,
         split: str = "train",
         rank: int = 0,
         num_ranks: int = 1,
@@ -88,12 +99,15 @@ class TrainingLoader:
         cache_decoded: CacheSize | None = None,
         memory_beside: int = 0,
     ) -> None:
-        """num_threads, hw_decoder_load, prefetch: None takes what was found best for this machine, else a default.
+        """dataset: a `Dataset`, or the path of a shards folder.  batch_size: images of a batch of this rank.
+        device: where the batches are made and stay, such as "cpu" or "cuda:1"; None: the current GPU, else the CPU.
+        seed, rank, num_ranks: the same seed on all ranks, and each rank its own number, give each its part of an epoch.
+        num_threads, hw_decoder_load, prefetch: None takes what was found best for this machine, else a default.
 
         dtype: float32, or float16 (made by DALI on a GPU, where it is free).
         mean: "image" subtracts the mean image's center 224 crop, whichever crop the image got, as in 2012; "rgb" one
             color.
-        pca_jitter_divisor: divide by 1 + pca_jitter while there is pca_jitter, as in 2012, so that pixels keep their scale.
+        pca_jitter_divisor: divide by 1 + pca_jitter while the jitter is on (as in 2012): pixels keep their scale.
         shuffle_buffer: samples in the reader's buffer of compressed images (about 0.2 GB at 8192).
         cache_decoded: GiB of the GPU's memory for decoded images, which are not decoded again until `close`; "auto"
             takes what is free less `memory_beside`, the bytes that others on this GPU will need.  Has not run on a GPU
@@ -103,6 +117,7 @@ class TrainingLoader:
             raise UsageError(f"PCA color jitter {pca_jitter:g}: give 0 (none) or more; 0.1 was used in 2012.")
         if shuffle_buffer < 1:
             raise UsageError(f"a shuffle buffer of {shuffle_buffer} samples: give 1 or more.")
+        dataset, device = as_dataset(dataset), as_device(device)
         split_info = dataset.split(split)
         check_batch(dataset, split, batch_size=batch_size, rank=rank, num_ranks=num_ranks)
         dataset.check_sizes(split)
@@ -159,6 +174,19 @@ class TrainingLoader:
         )
 
     # ------------------------------------------------------------------ epochs
+
+    def __len__(self) -> int:
+        """Batches of one epoch."""
+        return self.num_batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The next epoch: the first `for` over the loader gives epoch 0, the second epoch 1, and so on.
+
+        After `load_state_dict` the first one gives what is left of the epoch that was interrupted.
+        """
+        if self._progress is None:
+            return self.epoch(0)
+        return self.epoch(self._progress.epoch + (0 if self._resuming else 1))
 
     def epoch(self, number: int, *, pca_jitter: bool = True) -> Iterator[Batch]:
         """The batches of epoch `number` (0, 1, …); after `load_state_dict`, those that are left of it.

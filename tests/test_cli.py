@@ -16,18 +16,14 @@ from alexnet_fast.bench.measurement import Measurement
 from alexnet_fast.cli import VERBS, main
 from alexnet_fast.commands.bench_command import beyond_limit, part_and_data
 from alexnet_fast.config.recipe import load_recipe
-from alexnet_fast.tools.dataset import Dataset
-from alexnet_fast.training.run import train
 
 SETTINGS = ["width_divisor=16", "batch_size=8", "lr_base_batch_size=8", "epochs=1", "precision=fp32", "final_views=1"]
 
 
-@pytest.fixture(scope="module")
-def run_folder(tiny_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def run_folder(small_run: Path) -> Path:
     """A finished run of a small network."""
-    run = tmp_path_factory.mktemp("runs") / "small"
-    train(tiny_dataset, load_recipe("2013", SETTINGS), run, device="cpu", quiet=True)
-    return run
+    return small_run
 
 
 def call(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
@@ -213,7 +209,7 @@ def test_predict_takes_files_folders_and_stdin(
     first = sorted(images.iterdir())[0]
     code, out, err = call(capsys, "predict", run_folder, first, tmp_path / "text.jpg", tmp_path / "gone.jpg")
     assert code == 3 and out.count("%") == 5
-    assert "text.jpg: no image" in err and "gone.jpg: there is no such file" in err
+    assert "text.jpg: not an image" in err and "gone.jpg: there is no such file" in err
     command = [sys.executable, "-m", "alexnet_fast.cli", "predict", str(run_folder), "-", "--views", "1"]
     with first.open("rb") as stream:
         finished = subprocess.run(command, stdin=stream, capture_output=True, text=True)
@@ -274,8 +270,8 @@ def test_bench_refuses_before_it_measures(
 def test_bench_tells_loader_model_and_training_in_one_run(
     tiny_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in (("benchmark_model.SECONDS", 0.0), ("benchmark_model.REPETITIONS", 1),
-                        ("benchmark_train.REPETITIONS", 1), ("pipelines.benchmark.TURNS", 2)):  # fmt: skip
+    for name, value in (("bench.model.SECONDS", 0.0), ("bench.model.REPETITIONS", 1),
+                        ("bench.train.REPETITIONS", 1), ("bench.loader.TURNS", 2)):  # fmt: skip
         monkeypatch.setattr(f"alexnet_fast.{name}", value)
     (tmp_path / "small.toml").write_text('network = "167"\nwidth_divisor = 16\n')
     words = ["--batch-size", "4", "--recipe", tmp_path / "small.toml", "--precision", "fp32", "--device", "cpu"]

@@ -86,6 +86,12 @@ def making_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def rename(partial: Path, path: Path) -> None:
+    """Give a file that is written elsewhere, on the same file system, its name.  Raises OSError."""
+    _sync(partial)
+    _rename(partial, path)
+
+
 def _rename(partial: Path, path: Path) -> None:
     partial.replace(path)
     with suppress(OSError):  # some network file systems cannot; only a power cut would show the difference

@@ -147,6 +147,21 @@ def test_a_manifest_from_before_there_were_notes_is_whole(folder: Path, capsys: 
     assert call(capsys, "verify", folder, "--workers", 1)[0] == 0
 
 
+def test_a_manifest_of_version_1_is_read(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Version 0.1 called the image options "picture" and the skipped images "left_out"."""
+    before = Dataset.load(folder)
+    content = json.loads((folder / "dataset.json").read_text())
+    content["version"] = 1
+    content["options"]["picture"] = content["options"].pop("image_options")
+    for holder in (content, content["accounting"]):
+        holder["left_out"] = holder.pop("skipped")
+    content["checksum"] = manifest_checksum(content)
+    (folder / "dataset.json").write_text(json.dumps(content))
+    assert Dataset.load(folder).to_json() == before.to_json()
+    code, output = call(capsys, "verify", folder)
+    assert code == 0, output
+
+
 @pytest.mark.parametrize("damage", [Path.unlink, lambda manifest: manifest.write_bytes(b"{")])
 def test_without_its_manifest_all_verbs_say_the_same_and_it_works(
     damage: object, folder: Path, images: Path, unbroken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
