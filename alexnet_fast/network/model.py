@@ -197,20 +197,16 @@ class AlexNet(nn.Module):
         maps = layers.conv1(images, weights["conv1.weight"], weights["conv1.bias"])
         see("conv1", maps[0])
         norm = a.norm_alpha if "conv1" in a.norms else None
-        if a.relu_first:
-            x = layers.pool(self.normalize(maps, norm, activate), a.pool_size)
-        else:
-            x = self.pool_and_activate(self.normalize(maps, norm, None))
+        x = self.activate_norm_pool(maps, norm) if a.relu_first else self.pool_and_activate(maps, norm)
         see("norm1+pool1", x)
         maps = layers.convolve(x, weights["conv2.weight"], weights["conv2.bias"], a.conv2_padding, num_here)
         see("conv2", maps[0])
-        if {"conv2", "conv2-spatial"}.isdisjoint(a.norms):
-            x = self.pool_and_activate(maps)
+        norm = a.norm_alpha if "conv2" in a.norms else None
+        if "conv2-spatial" in a.norms:
+            x = layers.spatial_norm(layers.biased(self.normalize(maps, norm, activate)))
+            x = layers.pool((x, None), a.pool_size)
         else:
-            maps = self.normalize(maps, a.norm_alpha if "conv2" in a.norms else None, activate)
-            if "conv2-spatial" in a.norms:
-                maps = layers.spatial_norm(layers.biased(maps)), None
-            x = layers.pool(maps, a.pool_size)
+            x = self.activate_norm_pool(maps, norm)
         see("norm2+pool2", x)
         x = activate(self.see_both("conv3", x, weights))
         see("conv3", x)
@@ -244,10 +240,27 @@ class AlexNet(nn.Module):
             return maps
         return layers.local_response_norm(maps, len(self.towers), alpha, relu=activate is torch.relu), None
 
-    def pool_and_activate(self, maps: layers.Maps) -> torch.Tensor:
-        """Activations rise monotonically: pooling first is the same to the bit, and leaves a quarter to activate."""
-        pooled = layers.pool(maps, self.architecture.pool_size, relu=self.architecture.activation == "relu")
-        return pooled if self.architecture.activation == "relu" else torch.tanh(pooled)
+    def activate_norm_pool(self, maps: layers.Maps, alpha: float | None) -> torch.Tensor:
+        """Activation, the norm across the maps of each tower (if any), pooling."""
+        a = self.architecture
+        if alpha is None:
+            return self.pool_and_activate(maps)
+        if a.activation != "relu":
+            maps = torch.tanh(layers.biased(maps)), None
+        return layers.norm_and_pool(maps, len(self.towers), alpha, a.pool_size, relu_first=a.activation == "relu")
+
+    def pool_and_activate(self, maps: layers.Maps, alpha: float | None = None) -> torch.Tensor:
+        """The norm across the maps of each tower (if any), pooling, activation.
+
+        Activations rise monotonically: pooling first is the same to the bit, and leaves a quarter to activate.
+        """
+        a = self.architecture
+        relu = a.activation == "relu"
+        if alpha is None:
+            pooled = layers.pool(maps, a.pool_size, relu=relu)
+        else:
+            pooled = layers.norm_and_pool(maps, len(self.towers), alpha, a.pool_size, relu_last=relu)
+        return pooled if relu else torch.tanh(pooled)
 
     def see_both(
         self, layer: str, x: torch.Tensor, weights: Mapping[str, torch.Tensor], always: bool = False
