@@ -96,10 +96,8 @@ def cache_folder(sources: Path) -> Path | None:
     for file in [Path(__file__), *sorted(sources.glob("*.py"))]:
         state.update(file.read_bytes())
     try:
-        home = (
-            numba.config.CACHE_DIR or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet-fast"
-        )
-        folder = Path(home) / "compiled" / state.hexdigest()[:16]
+        user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = Path(CONFIG.CACHE_DIR or user / "alexnet-fast") / "compiled" / state.hexdigest()[:16]
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except (OSError, RuntimeError) as error:  # RuntimeError: no home
