@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -154,12 +154,19 @@ def check_batch(dataset: Dataset, split: str, *, batch_size: int, rank: int, num
         )
 
 
-def check_splits(dataset: Dataset, *, batch_size: int, num_ranks: int, num_evaluation_ranks: int) -> None:
+def check_splits(
+    dataset: Dataset,
+    *,
+    batch_size: int,
+    num_ranks: int,
+    num_evaluation_ranks: int,
+    evaluated: Sequence[str] = ("val",),
+) -> None:
     """UsageError where a run cannot be given its images: to be known before its processes are started.
 
-    The train split must fill a batch of `batch_size` on each of `num_ranks`; the val split, where there is one, have a
-    sample for each of `num_evaluation_ranks`.
+    The train split must fill a batch of `batch_size` on each of `num_ranks`; the splits `evaluated`, where there are
+    such, have a sample for each of `num_evaluation_ranks`.
     """
     check_batch(dataset, "train", batch_size=batch_size, rank=0, num_ranks=num_ranks)
-    if "val" in dataset.splits:
-        check_share(dataset, "val", batch_size=1, rank=0, num_ranks=num_evaluation_ranks)
+    for split in (split for split in evaluated if split in dataset.splits):
+        check_share(dataset, split, batch_size=1, rank=0, num_ranks=num_evaluation_ranks)

@@ -39,6 +39,7 @@ DATA_VARIABLE = "ALEXNET_FAST_DATA"
     help="First learning rate of the weights; that of the biases and the whole schedule are scaled with it.",
 )
 @click.option("--seed", type=int, default=None, help="Of initialization, order, crops, mirrors, colors and dropout.")
+@click.option("--val-split", default=None, help="Evaluate on this split of DATA instead of val, such as test.")
 @click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Change a key of the recipe; repeatable.")
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="The run's folder.  [default: runs/RECIPE]")
 @click.option("--resume", is_flag=True, help="Go on with the run in that folder.")
@@ -70,6 +71,7 @@ def command(
     batch_size: int | None,
     lr: float | None,
     seed: int | None,
+    val_split: str | None,
     settings: tuple[str, ...],
     out: Path | None,
     resume: bool,
@@ -105,7 +107,7 @@ def command(
         else:
             recipe = load_recipe(DEFAULT_RECIPE if recipe_name is None else recipe_name, settings)
             run = out if out is not None else Path("runs") / recipe.name
-        recipe = with_flags(recipe, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed)
+        recipe = with_flags(recipe, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, val_split=val_split)
         dataset = Dataset.load(data)
         if check_hashes and is_local_main_rank():  # of torchrun's processes one on each machine
             check_every_byte(dataset, quiet=quiet)

@@ -162,8 +162,8 @@ def open_session(
     meter = Meter(mesh, device, start.totals if start else None)
     stop = AgreedStop(mesh, signals)
     evaluator = Evaluator(
-        dataset, mesh=mesh, device=device, mean=recipe.mean, train_step=train_step, progress=progress, stop=stop,
-        telemetry=telemetry, pause_training=loader.pause,
+        dataset, mesh=mesh, device=device, mean=recipe.mean, split=recipe.val_split, train_step=train_step,
+        progress=progress, stop=stop, telemetry=telemetry, pause_training=loader.pause,
     )  # fmt: skip
     checkpointer = Checkpointer(
         dataset, recipe, mesh=mesh, schedule=schedule, model=model, optimizer=optimizer, train_step=train_step,
