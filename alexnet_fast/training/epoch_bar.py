@@ -12,7 +12,7 @@ from alexnet_fast.training.metrics import Reading
 
 
 class EpochBar:
-    """Steps done of the epoch; beside them what is known of the run.
+    """Steps done of the epoch; beside them the last reading.
 
     What matters most stands first: a narrow terminal cuts off the rest.
     """
@@ -37,13 +37,13 @@ class EpochBar:
         self.bar.n = step - self.first
         memory = "" if gpu_memory_gb is None else f", {gpu_memory_gb:.1f} GB"
         self.bar.bar_format = self.format_with(
-            f"{time_left} left, {reading.images_per_s:,.0f} pic/s, loss {reading.loss:.3f}, "
+            f"{time_left} left, {reading.images_per_s:,.0f} img/s, loss {reading.loss:.3f}, "
             f"error {reading.error:.1%}, {reading.data_wait:.0%} waiting{memory}"
         )
         self.bar.refresh()
 
     def format_with(self, text: str) -> str:
-        """tqdm's own way of saying what stands around a bar."""
+        """tqdm's format string for what stands around a bar."""
         return f"{self.name} |{{bar}}| {text}"
 
     def close(self) -> None:
