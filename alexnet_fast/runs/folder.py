@@ -58,6 +58,11 @@ class RunFolder:
         return self.path / "figures"
 
     @property
+    def conv1(self) -> Path:
+        """conv1's weights after each epoch, for the report's filmstrip."""
+        return self.path / "conv1"
+
+    @property
     def result(self) -> Path:
         """Written when the run is done."""
         return self.path / "result.json"
