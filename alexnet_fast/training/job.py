@@ -68,6 +68,9 @@ class Job:
     options: tuple[str, ...] | None = ()
     """Options of `train` to repeat when the run is resumed; see `resume_command`."""
 
+    checkpoint: Path | None = None
+    """What to start from, instead of the run's newest."""
+
     @property
     def again(self) -> str:
         """The command that resumes the run."""
