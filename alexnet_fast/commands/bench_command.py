@@ -201,11 +201,17 @@ class Bench:
     def loader(self, dataset: Dataset) -> list[Measurement]:
         """From the shards to torch tensors."""
         from alexnet_fast.bench.loader import measure_kept, measure_loader, our_loader
+        from alexnet_fast.pipelines.decoded_cache import CacheRequest
+        from alexnet_fast.pipelines.settings import LoaderOptions
 
         keeping = None
         if self.cache_decoded is not None:
             keeping = our_loader(
-                dataset, self.device, self.batch_size, num_threads=self.threads, cache_decoded=self.cache_decoded
+                dataset,
+                self.device,
+                self.batch_size,
+                options=LoaderOptions(self.threads),
+                cache=CacheRequest(self.cache_decoded),
             )
             assert keeping.cache is not None
             click.echo(keeping.cache.describe())

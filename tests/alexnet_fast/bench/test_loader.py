@@ -23,7 +23,7 @@ from alexnet_fast.commands import bench_command
 from alexnet_fast.pipelines.decoded_cache import CachePlan
 from alexnet_fast.pipelines.loader import TrainingLoader
 from alexnet_fast.pipelines.pipeline_run import PipelineRun, to_torch
-from alexnet_fast.pipelines.settings import LoaderSettings
+from alexnet_fast.pipelines.settings import LoaderOptions, LoaderSettings
 from alexnet_fast.tools.crop import CROP
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
@@ -124,7 +124,7 @@ def test_images_are_kept_before_the_clock_runs(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.usefixtures("short")
 def test_a_real_loader_goes_through_it(tiny_dataset: Dataset) -> None:
-    loader = benchmark.our_loader(tiny_dataset, CPU, 6, num_threads=1)
+    loader = benchmark.our_loader(tiny_dataset, CPU, 6, options=LoaderOptions(1))
     assert benchmark.measure_kept(loader, share=0, device=CPU).details["batch size"] == 6
 
 
