@@ -27,7 +27,7 @@ from alexnet_fast.pipelines.decoding import Decoding
 from alexnet_fast.pipelines.diagnosis import Shards, check_labels
 from alexnet_fast.pipelines.evaluation_loader import EvaluationLoader
 from alexnet_fast.pipelines.normalization import Finishing, Workbench, finishing_of, take
-from alexnet_fast.pipelines.pipeline_run import CacheKeeper, Execution, PipelineRun
+from alexnet_fast.pipelines.pipeline_run import CacheKeeper, Execution, PipelineRun, free_gpu_memory
 from alexnet_fast.pipelines.place import Checkpoint, Place, check_stream, check_version, place_in, state_of
 from alexnet_fast.pipelines.reader import Reading
 from alexnet_fast.pipelines.seeds import derive_seed, part_of_rank, shard_order, shard_order_within_parts
@@ -331,6 +331,8 @@ class TrainingLoader:
         """`pause`, and give the decoded images up too; an epoch that is begun then decodes them anew."""
         self.pause()
         self._keeper = None
+        if self._device.type == "cuda":
+            free_gpu_memory()
 
     def __enter__(self) -> TrainingLoader:
         return self

@@ -113,6 +113,18 @@ def test_the_loaders_memory_by_hand() -> None:
 # ---------------------------------------------------------------------- the loader
 
 
+def test_closing_a_loader_gives_dalis_memory_back(tiny_dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its pools keep what they had: after a loader with a cache nothing would be left for torch."""
+    freed: list[bool] = []
+    monkeypatch.setattr(loaders, "free_gpu_memory", lambda: freed.append(True))
+    loader = TrainingLoader(tiny_dataset, batch_size=8, device=torch.device("cpu"), seed=0)
+    loader._device = CUDA  # of which closing asks nothing
+    loader.pause()
+    assert not freed
+    loader.close()
+    assert freed
+
+
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU with 10 GiB free, of which only that is known."""
