@@ -14,14 +14,14 @@ from alexnet_fast.bench.measurement import Measurement, finish, measure_rate
 from alexnet_fast.config.precision import choose_precision
 from alexnet_fast.config.recipe import Recipe
 from alexnet_fast.distributed.mesh import Mesh
-from alexnet_fast.distributed.signals import Interruption
+from alexnet_fast.distributed.signals import StopSignals
 from alexnet_fast.network.model import AlexNet
 from alexnet_fast.pipelines.synthetic import SyntheticLoader
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.training.job import Job, Loader
 from alexnet_fast.training.optimizer import SGD
+from alexnet_fast.training.session import Session, open_session
 from alexnet_fast.training.train_step import TrainingStep
-from alexnet_fast.training.trainer import Trainer
 
 WARM_UP = 3
 """Steps before the clock runs."""
@@ -89,23 +89,23 @@ def measure_trainer(
     with tempfile.TemporaryDirectory(prefix="alexnet-fast-bench-") as folder:
         run = Path(folder) / "run"
         (run / "checkpoints").mkdir(parents=True)
-        trainer = Trainer(Mesh(), device, Job(dataset, slow, run, False, True, False), loader)
+        session = open_session(Mesh(), device, Job(dataset, slow, run, False, True, False), StopSignals(), loader)
+        session.trainer.hooks = session.trainer.hooks[:1]  # the meter is read as in a run; no evaluation, no checkpoint
         try:
-            rates = run_steps(trainer, steps_for(device), device)
-            if trainer.meter.images:
-                trainer.meter.read()
-            wait = trainer.meter.totals.data_wait or 0.0
+            rates = run_steps(session, steps_for(device), device)
+            if session.meter.images:
+                session.meter.read()
+            wait = session.meter.totals.data_wait or 0.0
         finally:
-            trainer.close()
+            session.close()
     middle = sorted(rates)[len(rates) // 2]
     details: dict[str, Any] = {"batch size": recipe.batch_size, "waiting for data": f"{wait:.1%}"}
     return Measurement(name, middle, (max(rates) - min(rates)) / 2 / middle, details)
 
 
-def run_steps(trainer: Trainer, steps: int, device: torch.device) -> list[float]:
+def run_steps(session: Session, steps: int, device: torch.device) -> list[float]:
     """Images/s of each repetition."""
-    interruption = Interruption()
-    numbers = (number for _ in iter(int, 1) for number in trainer.steps_of_epoch(interruption))  # epoch after epoch
+    numbers = (number for _ in iter(int, 1) for number in session.trainer.steps_of_epoch())  # epoch after epoch
 
     def work(count: int) -> None:
         for _ in range(count):
@@ -117,5 +117,5 @@ def run_steps(trainer: Trainer, steps: int, device: torch.device) -> list[float]
     for _ in range(REPETITIONS):
         begun = time.perf_counter()
         work(steps)
-        rates.append(steps * trainer.recipe.batch_size / (time.perf_counter() - begun))
+        rates.append(steps * session.job.recipe.batch_size / (time.perf_counter() - begun))
     return rates

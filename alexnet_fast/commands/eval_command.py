@@ -40,11 +40,11 @@ def command(
     """
     from alexnet_fast.config.precision import choose_precision
     from alexnet_fast.distributed.devices import use_device
-    from alexnet_fast.inference.evaluation import evaluate, format_errors, told
+    from alexnet_fast.inference.evaluation import evaluate, format_errors, with_progress
     from alexnet_fast.inference.load import load_trained, mean_to_subtract
     from alexnet_fast.pipelines.loader import EvaluationLoader
     from alexnet_fast.runs.checkpoint import resolve_checkpoint
-    from alexnet_fast.runs.resume import check_classes
+    from alexnet_fast.runs.resume import check_same_classes
     from alexnet_fast.tools.dataset import Dataset
     from alexnet_fast.tools.errors import UsageError
 
@@ -56,7 +56,7 @@ def command(
     dataset = Dataset.load(data)
     nets = [load_trained(path, place, chosen) for path in checkpoints]
     for net in nets:
-        check_classes(net.checkpoint, dataset)
+        check_same_classes(net.checkpoint, dataset)
     means = [mean_to_subtract(net.checkpoint.mean) for net in nets]
     for net, mean in zip(nets, means, strict=True):
         if mean.shape != means[0].shape or not bool((mean == means[0]).all()):
@@ -68,7 +68,7 @@ def command(
     loader = EvaluationLoader(
         dataset, split=split, batch_size=batch_size, device=place, dtype=chosen.dtype, mean=means[0]
     )
-    batches = told(loader, num_views, partial(click.echo, err=True), at_once=True)
+    batches = with_progress(loader, num_views, partial(click.echo, err=True), at_once=True)
     result = evaluate([net.predictor for net in nets], batches, num_views=num_views)
     if as_json:
         click.echo(json.dumps({"views": num_views, "split": split, **asdict(result)}))

@@ -29,6 +29,11 @@ class Precision:
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
+def name_of(dtype: torch.dtype) -> str:
+    """bf16, fp16, fp32 or fp64."""
+    return {dtype: name for name, dtype in DTYPES.items()}.get(dtype, "fp64")
+
+
 def choose_precision(device: torch.device, asked: str = "auto") -> Precision:
     """`asked`: "auto" or a name.  auto: bf16 where the device multiplies it fast; fp16 on older GPUs; else fp32."""
     if asked != "auto" and asked not in DTYPES:

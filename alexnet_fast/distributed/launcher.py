@@ -27,7 +27,7 @@ import torch.distributed as dist
 from alexnet_fast.distributed.devices import start_gpu, use_device
 from alexnet_fast.distributed.mesh import Mesh, join_mesh
 from alexnet_fast.distributed.parallelism import Layout, different_kinds
-from alexnet_fast.distributed.signals import SIGNALS
+from alexnet_fast.distributed.signals import StopSignals
 from alexnet_fast.distributed.torchrun_env import LauncherEnv, launcher_env, local_world_size, set_launcher
 from alexnet_fast.tools.cores import num_cores, share_machine
 from alexnet_fast.tools.errors import UsageError, UserError
@@ -83,10 +83,9 @@ def launch(layout: Layout, work: Callable[..., Result], *arguments: Any) -> Resu
         return work(Mesh(), use_device(str(layout.device)), *arguments)
     if layout.started:
         return take_part(layout, work, arguments)
-    with start_workers(layout, work, arguments) as workers:
-        with passing_on_signals(workers) as passed_on:
-            watch(workers, layout, passed_on)
-        report = workers[0].report
+    with StopSignals() as stop, start_workers(layout, work, arguments) as workers:
+        watch(workers, layout, stop)
+    report = workers[0].report
     assert report is not None
     return report.result  # type: ignore[return-value]
 
@@ -195,43 +194,27 @@ def end_with_parent() -> None:
     threading.Thread(target=wait_for_end, daemon=True).start()
 
 
-@contextlib.contextmanager
-def passing_on_signals(workers: Sequence[Worker]) -> Iterator[list[int]]:
-    """Ctrl-C, SIGTERM (a cluster announces the end) and SIGHUP (a terminal is lost) go to every process, which decides.
+def watch(workers: Sequence[Worker], layout: Layout, stop: StopSignals) -> None:
+    """Wait until all have finished well; raise as soon as one has not.
 
-    A second Ctrl-C ends everything at once.  What it yields: the signals that have come.
+    The first stop signal goes to every process, which save and stop; a second Ctrl-C is a KeyboardInterrupt here.
     """
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-
-    def pass_on(number: int, frame: object) -> None:
-        if number == signal.SIGINT and number in received:
-            raise KeyboardInterrupt
-        received.append(number)
-        for worker in workers:
-            if is_running(worker) and worker.process.pid is not None:
-                os.kill(worker.process.pid, number)
-
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    for number, handler in before.items():
-        if handler != signal.SIG_IGN:  # as `Interruption` does
-            signal.signal(number, pass_on)
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def watch(workers: Sequence[Worker], layout: Layout, passed_on: Sequence[int]) -> None:
-    """Wait until all have finished well; raise as soon as one has not."""
+    passed_on = False
     while not all(worker.report is not None and not worker.report.failed for worker in workers):
-        collect(workers, timeout=None)
+        if stop.received is not None and not passed_on:
+            passed_on = True
+            pass_on(stop.received, workers)
+        collect(workers, timeout=None, signaled=stop.reader)
         if any(has_failed(worker) for worker in workers):
             settle(workers)
-            raise cause(workers, layout, passed_on)
+            raise cause(workers, layout, stop.received)
+
+
+def pass_on(number: signal.Signals, workers: Sequence[Worker]) -> None:
+    """Send a signal to every process that still runs."""
+    for worker in workers:
+        if is_running(worker) and worker.process.pid is not None:
+            os.kill(worker.process.pid, number)
 
 
 def settle(workers: Sequence[Worker]) -> None:
@@ -241,12 +224,15 @@ def settle(workers: Sequence[Worker]) -> None:
         collect(workers, timeout=deadline - time.monotonic())
 
 
-def collect(workers: Sequence[Worker], timeout: float | None) -> None:
-    """Wait until something happens, and take the reports that have come."""
+def collect(workers: Sequence[Worker], timeout: float | None, signaled: int | None = None) -> None:
+    """Wait until something happens, and take the reports that have come.  `signaled`: `StopSignals.reader`."""
     open_reports = [worker for worker in workers if worker.report is None and is_running(worker)]
     if open_reports:
         waits: list[Any] = [worker.reports for worker in open_reports]
-        wait([*waits, *(worker.process.sentinel for worker in open_reports)], timeout)
+        waits += [worker.process.sentinel for worker in open_reports]
+        if signaled in wait(waits if signaled is None else [*waits, signaled], timeout):
+            assert signaled is not None
+            os.read(signaled, 64)
     for worker in workers:
         with contextlib.suppress(EOFError, OSError):
             if worker.report is None and worker.reports.poll():
@@ -262,15 +248,15 @@ def has_failed(worker: Worker) -> bool:
     return worker.report.failed if worker.report is not None else not is_running(worker)
 
 
-def cause(workers: Sequence[Worker], layout: Layout, passed_on: Sequence[int]) -> UserError | KeyboardInterrupt:
+def cause(workers: Sequence[Worker], layout: Layout, passed_on: signal.Signals | None) -> UserError | KeyboardInterrupt:
     """The failure from which the others followed: a silent death before all, else the earliest report.
 
-    KeyboardInterrupt too where a signal of `passed_on` killed a process that could not answer it yet.
+    KeyboardInterrupt with the signal where it killed a process that could not answer it yet.
     """
     for worker in workers:
         if worker.report is None and not is_running(worker):
-            if -(worker.process.exitcode or 0) in passed_on:
-                return KeyboardInterrupt()
+            if passed_on is not None and -(worker.process.exitcode or 0) == passed_on:
+                return KeyboardInterrupt(passed_on)
             return LostProcessError(
                 f"{name_of(worker.rank, layout)} {manner_of_death(worker.process.exitcode or 0)}; "
                 "the other processes were ended."

@@ -103,6 +103,17 @@ def images_of(sources: Sequence[str]) -> Iterator[tuple[str, bytes | UserError]]
 
 def images_in(folder: str) -> Iterator[tuple[str, bytes | UserError]]:
     """(name, bytes) of every file below a folder, then the folders that cannot be listed."""
+    files, barred = files_below(folder)
+    if not files and not barred:
+        yield folder, UserError("there is no file in this folder")
+    for file in files:
+        yield str(file), read(file)
+    for error in barred:
+        yield str(error.filename), UserError(f"cannot be listed ({error.strerror})")
+
+
+def files_below(folder: str) -> tuple[list[Path], list[OSError]]:
+    """(files below a folder by name, hidden ones skipped; an error for each folder that cannot be listed)."""
     barred: list[OSError] = []
     files = sorted(
         Path(parent, name)
@@ -110,12 +121,7 @@ def images_in(folder: str) -> Iterator[tuple[str, bytes | UserError]]:
         for name in names
         if not name.startswith(".") and Path(parent, name).is_file()
     )
-    if not files and not barred:
-        yield folder, UserError("there is no file in this folder")
-    for file in files:
-        yield str(file), read(file)
-    for error in barred:
-        yield str(error.filename), UserError(f"cannot be listed ({error.strerror})")
+    return files, barred
 
 
 def read(file: Path) -> bytes | UserError:

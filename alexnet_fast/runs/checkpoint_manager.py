@@ -1,4 +1,4 @@
-"""A run's checkpoints on the disk: the newest stay, what an abandoned course left goes, the best has a second name."""
+"""A run's checkpoints on the disk: the newest stay, those of an abandoned course go, the best has a second name."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from alexnet_fast.distributed.mesh import Mesh, broadcast_object
 from alexnet_fast.runs.checkpoint import BEST, Checkpoint, checkpoint_path, save_checkpoint, saved_checkpoints, step_of
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -21,6 +22,8 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 class Outcome:
     """What became of a checkpoint."""
 
+    step: int | None = None
+    """Of the checkpoint."""
     unsaved: str = ""
     """Why it could not be written; "": it was."""
     diverged: str = ""
@@ -29,63 +32,67 @@ class Outcome:
     """What people should know besides."""
 
 
-@dataclass
-class LastSaved:
-    """Where a run can go on from, in every process; in words for people."""
+class CheckpointManager:
+    """Saves checkpoints into one folder, and knows where the run can be resumed from.
 
-    folder: Path
-    """Of the checkpoints."""
-    step: int | None
-    """Of the newest good checkpoint; None: there is none."""
-    unsaved: str = ""
-    """Why the one after it could not be written; "": it was, or it was not tried yet."""
-    moment: float = field(default_factory=time.monotonic)
-    """Seconds on the machine's clock when saving was last tried."""
+    Every process has one; the main rank writes, and all learn what came of it.
+    """
 
-    def note(self, step: int, unsaved: str) -> None:
-        """What became of the checkpoint after `step`."""
-        self.moment, self.unsaved = time.monotonic(), unsaved
-        if not unsaved:
-            self.step = step
+    def __init__(self, folder: Path, *, keep: int, mesh: Mesh | None = None, step: int | None = None) -> None:
+        """`keep`: how many of the newest stay.  `step`: of the checkpoint that the run was resumed from."""
+        self.folder, self.keep = folder, keep
+        self.mesh = mesh if mesh is not None else Mesh()
+        self.step = step
+        """Of the newest good checkpoint; None: there is none."""
+        self.unsaved = ""
+        """Why the one after it could not be written; "": it was, or it was not tried yet."""
+        self._tried = time.monotonic()
 
-    def minutes_ago(self) -> float:
+    @property
+    def minutes_since(self) -> float:
         """Since saving was last tried."""
-        return (time.monotonic() - self.moment) / 60
+        return (time.monotonic() - self._tried) / 60
 
-    def __str__(self) -> str:
-        """Half a sentence."""
+    def newest(self) -> str:
+        """Half a sentence: where the run can be resumed from."""
         if self.step is None:
-            return "nothing was saved before"
+            return "no checkpoint was saved before"
         return f"the last good checkpoint is the one after step {self.step:,}"
 
     def complaint(self) -> str:
         """A clause and what to do, after a checkpoint could not be written."""
-        return f"its weights could not be saved ({self.unsaved}); {self}. Make room in {self.folder}"
-
-
-class Saver:
-    """Writes checkpoints into one folder; the main rank has it."""
-
-    def __init__(self, folder: Path, keep: int) -> None:
-        """`keep`: how many of the newest stay."""
-        self.folder, self.keep = folder, keep
+        return f"its weights could not be saved ({self.unsaved}); {self.newest()}. Make room in {self.folder}"
 
     def begin(self, start: Checkpoint | None) -> None:
-        """Put in order what a killed process left, while the run's lock is held; `start`: where the run goes on from.
+        """On the main rank: put in order what a killed process left, while the run's lock is held.
 
-        Half-written files go; if the process was killed before it marked its best checkpoint, that is done now.
+        `start`: what the run is resumed from.  Half-written files go; if the process was killed before it marked its
+        best checkpoint, that is done now.
         """
         for file in self.folder.glob(".*.pt.partial"):
             file.unlink(missing_ok=True)
         if start is not None and start.is_best:
             file, best = checkpoint_path(self.folder, start.step), self.folder / BEST
             if not best.exists() or best.stat().st_mtime_ns < file.stat().st_mtime_ns:
-                with suppress(OSError):  # the run itself can go on
+                with suppress(OSError):  # the run itself can be resumed
                     mark_best(file)
 
-    def save(self, checkpoint: Checkpoint) -> Outcome:
-        """Write, mark, drop what is no longer needed.  What was there before stays if that cannot be."""
-        outcome = Outcome(diverged=first_not_finite(checkpoint))
+    def save(self, checkpoint: Checkpoint | None) -> Outcome:
+        """Write, mark the best, drop what is no longer needed; what was there before stays if that cannot be.
+
+        All processes call it together; only the main rank needs the checkpoint.
+        """
+        outcome = broadcast_object(
+            self.mesh, self._save(checkpoint) if checkpoint is not None and self.mesh.is_main_rank else Outcome()
+        )
+        if not outcome.diverged:
+            self._tried, self.unsaved = time.monotonic(), outcome.unsaved
+            if not outcome.unsaved:
+                self.step = outcome.step
+        return outcome
+
+    def _save(self, checkpoint: Checkpoint) -> Outcome:
+        outcome = Outcome(checkpoint.step, diverged=first_not_finite(checkpoint))
         if outcome.diverged:
             return outcome
         file = checkpoint_path(self.folder, checkpoint.step)

@@ -9,34 +9,35 @@ import torch
 
 from alexnet_fast.network.model import Architecture
 from alexnet_fast.tools.crop import CROP
+from alexnet_fast.tools.numbers import is_number
 from alexnet_fast.tools.sharding.image import FILTERS
 
 
 def check_values(content: dict[str, Any]) -> None:
     """Everything but the recipe's values and the weights' sizes; ValueError that names the part, KeyError."""
     want(isinstance(content["recipe"], dict), "the recipe")
-    check_classes(content["classes"])
+    check_class_list(content["classes"])
     want(isinstance(content["dataset_fingerprint"], str), "dataset_fingerprint")
     want(is_count(content["step"]), "step")
     want(is_count(content["steps_per_epoch"]) and content["steps_per_epoch"] >= 1, "steps_per_epoch")
     loaders = content["loaders"]
     want(isinstance(loaders, list) and all(isinstance(place, dict) for place in loaders), "the loaders' places")
     scaler = content["scaler"]
-    want(isinstance(scaler, dict) and all(is_number(value) for value in scaler.values()), "scaler")
+    want(isinstance(scaler, dict) and all(is_finite_number(value) for value in scaler.values()), "scaler")
     want(not scaler or scaler.keys() == {"scale", "good_steps"}, "scaler")
     for key in ("error", "best_error"):
-        want(content[key] is None or (is_number(content[key]) and 0 <= content[key] <= 1), key)
+        want(content[key] is None or (is_finite_number(content[key]) and 0 <= content[key] <= 1), key)
     check_totals(content["totals"])
     check_image(content["image_options"])
     check_mean(content["mean"], content["image_options"]["size"])
 
 
-def check_classes(classes: Any) -> None:
-    """Pairs of words, at least two."""
+def check_class_list(classes: Any) -> None:
+    """Pairs (name, label), at least two."""
     want(isinstance(classes, list) and len(classes) >= 2, "the list of classes")
     for entry in classes:
         pair = isinstance(entry, list | tuple) and len(entry) == 2
-        want(pair and all(isinstance(word, str) for word in entry), "the list of classes")
+        want(pair and all(isinstance(text, str) for text in entry), "the list of classes")
 
 
 def check_totals(totals: Any) -> None:
@@ -44,7 +45,7 @@ def check_totals(totals: Any) -> None:
     want(isinstance(totals, dict) and isinstance(totals.get("started"), str), "totals")
     for key, value in totals.items():
         known = key == "started" or (key == "energy_kwh" and value is None)
-        want(known or (is_number(value) and value >= 0), f"totals, {key}")
+        want(known or (is_finite_number(value) and value >= 0), f"totals, {key}")
 
 
 def check_image(image: Any) -> None:
@@ -85,8 +86,8 @@ def want(condition: bool, what: str) -> None:
         raise ValueError(f"{what} is not what it must be")
 
 
-def is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def is_finite_number(value: object) -> bool:
+    return is_number(value) and math.isfinite(value)
 
 
 def is_count(value: object) -> bool:

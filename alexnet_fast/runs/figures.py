@@ -1,9 +1,10 @@
-"""A run's images: its curves, and what conv1 has learned."""
+"""A run's figures: its curves, and what conv1 has learned."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from alexnet_fast.config.recipe import Recipe
+from alexnet_fast.network.model import AlexNet
 from alexnet_fast.runs.folder import RunFolder
 from alexnet_fast.tools.messages import counted
 
@@ -25,19 +28,51 @@ INK = "#333333"
 TRAIN, VALIDATION, TEN_VIEWS = "#8c8c8c", "#c0504d", "#3f7fbf"
 
 
-def draw_report(run: Path, conv1: Floats, num_towers: int) -> list[Path]:
-    """Draw figures/curves.png and figures/conv1.png of a run; the files.
+def draw_report(run: Path, conv1: Floats, num_towers: int, initial: Floats) -> list[Path]:
+    """Draw figures/curves.png, figures/conv1.png and figures/conv1-learned.png of a run; the files.
 
-    conv1: (maps, 3, 11, 11), the weights of conv1, tower 0's first.
+    conv1: (maps, 3, 11, 11), the weights of conv1, tower 0's first.  initial: what they were before the first step; the
+    last figure shows the difference, which a short training's weights hide.
     """
     import matplotlib
 
     matplotlib.use("Agg")
     folder = RunFolder(run)
-    files = [folder.figures / "curves.png", folder.figures / "conv1.png"]
+    files = [folder.figures / name for name in ("curves.png", "conv1.png", "conv1-learned.png")]
     draw_curves(folder.read_metrics(), files[0])
     draw_filters(conv1, num_towers, files[1])
+    draw_filters(conv1 - initial, num_towers, files[2], "conv1 minus its initial weights")
     return files
+
+
+def record_conv1(folder: RunFolder, epoch: int, conv1: Floats) -> None:
+    """Keep conv1's weights after an epoch (0: before the first step) for the report; 70 kB each, as float16."""
+    folder.conv1.mkdir(exist_ok=True)
+    file = folder.conv1 / f"epoch-{epoch:06d}.npy"
+    aside = file.with_name(f".{file.name}.partial")
+    try:
+        with aside.open("wb") as opened:
+            np.save(opened, np.asarray(conv1, dtype=np.float16))
+        aside.replace(file)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def conv1_history(folder: RunFolder) -> dict[int, Floats]:
+    """Epoch -> what `record_conv1` kept; what cannot be read is missing."""
+    found: dict[int, Floats] = {}
+    for file in sorted(folder.conv1.glob("epoch-*.npy")):
+        with suppress(OSError, ValueError, EOFError):
+            found[int(file.stem.removeprefix("epoch-"))] = np.load(file, allow_pickle=False)
+    return found
+
+
+def initial_conv1(recipe: Recipe, num_classes: int) -> Floats:
+    """conv1's weights before the first step, which the recipe's seed fixes."""
+    model = AlexNet(recipe.architecture(num_classes))
+    model.initialize(recipe.seed)
+    weights: Floats = model.get_parameter("conv1.weight").detach().numpy()
+    return weights
 
 
 def draw_curves(metrics: Sequence[dict[str, Any]], file: Path) -> None:
@@ -104,7 +139,7 @@ def mark_rates(place: Any, train: Sequence[dict[str, Any]]) -> None:
             )
 
 
-def draw_filters(conv1: Floats, num_towers: int, file: Path) -> None:
+def draw_filters(conv1: Floats, num_towers: int, file: Path, what: str = "conv1") -> None:
     """conv1's kernels as the paper's figure 3 shows them, a block for each tower; each kernel with its own contrast."""
     import matplotlib.pyplot as plt
 
@@ -117,7 +152,7 @@ def draw_filters(conv1: Floats, num_towers: int, file: Path) -> None:
     for tower, (place, block) in enumerate(zip(axes[:, 0], blocks, strict=True)):
         place.imshow(tile(block), interpolation="nearest")
         place.set_axis_off()
-        name = "conv1" if num_towers == 1 else f"conv1, tower {tower}"
+        name = what if num_towers == 1 else f"{what}, tower {tower}"
         place.set_title(f"{name}: {counted(len(block), 'kernel')} of 11×11×3", fontsize=9, color=INK)
     save(figure, file)
 

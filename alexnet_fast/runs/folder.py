@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_fast.tools.errors import UsageError, UserError
+from alexnet_fast.tools.numbers import is_number
 from alexnet_fast.tools.storage.filesystem import open_file
 
 LOCK = ".lock"
@@ -54,6 +55,11 @@ class RunFolder:
     @property
     def figures(self) -> Path:
         return self.path / "figures"
+
+    @property
+    def conv1(self) -> Path:
+        """conv1's weights after each epoch, for the report's filmstrip."""
+        return self.path / "conv1"
 
     @property
     def result(self) -> Path:
@@ -185,12 +191,17 @@ class RunFolder:
         whole = isinstance(content, dict) and all(is_number(content.get(key)) for key in RESULT_NUMBERS)
         return content if whole else None
 
-    def forget_after(self, epoch: float) -> None:
-        """Drop what was measured after `epoch` (whole and parts): that will be done again.
+    def forget_after(self, epoch: float, *, evaluations_too: bool = False) -> None:
+        """Drop what was measured after `epoch` (whole and parts), and with `evaluations_too` the evaluations at it.
 
-        By epochs, since steps count anew where an epoch has another number of them.
+        That will be done again.  By epochs, since steps count anew where an epoch has another number of them.
         """
-        kept = [line for line in self.read_metrics() if line["epoch"] <= epoch + EPOCH_ROUNDING]
+        kept = [
+            line
+            for line in self.read_metrics()
+            if line["epoch"] <= epoch + EPOCH_ROUNDING
+            and not (evaluations_too and line["kind"] == "val" and line["epoch"] >= epoch - EPOCH_ROUNDING)
+        ]
         write_whole(self.metrics, "".join(to_json(line) + "\n" for line in kept))
 
 
@@ -213,10 +224,6 @@ def metrics_line(text: str) -> dict[str, Any] | None:
     if numbers is None or not all(key in line and (line[key] is None or is_number(line[key])) for key in numbers):
         return None
     return line
-
-
-def is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def to_json(value: Any, *, indent: int | None = None) -> str:

@@ -9,15 +9,18 @@ from typing import Any
 
 from alexnet_fast.config.recipe import Recipe, key_types, load_recipe, recipe_content
 from alexnet_fast.config.schedule import Schedule
-from alexnet_fast.runs.checkpoint import Checkpoint, classes_of, newest_checkpoint
+from alexnet_fast.runs.checkpoint import Checkpoint, classes_of, newest_checkpoint, saved_checkpoints
 from alexnet_fast.runs.folder import RunFolder, finite
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.messages import counted
 
-DEFINES_NETWORK = ("network", "width_divisor")
+DEFINES_NETWORK = ("network", "width_divisor", "norms", "pooling", "activation")
 """Keys of a recipe that cannot change in the middle of a run."""
-DEFINES_STREAM = ("batch_size", "seed", "shuffle_buffer", "mean", "pca_jitter", "pca_jitter_divisor")
+DEFINES_STREAM = (
+    "batch_size", "seed", "shuffle_buffer", "mean", "pca_jitter", "pca_jitter_scale", "pca_jitter_divisor",
+    "exact_2012",
+)  # fmt: skip
 """Keys on which it hangs which images come when, and how they look."""
 OF_ITS_CLASSES = "the shards it was trained on, or others of the same classes"
 ONLY_WORDS = ("name", "description", "source", "expected")
@@ -72,17 +75,22 @@ def check_same_network(folder: RunFolder, before: Recipe, now: Recipe) -> None:
     )
 
 
-def find_start(folder: RunFolder, dataset: Dataset, recipe: Recipe) -> tuple[Checkpoint | None, list[str]]:
-    """The checkpoint to go on from, and what people should know about it; None: the run is to begin anew.
+def find_start(
+    folder: RunFolder, dataset: Dataset, recipe: Recipe, *, resume: bool = True
+) -> tuple[Checkpoint | None, list[str]]:
+    """The checkpoint to resume, and what people should know about it; None: the run begins with its first step.
 
-    Raises UsageError where the run in the folder is of another network or of other classes.
+    `resume` False: the run was not asked to resume, and does so only where torchrun started the process again after a
+    failure.  Raises UsageError where the run in the folder is of another network or of other classes.
     """
+    if not resume and not saved_checkpoints(folder.checkpoints):
+        return None, []
     found = newest_checkpoint(folder.checkpoints)
     if found is None:
         return None, ["No checkpoint was saved yet: the run begins anew."]
     start, notes = found
     notes = [f"Going on from an older checkpoint: {note}" for note in notes]
-    check_classes(start, dataset)
+    check_same_classes(start, dataset)
     check_same_network(folder, start.recipe, recipe)
     before, now = asdict(start.recipe), asdict(recipe)
     changed = [key for key in now if before[key] != now[key] and key not in ONLY_WORDS]
@@ -93,7 +101,7 @@ def find_start(folder: RunFolder, dataset: Dataset, recipe: Recipe) -> tuple[Che
     return start, notes
 
 
-def check_classes(checkpoint: Checkpoint, dataset: Dataset) -> None:
+def check_same_classes(checkpoint: Checkpoint, dataset: Dataset) -> None:
     """UsageError unless the data set's classes are the checkpoint's."""
     theirs, ours = [name for name, _ in checkpoint.classes], [name for name, _ in classes_of(dataset)]
     if len(theirs) != len(ours):

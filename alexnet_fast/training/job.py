@@ -1,4 +1,4 @@
-"""What a run is told, and the images it gets."""
+"""What every process of a run is given: the job; and the loader of its training images."""
 
 from __future__ import annotations
 
@@ -28,7 +28,11 @@ FEW_IMAGES = 10
 
 
 class StoppedError(UserError):
-    """A signal asked for the end; everything is saved."""
+    """A signal asked for the end; the message says whether everything is saved, and how to resume.
+
+    If it is, `exit_code` is 128 + the signal's number, as of a process that the signal ended: 130 for Ctrl-C, 143 for
+    SIGTERM.  A job script can tell such an end from a failure (1) and queue the run again.
+    """
 
 
 class Loader(Protocol):
@@ -51,7 +55,7 @@ class Loader(Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """What every process of a run is told."""
+    """A run as it was asked for; every process has the same."""
 
     dataset: Dataset
     recipe: Recipe
@@ -62,15 +66,15 @@ class Job:
     cache_decoded: CacheSize | None = None
     """GiB of each GPU's memory for decoded images, or "auto"; None keeps none."""
     options: tuple[str, ...] | None = ()
-    """What whoever goes on must say again; see `going_on`."""
+    """Options of `train` to repeat when the run is resumed; see `resume_command`."""
 
     @property
     def again(self) -> str:
-        """The command that goes on with the run."""
+        """The command that resumes the run."""
         return resume_command(self.dataset.folder, self.run, self.options)
 
 
-def check_classes(dataset: Dataset) -> None:
+def check_enough_classes(dataset: Dataset) -> None:
     """UsageError where there is nothing to tell apart."""
     if len(dataset.classes) < 2:
         raise UsageError(
@@ -86,7 +90,7 @@ def doubt_of_data(dataset: Dataset) -> str | None:
         return None
     return (
         f"{dataset.folder} has {counted(samples, 'training image')} of {counted(classes, 'class', 'classes')}, "
-        f"{samples / classes:.2g} each: too few to learn from, other images will not be recognised. "
+        f"{samples / classes:.2g} each: too few to learn from, other images will not be recognized. "
         "Give hundreds of each class, or take the run as a trial of the program."
     )
 

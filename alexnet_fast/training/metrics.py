@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import torch
 
-from alexnet_fast.distributed.mesh import Mesh
+from alexnet_fast.distributed.mesh import Mesh, all_gather_object
 from alexnet_fast.runs.totals import Totals, utc_now
+from alexnet_fast.training.energy import EnergyCounter
 from alexnet_fast.training.train_step import StepResult
 
 MOST_SECONDS = 5.0
@@ -42,6 +43,7 @@ class Meter:
         self.images, self.waited, self.since = 0, 0.0, time.monotonic()
         self.pause = FIRST_SECONDS
         self.totals = before if before is not None else Totals(utc_now())
+        self.begun, self.energy = time.monotonic(), EnergyCounter(device)
 
     def start(self) -> None:
         """Forget the time since the last reading, in which no step was done."""
@@ -85,3 +87,7 @@ class Meter:
         self.pause = min(MOST_SECONDS, 2 * self.pause)
         self.start()
         return reading
+
+    def run_totals(self) -> Totals:
+        """What the run has cost until now, all its sessions.  All processes call it together."""
+        return self.totals.with_session(time.monotonic() - self.begun, all_gather_object(self.mesh, self.energy.kwh()))

@@ -75,7 +75,7 @@ def test_training_images_wait_for_the_evaluation(
         running.append(sum(type(thing) is PipelineRun for thing in gc.get_objects()))
         return EvaluationLoader(*arguments, **choices)
 
-    monkeypatch.setattr("alexnet_fast.training.trainer.EvaluationLoader", evaluation)
+    monkeypatch.setattr("alexnet_fast.training.evaluator.EvaluationLoader", evaluation)
     settings = ["width_divisor=16", "batch_size=8", "lr_base_batch_size=8", "epochs=1.5", "precision=fp32"]
     train(tiny_dataset, load_recipe("2013", settings), tmp_path / "run", device="cpu", quiet=True)
     assert len(running) >= 2 and not any(running)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import select
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from alexnet_fast.cli import main
-from alexnet_fast.distributed.signals import SIGNALS, Interruption
+from alexnet_fast.distributed.signals import SIGNALS, StopSignals
 
 
 @pytest.fixture(autouse=True)
@@ -21,33 +24,51 @@ def handlers() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-def asked(interruption: Interruption) -> bool:
+def received(stop: StopSignals) -> signal.Signals | None:
     """By a function, since a signal changes it behind the type checker's back."""
-    return interruption.asked
+    return stop.received
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_the_first_signal_asks_for_a_good_end(number: signal.Signals) -> None:
+@pytest.mark.parametrize("number", SIGNALS)
+def test_the_first_signal_asks_for_a_good_end(number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alexnet_fast.distributed.signals.SAME_SECONDS", 0.0)
     before = signal.getsignal(number)
-    with Interruption() as interruption:
-        assert not asked(interruption)
+    with StopSignals() as stop:
+        assert received(stop) is None
         signal.raise_signal(number)
-        assert asked(interruption)
+        assert received(stop) == number
         signal.raise_signal(signal.SIGTERM)  # impatient clusters
+        assert received(stop) == number
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(number) == before
 
 
+def test_two_quick_signals_are_one() -> None:
+    """`timeout -s INT` signals the process, and then its group."""
+    with StopSignals() as stop:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        assert received(stop) == signal.SIGINT
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_what_was_ignored_stays_ignored(number: signal.Signals) -> None:
     signal.signal(number, signal.SIG_IGN)
-    with Interruption() as interruption:
+    with StopSignals() as stop:
         signal.raise_signal(number)
-        assert not asked(interruption)
+        assert received(stop) is None
         signal.raise_signal(signal.SIGTERM)
-        assert asked(interruption)
+        assert received(stop) == signal.SIGTERM
     assert signal.getsignal(number) == signal.SIG_IGN
+
+
+def test_whoever_waits_for_several_things_hears_of_a_signal() -> None:
+    with StopSignals() as stop:
+        assert stop.reader is not None and select.select([stop.reader], [], [], 0)[0] == []
+        signal.raise_signal(signal.SIGUSR1)
+        assert select.select([stop.reader], [], [], 10)[0] == [stop.reader]
+    assert stop.reader is None
 
 
 @pytest.mark.parametrize(
@@ -79,10 +100,24 @@ def test_an_early_ctrl_c_gets_a_sentence(
     assert ended.value.code == 1 and words in told and "Aborted" not in told
 
 
-def test_the_first_ctrl_c_is_answered_at_once(capfd: pytest.CaptureFixture[str]) -> None:
-    with Interruption("Finishing.") as interruption:
+def test_the_first_ctrl_c_is_answered_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with StopSignals("Finishing.") as stop:
         signal.raise_signal(signal.SIGTERM)
-        assert capfd.readouterr().err == ""
-    with Interruption("Finishing.") as interruption:
+    assert capsys.readouterr().err == ""
+    with StopSignals("Finishing.") as stop:
         signal.raise_signal(signal.SIGINT)
-        assert asked(interruption) and capfd.readouterr().err == "\nFinishing.\n"
+        assert received(stop) == signal.SIGINT
+    assert capsys.readouterr().err == "\nFinishing.\n"
+
+
+def test_a_broken_standard_error_costs_neither_the_flag_nor_the_hint_s_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w", buffering=1) as broken:
+        monkeypatch.setattr("sys.stderr", broken)
+        with StopSignals("Finishing.") as stop:
+            signal.raise_signal(signal.SIGINT)
+            assert received(stop) == signal.SIGINT
+        monkeypatch.undo()
+        with contextlib.suppress(BrokenPipeError):
+            broken.close()

@@ -17,7 +17,7 @@ import torch
 from alexnet_fast.config.recipe import load_recipe
 from alexnet_fast.network.model import AlexNet, whole_state
 from alexnet_fast.runs.checkpoint import Checkpoint, Mean, load_checkpoint, save_checkpoint, saved_checkpoints, step_of
-from alexnet_fast.runs.checkpoint_manager import Outcome, Saver
+from alexnet_fast.runs.checkpoint_manager import CheckpointManager, Outcome
 from alexnet_fast.runs.totals import Totals
 from alexnet_fast.tools.dataset import Dataset, ImageOptions
 from alexnet_fast.tools.errors import UserError
@@ -31,21 +31,21 @@ def steps_in(folder: Path) -> list[int]:
 def test_steps_that_count_anew_leave_the_new_checkpoints(tmp_path: Path) -> None:
     for step in (63, 64, 65):
         (tmp_path / f"step-{step:08d}.pt").touch()
-    saver = Saver(tmp_path, keep=3)
+    manager = CheckpointManager(tmp_path, keep=3)
     for step in (33, 34):
         (tmp_path / f"step-{step:08d}.pt").touch()
-        saver.drop_old(step)
+        manager.drop_old(step)
     assert steps_in(tmp_path) == [33, 34]
     for step in (66, 67):
         (tmp_path / f"step-{step:08d}.pt").touch()
-    saver.drop_old(67)
+    manager.drop_old(67)
     assert steps_in(tmp_path) == [34, 66, 67]
 
 
 def test_what_a_killed_process_had_half_written_goes(tmp_path: Path) -> None:
     for name in (".step-00000007.pt.partial", ".best.pt.partial", "step-00000006.pt", "best.pt"):
         (tmp_path / name).touch()
-    Saver(tmp_path, keep=3).begin(None)
+    CheckpointManager(tmp_path, keep=3).begin(None)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["best.pt", "step-00000006.pt"]
 
 
@@ -85,21 +85,21 @@ def fill(disk: Path, *, leaving: int) -> None:
 
 
 def test_a_full_disk_gives_up_old_checkpoints_but_never_the_last_good_one(small_disk: Path) -> None:
-    saver = Saver(small_disk, keep=3)
+    manager = CheckpointManager(small_disk, keep=3)
     for step in (1, 2, 3):
-        assert saver.save(checkpoint_at(step)).unsaved == ""
+        assert manager.save(checkpoint_at(step)).unsaved == ""
     size = (small_disk / "step-00000003.pt").stat().st_size
     (small_disk / "step-00000003.pt").write_bytes(b"damaged on the disk")
     fill(small_disk, leaving=size // 2)
-    outcome = saver.save(checkpoint_at(4))
+    outcome = manager.save(checkpoint_at(4))
     assert outcome.unsaved == "" and "step-00000001.pt was removed" in outcome.notes[0]
     assert 4 in steps_in(small_disk) and load_checkpoint(small_disk / "step-00000004.pt").step == 4
     (small_disk / "more").write_bytes(bytes(shutil.disk_usage(small_disk).free))
-    assert saver.save(checkpoint_at(5)).unsaved == "" and steps_in(small_disk)[-1] == 5
+    assert manager.save(checkpoint_at(5)).unsaved == "" and steps_in(small_disk)[-1] == 5
     for file in saved_checkpoints(small_disk)[:-1]:
         file.unlink()
     (small_disk / "most").write_bytes(bytes(shutil.disk_usage(small_disk).free))
-    outcome = saver.save(checkpoint_at(6))
+    outcome = manager.save(checkpoint_at(6))
     assert outcome.unsaved == "No space left on device"
     assert steps_in(small_disk) == [5] and load_checkpoint(small_disk / "step-00000005.pt").step == 5
     assert not list(small_disk.glob(".*"))
@@ -126,17 +126,17 @@ def test_the_disk_s_own_complaint_is_told(tmp_path: Path, monkeypatch: pytest.Mo
 
     checkpoint = checkpoint_at(1)
     monkeypatch.setattr(Path, "open", open_full)
-    assert Saver(tmp_path, keep=3).save(checkpoint).unsaved == "No space left on device"
+    assert CheckpointManager(tmp_path, keep=3).save(checkpoint).unsaved == "No space left on device"
 
 
 @pytest.mark.parametrize("place", ["model", "optimizer"])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_weights_that_are_not_finite_are_never_saved(place: str, value: float, tmp_path: Path) -> None:
-    saver = Saver(tmp_path, keep=3)
-    saver.save(checkpoint_at(1))
+    manager = CheckpointManager(tmp_path, keep=3)
+    manager.save(checkpoint_at(1))
     bad = checkpoint_at(2, error=0.1, best_error=0.1)
     getattr(bad, place)["fc7.weight"][1, 2] = value
-    outcome = saver.save(bad)
+    outcome = manager.save(bad)
     assert "after step 2 there are NaN or infinite numbers in" in outcome.diverged and "fc7.weight" in outcome.diverged
     assert sorted(file.name for file in tmp_path.iterdir()) == ["step-00000001.pt"]
 
@@ -148,9 +148,9 @@ def test_the_best_has_a_second_name(links: bool, tmp_path: Path, monkeypatch: py
 
     if not links:
         monkeypatch.setattr(os, "link", no_link)
-    saver = Saver(tmp_path, keep=1)
+    manager = CheckpointManager(tmp_path, keep=1)
     for step, error, best_error in ((1, 0.5, 0.5), (2, 0.3, 0.3), (3, 0.4, 0.3), (4, None, 0.3)):
-        assert saver.save(checkpoint_at(step, error, best_error)) == Outcome()
+        assert manager.save(checkpoint_at(step, error, best_error)) == Outcome(step)
     best = load_checkpoint(tmp_path / "best.pt")
     assert (best.step, best.error) == (2, 0.3)
     expected = checkpoint_at(2).model
@@ -166,17 +166,17 @@ def test_a_best_that_could_not_be_marked_is_told_and_the_checkpoint_counts(
 
     monkeypatch.setattr(os, "link", full)
     monkeypatch.setattr(shutil, "copy2", full)
-    outcome = Saver(tmp_path, keep=3).save(checkpoint_at(1, 0.5, 0.5))
+    outcome = CheckpointManager(tmp_path, keep=3).save(checkpoint_at(1, 0.5, 0.5))
     assert outcome.unsaved == "" and "best.pt could not be written (No space left" in outcome.notes[0]
     assert [file.name for file in tmp_path.iterdir()] == ["step-00000001.pt"]
 
 
 def test_a_best_that_was_not_marked_before_a_kill_is_marked_at_the_next_start(tmp_path: Path) -> None:
-    saver = Saver(tmp_path, keep=3)
-    saver.save(checkpoint_at(1, 0.5, 0.5))
+    manager = CheckpointManager(tmp_path, keep=3)
+    manager.save(checkpoint_at(1, 0.5, 0.5))
     save_checkpoint(tmp_path / "step-00000002.pt", checkpoint_at(2, 0.3, 0.3))  # and killed
-    saver.begin(load_checkpoint(tmp_path / "step-00000002.pt"))
+    manager.begin(load_checkpoint(tmp_path / "step-00000002.pt"))
     assert load_checkpoint(tmp_path / "best.pt").step == 2
     (tmp_path / "best.pt").unlink()
-    saver.begin(checkpoint_at(2, 0.6, 0.3))
+    manager.begin(checkpoint_at(2, 0.6, 0.3))
     assert not (tmp_path / "best.pt").exists()

@@ -139,7 +139,7 @@ def test_the_middle_of_an_epoch_moves_to_other_processes(
 ) -> None:
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr("alexnet_fast.runs.checkpoint_manager.Saver.drop_old", lambda saver, step: None)
+        patch.setattr("alexnet_fast.runs.checkpoint_manager.CheckpointManager.drop_old", lambda saver, step: None)
         recipe = load_recipe("2013", [*SETTINGS, "epochs=1.5", "checkpoint_minutes=0.0001"])
         train(tiny_dataset, recipe, run, device="cpu", quiet=True)
     for file in saved_checkpoints(run / "checkpoints")[-2:]:
@@ -171,7 +171,7 @@ def test_a_disk_full_at_the_end_can_be_gone_on_from(
 
     run, recipe = tmp_path / "run", load_recipe("2013", [*SETTINGS, "epochs=0.5"])
     with monkeypatch.context() as patch:
-        patch.setattr("alexnet_fast.training.trainer.draw_report", full)
+        patch.setattr("alexnet_fast.training.illustrator.draw_report", full)
         with pytest.raises(UserError, match=r"No space left.*--resume"):
             train(tiny_dataset, recipe, run, device="cpu", quiet=True)
     train(tiny_dataset, recipe, run, device="cpu", resume=True, quiet=True)

@@ -15,7 +15,7 @@ from alexnet_fast.pipelines import settings
 from alexnet_fast.pipelines.decoded_cache import GIB, MIB, CacheSize
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError
-from alexnet_fast.training.job import Job, check_classes, doubt_of_data, make_loader, memory_of_training
+from alexnet_fast.training.job import Job, check_enough_classes, doubt_of_data, make_loader, memory_of_training
 
 BF16 = Precision("bf16", torch.bfloat16, "")
 CUDA = torch.device("cuda", 0)
@@ -71,6 +71,6 @@ def test_too_few_images_of_a_class_are_told(samples: int, words: str | None, tin
 
 
 def test_a_single_class_is_told_with_its_folder(tiny_dataset: Dataset) -> None:
-    check_classes(tiny_dataset)
+    check_enough_classes(tiny_dataset)
     with pytest.raises(UsageError, match=f"{tiny_dataset.folder} has 1 class, .* at least 2"):
-        check_classes(replace(tiny_dataset, classes=tiny_dataset.classes[:1]))
+        check_enough_classes(replace(tiny_dataset, classes=tiny_dataset.classes[:1]))

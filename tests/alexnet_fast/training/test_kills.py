@@ -118,7 +118,7 @@ def test_two_processes_killed_five_times(tiny_shards: Path, tmp_path: Path) -> N
                 os.kill(workers[kill - 3], signal.SIGKILL)
             _, told = process.communicate(timeout=SECONDS)
         assert process.returncode == (-signal.SIGKILL if kill < 3 else 1)
-        assert kill < 3 or b"--parallel towers` goes on from what was saved last." in told
+        assert kill < 3 or b"--parallel towers` resumes from what was saved last." in told
         resume = ("--resume",)
     subprocess.run(command_line(tiny_shards, run, "epochs=5", options=(*options, *resume)), check=True, timeout=SECONDS)
     assert_same_state(run, unbroken)
@@ -131,7 +131,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tiny_shards: Path, tmp_path: Path) -
         wait_for_a_new_checkpoint(run, process)
         process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=SECONDS)
-    assert process.returncode == 1
+    assert process.returncode == 128 + signal.SIGINT
     assert b"everything is saved" in told and b"--resume" in told and b"Traceback" not in told
 
 
@@ -159,7 +159,7 @@ def test_a_second_ctrl_c_stops_at_once_without_harm(tiny_shards: Path, tmp_path:
         assert process.stdout is not None
         assert process.stdout.readline() == b"third step\n"
         process.send_signal(signal.SIGINT)
-        time.sleep(0.5)  # two at once would be one to Python
+        time.sleep(1)  # two at once would be one
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=20)
@@ -174,7 +174,7 @@ def test_the_best_is_the_one_with_the_least_error(
 ) -> None:
     errors = iter([0.9, 0.4, 0.6])
     monkeypatch.setattr(
-        "alexnet_fast.training.trainer.evaluate", lambda *_, **__: EvaluationResult(30, 1.0, next(errors), 0.1)
+        "alexnet_fast.training.evaluator.evaluate", lambda *_, **__: EvaluationResult(30, 1.0, next(errors), 0.1)
     )
     train(tiny_dataset, load_recipe("2013", [*SETTINGS, "epochs=3", "keep_checkpoints=100"]), tmp_path, device="cpu")
     best = load_checkpoint(tmp_path / "checkpoints" / "best.pt")

@@ -61,6 +61,18 @@ def epochs_evaluated(run: Path) -> list[float]:
     return [line["epoch"] for line in RunFolder(run).read_metrics() if line["kind"] == "val"]
 
 
+def stop_in(step: int, monkeypatch: pytest.MonkeyPatch, number: signal.Signals = signal.SIGTERM) -> None:
+    """The signal comes in the middle of the step with this number, counted from 0."""
+    real = TrainingStep.__call__
+
+    def signaled(train_step: TrainingStep, *arguments: Any, **options: Any) -> Any:
+        if options["step"] == step:
+            signal.raise_signal(number)
+        return real(train_step, *arguments, **options)
+
+    monkeypatch.setattr(TrainingStep, "__call__", signaled)
+
+
 @pytest.fixture(scope="module")
 def unbroken(tiny_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "unbroken"
@@ -113,7 +125,7 @@ def test_a_run_over_several_sessions_tells_what_all_of_them_cost(
 ) -> None:
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr("alexnet_fast.training.run.Interruption", StopAfter(20))
+        stop_in(20, patch)
         with pytest.raises(StoppedError):
             train(tiny_dataset, small_recipe(), run, device="cpu", quiet=True)
     first = load_checkpoint(saved_checkpoints(run / "checkpoints")[-1]).totals
@@ -147,42 +159,22 @@ def test_a_finished_run_that_goes_on_is_not_done(
     run = tmp_path / "run"
     shutil.copytree(unbroken, run)
     assert "done after 2 epochs" in describe_run(RunFolder(run))
-    monkeypatch.setattr("alexnet_fast.training.run.Interruption", StopAfter(3))
+    stop_in(31, monkeypatch)
     with pytest.raises(StoppedError):
         train(tiny_dataset, small_recipe("epochs=3"), run, device="cpu", resume=True, quiet=True)
     assert "stopped at epoch 2.29 of 3" in describe_run(RunFolder(run))
 
 
-class StopAfter:
-    """In place of `Interruption`: asks for the end after so many looks."""
-
-    def __init__(self, looks: int) -> None:
-        self.left = looks
-
-    def __call__(self, hint: str = "") -> StopAfter:
-        return self
-
-    def __enter__(self) -> StopAfter:
-        return self
-
-    def __exit__(self, *error: object) -> None: ...
-
-    @property
-    def asked(self) -> bool:
-        self.left -= 1
-        return self.left < 0
-
-
-@pytest.mark.parametrize("looks", [0, 5, 13, 20])
+@pytest.mark.parametrize("step", [0, 5, 13, 20])
 def test_a_stopped_run_goes_on_to_the_bit(
-    looks: int, tiny_dataset: Dataset, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    step: int, tiny_dataset: Dataset, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr("alexnet_fast.training.run.Interruption", StopAfter(looks))
+        stop_in(step, patch)
         with pytest.raises(StoppedError, match="--resume"):
             train(tiny_dataset, small_recipe(), run, device="cpu", quiet=True)
-    assert load_checkpoint(saved_checkpoints(run / "checkpoints")[-1]).step == looks + 1
+    assert load_checkpoint(saved_checkpoints(run / "checkpoints")[-1]).step == step + 1
     train(tiny_dataset, small_recipe(), run, device="cpu", resume=True, quiet=True)
     assert same_weights(run, unbroken)
     assert losses(run) == losses(unbroken)
@@ -206,7 +198,7 @@ def test_sigterm_saves_and_says_how_to_go_on(tiny_shards: Path, unbroken: Path, 
     assert refused.returncode == 1 and f"in use by process {process.pid}" in refused.stderr
     process.send_signal(signal.SIGTERM)
     _, told = process.communicate(timeout=30)
-    assert process.returncode == 1
+    assert process.returncode == 128 + signal.SIGTERM
     assert "everything is saved" in told and "--resume" in told and "Traceback" not in told
 
 
@@ -245,7 +237,7 @@ def test_divergence_stops_with_rates_and_remedy(tiny_dataset: Dataset, tmp_path:
     )
     with pytest.raises(DivergedError, match=r"step \d+: the loss or a gradient is NaN.*1e\+06.*To try") as caught:
         train(tiny_dataset, recipe, tmp_path / "run", device="cpu", quiet=True)
-    assert "nothing was saved before" in str(caught.value)
+    assert "no checkpoint was saved before" in str(caught.value)
     last = RunFolder(tmp_path / "run").read_metrics()[-1]
     assert (last["kind"], last["event"]) == ("diverged", str(caught.value))
     assert "state        diverged at" in describe_run(RunFolder(tmp_path / "run"))
@@ -289,7 +281,7 @@ def test_another_batch_goes_on_from_the_epochs_start(
 ) -> None:
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr("alexnet_fast.training.run.Interruption", StopAfter(16))
+        stop_in(16, patch)
         with pytest.raises(StoppedError):
             train(tiny_dataset, small_recipe(), run, device="cpu", quiet=True)
     result = train(tiny_dataset, small_recipe("batch_size=8"), run, device="cpu", resume=True, quiet=True)

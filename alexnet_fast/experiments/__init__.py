@@ -1,0 +1,1 @@
+"""The paper's claims as experiments, each one command: Figure 1, and the ablations."""

@@ -1,0 +1,371 @@
+"""What the network makes of every image at a chosen layer, as one memory-mapped .npy array with a table beside it.
+
+FILE.npy: (N, D) float16 or float32; row i belongs to image i.  FILE.tsv, the same rows in the same order: row, sample
+(its stem in the shards, or the image file), label (class index; empty where nobody knows it), class, problem (why an
+image could not be used: its row holds NaN).
+
+The work is cut into parts.  Finished parts are noted in a folder beside the array, so that the same command continues
+after a stop, with any number of processes.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from alexnet_fast.config.precision import choose_precision
+from alexnet_fast.distributed.launcher import launch
+from alexnet_fast.distributed.mesh import Mesh, broadcast_object
+from alexnet_fast.distributed.parallelism import choose_layout
+from alexnet_fast.inference.evaluation import Predictor
+from alexnet_fast.inference.load import Trained, load_trained, mean_to_subtract
+from alexnet_fast.inference.predict import files_below, prepare, read
+from alexnet_fast.pipelines.evaluation_loader import EvaluationLoader, view_cutter
+from alexnet_fast.pipelines.seeds import part_of_rank
+from alexnet_fast.runs.folder import to_json, write_whole
+from alexnet_fast.tools.dataset import MANIFEST, Dataset
+from alexnet_fast.tools.errors import UsageError, UserError
+from alexnet_fast.tools.sharding.finalize import escaped
+from alexnet_fast.tools.storage.filesystem import open_file
+
+OBSERVED = {
+    "pool1": "norm1+pool1",
+    "pool2": "norm2+pool2",
+    "conv3": "conv3",
+    "conv4": "conv4",
+    "pool5": "conv5",
+    "fc6": "fc6",
+    "fc7": "fc7",
+    "fc8": "fc8",
+}
+"""Layer -> its name in the forward pass.  All are taken after their activation and, for pool5, after pooling; fc6 and
+fc7 with the factor 0.5 that stands for dropout at test time; fc8 are the logits.  Maps are flattened as (C, H, W)."""
+DTYPES = ("float16", "float32")
+PART_IMAGES = 4096
+"""Images of a part: what a stop can lose, at most, in each process."""
+BATCH = 128
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+Floats = npt.NDArray[np.floating[Any]]
+
+
+def layer_output(predictor: Predictor, images: torch.Tensor, layer: str) -> torch.Tensor:
+    """(N, 3, 224, 224) as the network takes them -> (N, D) float32 of a layer in `OBSERVED`, for the center view."""
+    found: list[torch.Tensor] = []
+
+    def keep(name: str, output: torch.Tensor) -> None:
+        if name == OBSERVED[layer]:
+            found.append(output)
+
+    with torch.inference_mode():
+        predictor.model(images, weights=predictor.weights, observe=keep)
+        return found[0].float().flatten(1)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image."""
+
+    sample: str
+    label: int | None = None
+    problem: str = ""
+
+
+class Images(Protocol):
+    """Where images come from: shards, or a folder of files."""
+
+    num_images: int
+    fingerprint: str
+    """Changes with the images and with their order."""
+
+    def part(
+        self, number: int, num_parts: int, trained: Trained, device: torch.device, dtype: torch.dtype
+    ) -> Iterator[tuple[list[Row], torch.Tensor, list[int]]]:
+        """A part's batches in order: rows, center views of the good ones, and which of the rows are good."""
+        ...
+
+
+class ShardImages:
+    """A split of a shards folder, in the order of the shards."""
+
+    def __init__(self, dataset: Dataset, split: str) -> None:
+        self.dataset, self.split = dataset, split
+        self.num_images = dataset.split(split).samples
+        self.fingerprint = f"{dataset.fingerprint} {split}"
+        self.stems = [stem for file in dataset.indexes(split) for stem in stems_of(file)]
+
+    def part(
+        self, number: int, num_parts: int, trained: Trained, device: torch.device, dtype: torch.dtype
+    ) -> Iterator[tuple[list[Row], torch.Tensor, list[int]]]:
+        loader = EvaluationLoader(
+            self.dataset, split=self.split, batch_size=BATCH, device=device, dtype=dtype,
+            mean=mean_to_subtract(trained.checkpoint.mean), rank=number, num_ranks=num_parts,
+        )  # fmt: skip
+        for batch in loader:
+            pairs = zip(batch.indices.tolist(), batch.labels.tolist(), strict=True)
+            rows = [Row(self.stems[place], label) for place, label in pairs]
+            yield rows, batch.cut_view(0), list(range(len(rows)))
+
+
+def stems_of(index: Path) -> list[str]:
+    """Stems of a shard's samples in order, from its DALI index."""
+    with open_file(index) as file:
+        lines = file.read().decode("ascii").splitlines()[1:]
+    return [line.split(" ")[3].removesuffix(".cls") for line in lines]
+
+
+class FolderImages:
+    """Every file below a folder, by name, made ready as the network's training images were."""
+
+    def __init__(self, folder: Path) -> None:
+        files, barred = files_below(str(folder))
+        if barred:
+            raise UserError(f"{barred[0].filename}: cannot be listed ({barred[0].strerror}). Give yourself the right.")
+        if not files:
+            raise UsageError(f"{folder}: there is no file in it. Give a shards folder, or a folder of images.")
+        self.files = [str(file) for file in files]
+        self.num_images = len(self.files)
+        digest = hashlib.sha256("\0".join(self.files).encode("utf-8", "surrogateescape"))
+        self.fingerprint = digest.hexdigest()
+
+    def part(
+        self, number: int, num_parts: int, trained: Trained, device: torch.device, dtype: torch.dtype
+    ) -> Iterator[tuple[list[Row], torch.Tensor, list[int]]]:
+        mean = mean_to_subtract(trained.checkpoint.mean).to(device)
+        places = part_of_rank(self.num_images, number, num_parts)
+        for start in range(places.start, places.stop, BATCH):
+            names = self.files[start : min(start + BATCH, places.stop)]
+            made = [prepare(name, read(Path(name)), trained.checkpoint.image_options) for name in names]
+            rows = [Row(name, None, problem) for name, (_, problem) in zip(names, made, strict=True)]
+            good = [place for place, (pixels, _) in enumerate(made) if pixels is not None]
+            stacked = [pixels for pixels, _ in made if pixels is not None]
+            images = torch.empty(0)
+            if stacked:
+                images = view_cutter(torch.from_numpy(np.stack(stacked)).to(device), mean, dtype)(0)
+            yield rows, images, good
+
+
+@dataclass(frozen=True)
+class Request:
+    """What every process is told."""
+
+    checkpoint: Path
+    data: Path
+    split: str
+    layer: str
+    out: Path
+    dtype: str
+    precision: str
+
+
+def write_features(
+    request: Request,
+    *,
+    device: str | None = None,
+    gpus: int | None = None,
+    processes: int | None = None,
+    say: Callable[[str], None],
+) -> list[Row]:
+    """Write `request.out` and its table, or what is left of them; the rows that hold NaN because of a problem.
+
+    Raises UsageError for an unknown layer or data of another kind; UserError where the disk is full: finished parts
+    stay, and the same call continues.
+    """
+    if request.layer not in OBSERVED:
+        raise UsageError(f"--layer {request.layer}: choose from {', '.join(OBSERVED)}")
+    if request.out.suffix != ".npy":
+        raise UsageError(f"--out {request.out}: the name must end in .npy")
+    trained = load_trained(request.checkpoint, torch.device("cpu"), choose_precision(torch.device("cpu"), "fp32"))
+    layout = choose_layout(
+        trained.checkpoint.architecture(), BATCH * 12, precision=request.precision, device=device, gpus=gpus,
+        processes=processes, parallel="data",
+    )  # fmt: skip
+    say(f"{layout.reason}; {request.layer} of {trained.file}")
+    return launch(layout, work, request)
+
+
+def images_of(request: Request, trained: Trained) -> Images:
+    """Shards where there is a manifest, else the files of a folder; UsageError where there is neither."""
+    data = request.data
+    if data.name == MANIFEST or (data / MANIFEST).exists():
+        dataset = Dataset.load(data)
+        dataset.check_sizes(request.split)
+        return ShardImages(dataset, request.split)
+    if not data.is_dir():
+        raise UsageError(f"{data}: there is no such folder. Give a shards folder, or a folder of images.")
+    return FolderImages(data)
+
+
+def work(mesh: Mesh, device: torch.device, request: Request) -> list[Row]:
+    """One process's parts; the main rank puts the result under its name."""
+    precision = choose_precision(device, request.precision)
+    trained = load_trained(request.checkpoint, device, precision)
+    images = images_of(request, trained)
+    target = Target(request, images, trained, width_of(trained, request.layer, device, precision.dtype))
+    failure = prepared(target) if mesh.is_main_rank else None
+    failure = broadcast_object(mesh, failure)
+    if failure is not None:
+        raise failure
+    array = target.open()
+    for number in range(mesh.rank, target.num_parts, mesh.world_size):
+        if not target.part_file(number).exists():
+            batches = images.part(number, target.num_parts, trained, device, precision.dtype)
+            target.write(array, number, batches, trained)
+    mesh.barrier()
+    return target.finish(trained.labels) if mesh.is_main_rank else []
+
+
+def width_of(trained: Trained, layer: str, device: torch.device, dtype: torch.dtype) -> int:
+    """Numbers that the layer gives for one image."""
+    size = trained.checkpoint.architecture().image_size
+    return layer_output(trained.predictor, torch.zeros(1, 3, size, size, device=device, dtype=dtype), layer).shape[1]
+
+
+def prepared(target: Target) -> UserError | None:
+    """Reserve the array's place; the error where that cannot be, so that all processes can end with it."""
+    try:
+        target.prepare()
+    except UserError as error:
+        return error
+    except OSError as error:
+        return target.unwritable(error)
+    return None
+
+
+class Target:
+    """The array in the making: `.FILE.npy.partial`, and the finished parts' rows in `.FILE.npy.parts/`."""
+
+    def __init__(self, request: Request, images: Images, trained: Trained, width: int) -> None:
+        self.request, self.images = request, images
+        self.shape = (images.num_images, width)
+        self.num_parts = -(-images.num_images // PART_IMAGES)
+        out = request.out
+        self.array = out.with_name(f".{out.name}.partial")
+        self.parts = out.with_name(f".{out.name}.parts")
+        self.table = out.with_suffix(".tsv")
+        digest = hashlib.sha256()
+        for name, tensor in sorted(trained.checkpoint.model.items()):
+            digest.update(name.encode() + tensor.numpy().tobytes())
+        self.settings = {
+            "images": images.fingerprint,
+            "network": digest.hexdigest(),
+            "layer": request.layer,
+            "dtype": request.dtype,
+            "shape": list(self.shape),
+        }
+
+    def part_file(self, number: int) -> Path:
+        return self.parts / f"{number:06d}.json"
+
+    def prepare(self) -> None:
+        """Reserve all bytes on the disk now: a memory-mapped file that finds it full later kills the process."""
+        for path in (self.request.out, self.table):
+            if path.exists():
+                raise UsageError(f"{path} is there already: remove it, or choose another --out.")
+        noted = self.parts / "settings.json"
+        if noted.exists() and self.array.exists():
+            if json.loads(noted.read_text(encoding="utf-8")) != self.settings:
+                raise UsageError(
+                    f"{self.parts} was begun with another network, layer, dtype or other images: remove it to begin "
+                    "anew, or choose another --out."
+                )
+            return
+        shutil.rmtree(self.parts, ignore_errors=True)
+        self.parts.mkdir(parents=True)
+        try:
+            array = np.lib.format.open_memmap(
+                self.array, mode="w+", dtype=np.dtype(self.request.dtype), shape=self.shape
+            )
+            del array
+            with self.array.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, self.array.stat().st_size)
+        except OSError:
+            self.remove()
+            raise
+        write_whole(noted, to_json(self.settings))
+
+    def remove(self) -> None:
+        """Remove everything that was begun."""
+        shutil.rmtree(self.parts, ignore_errors=True)
+        with suppress(OSError):
+            self.array.unlink(missing_ok=True)
+
+    def open(self) -> Floats:
+        array: Floats = np.lib.format.open_memmap(self.array, mode="r+")
+        return array
+
+    def write(
+        self,
+        array: Floats,
+        number: int,
+        batches: Iterator[tuple[list[Row], torch.Tensor, list[int]]],
+        trained: Trained,
+    ) -> None:
+        """Compute a part's rows, flush them to the disk, then note that they are there."""
+        start = part_of_rank(self.shape[0], number, self.num_parts).start
+        done: list[Row] = []
+        for rows, images, good in batches:
+            values = np.full((len(rows), self.shape[1]), np.nan, dtype=array.dtype)
+            if good:
+                values[good] = layer_output(trained.predictor, images, self.request.layer).cpu().numpy()
+                if not np.isfinite(values[good]).all():
+                    raise UserError(
+                        f"{self.request.layer} has values that {array.dtype} cannot hold, from {rows[0].sample} on: "
+                        "give --dtype float32 and another --out."
+                    )
+            array[start + len(done) : start + len(done) + len(rows)] = values
+            done += rows
+        try:
+            array.flush()  # type: ignore[attr-defined]
+            write_whole(self.part_file(number), to_json([asdict(row) for row in done]))
+        except OSError as error:
+            raise self.unwritable(error) from error
+
+    def unwritable(self, error: OSError) -> UserError:
+        """What to do where the disk takes no more, or nothing at all."""
+        remedy = "Make room" if error.errno in FULL else "Choose another --out, or give yourself the right to write"
+        size = np.dtype(self.request.dtype).itemsize * self.shape[0] * self.shape[1]
+        return UserError(
+            f"{self.request.out}: cannot be written ({error.strerror}); it takes {size / 1e9:,.2f} GB. {remedy}; the "
+            "same command continues with the parts that are done."
+        )
+
+    def finish(self, labels: Sequence[str]) -> list[Row]:
+        """Put table and array under their names; the rows with a problem."""
+        problems: list[Row] = []
+        aside = self.table.with_name(f".{self.table.name}.partial")
+        try:
+            with aside.open("w", encoding="utf-8") as file:
+                file.write("row\tsample\tlabel\tclass\tproblem\n")
+                for place, row in enumerate(self.rows()):
+                    name = "" if row.label is None else escaped(labels[row.label])
+                    label = "" if row.label is None else row.label
+                    file.write(f"{place}\t{escaped(row.sample)}\t{label}\t{name}\t{escaped(row.problem)}\n")
+                    problems += [row] if row.problem else []
+            aside.replace(self.table)
+            self.array.replace(self.request.out)
+        except OSError as error:
+            raise self.unwritable(error) from error
+        finally:
+            with suppress(OSError):
+                aside.unlink(missing_ok=True)
+        shutil.rmtree(self.parts, ignore_errors=True)
+        return problems
+
+    def rows(self) -> Iterator[Row]:
+        """All rows in order, as the parts noted them."""
+        for number in range(self.num_parts):
+            content: list[Mapping[str, Any]] = json.loads(self.part_file(number).read_text(encoding="utf-8"))
+            yield from (Row(**row) for row in content)

@@ -1,0 +1,212 @@
+"""One process's session of a run: the components, wired; from the checkpoint it resumes to result.json."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from alexnet_fast.config.precision import Precision, choose_precision
+from alexnet_fast.config.schedule import Schedule
+from alexnet_fast.distributed.mesh import Mesh, broadcast_object
+from alexnet_fast.distributed.signals import EXIT_BY_SIGNAL, AgreedStop, StopSignals
+from alexnet_fast.network.model import AlexNet, load_whole_state
+from alexnet_fast.runs.checkpoint import Checkpoint
+from alexnet_fast.runs.checkpoint_manager import CheckpointManager
+from alexnet_fast.runs.folder import RunFolder, write_whole
+from alexnet_fast.runs.resume import find_start, finished_result, restore_place
+from alexnet_fast.training.checkpointer import Checkpointer
+from alexnet_fast.training.evaluator import Evaluator
+from alexnet_fast.training.illustrator import Illustrator
+from alexnet_fast.training.job import Job, Loader, StoppedError, make_loader
+from alexnet_fast.training.metrics import Meter
+from alexnet_fast.training.optimizer import SGD
+from alexnet_fast.training.result import finish
+from alexnet_fast.training.telemetry import Silent, Telemetry
+from alexnet_fast.training.train_step import DivergedError, TrainingStep
+from alexnet_fast.training.trainer import Hook, Progress, Trainer
+
+
+@dataclass(frozen=True)
+class Session:
+    """What one process needs to train, until `close`."""
+
+    mesh: Mesh
+    device: torch.device
+    job: Job
+    folder: RunFolder
+    precision: Precision
+    schedule: Schedule
+    loader: Loader
+    model: AlexNet
+    train_step: TrainingStep
+    meter: Meter
+    progress: Progress
+    stop: AgreedStop
+    telemetry: Telemetry | Silent
+    manager: CheckpointManager
+    evaluator: Evaluator
+    checkpointer: Checkpointer
+    illustrator: Illustrator
+    trainer: Trainer
+    place_kept: bool
+    """Whether the place within an epoch, where the checkpoint had one, could be kept."""
+
+    def run(self) -> dict[str, Any]:
+        """All epochs that are left, then the last evaluation, result.json and the figures; what result.json holds.
+
+        Raises StoppedError when a signal asked for the end, DivergedError.
+        """
+        result = broadcast_object(self.mesh, finished_result(self.folder, self.schedule, self.progress.step))
+        if result is not None:
+            self.telemetry.say(f"This run is done already: nothing is left to train. Its result: {self.folder.result}")
+            return result
+        self.telemetry.session(self.progress.step, self.job.dataset.folder, self.job.options)
+        if self.mesh.is_main_rank:
+            self.folder.result.unlink(missing_ok=True)  # of a shorter run: this one is not done
+        try:
+            self.stop.agree()
+            if self.stop.signal is None and self.owes_evaluation():
+                self.evaluator.after_epoch()
+                self.checkpointer.save()
+            self.trainer.train()
+            result = None if self.stop.signal is not None else finish(self)
+        except DivergedError as error:
+            explained = self.explained(error)
+            self.telemetry.diverged(self.progress.step, str(explained))
+            raise explained from error
+        if result is None:
+            raise self.stopped()
+        return result
+
+    def owes_evaluation(self) -> bool:
+        """Whether the run was stopped between an epoch's last step and its evaluation.
+
+        Not where the place within an epoch was lost: weights of its middle are no epoch's result.
+        """
+        step = self.progress.step
+        at_an_end = step % self.schedule.steps_per_epoch == 0 or step >= self.schedule.num_steps
+        return step > 0 and at_an_end and self.place_kept and self.progress.error is None
+
+    def stopped(self) -> StoppedError:
+        """What to raise after a signal: where the run stands, and how to resume it."""
+        assert self.stop.signal is not None
+        step, total = self.progress.step, self.schedule.num_steps
+        error = StoppedError(
+            f"stopped by {self.stop.signal.name} after step {step:,} of {total:,}; "
+            f"{self.manager.complaint() if self.manager.unsaved else 'everything is saved'}. "
+            f"Resume with {self.job.again}."
+        )
+        if not self.manager.unsaved:
+            error.exit_code = EXIT_BY_SIGNAL + self.stop.signal
+        return error
+
+    def explained(self, error: DivergedError) -> DivergedError:
+        """With the learning rates, the last good checkpoint, and what to try."""
+        rates = self.schedule.rates(max(0, self.progress.step - 1))
+        return DivergedError(
+            f"{error}. The learning rates were {rates.weights:g} (weights) and {rates.biases:g} (biases); "
+            f"{self.manager.newest()}. "
+            f"To try: --set lr_weights=[…] and lr_biases=[…] with smaller values in a new run."
+        )
+
+    def close(self) -> None:
+        """Free the loader's threads and images, write out the metrics."""
+        self.loader.close()
+        self.telemetry.close()
+
+
+def open_session(
+    mesh: Mesh, device: torch.device, job: Job, signals: StopSignals, loader: Loader | None = None
+) -> Session:
+    """Build the components, resumed from the run's checkpoint if there is one.
+
+    `loader`: instead of the data set's own, for measuring.
+    """
+    recipe, dataset, folder = job.recipe, job.dataset, RunFolder(job.run)
+    precision = choose_precision(device, recipe.precision_to_train_in)
+    loader = loader if loader is not None else make_loader(mesh, device, job, precision)
+    schedule = Schedule(recipe, loader.num_batches)
+    start, notes = find_start(folder, dataset, recipe, resume=job.resume)
+    architecture = recipe.architecture(len(dataset.classes))
+    model = AlexNet(architecture, exchange=mesh.make_exchange(architecture.num_towers)).to(device)
+    optimizer = SGD(model, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+    if start is None:
+        model.initialize(recipe.seed)
+    else:
+        load_whole_state(model, start.model)
+        if start.optimizer is not None:
+            optimizer.load_whole_state(start.optimizer)
+    record = recipe.cuda_graph and device.type == "cuda" and mesh.world_size == 1
+    train_step = TrainingStep(
+        model, optimizer, precision=precision, mesh=mesh, record=record, loader_memory=loader.memory,
+        loads_whole_batches=recipe.exact_2012,
+    )  # fmt: skip
+    step, place_note = restore(start, train_step, loader, schedule, mesh)
+    notes += [place_note] if place_note is not None else []
+    progress = Progress(step) if start is None else Progress(step, start.error, start.best_error)
+    manager = CheckpointManager(
+        folder.checkpoints, keep=recipe.keep_checkpoints, mesh=mesh, step=start.step if start else None
+    )
+    telemetry: Telemetry | Silent = Silent()
+    if mesh.is_main_rank:
+        manager.begin(start)
+        write_whole(folder.recipe, recipe.to_toml(named=True))  # the first: with it the run has begun
+        ends_here = step >= schedule.num_steps and finished_result(folder, schedule, step) is None
+        folder.forget_after(step / schedule.steps_per_epoch, evaluations_too=ends_here)
+        telemetry = Telemetry(folder, schedule, first_step=step, quiet=job.quiet)
+    for note in notes:
+        telemetry.event(step, note)
+    meter = Meter(mesh, device, start.totals if start else None)
+    stop = AgreedStop(mesh, signals)
+    evaluator = Evaluator(
+        dataset, mesh=mesh, device=device, mean=recipe.mean, train_step=train_step, progress=progress, stop=stop,
+        telemetry=telemetry, pause_training=loader.pause,
+    )  # fmt: skip
+    checkpointer = Checkpointer(
+        dataset, recipe, mesh=mesh, schedule=schedule, model=model, optimizer=optimizer, train_step=train_step,
+        loader=loader, meter=meter, progress=progress, manager=manager, telemetry=telemetry,
+    )  # fmt: skip
+
+    illustrator = Illustrator(folder, mesh=mesh, schedule=schedule, model=model, progress=progress, telemetry=telemetry)
+
+    def report() -> None:
+        done = progress.step - 1
+        pca_jitter = schedule.pca_jitter(done // schedule.steps_per_epoch)
+        telemetry.training(progress.step, meter.read(), schedule.rates(done), pca_jitter)
+
+    hooks = (
+        # The others' time is not training: the meter is read before each of them.
+        Hook(report, lambda: meter.is_due or checkpointer.is_due(), after_epoch=True, at_stop=True),
+        Hook(evaluator.after_epoch, after_epoch=True),
+        Hook(checkpointer.save, checkpointer.is_due, after_epoch=True, at_stop=True),
+        Hook(illustrator.record, after_epoch=True),
+        Hook(illustrator.at_stop, at_stop=True),
+    )
+    trainer = Trainer(
+        mesh=mesh, schedule=schedule, seed=recipe.seed, loader=loader, optimizer=optimizer, train_step=train_step,
+        meter=meter, progress=progress, stop=stop, hooks=hooks,
+        begin_epoch=lambda epoch: telemetry.begin_epoch(epoch, progress.step),
+    )  # fmt: skip
+    return Session(
+        mesh, device, job, folder, precision, schedule, loader, model, train_step, meter, progress, stop, telemetry,
+        manager, evaluator, checkpointer, illustrator, trainer, place_note is None,
+    )  # fmt: skip
+
+
+def restore(
+    start: Checkpoint | None, train_step: TrainingStep, loader: Loader, schedule: Schedule, mesh: Mesh
+) -> tuple[int, str | None]:
+    """Put loader and loss scale where the checkpoint left them; (step to train next, what people should know)."""
+    if start is None:
+        return 0, None
+    train_step.load_state_dict(start.scaler)
+    return restore_place(
+        loader.load_state_dict,
+        start,
+        schedule,
+        rank=mesh.data_rank,
+        num_ranks=mesh.num_data_ranks,
+        all_agree=lambda fine: not mesh.any_process(not fine)[0],
+    )
