@@ -23,6 +23,7 @@ from alexnet_fast.tools.dataset_parts import (
     Shard,
     Split,
     Statistics,
+    Unused,
     classes_from_json,
     from_fields,
     hash_from_json,
@@ -83,6 +84,8 @@ class Dataset:
     """What the source holds besides, and lacks: images in no class folder, without a label; sentences for people."""
     file_hashes: dict[str, str]
     """Sha256 of mean_image.npy and sources.tsv."""
+    unused: tuple[Unused, ...] = ()
+    """What else in the source may be data: images in no class folder, without a label, archives."""
 
     @classmethod
     def load(cls, path: Path | str) -> Dataset:
@@ -159,6 +162,8 @@ class Dataset:
             # Absent in the first shards ever made.
             notes=tuple(typed(str, note) for note in content.get("notes", ())),
             file_hashes={name: hash_from_json(content["files"][name]) for name in (MEAN_IMAGE, SOURCES)},
+            # Absent in the shards of 0.1, whose notes say it.
+            unused=tuple(from_fields(Unused, entry) for entry in content.get("unused", ())),
         )
 
     def to_json(self) -> bytes:
@@ -187,6 +192,7 @@ class Dataset:
             "statistics": statistics_to_json(self.statistics),
             "repaired": notes_to_json(self.repaired),
             "skipped": notes_to_json(self.skipped),
+            "unused": [vars(entry) for entry in self.unused],
             "notes": list(self.notes),
             "files": self.file_hashes,
         }
@@ -194,11 +200,12 @@ class Dataset:
         return (json.dumps(content, indent=1, ensure_ascii=True) + "\n").encode("ascii")
 
     def accounting(self) -> dict[str, int]:
-        """Images found = written + skipped."""
+        """Found = written + skipped, over everything in the source that may be data, used or not."""
+        unused = sum(entry.count for entry in self.unused)
         return {
-            "found": sum(split.found for split in self.splits.values()),
+            "found": sum(split.found for split in self.splits.values()) + unused,
             "written": sum(split.samples for split in self.splits.values()),
-            "skipped": len(self.skipped),
+            "skipped": len(self.skipped) + unused,
         }
 
     @cached_property

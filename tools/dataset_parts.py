@@ -83,6 +83,17 @@ class Note:
 
 
 @dataclass(frozen=True)
+class Unused:
+    """What lies in the source, may be data and is in no split."""
+
+    place: str
+    """A folder, a tar or a file, relative to the source."""
+    count: int
+    """Images; files where it is no image (an archive)."""
+    reason: str
+
+
+@dataclass(frozen=True)
 class Statistics:
     """Statistics of a split's stored pixels (values 0..255, RGB) as they were before the JPEG encoder."""
 

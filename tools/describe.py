@@ -22,6 +22,9 @@ def counts_table(dataset: Dataset) -> str:
         split.name: (split.found, split.samples, split.found - split.samples, len(split.shards), split.bytes)
         for split in dataset.splits.values()
     }
+    unused = sum(entry.count for entry in dataset.unused)
+    if unused:
+        rows["not used"] = (unused, 0, unused, 0, 0)
     if len(rows) > 1:
         found, written, skipped, shards, size = (sum(column) for column in zip(*rows.values(), strict=True))
         rows["total"] = (found, written, skipped, shards, size)

@@ -13,10 +13,11 @@ from dataclasses import replace
 
 import torch
 
-from alexnet_fast.bench.baseline_models import PlainAlexNet, PlainStep, torchvision_alexnet
+from alexnet_fast.bench.baseline_models import PlainStep, torchvision_alexnet
 from alexnet_fast.bench.measurement import Measurement, finish, measure_rate
 from alexnet_fast.config.precision import Precision
 from alexnet_fast.distributed.devices import be_deterministic, start_gpu
+from alexnet_fast.inference.plain import PlainAlexNet
 from alexnet_fast.network.dropout import DropoutKey, step_key
 from alexnet_fast.network.layers import CONV1_KERNEL
 from alexnet_fast.network.model import NETS, AlexNet, Architecture, loss_and_errors
@@ -79,7 +80,6 @@ def make_step(
     architecture: Architecture, device: torch.device, precision: Precision, record: bool = False
 ) -> TrainingStep:
     model = AlexNet(architecture).to(device)
-    model.initialize(0)
     optimizer = SGD(model)
     optimizer.set_rates(weights=1e-6, biases=1e-6)
     return TrainingStep(model, optimizer, precision=precision, record=record)
@@ -141,8 +141,7 @@ def measure_forward(
     architecture: Architecture, device: torch.device, batch_size: int, precision: Precision
 ) -> Measurement:
     """Testing: no dropout, no gradients."""
-    model = AlexNet(architecture).to(device)
-    model.initialize(0)
+    model = AlexNet(architecture).to(device).eval()
     weights = model.working_weights(precision.dtype)
     images = batch_of(batch_size, device, precision.dtype).images
     with torch.inference_mode():

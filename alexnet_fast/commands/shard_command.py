@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 from types import FrameType
@@ -25,13 +24,14 @@ from alexnet_fast.tools.sharding.process_pool import MOST_WORKERS, Pool, local_p
 from alexnet_fast.tools.sharding.progress import ProgressBar
 from alexnet_fast.tools.sharding.shard import Outcome, refuse_foreign, shard
 from alexnet_fast.tools.sources.find import KINDS, find_source
+from alexnet_fast.tools.sources.summary import summary, unused_lines
 from alexnet_fast.tools.storage.filesystem import copied_first, is_url
 from alexnet_fast.tools.storage.output import open_output
 
 SMALLEST_TRAINED = 224
 """Pixels on each side of what the network sees."""
 SHOWN_IMAGES = 10
-"""Left-out images named at the end; dataset.json has them all."""
+"""Skipped images named at the end; dataset.json has them all."""
 
 
 @click.command()
@@ -63,7 +63,24 @@ SHOWN_IMAGES = 10
 @click.option("--shard-size", type=click.IntRange(1), default=1000, show_default=True, help="Most images in a shard.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the shuffle.")
 @click.option("--val-fraction", type=float, default=None, help="Draw this part of train as a validation split.")
-@click.option("--source", "kind", type=click.Choice(KINDS), default=None, help="Overrule what was found by looking.")
+@click.option("--source", "kind", type=click.Choice(KINDS), default=None, help="Overrule the detected format.")
+@click.option(
+    "--split",
+    "splits",
+    metavar="NAME=PATH",
+    multiple=True,
+    help="The folder or tar of a split, below SOURCE; wildcards and several are allowed.",
+)
+@click.option(
+    "--labels", metavar="FILE", multiple=True, help="Table of file names and labels: CSV, JSON lines, or two columns."
+)
+@click.option(
+    "--classes",
+    metavar="LIST",
+    default=None,
+    help="`imagenet`, or a file with a class in a line: the classes' indices.",
+)
+@click.option("--dry-run", is_flag=True, help="Print what was understood of SOURCE, and write nothing.")
 @click.option("--strict", is_flag=True, help="Stop at the first image that cannot be used.")
 @click.option("--cluster", metavar="ADDRESS", default=None, help="Work on a Dask cluster, such as tcp://host:8786.")
 def command(
@@ -78,14 +95,19 @@ def command(
     seed: int,
     val_fraction: float | None,
     kind: str | None,
+    splits: tuple[str, ...],
+    labels: tuple[str, ...],
+    classes: str | None,
+    dry_run: bool,
     strict: bool,
     cluster: str | None,
 ) -> None:
     """Repack the images of SOURCE into 256 px WebDataset shards.
 
-    SOURCE is found out by looking: ImageNet's tars or folders, any class folders or class tars, WebDataset tars.  Stop
-    it whenever you like: the same command goes on where it stopped, and mends what was lost or damaged since.  Exit
-    code 3: done, but images were skipped.
+    The format of SOURCE is detected: ImageNet's tars or folders, any class folders or class tars, WebDataset tars,
+    parquet files, shards of this program.  What was understood is printed before anything is written.  Stop it whenever
+    you like: the same command resumes where it stopped, and repairs what was lost or damaged since.  Exit code 3: done,
+    but something was skipped or not used.
     """
     signal.signal(signal.SIGTERM, _interrupt)
     if cluster is not None:
@@ -96,44 +118,30 @@ def command(
         click.echo(f"--size {size}: `train` takes images of {SMALLEST_TRAINED} pixels or more.", err=True)
     image = ImageOptions(size=size, quality=quality, filter=filter_name, exif=exif)
     options = ShardOptions(image, shard_size, seed, val_fraction)
+    find = partial(
+        find_source, source, kind, val_fraction=val_fraction, seed=seed, splits=splits, labels=labels, classes=classes
+    )
     pool = partial(_cluster_pool, cluster) if cluster is not None else partial(local_pool, workers or num_cores())
     bar = ProgressBar()
     try:
-        outcome, seconds = _run(source, kind, out, options, pool, strict, bar)
+        output = open_output(out)
+        if not dry_run:
+            refuse_foreign(output)
+        found = find(exclude=str(output), cache=output)
+        for line in summary(found):
+            click.echo(escaped(line))
+        if dry_run:
+            click.echo("Nothing was written (--dry-run).")
+            sys.exit(3 if found.unused else 0)
+        begun = time.monotonic()
+        outcome = shard(Plan(found, options), output, pool, strict=strict, watch=bar.show)
     except KeyboardInterrupt as error:
         raise UserError(bar.stopped) from error
     finally:
         bar.close()
-    _report(outcome, seconds, out)
-    if outcome.dataset.skipped:
+    _report(outcome, time.monotonic() - begun, out)
+    if outcome.dataset.skipped or outcome.dataset.unused:
         sys.exit(3)
-
-
-def _run(
-    source: str,
-    kind: str | None,
-    out: str,
-    options: ShardOptions,
-    pool: Callable[[], AbstractContextManager[Pool]],
-    strict: bool,
-    bar: ProgressBar,
-) -> tuple[Outcome, float]:
-    output = open_output(out)
-    refuse_foreign(output)
-    found = find_source(
-        source,
-        kind,
-        val_fraction=options.val_fraction,
-        seed=options.seed,
-        exclude=str(output),
-        cache=output,
-    )
-    click.echo(f"{escaped(found.description)}: {counted(len(found.table), 'image')}")
-    for note in found.notes:
-        click.echo(f"  {escaped(note)}")
-    begun = time.monotonic()
-    outcome = shard(Plan(found, options), output, pool, strict=strict, watch=bar.show)
-    return outcome, time.monotonic() - begun
 
 
 def _interrupt(signal_number: int, frame: FrameType | None) -> None:
@@ -162,7 +170,9 @@ def _report(outcome: Outcome, seconds: float, out: str) -> None:
     if len(dataset.skipped) > SHOWN_IMAGES:
         click.echo(f"  … and {len(dataset.skipped) - SHOWN_IMAGES:,} more")
     place = out.rstrip("/") or out
-    if dataset.repaired or dataset.skipped:
+    for line in unused_lines(dataset.unused):
+        click.echo(escaped(line))
+    if dataset.repaired or dataset.skipped or dataset.unused:
         click.echo(f"{escaped(place)}/{MANIFEST} names all of them, with reasons.")
     training = f", {_training(place)}" if dataset.image_options.size >= SMALLEST_TRAINED else ""
     click.echo(f"Next: {command_line('info', place)}{training}.")

@@ -299,6 +299,21 @@ def load_recipe(name_or_file: str, overrides: Sequence[str] = ()) -> Recipe:
     return override(recipe, overrides)
 
 
+def recipe(name_or_file: str | Path = "2013", **changes: Any) -> Recipe:
+    """One of the program's recipes, or a .toml file, with some of its keys changed.
+
+    Raises UsageError with the nearest valid name for a recipe or key that does not exist, and for a value that cannot
+    be.
+
+    >>> from alexnet_fast import recipe
+    >>> recipe("2013", epochs=5, batch_size=64).batch_size
+    64
+    """
+    found = load_recipe(str(name_or_file))
+    values = {key: checked_value(key, value, key_types(), f"recipe({key}=…)") for key, value in changes.items()}
+    return replace(found, **values)
+
+
 def recipe_content(file: Path) -> dict[str, Any]:
     """What a recipe's file says, unchecked; UsageError where it cannot be read."""
     try:

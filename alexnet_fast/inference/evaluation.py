@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from alexnet_fast.config.precision import name_of
 from alexnet_fast.distributed.mesh import Mesh
-from alexnet_fast.network.model import AlexNet
+from alexnet_fast.network.model import AlexNet, evaluating
 from alexnet_fast.pipelines.batch import EvaluationBatch
 from alexnet_fast.tools.messages import counted
 
@@ -55,7 +55,8 @@ def average_probabilities(
     for view in batch.views(num_views):
         images = view()
         for predictor in predictors:
-            logits = predictor.model(images, weights=predictor.weights)
+            with evaluating(predictor.model):
+                logits = predictor.model(images, weights=predictor.weights)
             probabilities = F.softmax(logits.float(), dim=1)
             total = probabilities if total is None else total + probabilities
     assert total is not None, "nobody to ask"

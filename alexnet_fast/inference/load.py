@@ -41,12 +41,17 @@ class Trained:
 
 def load_trained(path: Path, device: torch.device, precision: Precision) -> Trained:
     """From a .pt checkpoint, a run's folder (its newest), or a .safetensors file of `export`."""
-    file = resolve_checkpoint(path)
-    checkpoint = load_safetensors(file) if file.suffix == ".safetensors" else load_checkpoint(file)
-    model = AlexNet(checkpoint.architecture())
+    file, checkpoint = read_checkpoint(path)
+    model = AlexNet(checkpoint.architecture(), seed=None).eval()
     load_whole_state(model, checkpoint.model)
     model.to(device)
     return Trained(file, checkpoint, Predictor(model, model.working_weights(precision.dtype)))
+
+
+def read_checkpoint(path: Path) -> tuple[Path, Checkpoint]:
+    """The file that `path` means, a run's folder being its newest checkpoint, and what is in it."""
+    file = resolve_checkpoint(path)
+    return file, load_safetensors(file) if file.suffix == ".safetensors" else load_checkpoint(file)
 
 
 def load_safetensors(file: Path) -> Checkpoint:

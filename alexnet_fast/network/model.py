@@ -8,8 +8,10 @@ dimension 0 of every weight and bias.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -171,18 +173,60 @@ class Weights(nn.Module):
         self.weight = nn.Parameter(torch.empty(shape, memory_format=form))
         self.bias = nn.Parameter(torch.empty(shape[0]))
 
+    def extra_repr(self) -> str:
+        return f"weight {'×'.join(map(str, self.weight.shape))}, bias {len(self.bias)}"
+
+    def _hooks_have_no_place(self, *arguments: Any, **options: Any) -> NoReturn:
+        raise NotImplementedError(
+            "a layer of AlexNet is computed fused with its neighbors, so that no hook would ever be called; "
+            "model(images, observe=function) calls function(layer, output) for each of its stages"
+        )
+
+    register_forward_hook = register_forward_pre_hook = register_full_backward_hook = _hooks_have_no_place
+    register_full_backward_pre_hook = _hooks_have_no_place
+
 
 class AlexNet(nn.Module):
-    """The network.  Its parameters hold no values until `initialize` or `load_whole_state`."""
+    """The network of 2012: (N, 3, 224, 224) images, mean subtracted, to (N, classes) logits.
 
-    def __init__(self, architecture: Architecture, *, exchange: Exchange | None = None) -> None:
+    A new network is initialized and in training mode, as PyTorch's modules are.  In training mode fc6's and fc7's
+    outputs are dropped out; after `eval()` they are all multiplied by 0.5, as the authors' program did.  Parameters are
+    float32; `model.to(device)` and any PyTorch optimizer work, and so does `state_dict`.
+
+    >>> from alexnet_fast import AlexNet, recipe
+    >>> model = AlexNet(recipe("2012").architecture(num_classes=10)).eval()
+    >>> model(torch.zeros(1, 3, 224, 224)).shape
+    torch.Size([1, 10])
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture | None = None,
+        *,
+        exchange: Exchange | None = None,
+        seed: int | None = 0,
+    ) -> None:
+        """architecture: None is net 167 with 1,000 classes.  exchange: where the other tower is; None: in here.
+        seed: of the initialization; None leaves the parameters without values, for `load_whole_state` to set.
+        """
         super().__init__()
-        self.architecture = architecture
+        self.architecture = architecture = architecture if architecture is not None else Architecture()
         self.exchange: Exchange = exchange if exchange is not None else LocalExchange(architecture.num_towers)
         self.towers = self.exchange.towers
         for layer, (_, *rest) in architecture.weight_shapes.items():
             rows = architecture.rows(layer, self.towers)
             self.add_module(layer, Weights((rows.stop - rows.start, *rest)))
+        if seed is not None and not next(self.parameters()).is_meta:
+            self.initialize(seed)
+
+    def extra_repr(self) -> str:
+        a = self.architecture
+        numbers = sum(parameter.numel() for parameter in self.parameters())
+        towers = f"{a.num_towers} towers" if len(self.towers) == 2 else f"tower {self.towers[0]} of {a.num_towers}"
+        return (
+            f"{towers}, norms: {', '.join(a.norms) or 'none'}, {a.activation}, "
+            f"dropout {a.dropout:g} after fc6 and fc7, {a.num_classes:,} classes, {numbers / 1e6:,.2f} M parameters"
+        )
 
     def initialize(self, seed: int) -> None:
         """Initialization: weights N(0, σ²), biases 0 or 1.  The same for a seed however the towers are spread."""
@@ -204,10 +248,14 @@ class AlexNet(nn.Module):
         """(N, 3, 224, 224), mean subtracted -> logits (N, classes), the same in both towers' processes.
 
         Computes in the dtype of `weights`, stand-ins for the parameters by name; None: the parameters, in the dtype of
-        `images`.  `dropout` None: testing, all of fc6's and fc7's outputs × `test_scale`, 0.5.
+        `images`.  dropout: the masks to use; None: in training mode fresh ones, by torch's default generator; in
+        evaluation mode none, all of fc6's and fc7's outputs × `test_scale`.  observe: called with each stage's name and
+        output.
         """
         if weights is None:
             weights = self.working_weights(images.dtype)
+        if dropout is None and self.training:
+            dropout = DropoutKey(torch.randint(1 << 32, ()).to(images.device))
         see = observe if observe is not None else ignore
         a = self.architecture
         num_here = len(self.towers)
@@ -294,6 +342,17 @@ class AlexNet(nn.Module):
         first_unit = self.architecture.rows(f"fc{layer}", self.towers).start
         kept = dropped(x, dropout, layer, first_unit, rate)
         return kept / (1.0 - rate) if self.architecture.dropout_inverted else kept
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """In the block the network is in evaluation mode; afterwards in the mode it was in."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 def ignore(layer: str, output: torch.Tensor) -> None:

@@ -21,6 +21,7 @@ from alexnet_fast.runs.resume import check_before_start
 from alexnet_fast.runs.resume_command import options_to_repeat
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
+from alexnet_fast.training.header import advice, header
 from alexnet_fast.training.job import Job, check_enough_classes, doubt_of_data
 from alexnet_fast.training.session import open_session
 
@@ -111,7 +112,14 @@ def work_of_a_process(mesh: Mesh, device: torch.device, layout: Layout, job: Job
         signals = stack.enter_context(StopSignals("" if job.quiet or not mesh.is_main_rank else FIRST_CTRL_C))
         session = open_session(mesh, device, job, signals)
         stack.callback(session.close)
-        session.telemetry.say(f"{layout.reason}; {session.precision.name}: {session.precision.reason}")
+        session.telemetry.say(
+            header(
+                job.dataset, session.schedule, layout=layout.reason, device=device, precision=session.precision,
+                run=job.run, step=session.progress.step, resume=job.again,
+            )
+        )  # fmt: skip
+        for note in advice(job.dataset, session.schedule, device):
+            session.telemetry.say(note)
         if (doubt := doubt_of_data(job.dataset)) is not None:
             session.telemetry.say(doubt)
         if session.loader.cache is not None:

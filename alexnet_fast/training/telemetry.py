@@ -50,6 +50,8 @@ class Telemetry:
         self.first_step = first_step
         self.steady_from: tuple[float, int] | None = None
         """Moment and step of the first reading: what came before was slowed by the start."""
+        self.estimated = False
+        """Whether the duration was told, once, after the first steps."""
         self.next_plain = self.began + FIRST_PLAIN_SECONDS
         self.metrics = folder.metrics.open("a", encoding="utf-8")
         self.complaints: set[str] = set()
@@ -116,6 +118,9 @@ class Telemetry:
             )
         if self.steady_from is None:
             self.steady_from = time.monotonic(), step
+        elif not self.estimated:
+            self.estimated = True
+            self.say(f"At {reading.images_per_s:,.0f} img/s, training takes about {self.time_left(step)} from here.")
 
     def evaluation(self, step: int, views: int, result: EvaluationResult, split: str = "val") -> None:
         """An evaluation's errors."""

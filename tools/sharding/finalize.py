@@ -66,11 +66,13 @@ def finish(plan: Plan, output: Output) -> Dataset:
         statistics=sums.statistics(plan.statistics_split),
         repaired=_sorted_notes(note for record in records for note in record.repaired),
         skipped=_sorted_notes(note for record in records for note in record.skipped),
-        notes=source.notes,
+        notes=(*source.warnings, *source.notes),
         file_hashes=file_hashes,
+        unused=source.unused,
     )
     counts = dataset.accounting()
-    assert counts["found"] == counts["written"] + counts["skipped"] == len(source.table), counts
+    everything = len(source.table) + sum(entry.count for entry in source.unused)
+    assert counts["found"] == counts["written"] + counts["skipped"] == everything, counts
     write_file(output, TIMM_INFO, [timm_info(dataset)])
     write_file(output, MANIFEST, [dataset.to_json()])
     return dataset

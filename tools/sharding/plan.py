@@ -53,7 +53,9 @@ class ShardTask:
     keep_sums: bool
     """Whether the shard counts for the statistics."""
     strict: bool
-    """Whether a image that cannot be used is an error."""
+    """Whether an image that cannot be used is an error."""
+    stored: bool = False
+    """Whether the images are JPEGs that this program made with the same options, which are copied as they are."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ class Plan:
             options=self.options.image_options,
             keep_sums=shard.split == self.statistics_split,
             strict=strict,
+            stored=self.source.stored == self.options.image_options,
         )
 
     def image(self, number: int) -> PlannedImage:

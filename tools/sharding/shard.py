@@ -22,6 +22,7 @@ from alexnet_fast.tools.sharding.repair import damaged_files, repair_files, stat
 from alexnet_fast.tools.sharding.tar_writer import BLOCK
 from alexnet_fast.tools.sharding.worker import RECORD, ShardRecord, read_record
 from alexnet_fast.tools.sources.table import read_bytes
+from alexnet_fast.tools.sources.unpack import unpack
 from alexnet_fast.tools.storage.output import WORK, Output
 
 IDENTITY = f"{WORK}/identity.json"
@@ -91,6 +92,8 @@ def shard(
             else:
                 pending.append(planned)
         progress.images = progress.resumed_images
+        if pending:
+            unpack(plan.source.table, output)
         check_space(plan, pending, output)
         with output.create(IDENTITY) as file:  # from here on other options are refused
             file.write(identity_json(plan.identity))
@@ -162,7 +165,7 @@ def _identity_of(dataset: Dataset) -> dict[str, object]:
     return {
         "source": dataset.source,
         "fingerprint": dataset.source_fingerprint,
-        "images": dataset.accounting()["found"],
+        "images": sum(split.found for split in dataset.splits.values()),
         "encoder": dataset.program.partition(", ")[2],
         **vars(dataset.image_options),
         "seed": dataset.seed,
@@ -246,6 +249,7 @@ def _mend(plan: Plan, output: Output, pool: Callable[[], AbstractContextManager[
         if planned.name in known and (planned.name in without_record or _is_lost(known[planned.name], output))
     ]
     if lost:
+        unpack(plan.source.table, output)
         progress = Progress(sum(len(planned.numbers) for planned in lost), len(lost))
         for record in _make(plan, lost, output, pool, False, progress, watch):
             if record.shard != known[record.shard.name]:

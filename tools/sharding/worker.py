@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import IO
 
 import numpy as np
+from PIL import Image
 
 from alexnet_fast.tools.dataset import Note, Shard
 from alexnet_fast.tools.errors import UserError
-from alexnet_fast.tools.sharding.image import BadImageError, encode
+from alexnet_fast.tools.sharding.image import BadImageError, Encoded, encode
 from alexnet_fast.tools.sharding.plan import PlannedImage, ShardTask
 from alexnet_fast.tools.sharding.statistics import PixelSums
 from alexnet_fast.tools.sharding.tar_writer import ShardWriter
@@ -98,7 +100,8 @@ class _ShardWork:
         content = read_bytes(image.location)
         self.source_bytes += len(content)
         try:
-            encoded = encode(content, image.origin, self.task.options)
+            copied = as_stored(content, self.task.options.size) if self.task.stored else None
+            encoded = copied or encode(content, image.origin, self.task.options)
         except BadImageError as error:
             if self.task.strict:
                 raise StrictError(
@@ -112,6 +115,18 @@ class _ShardWork:
         if self.sums:
             self.sums.add(encoded.pixels)
         writer.add(image.stem, encoded.jpeg, image.label)
+
+
+def as_stored(content: bytes, size: int) -> Encoded | None:
+    """A JPEG out of shards that were made with the same options, as it is; None where it is none of the right kind."""
+    try:
+        with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
+            if image.size != (size, size) or image.mode != "RGB":
+                return None
+            pixels = np.frombuffer(image.tobytes(), np.uint8).reshape(size, size, 3)
+    except Exception:  # whatever Pillow's decoder raises; the encoder gives the reason
+        return None
+    return Encoded(content, pixels, "")
 
 
 def record_name(tar: str) -> str:

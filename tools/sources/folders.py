@@ -1,209 +1,341 @@
-"""Class folders: `train/<class>/…` and `val/<class>/…`, or `<class>/…` alone; ILSVRC-2012's flat `val/*.JPEG` too."""
+"""Images in class folders, on the disk and inside tars: `train/<class>/…`, `<class>/…`, `<class>.tar`, and flat folders
+whose labels stand in the file names or in a table.
+
+A class is called by its folder's path from the split's folder on, whatever lies beside it: `animals/dog/1.jpg` is of
+the class `animals/dog`.  Folders called `images` do not count, and a WordNet id in the path is the class by itself.
+"""
 
 from __future__ import annotations
 
 import re
-from array import array
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 
 from alexnet_fast.tools.errors import UsageError
 from alexnet_fast.tools.messages import counted, few
-from alexnet_fast.tools.sources.imagenet import classes_by_wnid, imagenet_classes, validation_labels
-from alexnet_fast.tools.sources.table import SPLIT_ORDER, ClassName, Source, TableBuilder
-from alexnet_fast.tools.sources.tree import Tree, read_tree, text
+from alexnet_fast.tools.sources.classes import ClassList, LabelCounts, make_classes
+from alexnet_fast.tools.sources.file_names import BY_NUMBER, contradicts, label_of_name, split_of_name
+from alexnet_fast.tools.sources.foreign import text
+from alexnet_fast.tools.sources.image_folders import Accounts, ImageFolder
+from alexnet_fast.tools.sources.imagenet import classes_by_wnid
+from alexnet_fast.tools.sources.label_files import LabelFiles, Row
+from alexnet_fast.tools.sources.sample_labels import Label
+from alexnet_fast.tools.sources.splits import Assignment, Path, SplitFinder, explicit_splits, is_plain_folder, said
+from alexnet_fast.tools.sources.table import SPLIT_ORDER, Source, TableBuilder
 
-SPLIT_NAMES = {
-    b"train": "train",
-    b"training": "train",
-    b"val": "val",
-    b"valid": "val",
-    b"validation": "val",
-    b"test": "test",
-    b"testing": "test",
-}
-"""What folders of a split are called -> the split."""
-
-VALIDATION_NAME = re.compile(rb"ILSVRC2012_val_(\d{8})\.JPEG\Z")
+_WNID = re.compile(rb"n\d{8}")
 
 
-def class_name(name: str) -> ClassName:
-    """A class by its folder's name, with ImageNet's words where the name is one of its wnids."""
-    known = classes_by_wnid().get(name)
-    return ClassName(name, known.name if known else name)
+def class_of_path(path: Path) -> str | None:
+    """The class that a path from the split's folder on says; None where it says none."""
+    parts = [part for part in path if part and not is_plain_folder(part)]
+    wnids = [part for part in parts if _WNID.fullmatch(part)]
+    if wnids:
+        return text(wnids[-1])
+    doubled = [part for number, part in enumerate(parts) if number and part == parts[number - 1]]
+    if doubled:  # as archives unpack: cats/cats/1.jpg
+        parts = [part for number, part in enumerate(parts) if not number or part != parts[number - 1]]
+    return text(b"/".join(parts)) if parts else None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Group:
-    """Images of one folder and one class."""
+    """Images of one folder and one class, or without a class."""
 
     split: str
-    name: bytes
-    """The class."""
-    folder: bytes
-    """Relative to the root."""
-    files: list[bytes]
-    """Sorted names."""
-    sizes: Sequence[int]
-    """Their bytes."""
+    label: Label
+    folder: ImageFolder
+    places: Sequence[int]
+    """Of its images, in the folder's list."""
 
 
-def split_folders(root: str, tree: Tree) -> dict[str, bytes]:
-    """Split -> its folder with a slash behind it, in `SPLIT_ORDER`; where there is none, the root itself is `train`.
+@dataclass
+class Grouping:
+    """How the images of a source are labeled."""
 
-    A folder is a split by its name, if some folder of such a name has class folders: else "train" may be a class of
-    vehicles beside "car".
+    root: str
+    tables: LabelFiles
+    accounts: Accounts
+    groups: list[Group] = field(default_factory=list)
+    origins: Counter[str] = field(default_factory=Counter)
+    """Where labels come from -> images."""
+    contradictions: int = 0
+    """Validation images whose names say another class than the challenge's labels."""
+
+    def add(self, folder: ImageFolder, assigned: Assignment) -> None:
+        """Label a folder's images: by a table, by the folder, or by their own names."""
+        label = class_of_path(assigned.class_path)
+        by_label: dict[tuple[str, Label], list[int]] = defaultdict(list)
+        rows = self.rows_of(folder)
+        unlisted = 0
+        for place, name in enumerate(folder.names):
+            row = rows[place] if rows else None
+            if row is not None:
+                self.origins["a table of labels"] += 1
+                by_label[row.split or assigned.split, row.label].append(place)
+            elif rows and any(rows):
+                unlisted += 1
+            elif label is not None:
+                by_label[assigned.split, Label(None, label)].append(place)
+            else:
+                said_by_name = label_of_name(name)
+                if said_by_name:
+                    self.origins[said_by_name.origin] += 1
+                    self.contradictions += contradicts(name)
+                wnid = said_by_name.wnid if said_by_name else None
+                by_label[assigned.split, Label(None, wnid)].append(place)
+        self.accounts.add(folder.where, unlisted, "images that the table of labels does not have")
+        for (split, of), places in by_label.items():
+            if of == Label():
+                self.accounts.add(folder.where, len(places), no_label(folder, assigned, rows is not None))
+                continue
+            self.groups.append(Group(split, of, folder, places))
+        if label is not None and not rows:
+            self.origins["folder names"] += len(folder.names)
+
+    def rows_of(self, folder: ImageFolder) -> list[Row | None] | None:
+        """What the tables say of a folder's images; None where they say nothing."""
+        if not self.tables:
+            return None
+        parts = tuple(part.decode("utf-8", "surrogateescape") for part in folder.real)
+        rows = [self.tables.row((*parts, name.decode("utf-8", "surrogateescape"))) for name in folder.names]
+        return rows if any(rows) else None
+
+
+def no_label(folder: ImageFolder, assigned: Assignment, listed: bool) -> str:
+    if listed:
+        return "images without a label in the table"
+    if any(map(split_of_name, folder.names)):
+        return "images without a label, whose labels nobody has"
+    return "images in no class folder, without a label"
+
+
+def assign(root: str, folders: list[ImageFolder], given: Sequence[str]) -> list[Assignment | None]:
+    """The split of every folder, and the part of its path that names the class."""
+    if given:
+        found = explicit_splits(root, given, [folder.real for folder in folders])
+        chosen = [found[folder.real] for folder in folders]
+        return [
+            one and Assignment(one[0], folder.class_path[one[1] :]) for folder, one in zip(folders, chosen, strict=True)
+        ]
+    by_content = [split_of_content(root, folder) for folder in folders]
+    rest = [folder.class_path for folder, split in zip(folders, by_content, strict=True) if not split]
+    by_name = SplitFinder(root, rest).find()
+    assigned = []
+    for folder, split in zip(folders, by_content, strict=True):
+        path = folder.class_path
+        if split is None:
+            assigned.append(by_name[path])
+            continue
+        wnids = tuple(part for part in path if _WNID.fullmatch(part))
+        assigned.append(Assignment(split, wnids))
+    return assigned
+
+
+def split_of_content(root: str, folder: ImageFolder) -> str | None:
+    """val or test where every image is called as one of the challenge's; None where none is.
+
+    UsageError where only some are, or where a folder of the training set holds them.
     """
-    found: dict[str, bytes] = {}
-    for name in tree.first_level():
-        split = SPLIT_NAMES.get(name.lower())
-        if split in found:
-            raise UsageError(
-                f"{root}: {text(found[split])} and {text(name)}/ are both the {split} split; move one away."
-            )
-        if split:
-            found[split] = name + b"/"
-    others = [name for name in tree.first_level() if name + b"/" not in found.values()]
-    are_classes = not any(map(tree.first_level, found.values())) and any(
-        name in tree.images or tree.below(name + b"/") for name in others
-    )
-    if not found or are_classes:
-        return {"train": b""}
-    return {split: found[split] for split in SPLIT_ORDER if split in found}
-
-
-def class_of_folder(folders: set[bytes]) -> dict[bytes, bytes]:
-    """Folder with images -> its class: the topmost folder on its path that holds images itself.
-
-    `animals/dog/1.jpg` makes the class `animals/dog`; `dog/1.jpg` and `dog/close/2.jpg` are both `dog`.  A folder with
-    a single class below it is the class (`n01443537/images/1.jpg` is `n01443537`, as Tiny ImageNet has it).
-    """
-    tops: dict[bytes, bytes] = {}
-    for folder in folders:
-        parts = folder.split(b"/")
-        paths = (b"/".join(parts[:depth]) for depth in range(1, len(parts) + 1))
-        tops[folder] = next(path for path in paths if path in folders)
-    below: dict[bytes, set[bytes]] = {}
-    for top in tops.values():
-        below.setdefault(top.split(b"/")[0], set()).add(top)
-    return {folder: first if len(below[first := top.split(b"/")[0]]) == 1 else top for folder, top in tops.items()}
-
-
-def flat_validation(tree: Tree, prefix: bytes, classes: Iterable[bytes]) -> list[Group]:
-    """ILSVRC-2012's validation images as they come out of their tar, grouped by the labels built in.
-
-    Only those of `classes` (wnids), where there are any: a part of ImageNet may be trained with the whole val folder.
-    """
-    wnids = [entry.wnid.encode() for entry in imagenet_classes()]
-    wanted = set(classes) or set(wnids)
-    by_class: dict[bytes, tuple[list[bytes], array[int]]] = {}
-    folder = prefix[:-1]
-    for file, size in zip(tree.images.get(folder, []), tree.sizes.get(folder, array("q")), strict=True):
-        matched = VALIDATION_NAME.match(file)
-        if matched and 1 <= int(matched[1]) <= len(validation_labels()):
-            wnid = wnids[validation_labels()[int(matched[1]) - 1]]
-            if wnid in wanted:
-                files, sizes = by_class.setdefault(wnid, ([], array("q")))
-                files.append(file)
-                sizes.append(size)
-    return [Group("val", wnid, folder, *listed) for wnid, listed in by_class.items()]
-
-
-def group_images(tree: Tree, splits: dict[str, bytes]) -> list[Group]:
-    """All images that have a class, by split, class and folder, sorted."""
-    listed = {split: tree.below(prefix) for split, prefix in splits.items()}
-    class_of = class_of_folder({folder[len(splits[split]) :] for split in listed for folder in listed[split]})
-    groups = [
-        Group(split, class_of[folder[len(splits[split]) :]], folder, files, tree.sizes[folder])
-        for split, folders in listed.items()
-        for folder, files in folders.items()
-    ]
-    if "val" in splits and not listed["val"]:
-        groups += flat_validation(tree, splits["val"], (group.name for group in groups))
-    return sorted(groups, key=lambda group: (SPLIT_ORDER.index(group.split), group.name, group.folder))
-
-
-def check_groups(root: str, tree: Tree, splits: dict[str, bytes], groups: list[Group]) -> None:
-    """UsageError: there is nothing to shard, or a split has a class that train has not, or only an empty folder of."""
-    if not groups:
-        loose = sum(map(len, tree.images.values()))
-        seen = f"{counted(loose, 'image')} in no class folder" if loose else " ".join(tree.notes()) or "no files"
+    told = Counter(map(split_of_name, folder.names))
+    if list(told) == [None]:
+        return None
+    by_name = next((what.split for part in reversed(folder.path) if (what := said(part)) and not what.rest), None)
+    split = next(iter(told)) if len(told) == 1 else None
+    if split is None or by_name not in (None, split):
+        names = [text(name) for name in folder.names if split_of_name(name)]
+        there = f"folder of the {by_name} split" if by_name and split else "folder with other images"
         raise UsageError(
-            f"{root}: no images in class folders. Looked for train/<class>/…, val/<class>/… and <class>/…; "
-            f"found {seen.rstrip('.')}. Give the folder that holds these."
+            f"{root}: {folder.where} is a {there}, but {counted(len(names), 'image')} in it are called as the challenge's "
+            f"{split or 'validation or test'} images ({few(names)}). Move them to a folder of their own, or say what the "
+            "folders are with --split NAME=PATH."
         )
-    in_train = {group.name for group in groups if group.split == "train"}
-    for split in splits:
-        unknown = sorted({group.name for group in groups if group.split == split and group.name not in in_train})
-        empty = [text(name) for name in unknown if splits.get("train", b"") + name in tree.folders]
-        if in_train and empty:
+    return split
+
+
+def check_mixed(root: str, groups: Iterable[Group], assigned: Iterable[Assignment | None]) -> None:
+    """UsageError where a folder of one class holds folders of others, so that nobody knows what its own images are."""
+    classes = sorted({class_of_path(one.class_path) or "" for one in assigned if one})
+    known = set(classes)
+    for name in classes:
+        above = [name[:cut] for cut in range(len(name)) if name[cut] == "/" and name[:cut] in known]
+        if above:
             raise UsageError(
-                f"{root}: no image in the class folder {few(empty)} of train, but there are some of it in {split}. "
-                "Bring its images, or remove the class from every split."
-            )
-        if in_train and unknown:
-            raise UsageError(
-                f"{root}: the {split} split has the class {few([text(name) for name in unknown])}, which train "
-                "has not. The same classes must have the same folder names in every split."
+                f"{root}: the folder {above[0]!r} holds images itself and in folders such as {name!r}: either it is the "
+                f"class, or these are classes and its own images lie beside them. Move its own images away or into a "
+                "folder of their own, move the folders' images up, or give every image's class with --labels FILE."
             )
 
 
-def empty_folders(tree: Tree, splits: dict[str, bytes]) -> list[str]:
-    """Folders where classes are expected, without a image anywhere below."""
-    filled = {
-        folder[: len(prefix)] + folder[len(prefix) :].split(b"/")[0]
-        for prefix in splits.values()
-        for folder in tree.below(prefix)
-    }
-    return [
-        text(prefix + name)
-        for prefix in splits.values()
-        for name in tree.first_level(prefix)
-        if prefix + name not in filled
-    ]
-
-
-def folder_notes(tree: Tree, splits: dict[str, bytes], groups: list[Group]) -> list[str]:
-    """What lies in the source and is not sharded, so that every image is accounted for."""
-    notes = []
-    used: dict[bytes, int] = {}
+def check_twice(root: str, groups: list[Group]) -> None:
+    """UsageError where a class has the same image from two tars, or from a tar and a folder: an unpacked copy."""
+    where: dict[tuple[str, Label], set[int]] = defaultdict(set)
     for group in groups:
-        used[group.folder] = used.get(group.folder, 0) + len(group.files)
-    for folder in sorted({b"", *(prefix[:-1] for prefix in splits.values())}):
-        loose = len(tree.images.get(folder, [])) - used.get(folder, 0)
-        if loose:
-            place = f"{text(folder)}/" if folder else "the source itself"
-            notes.append(f"Not used: {counted(loose, 'image')} in {place}, in no class folder.")
-    for name in tree.first_level() if b"" not in splits.values() else []:
-        count = sum(map(len, [*tree.below(name + b"/").values(), tree.images.get(name, [])]))
-        if name + b"/" not in splits.values() and count:
-            notes.append(f"Not used: {counted(count, 'image')} in {text(name)}/, which is no split.")
-    empty = empty_folders(tree, splits)
-    if empty:
-        notes.append(f"No classes: {counted(len(empty), 'folder')} without a image ({few(empty)}).")
-    return notes + tree.notes()
+        where[group.split, group.label].add(group.folder.container)
+    shared = {key for key, containers in where.items() if len(containers) > 1}
+    seen: dict[tuple[str, Label, bytes, int], ImageFolder] = {}
+    for group in groups:
+        if (group.split, group.label) not in shared:
+            continue
+        for place in group.places:
+            key = (group.split, group.label, group.folder.names[place], group.folder.sizes[place])
+            other = seen.setdefault(key, group.folder)
+            if other.container != group.folder.container:
+                raise UsageError(
+                    f"{root}: {other.where} and {group.folder.where} both hold {text(key[2])}, of the same size, in one "
+                    "class. Move one of them out of the source, or choose with --split NAME=PATH."
+                )
 
 
-def find_class_folders(root: str, exclude: Path | str | None = None) -> Source:
-    """Class folders under `root`, an absolute path or a URL.  Without split folders every image is in `train`."""
-    tree = read_tree(root, exclude)
-    folders = split_folders(root, tree)
-    groups = group_images(tree, folders)
-    check_groups(root, tree, folders, groups)
+def apart_from_wnids(folders: list[ImageFolder]) -> set[int]:
+    """Places of tars that lie beside class tars called by wnids, and are called otherwise: backups and the like."""
+    by_parent: dict[Path, list[int]] = defaultdict(list)
+    for number, folder in enumerate(folders):
+        if folder.tar_depth >= 0 and len(folder.path) == folder.tar_depth + 1 and said(folder.path[-1]) is None:
+            by_parent[folder.path[:-1]].append(number)
+    return {
+        number
+        for numbers in by_parent.values()
+        if any(_WNID.fullmatch(folders[number].path[-1]) for number in numbers)
+        for number in numbers
+        if not _WNID.fullmatch(folders[number].path[-1])
+    }
+
+
+def find_class_folders(
+    root: str,
+    folders: list[ImageFolder],
+    containers: Sequence[str],
+    packed: dict[int, str],
+    accounts: Accounts,
+    *,
+    splits: Sequence[str] = (),
+    tables: LabelFiles,
+    class_list: ClassList | None = None,
+    empty_folders: Iterable[bytes] = (),
+    seen: str = "",
+) -> Source:
+    """The source that these folders are.  Without split folders every image is in `train`.
+
+    empty_folders: folders without an image anywhere below.  seen: what else is there, for the refusal of a source
+    without images.  Raises UsageError where nothing is labeled, or where two readings remain.
+    """
+    if not splits:
+        for number in apart_from_wnids(folders):
+            apart = folders[number]
+            accounts.add(
+                apart.where, len(apart.names), "images of a tar that is not called by a WordNet id as those beside it"
+            )
+        skip = apart_from_wnids(folders)
+        folders = [folder for number, folder in enumerate(folders) if number not in skip]
+    assigned = assign(root, folders, splits)
+    grouping = Grouping(root, tables, accounts)
+    for folder, one in zip(folders, assigned, strict=True):
+        if one is None:
+            accounts.add(folder.where, len(folder.names), "images in no split and no class folder")
+        else:
+            grouping.add(folder, one)
+    if not tables:
+        check_mixed(root, grouping.groups, assigned)
+    groups = without_other_classes(grouping, class_list)
+    if not groups:
+        raise UsageError(nothing_found(root, folders, accounts, seen))
+    check_twice(root, groups)
+    return build(root, containers, packed, grouping, groups, class_list, list(empty_folders))
+
+
+def build(
+    root: str,
+    containers: Sequence[str],
+    packed: dict[int, str],
+    grouping: Grouping,
+    groups: list[Group],
+    class_list: ClassList | None,
+    empty_folders: list[bytes],
+) -> Source:
+    counts = LabelCounts()
+    numbers = [counts.add(group.label, group.split, len(group.places)) for group in groups]
+    absent = {text(folder.rpartition(b"/")[2]) for folder in empty_folders}
+    if class_list is None and all(group.split != "train" for group in groups) and grouping.origins[BY_NUMBER]:
+        from alexnet_fast.tools.sources.classes import IMAGENET, read_class_list
+
+        class_list = read_class_list(IMAGENET)
+    made = make_classes(root, counts, class_list, absent=lambda name: name in absent)
     present = {group.split for group in groups}
     splits = tuple(split for split in SPLIT_ORDER if split in present)
-    names = sorted({group.name for group in groups})
-    index_of = {name: index for index, name in enumerate(names)}
-    builder = TableBuilder(root)
-    for group in groups:
-        for file, size in zip(group.files, group.sizes, strict=True):
-            builder.add(splits.index(group.split), index_of[group.name], group.folder + b"/" + file, size)
+    order = sorted(
+        range(len(groups)),
+        key=lambda number: (
+            splits.index(groups[number].split),
+            int(made.index[numbers[number]]),
+            groups[number].folder.container,
+            groups[number].folder.prefix,
+        ),
+    )
+    builder = TableBuilder(root, containers)
+    for number in order:
+        add_group(builder, groups[number], splits.index(groups[number].split), int(made.index[numbers[number]]))
+    table = builder.finish()
+    table.packed = packed
+    notes = list(made.notes)
+    if empty_folders:
+        names = sorted(map(text, empty_folders))
+        notes.append(f"No classes: {counted(len(names), 'folder')} without an image ({few(names)}).")
+    warnings = [*made.warnings, *grouping.tables.warnings()]
+    if grouping.contradictions:
+        images = counted(grouping.contradictions, "validation image")
+        warnings.append(f"The names of {images} say another class than the challenge's labels; the names count.")
+    known = sum(entry.name in classes_by_wnid() for entry in made.classes)
+    if class_list is None and 1 < known < 1000 and known == len(made.classes):
+        notes.append(f"{known:,} of ImageNet's 1,000 classes; --classes imagenet keeps the indices of the 1,000.")
     return Source(
         "folders",
         f"class folders in {root}",
-        tuple(class_name(text(name)) for name in names),
+        made.classes,
         splits,
-        builder.finish(),
-        tuple(folder_notes(tree, folders, groups)),
+        table,
+        tuple(notes),
+        warnings=tuple(warnings),
+        label_source=", ".join(origin for origin, _ in grouping.origins.most_common()),
+    )
+
+
+def add_group(builder: TableBuilder, group: Group, split: int, label: int) -> None:
+    folder = group.folder
+    for place in group.places:
+        name = folder.prefix + folder.names[place]
+        if folder.container < 0:
+            builder.add(split, label, name, folder.sizes[place])
+        else:
+            builder.add_member(split, label, folder.container, name, folder.offsets[place], folder.sizes[place])
+
+
+def without_other_classes(grouping: Grouping, class_list: ClassList | None) -> list[Group]:
+    """The groups, without validation images of classes that train does not have.
+
+    A part of ImageNet may be trained with the whole validation folder, whose labels are in its file names.
+    """
+    in_train = {group.label for group in grouping.groups if group.split == "train"}
+    if not in_train or class_list is not None:
+        return grouping.groups
+    kept, dropped = [], Counter[str]()
+    for group in grouping.groups:
+        by_name = group.split != "train" and label_of_name(group.folder.names[group.places[0]]) is not None
+        if group.label not in in_train and by_name and class_of_path(group.folder.path) != group.label.name:
+            dropped[group.folder.where] += len(group.places)
+        else:
+            kept.append(group)
+    for where, count in dropped.items():
+        grouping.accounts.add(where, count, "images of classes that train does not have, by their file names")
+    return kept
+
+
+def nothing_found(root: str, folders: list[ImageFolder], accounts: Accounts, seen: str) -> str:
+    loose = sum(len(folder.names) for folder in folders)
+    what = f"{counted(loose, 'image')} in no class folder" if loose else seen or "no files"
+    tables = "; a table with their labels is given with --labels FILE" if loose else ""
+    return (
+        f"{root}: no images in class folders. Looked for train/<class>/…, val/<class>/… and <class>/…, and for tars of "
+        f"these; found {what.rstrip('.')}. Give the folder that holds the classes' folders{tables}."
     )

@@ -14,10 +14,11 @@ import numpy.typing as npt
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.messages import counted
 from alexnet_fast.tools.sources.devkit import Devkit, find_devkit, parse_ids
-from alexnet_fast.tools.sources.imagenet import classes_by_wnid, imagenet_classes, validation_labels
+from alexnet_fast.tools.sources.foreign import is_image, text
+from alexnet_fast.tools.sources.image_folders import Accounts
+from alexnet_fast.tools.sources.imagenet import imagenet_classes, validation_labels
 from alexnet_fast.tools.sources.table import SPLIT_ORDER, ClassName, Source, TableBuilder
-from alexnet_fast.tools.sources.tar_index import NOWHERE, Listing, ScanCache
-from alexnet_fast.tools.sources.tree import is_image, text
+from alexnet_fast.tools.sources.tar_index import NOWHERE, Listing, ScanCache, is_foreign_path
 from alexnet_fast.tools.storage.filesystem import join, list_folder, read_file
 
 TARS_2012 = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}
@@ -51,10 +52,13 @@ class Collected:
     splits: tuple[str, ...]
     classes: Mapping[str, int]
     """Wnid -> class index."""
+    accounts: Accounts
     patches: dict[tuple[str, bytes], tuple[int, bytes, int, int]] = field(default_factory=dict)
     """(split, file name) -> what `TableBuilder.add_member` takes from `container` on."""
     others: Counter[str] = field(default_factory=Counter)
     """Tar -> its files that are no images."""
+    loose: Counter[str] = field(default_factory=Counter)
+    """Tar of class tars -> its images that are in none."""
     lost: Counter[str] = field(default_factory=Counter)
     """Tar -> its images that have no bytes in it."""
     found: Counter[str] = field(default_factory=Counter)
@@ -68,8 +72,10 @@ class Collected:
     def images(self, container: int, nested: bool = False) -> Iterator[tuple[bytes, int, int]]:
         """Name, offset and size of a tar's images (`nested`: of those in its class tars); the rest is counted."""
         for member, offset, size in self.listing(container, nested):
-            if not is_image(last_name(member)) or (nested and b".tar!" not in member):
+            if not is_image(last_name(member)) or is_foreign_path(member):
                 self.others[self.containers[container]] += 1
+            elif nested and b".tar!" not in member:
+                self.loose[self.containers[container]] += 1
             elif offset == NOWHERE:
                 self.lost[self.containers[container]] += 1
             else:
@@ -103,22 +109,21 @@ class Collected:
             self.add(split, int(labels[int(matched[1]) - 1]), container, member, offset, size)
 
     def notes(self, expected: Mapping[str, int]) -> list[str]:
+        """How many images the challenge has and the tars do not, and what is no image in them."""
+        for tar, count in self.loose.items():
+            self.accounts.add(tar, count, "images in no class tar")
+        for tar, count in self.lost.items():
+            self.accounts.add(tar, count, "images without bytes in the tar: links that lead out of it, or no files")
         short = [
             f"{split} has {self.found[split]:,} of the challenge's {expected[split]:,} images."
             for split in self.splits
             if self.found[split] != expected.get(split, self.found[split])
         ]
-        return [
-            *short,
-            *(
-                f"Not used: {counted(count, 'file')} in {tar}, no images by their names or in no class tar."
-                for tar, count in self.others.items()
-            ),
-            *(
-                f"Not used: {counted(count, 'image')} without bytes in {tar}, links that lead out of it or no files."
-                for tar, count in self.lost.items()
-            ),
-        ]
+        others = (
+            f"Ignored: {counted(count, 'file')} in {tar}, no images by their names."
+            for tar, count in self.others.items()
+        )
+        return [*short, *others]
 
 
 def last_name(member: bytes) -> bytes:
@@ -134,20 +139,15 @@ def class_tars(root: str, names: Mapping[str, bool]) -> list[str]:
     return [f"train/{name}" for name in list_folder(join(root, "train")) if CLASS_TAR.match(name)]
 
 
-def is_ilsvrc2012(root: str, names: Mapping[str, bool]) -> bool:
-    if any(tar in names for tar in TARS_2012.values()):
-        return True
-    tars = class_tars(root, names)
-    if names.get("val") and any(CLASS_TAR.match(name) for name in list_folder(join(root, "val"))):
-        return False  # the challenge's validation images are in no class tars: these are somebody's own
-    return bool(tars) and all(Path(tar).stem in classes_by_wnid() for tar in tars)
+def is_ilsvrc2012(names: Mapping[str, bool]) -> bool:
+    return any(tar in names for tar in TARS_2012.values())
 
 
-def is_ilsvrc2010(root: str, names: Mapping[str, bool]) -> bool:
+def is_ilsvrc2010(names: Mapping[str, bool]) -> bool:
     return any(tar in names for tar in TARS_2010.values())
 
 
-def find_ilsvrc2012(root: str, names: dict[str, bool], scans: ScanCache) -> Source:
+def find_ilsvrc2012(root: str, names: dict[str, bool], scans: ScanCache, accounts: Accounts) -> Source:
     """ILSVRC-2012: labels are built in; a devkit beside the tars is compared with them."""
     train = [TARS_2012["train"]] if TARS_2012["train"] in names else class_tars(root, names)
     val = [TARS_2012["val"]] if TARS_2012["val"] in names else []
@@ -158,8 +158,10 @@ def find_ilsvrc2012(root: str, names: dict[str, bool], scans: ScanCache) -> Sour
         )
     splits = tuple(split for split, tars in (("train", train), ("val", val)) if tars)
     notes = compare_devkit(find_devkit(root, names, DEVKITS_2012))
-    notes += missing_notes(names, TARS_2012, splits)
-    collected = Collected(root, scans, train + val, splits, {entry.wnid: entry.index for entry in imagenet_classes()})
+    notes += missing_notes(TARS_2012, splits)
+    collected = Collected(
+        root, scans, train + val, splits, {entry.wnid: entry.index for entry in imagenet_classes()}, accounts
+    )
     for number, tar in enumerate(train):
         collected.add_classes(number, None if tar == TARS_2012["train"] else Path(tar).stem)
     if val:
@@ -171,16 +173,16 @@ def find_ilsvrc2012(root: str, names: dict[str, bool], scans: ScanCache) -> Sour
         splits,
         collected.builder.finish(),
         (*notes, *collected.notes(NUM_IMAGES_2012)),
+        label_source="the names of the class tars; for val the challenge's labels, which are built in",
     )
 
 
-def missing_notes(names: Mapping[str, bool], tars: Mapping[str, str], splits: tuple[str, ...]) -> list[str]:
-    """What is not there and therefore not sharded, and folders of that name that are no part of this source."""
+def missing_notes(tars: Mapping[str, str], splits: tuple[str, ...]) -> list[str]:
+    """What is not there and therefore not sharded."""
     notes = []
     for split, tar in tars.items():
         if split not in splits:
-            beside = f" The folder {split}/ beside it is not used (--source folders would)." if names.get(split) else ""
-            notes.append(f"There is no {tar}, so there is no {split} split.{beside}")
+            notes.append(f"There is no {tar}, so there is no {split} split.")
     return notes
 
 
@@ -218,7 +220,7 @@ def classes_2010(devkit: Devkit | None, train: Listing) -> dict[str, str]:
     return {wnid: wnid for wnid in wnids}
 
 
-def find_ilsvrc2010(root: str, names: dict[str, bool], scans: ScanCache) -> Source:
+def find_ilsvrc2010(root: str, names: dict[str, bool], scans: ScanCache, accounts: Accounts) -> Source:
     """ILSVRC-2010: classes and validation labels from the devkit, test labels from their own file beside the tars.
 
     Without the devkit only train can be labeled, by the names of its class tars.
@@ -237,11 +239,11 @@ def find_ilsvrc2010(root: str, names: dict[str, bool], scans: ScanCache) -> Sour
     truth = ground_truth_2010(root, names, devkit, index_of) if devkit else {}
     notes = [] if devkit else [f"There is no {DEVKITS_2010[0]}: classes have no names, and only train has labels."]
     splits = tuple(split for split in SPLIT_ORDER if split in tars and (split == "train" or split in truth))
-    notes += missing_notes(names, TARS_2010, tuple(tars))
+    notes += missing_notes(TARS_2010, tuple(tars))
     notes += [f"There is no {TRUTH_2010[split]}, so {split} is skipped." for split in tars if split not in splits]
     if not splits:
         raise UserError(f"{root}: nothing can be labeled. " + " ".join(notes) + " Bring the missing files.")
-    collected = Collected(root, scans, containers, splits, index_of)
+    collected = Collected(root, scans, containers, splits, index_of, accounts)
     if PATCHES_2010 in names:
         collected.patches = patches_2010(collected, len(tars))
         notes.append(f"Taken from {PATCHES_2010} instead: {counted(len(collected.patches), 'image')}.")
@@ -257,6 +259,7 @@ def find_ilsvrc2010(root: str, names: dict[str, bool], scans: ScanCache) -> Sour
         splits,
         collected.builder.finish(),
         (*notes, *collected.notes(NUM_IMAGES_2010)),
+        label_source="the names of the class tars; for val and test the devkit and the file of test labels",
     )
 
 

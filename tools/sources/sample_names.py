@@ -37,17 +37,16 @@ def made_stem(own: bytes, identity: bytes) -> bytes:
     return readable + b"-" + hashlib.blake2b(identity, digest_size=8).hexdigest().encode()
 
 
-def unique_stems(origins: Iterable[bytes], offsets: Sequence[int] | None) -> Iterator[bytes]:
+def unique_stems(origins: Iterable[bytes], offsets: Sequence[int | None]) -> Iterator[bytes]:
     """One stem for every origin: the file's own where it is safe and no other image has it, else a made one.
 
-    The result does not depend on the images' order.  `offsets` are given for images in tars, where one tar may hold
-    two members of the same name; they tell these apart.
+    The result does not depend on the images' order.  `offsets` are those of images in tars, where one tar may hold two
+    members of the same name, which they tell apart; None for files of their own.
     """
-    in_tar = offsets is not None
     digests = bytearray()
     like_made: set[bytes] = set()
-    for origin in origins:
-        own = own_stem(origin, in_tar)
+    for origin, offset in zip(origins, offsets, strict=True):
+        own = own_stem(origin, offset is not None)
         digests += hashlib.blake2b(own, digest_size=8).digest()
         if _LIKE_MADE.search(own):
             like_made.add(own)
@@ -61,12 +60,12 @@ def unique_stems(origins: Iterable[bytes], offsets: Sequence[int] | None) -> Ite
     """Names that files have by themselves, and others get."""
 
     def stems() -> Iterator[bytes]:
-        for number, origin in enumerate(origins):
-            own = own_stem(origin, in_tar)
+        for number, (origin, offset) in enumerate(zip(origins, offsets, strict=True)):
+            own = own_stem(origin, offset is not None)
             if not repeated[number] and own not in taken and SAFE.match(own):
                 yield own
             else:
-                identity = origin if offsets is None else origin + b"!%d" % offsets[number]
+                identity = origin if offset is None else origin + b"!%d" % offset
                 yield made_stem(own, identity)
 
     while like_made:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from alexnet_fast.tools.dataset_parts import ImageOptions, Unused
 from alexnet_fast.tools.errors import UserError
 from alexnet_fast.tools.sources.sample_names import unique_stems
 
@@ -108,8 +109,13 @@ class ImageTable:
         """The tars, relative to `root`; empty: images are files of their own."""
         self.split: npt.NDArray[np.uint8] = np.empty(0, np.uint8)
         self.label: npt.NDArray[np.int32] = np.empty(0, np.int32)
-        self._container: npt.NDArray[np.int32] | None = None
-        self._offset: npt.NDArray[np.int64] | None = None
+        self.packed: dict[int, str] = {}
+        """Number of a container that must be unpacked first -> the name of what it becomes in the work folder."""
+        self.unpacked_in = ""
+        """The folder or URL where these are, once `unpack` has made them."""
+        self._container: npt.NDArray[np.int32] = np.empty(0, np.int32)
+        """-1 for images that are files of their own."""
+        self._offset: npt.NDArray[np.int64] = np.empty(0, np.int64)
         self._size: npt.NDArray[np.int64] = np.empty(0, np.int64)
         self._origins = ByteStrings()
         self._stems = ByteStrings()
@@ -132,10 +138,19 @@ class ImageTable:
 
     def location(self, number: int) -> Location:
         """Where the image's bytes are."""
-        if self._container is not None and self._offset is not None:
-            path = self._join(self.containers[self._container[number]])
-            return Location(path, int(self._offset[number]), int(self._size[number]))
-        return Location(self._join(os.fsdecode(self.origin_bytes(number))))
+        container = int(self._container[number])
+        if container < 0:
+            return Location(self._join(os.fsdecode(self.origin_bytes(number))))
+        path = self._join(self.containers[container])
+        if container in self.packed:
+            if not self.unpacked_in:
+                raise RuntimeError(f"{path} has not been unpacked")
+            path = f"{self.unpacked_in}/{self.packed[container]}"
+        return Location(path, int(self._offset[number]), int(self._size[number]))
+
+    def packed_bytes(self, container: int) -> int:
+        """Bytes of the images in a container that must be unpacked."""
+        return int(self._size[self._container == container].sum())
 
     def origin_bytes(self, number: int) -> bytes:
         """As `origin`, in the file system's own bytes."""
@@ -148,9 +163,8 @@ class ImageTable:
         """The same images in another order; `split` is in the new one."""
         table = ImageTable(self.root, self.containers)
         table.split, table.label = split, self.label[order]
-        table._container = None if self._container is None else self._container[order]
-        table._offset = None if self._offset is None else self._offset[order]
-        table._size = self._size[order]
+        table._container, table._offset, table._size = self._container[order], self._offset[order], self._size[order]
+        table.packed, table.unpacked_in = self.packed, self.unpacked_in
         table._origins, table._stems = self._origins, self._stems
         table._order = order if self._order is None else self._order[order]
         return table
@@ -179,33 +193,50 @@ class TableBuilder:
         self._split, self._label, self._container = array("B"), array("i"), array("i")
         self._offset, self._size = array("q"), array("q")
 
+    def __len__(self) -> int:
+        return len(self._label)
+
+    @property
+    def splits(self) -> Sequence[int]:
+        """Of the images so far."""
+        return self._split
+
+    @property
+    def labels(self) -> Sequence[int]:
+        """Of the images so far."""
+        return self._label
+
     def add(self, split: int, label: int, origin: bytes, size: int) -> None:
-        """A image that is a file of its own, of `size` bytes.
+        """An image that is a file of its own, of `size` bytes.
 
         `origin` is its path relative to the root, as the file system has it.
         """
-        self._split.append(split)
-        self._label.append(label)
-        self._origins.append(origin)
-        self._size.append(size)
+        self._add(split, label, -1, origin, 0, size)
 
     def add_member(self, split: int, label: int, container: int, member: bytes, offset: int, size: int) -> None:
-        """A image inside tar number `container`; `member` is its name there (`inner.tar!name` where tars nest)."""
+        """An image inside tar number `container`; `member` is its name there (`inner.tar!name` where tars nest)."""
         origin = os.fsencode(self._table.containers[container]) + b"!" + member
-        self.add(split, label, origin, size)
+        self._add(split, label, container, origin, offset, size)
+
+    def _add(self, split: int, label: int, container: int, origin: bytes, offset: int, size: int) -> None:
+        self._split.append(split)
+        self._label.append(label)
         self._container.append(container)
+        self._origins.append(origin)
         self._offset.append(offset)
+        self._size.append(size)
 
     def finish(self) -> ImageTable:
         table = self._table
         table.split = np.array(self._split, dtype=np.uint8)
         table.label = np.array(self._label, dtype=np.int32)
         table._size = np.array(self._size, dtype=np.int64)
-        in_tars = len(self._container) > 0
-        if in_tars:
-            table._container = np.array(self._container, dtype=np.int32)
-            table._offset = np.array(self._offset, dtype=np.int64)
-        table._stems = ByteStrings(unique_stems(self._origins, self._offset if in_tars else None))
+        table._container = np.array(self._container, dtype=np.int32)
+        table._offset = np.array(self._offset, dtype=np.int64)
+        places = [
+            offset if container >= 0 else None for container, offset in zip(self._container, self._offset, strict=True)
+        ]
+        table._stems = ByteStrings(unique_stems(self._origins, places))
         return table
 
 
@@ -224,6 +255,14 @@ class Source:
     table: ImageTable
     notes: tuple[str, ...] = ()
     """What a user should know: no validation split, files that were no images."""
+    warnings: tuple[str, ...] = ()
+    """What may be wrong: a class that is called as a split, classes without images, numbers that are no indices."""
+    unused: tuple[Unused, ...] = ()
+    """What may be data and is not sharded."""
+    label_source: str = ""
+    """Where the labels come from."""
+    stored: ImageOptions | None = None
+    """Of shards that this program made: the options that their JPEGs were made with."""
     scans: ScanCache | None = None
     """What took long to find, to be kept beside the output once it is sure that it is this source's."""
 

@@ -9,13 +9,16 @@ import posixpath
 import zipfile
 from array import array
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from alexnet_fast.tools.errors import UserError
+from alexnet_fast.tools.sources.foreign import is_foreign
+from alexnet_fast.tools.sources.packed import UNKNOWN_SIZE, ForwardReader, open_packed, packing_of
+from alexnet_fast.tools.sources.sample_members import is_label, label_content
 from alexnet_fast.tools.sources.table import ByteStrings
 from alexnet_fast.tools.storage.filesystem import check_regular, explaining, is_url, open_system, unreadable
 from alexnet_fast.tools.storage.output import WORK, Output
@@ -37,7 +40,7 @@ WITHOUT_CONTENT = frozenset((HARD_LINK, SYMBOLIC_LINK, b"3", b"4", FOLDER, b"6")
 MOST_LINKS = 40
 """Links followed one after another, as Linux does."""
 
-MOVE_AWAY = "Mend that, or move it out of the source."
+MOVE_AWAY = "Correct that, or move it out of the source."
 """What to do about a tar that cannot be read."""
 
 ReadAt = Callable[[int, int], bytes]
@@ -113,6 +116,11 @@ def scan(read_at: ReadAt, path: str, start: int, end: int) -> Iterator[Member]:
             yield entry.member._replace(offset=NOWHERE, size=0, head=b"")
 
 
+def is_foreign_path(name: bytes) -> bool:
+    """Whether a member, or a folder it lies in, is another program's."""
+    return any(map(is_foreign, name.split(b"/")))
+
+
 def place(name: bytes) -> bytes:
     """A member's name without `./` and `..`."""
     return posixpath.normpath(name)
@@ -141,9 +149,10 @@ def entries(read_at: ReadAt, path: str, start: int, end: int) -> Iterator[Entry]
     while True:
         block = read_at(position, READ)
         header, head = block[:BLOCK], block[BLOCK:]
-        if position + BLOCK > end:
+        if position + BLOCK > end or len(header) < BLOCK:
             raise TarError(
-                f"{path}: ends at byte {end - start:,} without a tar's end mark: the copy is incomplete. Get it again."
+                f"{path}: ends at byte {min(end, position + len(header)) - start:,} without a tar's end mark: the copy is "
+                "incomplete. Get it again."
             )
         if not any(header):
             return
@@ -202,25 +211,32 @@ def ustar_name(header: bytes) -> bytes:
 def scan_tar(path: str, nested: bool = False) -> Iterator[Member]:
     """The files of a tar, local or behind a URL; with `nested`, those of the tars in it too (`inner.tar!name`)."""
     with TarBytes(path) as tar:
-        for member in scan(tar.read_at, path, 0, tar.size):
-            if not nested or not member.name.endswith(b".tar") or member.offset == NOWHERE:
-                yield member
-            else:
-                label = f"{path}!{member.name.decode('utf-8', 'backslashreplace')}"
-                for inner in scan(tar.read_at, label, member.offset, member.offset + member.size):
-                    yield inner._replace(name=member.name + b"!" + inner.name)
+        yield from scan_opened(tar, nested)
+
+
+def scan_opened(tar: TarBytes, nested: bool) -> Iterator[Member]:
+    for member in scan(tar.read_at, tar.path, 0, tar.size):
+        if not nested or not member.name.endswith(b".tar") or member.offset == NOWHERE or is_foreign_path(member.name):
+            yield member
+        else:
+            label = f"{tar.path}!{member.name.decode('utf-8', 'backslashreplace')}"
+            for inner in scan(tar.read_at, label, member.offset, member.offset + member.size):
+                yield inner._replace(name=member.name + b"!" + inner.name)
 
 
 class TarBytes:
-    """A tar opened for reading here and there."""
+    """A tar opened for reading here and there; one that is compressed, whatever it is called, is best read onward."""
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self.packed = False
+        """Whether it is compressed; its length is `UNKNOWN_SIZE` then, and offsets are those of what is in it."""
+        self._open = ExitStack()
 
     def __enter__(self) -> TarBytes:
         if is_url(self.path):
             system, path = open_system(self.path)
-            file = system.open(path, block_size=1 << 24, cache_type="readahead")
+            file = self._open.enter_context(system.open(path, block_size=1 << 24, cache_type="readahead"))
             self.size = int(file.size)
 
             def read_at(offset: int, size: int) -> bytes:
@@ -228,29 +244,36 @@ class TarBytes:
                 return bytes(file.read(size))
 
             self.read_at: ReadAt = read_at
-            self._close = file.close
-            return self
-        try:
-            check_regular(self.path)
-            descriptor = os.open(self.path, os.O_RDONLY)
-        except OSError as error:
-            raise unreadable(self.path, error, MOVE_AWAY) from error
-        self.size = os.fstat(descriptor).st_size
-        # Only headers are read, a hundred kilobytes apart: reading ahead would read the whole tar.
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
-        self.read_at = lambda offset, size: os.pread(descriptor, size, offset)
-        self._close = lambda: os.close(descriptor)
+        else:
+            try:
+                check_regular(self.path)
+                descriptor = os.open(self.path, os.O_RDONLY)
+            except OSError as error:
+                raise unreadable(self.path, error, MOVE_AWAY) from error
+            self._open.callback(os.close, descriptor)
+            self.size = os.fstat(descriptor).st_size
+            # Only headers are read, a hundred kilobytes apart: reading ahead would read the whole tar.
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+            self.read_at = lambda offset, size: os.pread(descriptor, size, offset)
+        if packing_of(self.read_at(0, BLOCK)) is not None:
+            reader = ForwardReader(lambda: open_packed(self.path))
+            self._open.callback(reader.close)
+            self.packed, self.size, self.read_at = True, UNKNOWN_SIZE, reader.read_at
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._close()
+        self._open.close()
 
 
 class Listing:
     """The members of a tar in columns."""
 
-    def __init__(self) -> None:
+    def __init__(self, packed: bool = False) -> None:
+        self.packed = packed
+        """Whether offsets are those of the tar that comes out when the file is unpacked."""
         self.names = ByteStrings()
+        self.labels = ByteStrings()
+        """What a label beside an image says, as `label_content` gives it; empty for all other members."""
         self.offsets, self.sizes = array("q"), array("q")
 
     def __len__(self) -> int:
@@ -259,8 +282,9 @@ class Listing:
     def __iter__(self) -> Iterator[tuple[bytes, int, int]]:
         return zip(self.names, self.offsets, self.sizes, strict=True)
 
-    def add(self, member: Member) -> None:
+    def add(self, member: Member, label: bytes) -> None:
         self.names.append(member.name)
+        self.labels.append(label)
         self.offsets.append(member.offset)
         self.sizes.append(member.size)
 
@@ -282,7 +306,7 @@ class ScanCache:
             return new_listing(path, nested)
         key = f"{path}\0{nested}\0{state_of(path)}"
         digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
-        name = f"{WORK}/source-scan-{digest[:16]}.npz"
+        name = f"{WORK}/source-scan-2-{digest[:16]}.npz"
         listing = self._new.get(name) or load_listing(self.output, name)
         if listing is None:
             listing = self._new[name] = new_listing(path, nested)
@@ -311,9 +335,15 @@ def state_of(path: str) -> str:
 
 
 def new_listing(path: str, nested: bool) -> Listing:
-    listing = Listing()
-    for member in scan_tar(path, nested):
-        listing.add(member)
+    with TarBytes(path) as tar:
+        listing = Listing(tar.packed)
+        for member in scan_opened(tar, nested):
+            label = b""
+            if member.offset != NOWHERE and is_label(member.name, member.size):
+                whole = member.size <= len(member.head)
+                content = member.head if whole else tar.read_at(member.offset, member.size)
+                label = label_content(member.name, content)
+            listing.add(member, label)
     return listing
 
 
@@ -321,8 +351,11 @@ def save_listing(listing: Listing, output: Output, name: str) -> None:
     with output.create(name) as file:
         np.savez(
             file,
+            packed=np.array(listing.packed),
             names=np.frombuffer(listing.names.buffer, np.uint8),
             ends=np.frombuffer(listing.names.ends, np.int64),
+            labels=np.frombuffer(listing.labels.buffer, np.uint8),
+            label_ends=np.frombuffer(listing.labels.ends, np.int64),
             offsets=np.frombuffer(listing.offsets, np.int64),
             sizes=np.frombuffer(listing.sizes, np.int64),
         )
@@ -339,10 +372,12 @@ def load_listing(output: Output, name: str) -> Listing | None:
 
 def parse_listing(stored: bytes) -> Listing:
     """What `save_listing` wrote; any of numpy's and zipfile's errors where it is something else."""
-    listing = Listing()
     with np.load(io.BytesIO(stored)) as columns:
+        listing = Listing(bool(columns["packed"]))
         listing.names.buffer += columns["names"].tobytes()
         listing.names.ends.frombytes(columns["ends"].tobytes())
+        listing.labels.buffer += columns["labels"].tobytes()
+        listing.labels.ends.frombytes(columns["label_ends"].tobytes())
         listing.offsets.frombytes(columns["offsets"].tobytes())
         listing.sizes.frombytes(columns["sizes"].tobytes())
     return listing

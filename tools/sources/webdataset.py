@@ -1,284 +1,246 @@
-"""Other people's WebDataset tars: samples of a image (jpg, png, webp, …) and a label (cls, or json with a label)."""
+"""Other people's WebDataset tars: samples of an image (jpg, png, webp, …) and a label (cls, json, cls.txt, txt)."""
 
 from __future__ import annotations
 
-import json
-import re
 from array import array
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from alexnet_fast.tools.dataset import MANIFEST
-from alexnet_fast.tools.errors import UsageError, UserError
+from alexnet_fast.tools.errors import UsageError
 from alexnet_fast.tools.messages import counted, few
-from alexnet_fast.tools.sharding.tar_writer import MAX_LABEL
-from alexnet_fast.tools.sources.folders import SPLIT_NAMES, VALIDATION_NAME
-from alexnet_fast.tools.sources.imagenet import classes_by_wnid, imagenet_classes, validation_labels
-from alexnet_fast.tools.sources.table import (
-    SPLIT_ORDER,
-    ClassName,
-    ImageTable,
-    Location,
-    Source,
-    TableBuilder,
-    read_bytes,
+from alexnet_fast.tools.sources.classes import ClassList, LabelCounts, class_name, make_classes
+from alexnet_fast.tools.sources.file_names import imagenet_index
+from alexnet_fast.tools.sources.foreign import text
+from alexnet_fast.tools.sources.image_folders import Accounts
+from alexnet_fast.tools.sources.imagenet import imagenet_classes
+from alexnet_fast.tools.sources.sample_labels import UNLABELED
+from alexnet_fast.tools.sources.samples import (
+    image_of,
+    label_of_sample,
+    samples_of,
+    spare_images,
+    texts_are_labels,
 )
-from alexnet_fast.tools.sources.tar_index import NOWHERE, Member, scan_tar
-from alexnet_fast.tools.sources.tree import is_image, text
-from alexnet_fast.tools.storage.filesystem import join, list_folder
-from alexnet_fast.tools.storage.output import WORK
-
-LABEL_FIELDS = ("label", "cls", "class_id", "class", "class_name")
-"""Where a sample's json may say its class; the first that is there counts."""
-
-_WNID_STEM = re.compile(rb"(n\d{8})_")
+from alexnet_fast.tools.sources.splits import explicit_splits, said
+from alexnet_fast.tools.sources.table import SPLIT_ORDER, ClassName, ImageTable, Source, TableBuilder
+from alexnet_fast.tools.sources.tar_index import Listing
+from alexnet_fast.tools.storage.filesystem import join
 
 
-def tars_of(root: str, names: Mapping[str, bool]) -> dict[str, list[str]]:
-    """Split -> its tars relative to the root, sorted: those in the folder, or in the folders in it.
+def splits_of_tars(root: str, tars: Sequence[str], given: Sequence[str], accounts: Accounts) -> dict[str, str]:
+    """Tar -> its split: as `--split` says, else as the words in its path say; all are train where no path has one."""
+    if given:
+        folders = {tar: tuple(tar.encode("utf-8", "surrogateescape").split(b"/")) for tar in tars}
+        chosen = explicit_splits(root, given, folders.values())
+        for tar, folder in folders.items():
+            if chosen[folder] is None:
+                accounts.add(tar, 1, "tars that no --split names")
+        return {tar: found[0] for tar, folder in folders.items() if (found := chosen[folder])}
+    return split_by_name(root, tars)
 
-    Shards that this program made of the same source lie in such a folder too, and are none of the source's.
-    The split is the last of the words train, val, validation, test and the like in a tar's path; all are train where no
-    tar's path has one.
-    """
-    tars = sorted(name for name, folder in names.items() if not folder and name.endswith(".tar"))
-    if not tars:
-        folders = [name for name, folder in names.items() if folder and not name.startswith(".")]
-        below = {folder: list_folder(join(root, folder)) for folder in folders}
-        tars = sorted(
-            f"{folder}/{name}"
-            for folder, inside in below.items()
-            if not {MANIFEST, WORK} & inside.keys()
-            for name in inside
-            if name.endswith(".tar")
-        )
-    by_split: dict[str, list[str]] = {}
+
+def split_by_name(root: str, tars: Sequence[str]) -> dict[str, str]:
+    by_split: dict[str, list[str]] = defaultdict(list)
     for tar in tars:
-        by_split.setdefault(split_of(tar), []).append(tar)
+        splits = {what.split for part in tar.split("/") if (what := said(part.removesuffix(".tar").encode()))}
+        if len(splits) > 1:
+            raise UsageError(
+                f"{root}: the path of {tar!r} names the splits {' and '.join(sorted(splits))}. Say which it is: "
+                f"--split {min(splits)}={tar}."
+            )
+        by_split[next(iter(splits), "")].append(tar)
     if set(by_split) > {""}:
         named = next(tars[0] for split, tars in by_split.items() if split)
         raise UsageError(
-            f"{root}: the tar {few(by_split[''])} names no split, but {named!r} does. Put train, val or test into the "
-            "names of all tars, or of none."
+            f"{root}: the tar {few(by_split[''])} names no split, but {named!r} does. Say what each is with "
+            f"--split train={by_split[''][0]} and so on (wildcards are allowed)."
         )
-    if "" in by_split:
-        return {"train": tars}
-    return {split: by_split[split] for split in SPLIT_ORDER if split in by_split}
-
-
-def split_of(tar: str) -> str:
-    """The split that a tar's path names; nothing where it names none."""
-    words = [SPLIT_NAMES.get(word.lower().encode()) for word in re.split("[^A-Za-z]+", tar)]
-    return next((word for word in reversed(words) if word), "")
-
-
-def is_webdataset(root: str, names: Mapping[str, bool]) -> bool:
-    """Whether the first tar begins with a sample of a image and a label.
-
-    Tars that are damaged, or whose names disagree about splits, are the user's to know where there is nothing else, but
-    must not hide class folders beside them; nor may a stray tar hide train/ and val/.
-    """
-    folders = [name for name, folder in names.items() if folder and not name.startswith(".")]
-    if holds_classes(root, [name for name in folders if name.lower().encode() in SPLIT_NAMES]):
-        return False
-    try:
-        tars = next(iter(tars_of(root, names).values()), [])
-    except UsageError:
-        if holds_classes(root, folders):
-            return False
-        raise
-    if not tars:
-        return False
-    try:
-        sample = next(samples(join(root, tars[0])), None)
-    except UserError:
-        if any(names.values()):
-            return False
-        raise
-    return sample is not None and bool(sample.images) and sample.label_member is not None
-
-
-def holds_classes(root: str, folders: list[str]) -> bool:
-    """Whether one of the folders holds images or further folders, and no tars."""
-    inside = (list_folder(join(root, folder)) for folder in folders)
-    return any(
-        any(folder or is_image(name.encode("utf-8", "surrogateescape")) for name, folder in names.items())
-        and not any(name.endswith(".tar") for name in names)
-        for names in inside
-    )
-
-
-@dataclass
-class Sample:
-    """The members of a tar that share a key: the name up to the first dot."""
-
-    key: bytes
-    images: list[Member] = field(default_factory=list)
-    lost: list[Member] = field(default_factory=list)
-    """Images by their names that have no bytes in the tar."""
-    label_member: Member | None = None
-
-    def add(self, extension: bytes, member: Member) -> None:
-        if is_image(b"x." + extension):
-            (self.lost if member.offset == NOWHERE else self.images).append(member)
-        elif member.offset == NOWHERE:
-            return
-        elif extension == b"cls" or (extension == b"json" and self.label_member is None):
-            self.label_member = member
-
-
-def samples(path: str) -> Iterator[Sample]:
-    """The samples of a tar; names that begin with `__` are webdataset's own."""
-    sample: Sample | None = None
-    for member in scan_tar(path):
-        folder, slash, name = member.name.rpartition(b"/")
-        stem, _, extension = name.partition(b".")
-        if stem.startswith(b"__"):
-            continue
-        if sample is None or sample.key != folder + slash + stem:
-            if sample is not None:
-                yield sample
-            sample = Sample(folder + slash + stem)
-        sample.add(extension.rpartition(b".")[2].lower(), member)
-    if sample is not None:
-        yield sample
-
-
-def read_label(path: str, member: Member) -> str | None:
-    """What a label member says; None where it is a json without a label."""
-    content = member.head
-    if len(content) < member.size:
-        content = read_bytes(Location(path, member.offset, member.size))
-    if not member.name.lower().endswith(b".json"):
-        return content.decode("utf-8", "backslashreplace").strip()
-    try:
-        fields = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: {text(member.name)} is no JSON ({error}). Get the tar again, or mend it.") from error
-    found = next((fields[key] for key in LABEL_FIELDS if key in fields), None) if isinstance(fields, dict) else None
-    # JSON can spell halves of characters, which have no bytes.
-    return None if found is None else str(found).encode("utf-8", "backslashreplace").decode()
+    return {tar: split or "train" for split, named in by_split.items() for tar in named}
 
 
 class _Collected:
     """What comes together over the tars."""
 
-    def __init__(self, root: str, tars: Mapping[str, list[str]]) -> None:
-        self.containers = [tar for split in tars.values() for tar in split]
-        self.builder = TableBuilder(root, self.containers)
-        self.labels: dict[str, int] = {}
-        """Label as it is written -> number in the order of coming, which the table holds until all are known."""
+    def __init__(self, root: str, tars: Sequence[str], accounts: Accounts) -> None:
+        self.root = root
+        self.accounts = accounts
+        self.builder = TableBuilder(root, tars)
+        self.counts = LabelCounts()
         self.evidence = array("i")
-        """For each image whose name tells its ImageNet class: that class's index; -1 for the others."""
-        self.unlabeled: list[str] = []
-        self.num_spare = 0
-        """Images beside a sample's first one."""
-        self.lost: list[str] = []
+        """For each image whose name says its ImageNet class: that class's index; -1 for the others."""
+        self.origins: Counter[str] = Counter()
         self.num_bare_labels = 0
 
-    def add_tar(self, root: str, split: int, container: int) -> None:
-        path = join(root, self.containers[container])
-        for sample in samples(path):
-            self.lost += [f"{self.containers[container]}!{text(member.name)}" for member in sample.lost]
+    def add_tar(self, split: str, container: int, tar: str, listing: Listing, with_texts: bool) -> None:
+        path = join(self.root, tar)
+        unlabeled, spare, lost = [], Counter[str](), []
+        for key, sample in samples_of(listing).items():
+            lost += [text(listing.names[row]) for row in sample.lost]
             if not sample.images:
-                self.num_bare_labels += bool(sample.label_member and not sample.lost)
+                self.num_bare_labels += bool(sample.labels and not sample.lost)
                 continue
-            label = read_label(path, sample.label_member) if sample.label_member else None
-            if label is None:
-                self.unlabeled.append(f"{self.containers[container]}!{text(sample.key)}")
+            row = image_of(path, listing, key, sample)
+            label = label_of_sample(path, listing, key, sample, with_texts)
+            spare.update(text(listing.names[other]) for other in spare_images(sample, row))
+            if label == UNLABELED:
+                unlabeled.append(text(key))
                 continue
-            number = self.labels.setdefault(label, len(self.labels))
-            image = sample.images[0]
-            self.builder.add_member(split, number, container, image.name, image.offset, image.size)
-            self.evidence.append(imagenet_index(image.name))
-            self.num_spare += len(sample.images) - 1
-
-    def notes(self) -> list[str]:
-        """What is not used, so that every image is accounted for."""
-        notes = []
-        if self.unlabeled:
-            notes.append(f"Not used: {counted(len(self.unlabeled), 'image')} without a label ({few(self.unlabeled)}).")
-        if self.lost:
-            images = counted(len(self.lost), "image")
-            notes.append(
-                f"Not used: {images} without bytes in the tar, links that lead out of it or no files "
-                f"({few(self.lost)})."
-            )
-        if self.num_spare:
-            notes.append(f"Not used: {counted(self.num_spare, 'image')}, not the first of the sample.")
-        if self.num_bare_labels:
-            notes.append(f"Not used: {counted(self.num_bare_labels, 'label')} without a image.")
-        return notes
-
-
-def imagenet_index(member: bytes) -> int:
-    """The ImageNet class that a file name of ILSVRC-2012 tells (n01440764_10026, ILSVRC2012_val_00000001); else -1."""
-    stem = member.rpartition(b"/")[2].partition(b".")[0]
-    matched = _WNID_STEM.match(stem)
-    if matched:
-        known = classes_by_wnid().get(matched[1].decode())
-        return known.index if known else -1
-    numbered = VALIDATION_NAME.match(stem + b".JPEG")
-    if numbered and 1 <= int(numbered[1]) <= len(validation_labels()):
-        return int(validation_labels()[int(numbered[1]) - 1])
-    return -1
-
-
-def find_webdataset(root: str, names: Mapping[str, bool]) -> Source:
-    """WebDataset tars in the folder or in folders in it."""
-    tars = tars_of(root, names)
-    collected = _Collected(root, tars)
-    splits = tuple(tars)
-    split_numbers = [number for number, split in enumerate(splits) for _ in tars[split]]
-    for container, number in enumerate(split_numbers):
-        collected.add_tar(root, number, container)
-    table = collected.builder.finish()
-    if len(table) == 0:
-        raise UsageError(
-            f"{root}: no sample with a image (jpg, png, webp, …) and a label (cls, or json with one of "
-            f"{', '.join(LABEL_FIELDS)}) in {counted(len(collected.containers), 'tar')}. Give tars that hold both."
+            number = self.counts.add(label, split)
+            name, offset, size = listing.names[row], listing.offsets[row], listing.sizes[row]
+            self.builder.add_member(SPLIT_ORDER.index(split), number, container, name, offset, size)
+            self.evidence.append(imagenet_index(name.rpartition(b"/")[2]))
+            self.origins.update("." + component.decode() for component, _ in (sample.labels or sample.texts)[:2])
+        self.accounts.add(tar, len(unlabeled), f"images without a label ({few(unlabeled)})")
+        self.accounts.add(
+            tar, len(lost), f"images without bytes in the tar, links that lead out of it or no files ({few(lost)})"
         )
-    classes = label_classes(root, table, collected)
-    notes = collected.notes()
-    if classes[0].name == "0":
-        notes.append("The tars say no class names: classes are called by their numbers.")
+        self.accounts.add(tar, spare.total(), f"images besides the sample's own ({few(sorted(spare))})")
+
+
+def find_webdataset(
+    root: str,
+    listings: Mapping[str, Listing],
+    packed: dict[int, str],
+    accounts: Accounts,
+    splits: Sequence[str] = (),
+    class_list: ClassList | None = None,
+) -> Source:
+    """The source that these tars (paths below the root) are.
+
+    UsageError where no image has a label, or where labels contradict each other; UserError where a sample does.
+    """
+    tars = list(listings)
+    collected = _Collected(root, tars, accounts)
+    split_of = splits_of_tars(root, tars, splits, accounts)
+    with_texts = not has_label_members(listings)
+    for container, tar in enumerate(tars):
+        if tar in split_of:
+            collected.add_tar(split_of[tar], container, tar, listings[tar], with_texts)
+    if not len(collected.builder):
+        raise UsageError(
+            f"{root}: no sample with an image (jpg, png, webp, …) and a label beside it (cls, json, cls.txt, txt) in "
+            f"{counted(len(tars), 'tar')}. Give tars that hold both, or a table with --labels FILE."
+        )
+    check_evidence(root, collected)
+    made = make_classes(root, collected.counts, class_list)
+    table = collected.builder.finish()
+    numbers = np.array([label.number is not None for label in collected.counts.labels])[table.label]
+    table.label = made.index[table.label]
+    present = sorted(set(table.split.tolist()))
+    table.split = np.searchsorted(present, table.split).astype(np.uint8)
+    order = np.argsort(table.split, kind="stable")
+    if (order[1:] < order[:-1]).any():
+        table = table.rearranged(order, table.split[order])
+    table.packed = packed
+    notes = list(made.notes)
+    classes = made.classes
+    if class_list is None and numbers.any():
+        classes = with_imagenet_names(made.classes, table, np.array(collected.evidence)[order])
+    if all(entry.name == str(number) for number, entry in enumerate(classes)):
+        notes.append("The tars name no classes: classes are called by their numbers.")
+    if collected.num_bare_labels:
+        notes.append(f"Ignored: {counted(collected.num_bare_labels, 'label')} without an image.")
     return Source(
         "webdataset",
-        f"{counted(len(collected.containers), 'WebDataset tar')} in {root}",
+        f"{counted(len(tars), 'WebDataset tar')} in {root}",
         classes,
-        splits,
+        tuple(SPLIT_ORDER[number] for number in present),
         table,
         tuple(notes),
+        warnings=tuple(made.warnings),
+        label_source="the samples' " + ", ".join(name for name, _ in collected.origins.most_common()),
     )
 
 
-def label_classes(root: str, table: ImageTable, collected: _Collected) -> tuple[ClassName, ...]:
-    """The classes; the table's labels become their indices.
+def has_label_members(listings: Mapping[str, Listing]) -> bool:
+    """Whether any image has a label other than a text; texts are captions then.
 
-    Labels that are numbers are the indices themselves, with ImageNet's names where the images' names agree that they
-    are ImageNet's; other labels are class names.
+    UsageError where there are only texts, and these are captions.
     """
-    written = list(collected.labels)
-    if not all(re.fullmatch(r"\d+", label) for label in written):
-        order = sorted(written)
-        place = {label: index for index, label in enumerate(order)}
-        table.label = np.array([place[label] for label in written], np.int32)[table.label]
-        return tuple(class_of_text(label) for label in order)
-    too_large = next((label for label in written if len(label.lstrip("0")) > len(str(MAX_LABEL))), None)
-    if too_large is not None:  # by its length: Python reads no number of 5,000 digits
-        shown = too_large if len(too_large) <= 40 else f"{too_large[:40]}…"
-        raise UsageError(f"{root}: has the label {shown}; labels may go up to {MAX_LABEL:,}. Number them anew.")
-    largest = max(written, key=int)
-    table.label = np.array([int(label) for label in written], np.int32)[table.label]
-    evidence = np.array(collected.evidence)
+    found = {tar: list(samples_of(listing).values()) for tar, listing in listings.items()}
+    for tar, samples in found.items():
+        if any(sample.images and any(listings[tar].labels[row] for _, row in sample.labels) for sample in samples):
+            return True
+    texts = [(tar, samples) for tar, samples in found.items() if any(sample.texts for sample in samples)]
+    captions = next((tar for tar, samples in texts if not texts_are_labels(listings[tar], samples)), None)
+    if captions is not None:
+        example = next(listings[captions].labels[row] for sample in found[captions] for _, row in sample.texts)
+        raise UsageError(
+            f"{captions}: the only texts beside the images are .txt such as {text(example[:60])!r}, which are captions and no "
+            "classes. Call the labels .cls, or give a table with --labels FILE."
+        )
+    return False
+
+
+def with_imagenet_names(
+    classes: tuple[ClassName, ...], table: ImageTable, evidence: np.ndarray[tuple[int, ...], np.dtype[np.int64]]
+) -> tuple[ClassName, ...]:
+    """ImageNet's 1,000 names, where the labels are numbers and every image's name that says a class agrees with it."""
     told = evidence >= 0
-    if int(largest) < len(imagenet_classes()) and told.any() and np.array_equal(evidence[told], table.label[told]):
-        return tuple(ClassName(entry.wnid, entry.name) for entry in imagenet_classes())
-    return tuple(ClassName(str(number), str(number)) for number in range(int(largest) + 1))
+    unnamed = all(entry.name == str(number) for number, entry in enumerate(classes))
+    agree = told.any() and np.array_equal(evidence[told], table.label[told])
+    if not unnamed or len(classes) > len(imagenet_classes()) or not agree:
+        return classes
+    return tuple(class_name(entry.wnid) for entry in imagenet_classes())
 
 
-def class_of_text(label: str) -> ClassName:
-    known = classes_by_wnid().get(label)
-    return ClassName(label, known.name if known else label)
+SCHEMES = ("the place among the sorted WordNet ids", "that place counted from 1", "the devkit's ids")
+
+
+def check_evidence(root: str, collected: _Collected) -> None:
+    """UsageError where file names prove that the numbers mean different classes in different splits, or are no indices."""
+    labels = [label.number for label in collected.counts.labels]
+    by_split: dict[str, Counter[tuple[int, int]]] = defaultdict(Counter)
+    for split, label, index in zip(collected.builder.splits, collected.builder.labels, collected.evidence, strict=True):
+        number = labels[label]
+        if index >= 0 and number is not None:
+            by_split[SPLIT_ORDER[split]][index, number] += 1
+    schemes = {split: scheme_of(pairs) for split, pairs in by_split.items()}
+    known = {scheme for scheme in schemes.values() if scheme}
+    told = "; ".join(f"{split}: {scheme}" for split, scheme in schemes.items() if scheme)
+    if len(known) > 1:
+        raise UsageError(
+            f"{root}: the splits number ImageNet's classes differently, as the images' names show ({told}). Number them "
+            "alike in all tars."
+        )
+    if known and known != {SCHEMES[0]}:
+        raise UsageError(
+            f"{root}: the labels are not the classes' indices 0 to 999, as the images' names show ({told}). Number the "
+            "classes by the sorted WordNet ids, from 0."
+        )
+    meant: dict[int, tuple[str, int]] = {}
+    for split, pairs in by_split.items():
+        for index, number in majority(pairs).items():
+            first, other = meant.setdefault(index, (split, number))
+            if other != number:
+                wnid = imagenet_classes()[index].wnid
+                raise UsageError(
+                    f"{root}: the labels contradict each other: images of {wnid} have the label {other} in {first} and "
+                    f"{number} in {split}. Number the classes alike in all tars."
+                )
+
+
+def majority(pairs: Counter[tuple[int, int]]) -> dict[int, int]:
+    """ImageNet index -> the label that most of its images have."""
+    best: dict[int, tuple[int, int]] = {}
+    for (index, number), count in pairs.items():
+        if count > best.get(index, (0, 0))[0]:
+            best[index] = (count, number)
+    return {index: number for index, (_, number) in best.items()}
+
+
+def scheme_of(pairs: Counter[tuple[int, int]]) -> str | None:
+    """How the labels number ImageNet's classes; None where it is in none of the known ways, or where one class tells
+    too little.
+    """
+    numbers = majority(pairs)
+    if len(numbers) < 2:
+        return None
+    devkit = {entry.index: entry.ilsvrc2012_id for entry in imagenet_classes()}
+    ways = (lambda index: index, lambda index: index + 1, lambda index: devkit[index])
+    for name, way in zip(SCHEMES, ways, strict=True):
+        if all(way(index) == number for index, number in numbers.items()):
+            return name
+    return None

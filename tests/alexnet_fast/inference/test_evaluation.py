@@ -19,8 +19,7 @@ NUM_IMAGES = 7
 
 def predictor_of(seed: int, num_classes: int) -> Predictor:
     """A small network with lively values: the initialization alone would make every logit tiny."""
-    model = AlexNet(small(NETS["167"], 16, image_size=224, num_classes=num_classes))
-    model.initialize(seed)
+    model = AlexNet(small(NETS["167"], 16, image_size=224, num_classes=num_classes), seed=seed).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.mul_(4 if name.endswith("weight") else 1)

@@ -110,8 +110,7 @@ def test_layouts_stay_channels_last() -> None:
 
 
 def test_dropout_halves_at_test_and_zeroes_in_training() -> None:
-    model = AlexNet(small(NETS["167"]))
-    model.initialize(0)
+    model = AlexNet(small(NETS["167"])).eval()
     outputs: dict[bool, torch.Tensor] = {}
     images = torch.randn(8, 3, 67, 67) * 50
     for training in (False, True):

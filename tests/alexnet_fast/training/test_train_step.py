@@ -227,8 +227,7 @@ def test_no_norm_is_no_norm() -> None:
     """Nets with and without norms differ, and in nothing but that."""
     logits = []
     for norms in ((), ("conv1",)):
-        model = AlexNet(replace(NET, norms=norms))
-        model.initialize(1)
+        model = AlexNet(replace(NET, norms=norms), seed=1).eval()
         logits.append(model(random_batch().images))
     assert not torch.allclose(logits[0], logits[1], rtol=1e-3)
 

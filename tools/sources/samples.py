@@ -1,0 +1,136 @@
+"""A tar's WebDataset samples: members that share a key, wherever in the tar they are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from alexnet_fast.tools.errors import UserError
+from alexnet_fast.tools.sources.foreign import is_foreign, text
+from alexnet_fast.tools.sources.sample_labels import UNLABELED, Label, LabelError, label_of, label_of_json, merged
+from alexnet_fast.tools.sources.sample_members import DAMAGED, is_image_component, split_member
+from alexnet_fast.tools.sources.table import Location, read_bytes
+from alexnet_fast.tools.sources.tar_index import NOWHERE, Listing
+
+LONGEST_TEXT = 50
+"""Characters of a `.txt` that may be a class's name; longer ones are captions."""
+MOST_WORDS = 4
+
+
+@dataclass
+class Sample:
+    """The members of a tar that share a key, as (component, row of the listing)."""
+
+    images: list[tuple[bytes, int]] = field(default_factory=list)
+    lost: list[int] = field(default_factory=list)
+    """Rows of images by their names that have no bytes in the tar."""
+    labels: list[tuple[bytes, int]] = field(default_factory=list)
+    texts: list[tuple[bytes, int]] = field(default_factory=list)
+    """Texts, which are labels or captions."""
+
+
+def samples_of(listing: Listing) -> dict[bytes, Sample]:
+    """Key -> sample, in the order in which the keys come first."""
+    found: dict[bytes, Sample] = {}
+    for row, (member, offset, _) in enumerate(listing):
+        key, component = split_member(member)
+        name = key.rpartition(b"/")[2]
+        if not component or (name.startswith(b"__") and not is_image_component(component)):
+            continue  # webdataset's own, such as __meta__.json
+        if any(map(is_foreign, member.split(b"/"))):
+            continue
+        image = is_image_component(component)
+        if not image and not listing.labels[row]:
+            continue
+        sample = found.setdefault(key, Sample())
+        if image:
+            sample.lost.append(row) if offset == NOWHERE else sample.images.append((component, row))
+        elif component.rpartition(b".")[2] == b"txt" and not component.endswith(b"cls.txt"):
+            sample.texts.append((component, row))
+        else:
+            sample.labels.append((component, row))
+    return found
+
+
+def holds_samples(listing: Listing) -> bool:
+    """Whether an image in the tar has a label beside it under its key."""
+    found = samples_of(listing).values()
+    if any(sample.images and any(says_label(listing.labels[row]) for _, row in sample.labels) for sample in found):
+        return True
+    return texts_are_labels(listing, found)
+
+
+def says_label(content: bytes) -> bool:
+    return bool(content) and not content.startswith(b"{}")
+
+
+def texts_are_labels(listing: Listing, found: Iterable[Sample]) -> bool:
+    """Whether the texts beside the images are labels and no captions: short, on one line, and some of them alike."""
+    texts = [listing.labels[row] for sample in found if sample.images for _, row in sample.texts]
+    short = all(
+        b"\n" not in content and len(content) <= LONGEST_TEXT and len(content.split()) <= MOST_WORDS
+        for content in texts
+    )
+    numbers = all(content.strip().lstrip(b"-").isdigit() for content in texts)
+    return bool(texts) and short and (numbers or len(set(texts)) < len(texts))
+
+
+def exact_first(members: list[tuple[bytes, int]]) -> list[tuple[bytes, int]]:
+    """The members whose component is one extension; where there are none, the longer ones."""
+    exact = [(component, row) for component, row in members if b"." not in component]
+    return exact or members
+
+
+def image_of(tar: str, listing: Listing, key: bytes, sample: Sample) -> int:
+    """The row of a sample's image; UserError where it has several that differ."""
+    chosen = exact_first(sample.images)
+    first = chosen[0][1]
+    for component, row in chosen[1:]:
+        if listing.sizes[row] != listing.sizes[first] or not alike(tar, listing, first, row):
+            names = sorted({text(component) for component, _ in chosen})
+            twice = " twice" if len(names) == 1 else ""
+            raise UserError(
+                f"{tar}: the sample {text(key)!r} has several images that differ ({', '.join(names[:4])}{twice}). By "
+                "webdataset's convention a sample's key ends at the first dot of the file name: names that differ only "
+                "behind a dot are one sample. Rename the members (dots become _), or leave one image in each sample."
+            )
+    return first
+
+
+def alike(tar: str, listing: Listing, one: int, two: int) -> bool:
+    """Whether two members have the same bytes; those of a compressed tar are not compared."""
+    if listing.offsets[one] == listing.offsets[two]:
+        return True
+    if listing.packed:
+        return False
+    contents = [read_bytes(Location(tar, listing.offsets[row], listing.sizes[row])) for row in (one, two)]
+    return contents[0] == contents[1]
+
+
+def label_of_sample(tar: str, listing: Listing, key: bytes, sample: Sample, with_texts: bool) -> Label:
+    """What a sample's label members say together; UserError where two of them disagree, or where one is no label."""
+    members = exact_first(sample.labels) or (exact_first(sample.texts) if with_texts else [])
+    label = UNLABELED
+    for component, row in members:
+        try:
+            label = merged(label, read_label(component, listing.labels[row]))
+        except LabelError as error:
+            raise UserError(
+                f"{tar}: {text(listing.names[row])} (sample {text(key)!r}): {error}. Correct the tar, or leave the sample out."
+            ) from error
+    return label
+
+
+def read_label(component: bytes, content: bytes) -> Label:
+    """One label member's label."""
+    if content.startswith(DAMAGED):
+        raise LabelError(f"is no JSON ({content[1:].decode()})")
+    if component.endswith(b"json"):
+        return label_of_json(json.loads(content)) if content else UNLABELED
+    return label_of(content)
+
+
+def spare_images(sample: Sample, chosen: int) -> Iterator[int]:
+    """The rows of a sample's images besides the one taken."""
+    return (row for _, row in sample.images if row != chosen)
