@@ -2,7 +2,7 @@
 
 The policy:
 - the center square of the image is made `size` × `size`, smaller by area averaging (or another filter), larger by
-  cubic interpolation, as the 2012 program did;
+  cubic interpolation, as cuda-convnet2 (2014) did; how images were resized in 2012 is not known;
 - JPEG, PNG, GIF, BMP, WebP, TIFF and PPM are read, whatever the file is called; of an animation, the first frame;
 - gray, CMYK (inverted as Adobe does, or not), palettes and 16 bit become 8-bit RGB; what is transparent is laid on
   white, as a browser shows it; EXIF orientation is applied and dropped; color profiles are dropped, not applied, as
