@@ -12,7 +12,13 @@ from pathlib import Path
 from alexnet_fast.tools.dataset import MANIFEST
 from alexnet_fast.tools.messages import counted, few
 from alexnet_fast.tools.sources.foreign import ARCHIVES, UNREAD_DATA, extension, is_image, is_tar, text
-from alexnet_fast.tools.sources.image_folders import Accounts, ImageFolder, account_files, folders_of_tar, folders_of_tree
+from alexnet_fast.tools.sources.image_folders import (
+    Accounts,
+    ImageFolder,
+    account_files,
+    folders_of_tar,
+    folders_of_tree,
+)
 from alexnet_fast.tools.sources.samples import holds_samples
 from alexnet_fast.tools.sources.shards import is_manifest
 from alexnet_fast.tools.sources.tar_index import Listing, ScanCache
@@ -41,7 +47,9 @@ class Contents:
     @cached_property
     def tars(self) -> list[str]:
         """Below the root, sorted, compressed ones too."""
-        return [os.fsdecode(path) for path in self.tree.data if is_tar(path.rpartition(b"/")[2]) and not companion(path)]
+        return [
+            os.fsdecode(path) for path in self.tree.data if is_tar(path.rpartition(b"/")[2]) and not companion(path)
+        ]
 
     @cached_property
     def parquets(self) -> list[str]:
@@ -70,7 +78,9 @@ class Contents:
         """The other tars that hold images."""
         samples = set(self.sample_tars)
         return [
-            tar for tar, listing in self.listings.items() if tar not in samples and any(map(is_image_member, listing.names))
+            tar
+            for tar, listing in self.listings.items()
+            if tar not in samples and any(map(is_image_member, listing.names))
         ]
 
     def folders(self, tars: list[str]) -> Iterator[ImageFolder]:
@@ -82,13 +92,10 @@ class Contents:
     def empty_folders(self, folders: list[ImageFolder]) -> list[bytes]:
         """Folders beside those of classes, with nothing in them or below."""
         filled = {b"/".join(folder.real[:depth]) for folder in folders for depth in range(len(folder.real) + 1)}
-        filled |= {path.rpartition(b"/")[0] for path in self.tree.data}
+        filled |= {path[:cut] for path in self.tree.data for cut in range(len(path)) if path[cut : cut + 1] == b"/"}
         parents = {folder.real[:-1] for folder in folders if folder.container < 0 and folder.real}
-        return sorted(
-            name
-            for name in self.tree.folders
-            if name not in filled and tuple(name.split(b"/")[:-1]) in parents and not any(f.startswith(name + b"/") for f in filled)
-        )
+        empty = self.tree.folders - filled
+        return sorted(name for name in empty if tuple(name.split(b"/")[:-1]) in parents)
 
     def account_rest(self, used: set[str], folders_used: bool) -> None:
         """Put what the source did not take into the accounts.  used: containers that were taken."""
@@ -101,7 +108,9 @@ class Contents:
         rest = [path for path in self.tree.data if os.fsdecode(path) not in used and not companion(path)]
         for tar in [os.fsdecode(path) for path in rest if os.fsdecode(path) in self.tars]:
             self.account_tar(tar)
-        account_files(self.root, (path for path in rest if os.fsdecode(path) not in self.tars), accounts, reason_of_file)
+        account_files(
+            self.root, (path for path in rest if os.fsdecode(path) not in self.tars), accounts, reason_of_file
+        )
 
     def account_tar(self, tar: str) -> None:
         """A tar that was not taken, by the images in it where its list is known."""
@@ -110,7 +119,11 @@ class Contents:
             return
         images = sum(map(is_image_member, self.listings[tar].names))
         samples = tar in self.sample_tars
-        what = "images of WebDataset samples (--source webdataset reads them)" if samples else "images, beside what was taken"
+        what = (
+            "images of WebDataset samples (--source webdataset reads them)"
+            if samples
+            else "images, beside what was taken"
+        )
         self.accounts.add(tar, images, what)
         if not images:
             folders_of_tar(self.root, tar, 0, self.listings[tar], self.accounts)
@@ -195,4 +208,3 @@ def unreadable_formats(tree: Tree) -> str | None:
         if end.encode() in UNREAD_DATA:
             return f"{path!r} is of the format {end}, which is not read; write its images as files, tars or parquet"
     return None
-

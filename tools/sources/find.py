@@ -38,8 +38,8 @@ from alexnet_fast.tools.storage.output import Output
 
 __all__ = ["KINDS", "ClassName", "ImageTable", "Location", "Source", "find_source", "read_bytes"]
 
-KINDS = ("folders", "ilsvrc2010", "ilsvrc2012", "parquet", "shards", "webdataset")
-"""What `--source` may be."""
+KINDS = ("class-tars", "folders", "ilsvrc2010", "ilsvrc2012", "parquet", "shards", "webdataset")
+"""What `--source` may be; `class-tars` is the same as `folders`: tars count as folders."""
 
 LABEL_FILES = (b"val_annotations.txt",)
 """Names of texts that are taken for tables of labels unasked: Tiny ImageNet's."""
@@ -92,7 +92,8 @@ def find_source(
         raise UsageError(f"{contents.root}: no images in it. {' '.join(source.notes)} Give the folder that holds them.")
     if len(source.classes) > MAX_LABEL + 1:
         raise UsageError(
-            f"{contents.root}: has {len(source.classes):,} classes; there may be {MAX_LABEL + 1:,}. Give a part of them."
+            f"{contents.root}: has {len(source.classes):,} classes; there may be {MAX_LABEL + 1:,}. Give a part of "
+            "them."
         )
     if val_fraction is not None:
         return draw_validation(source, val_fraction, seed)
@@ -114,10 +115,12 @@ def merged(contents: Contents) -> tuple[Unused, ...]:
 def find_kind(contents: Contents, kind: str | None, wishes: Wishes) -> Source:
     """The source of a kind, with what it leaves in `contents.accounts`."""
     root, names = contents.root, first_level(contents)
-    kind = kind or detect(contents, names, wishes)
+    kind = "folders" if kind == "class-tars" else kind or detect(contents, names, wishes)
     check_wishes(kind, wishes)
     if kind in ("ilsvrc2012", "ilsvrc2010"):
-        source = (find_ilsvrc2012 if kind == "ilsvrc2012" else find_ilsvrc2010)(root, names, contents.scans, contents.accounts)
+        source = (find_ilsvrc2012 if kind == "ilsvrc2012" else find_ilsvrc2010)(
+            root, names, contents.scans, contents.accounts
+        )
         contents.account_rest(set(source.table.containers), folders_used=False)
         return source
     if kind == "shards":
@@ -197,13 +200,17 @@ def detect(contents: Contents, names: dict[str, bool], wishes: Wishes) -> str:
             return "ilsvrc2010"
     if wishes.labels:
         return "folders"
-    in_folders = any(folder for folder in tree.images) or any(has_class_folders(contents, tar) for tar in contents.image_tars)
+    in_folders = any(folder for folder in tree.images) or any(
+        has_class_folders(contents, tar) for tar in contents.image_tars
+    )
     readings = {
         "folders": in_folders and "images in folders",
         "webdataset": bool(contents.sample_tars) and f"WebDataset samples in {few(contents.sample_tars)}",
         "parquet": bool(contents.parquets) and f"parquet files ({few(contents.parquets)})",
     }
     found = {kind: what for kind, what in readings.items() if what}
+    if "folders" in found and has_train_folder(contents):
+        return "folders"
     if len(found) > 1:
         raise UsageError(
             f"{root}: holds {' and '.join(map(str, found.values()))}. Say which are meant: "
@@ -222,8 +229,16 @@ def split_in_folders(contents: Contents, names: dict[str, bool]) -> bool:
     return bool(missing & said_splits) and not (missing == {"train"} and class_tars(contents.root, names))
 
 
+def has_train_folder(contents: Contents) -> bool:
+    """Whether there is a folder of the train split with class folders in it, which no stray tar may hide."""
+    return any(
+        depth < len(parts) - 1 and (what := said(part)) is not None and not what.rest and what.split == "train"
+        for parts in (folder.split(b"/") for folder in contents.tree.images)
+        for depth, part in enumerate(parts)
+    )
+
+
 def has_class_folders(contents: Contents, tar: str) -> bool:
     """Whether a tar's images lie in folders, or tell their class by their names, so that it is no tar of samples."""
     images = [name for name in contents.listings[tar].names if is_image(name.rpartition(b"/")[2])]
     return any(b"/" in name.removeprefix(b"./") or b"!" in name or label_of_name(name) for name in images)
-

@@ -116,7 +116,9 @@ def assign(root: str, folders: list[ImageFolder], given: Sequence[str]) -> list[
     if given:
         found = explicit_splits(root, given, [folder.real for folder in folders])
         chosen = [found[folder.real] for folder in folders]
-        return [one and Assignment(one[0], folder.class_path[one[1] :]) for folder, one in zip(folders, chosen, strict=True)]
+        return [
+            one and Assignment(one[0], folder.class_path[one[1] :]) for folder, one in zip(folders, chosen, strict=True)
+        ]
     by_content = [split_of_content(root, folder) for folder in folders]
     rest = [folder.class_path for folder, split in zip(folders, by_content, strict=True) if not split]
     by_name = SplitFinder(root, rest).find()
@@ -145,9 +147,9 @@ def split_of_content(root: str, folder: ImageFolder) -> str | None:
         names = [text(name) for name in folder.names if split_of_name(name)]
         there = f"folder of the {by_name} split" if by_name and split else "folder with other images"
         raise UsageError(
-            f"{root}: {folder.where} is a {there}, but {counted(len(names), 'image')} in it are called as the challenge's "
-            f"{split or 'validation or test'} images ({few(names)}). Move them to a folder of their own, or say what the "
-            "folders are with --split NAME=PATH."
+            f"{root}: {folder.where} is a {there}, but {counted(len(names), 'image')} in it are called as the "
+            f"challenge's {split or 'validation or test'} images ({few(names)}). Move them to a folder of their own, "
+            "or say what the folders are with --split NAME=PATH."
         )
     return split
 
@@ -160,9 +162,9 @@ def check_mixed(root: str, groups: Iterable[Group], assigned: Iterable[Assignmen
         above = [name[:cut] for cut in range(len(name)) if name[cut] == "/" and name[:cut] in known]
         if above:
             raise UsageError(
-                f"{root}: the folder {above[0]!r} holds images itself and in folders such as {name!r}: either it is the "
-                f"class, or these are classes and its own images lie beside them. Move its own images away or into a "
-                "folder of their own, move the folders' images up, or give every image's class with --labels FILE."
+                f"{root}: the folder {above[0]!r} holds images itself and in folders such as {name!r}: either it is "
+                "the class, or these are classes and its own images lie beside them. Move its own images away or into "
+                "a folder of their own, move the folders' images up, or give every image's class with --labels FILE."
             )
 
 
@@ -181,8 +183,8 @@ def check_twice(root: str, groups: list[Group]) -> None:
             other = seen.setdefault(key, group.folder)
             if other.container != group.folder.container:
                 raise UsageError(
-                    f"{root}: {other.where} and {group.folder.where} both hold {text(key[2])}, of the same size, in one "
-                    "class. Move one of them out of the source, or choose with --split NAME=PATH."
+                    f"{root}: {other.where} and {group.folder.where} both hold {text(key[2])}, of the same size, in "
+                    "one class. Move one of them out of the source, or choose with --split NAME=PATH."
                 )
 
 
@@ -222,7 +224,9 @@ def find_class_folders(
     if not splits:
         for number in apart_from_wnids(folders):
             apart = folders[number]
-            accounts.add(apart.where, len(apart.names), "images of a tar that is not called by a WordNet id as those beside it")
+            accounts.add(
+                apart.where, len(apart.names), "images of a tar that is not called by a WordNet id as those beside it"
+            )
         skip = apart_from_wnids(folders)
         folders = [folder for number, folder in enumerate(folders) if number not in skip]
     assigned = assign(root, folders, splits)
@@ -335,4 +339,3 @@ def nothing_found(root: str, folders: list[ImageFolder], accounts: Accounts, see
         f"{root}: no images in class folders. Looked for train/<class>/…, val/<class>/… and <class>/…, and for tars of "
         f"these; found {what.rstrip('.')}. Give the folder that holds the classes' folders{tables}."
     )
-

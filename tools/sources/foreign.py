@@ -1,4 +1,4 @@
-"""What lies among images besides them, told apart by name: the one place that decides it, for folders and tars alike."""
+"""What lies among images besides them, told apart by name, for folders and tars alike: the one place that decides."""
 
 from __future__ import annotations
 
@@ -46,11 +46,13 @@ UNREAD_DATA = frozenset(
 NO_DATA = frozenset(
     b""".txt .md .rst .csv .tsv .json .jsonl .xml .yaml .yml .toml .ini .cfg .conf .html .htm .css .js .svg .pdf .doc
     .docx .xls .xlsx .ods .py .sh .bat .m .c .cpp .ipynb .log .db .sqlite .idx .index .mat .lst .list .names .data
-    .sha256 .sha1 .md5 .sum .asc .sig .torrent .url .lnk .bib .tex .lock .cls .label .labels .prototxt .wav .mp3""".split()
+    .sha256 .sha1 .md5 .sum .asc .sig .torrent .url .lnk .bib .tex .lock .cls .label .labels .prototxt""".split()
 )
 """Texts, tables and notes; a file with another ending is looked into."""
 
-_NO_DATA_NAMES = re.compile(rb"(?i)(readme|licen[cs]e|copying|changelog|makefile|md5sums?|sha\d+sums?|_success|checksums?)")
+_NO_DATA_NAMES = re.compile(
+    rb"(?i)(readme|licen[cs]e|copying|changelog|makefile|md5sums?|sha\d+sums?|_success|checksums?)"
+)
 
 _MAGIC = re.compile(
     rb"\xff\xd8\xff|\x89PNG|GIF8|BM.{4}\0\0\0\0|RIFF....WEBP|II\*\0|MM\0\*|P[1-6]\s|....ftyp(avif|heic|mif1|heix)"
@@ -103,14 +105,16 @@ def unfinished(name: bytes) -> str | None:
     if lower.endswith(PARTIAL) or (lower.endswith((b".tmp", b".temp")) and could_be_data(lower[: lower.rfind(b".")])):
         return "is a download that is not finished. Finish it, or remove the file."
     if _PIECE.search(lower):
-        return "is a piece of an archive that was split. Join the pieces (cat PIECES > FILE), and unpack what comes out."
+        return "is a piece of an archive that was split. Join the pieces (cat PIECES > FILE) and unpack what comes out."
     return None
 
 
 def could_be_data(name: bytes) -> bool:
     """Whether the name is that of an image, a tar or another container of images."""
     lower = name.lower()
-    return is_image(lower) or is_tar(lower) or lower.endswith((b".parquet", *ARCHIVES)) or extension(lower) in UNREAD_DATA
+    return (
+        is_image(lower) or is_tar(lower) or lower.endswith((b".parquet", *ARCHIVES)) or extension(lower) in UNREAD_DATA
+    )
 
 
 def is_no_data(name: bytes) -> bool:

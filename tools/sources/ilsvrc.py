@@ -120,7 +120,8 @@ class Collected:
             if self.found[split] != expected.get(split, self.found[split])
         ]
         others = (
-            f"Ignored: {counted(count, 'file')} in {tar}, no images by their names." for tar, count in self.others.items()
+            f"Ignored: {counted(count, 'file')} in {tar}, no images by their names."
+            for tar, count in self.others.items()
         )
         return [*short, *others]
 

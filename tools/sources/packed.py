@@ -82,7 +82,9 @@ class ForwardReader:
         if offset < self._start:
             self._stream.close()
             self._stream, self._start, self._buffer = self._opened(), 0, b""
-        self._buffer = self._buffer[offset - self._start :] if offset < self._start + len(self._buffer) else self._skip(offset)
+        self._buffer = (
+            self._buffer[offset - self._start :] if offset < self._start + len(self._buffer) else self._skip(offset)
+        )
         self._start = offset
         while len(self._buffer) < size and (more := self._stream.read(size - len(self._buffer))):
             self._buffer += more

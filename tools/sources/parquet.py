@@ -41,7 +41,9 @@ def open_parquet(path: str) -> Any:
     try:
         import pyarrow.parquet
     except ImportError as error:
-        raise UsageError(f"{path}: reading parquet needs pyarrow. Install it: pip install 'alexnet-fast[parquet]'.") from error
+        raise UsageError(
+            f"{path}: reading parquet needs pyarrow. Install it: pip install 'alexnet-fast[parquet]'."
+        ) from error
     try:
         return pyarrow.parquet.ParquetFile(open_raw(path))
     except (pyarrow.ArrowException, OSError) as error:
@@ -66,7 +68,9 @@ def read_schema(path: str) -> ParquetFile:
     label = next((name for name in LABEL_COLUMNS if name in names), None)
     others = [name for name in names if name.endswith(("label", "class"))]
     if label is None and len(others) > 1:
-        raise UsageError(f"{path}: has several columns of labels ({few(others)}). Rename the one that counts to `label`.")
+        raise UsageError(
+            f"{path}: has several columns of labels ({few(others)}). Rename the one that counts to `label`."
+        )
     label = label or next(iter(others), None)
     features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     described = features.get("info", {}).get("features", {}).get(label, {}) if isinstance(features, dict) else {}
@@ -77,8 +81,8 @@ def holds_bytes(kind: Any, struct: bool = False) -> bool:
     import pyarrow
 
     if pyarrow.types.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0
-    return not struct and (pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind))
+        return bool(kind.get_field_index("bytes") >= 0)
+    return not struct and bool(pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind))
 
 
 def rows(path: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -139,7 +143,9 @@ def find_parquet(
             names = names or file.names
             add_file(builder, counts, file, split, (container, name), accounts)
     if not len(builder):
-        raise UsageError(f"{root}: no image with a label in {counted(len(files), 'parquet file')}. Give files with both.")
+        raise UsageError(
+            f"{root}: no image with a label in {counted(len(files), 'parquet file')}. Give files with both."
+        )
     made = make_classes(root, counts, class_list, names=names)
     table = builder.finish()
     table.label = made.index[table.label]
@@ -180,7 +186,9 @@ def add_file(
         else:
             path = row[file.image].get("path") if isinstance(row[file.image], dict) else None
             member = (path or f"{number:08d}.jpg").encode("utf-8", "surrogateescape")
-            builder.add_member(SPLIT_ORDER.index(split), counts.add(label, split), container, member, offset, len(content))
+            builder.add_member(
+                SPLIT_ORDER.index(split), counts.add(label, split), container, member, offset, len(content)
+            )
         offset += len(content)
     accounts.add(name, unlabeled, "images without a label")
     accounts.add(name, without, "rows without an image's bytes (only a path, or nothing)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -69,7 +70,8 @@ def texts_are_labels(listing: Listing, found: Iterable[Sample]) -> bool:
     """Whether the texts beside the images are labels and no captions: short, on one line, and some of them alike."""
     texts = [listing.labels[row] for sample in found if sample.images for _, row in sample.texts]
     short = all(
-        b"\n" not in content and len(content) <= LONGEST_TEXT and len(content.split()) <= MOST_WORDS for content in texts
+        b"\n" not in content and len(content) <= LONGEST_TEXT and len(content.split()) <= MOST_WORDS
+        for content in texts
     )
     numbers = all(content.strip().lstrip(b"-").isdigit() for content in texts)
     return bool(texts) and short and (numbers or len(set(texts)) < len(texts))
@@ -110,15 +112,14 @@ def alike(tar: str, listing: Listing, one: int, two: int) -> bool:
 def label_of_sample(tar: str, listing: Listing, key: bytes, sample: Sample, with_texts: bool) -> Label:
     """What a sample's label members say together; UserError where two of them disagree, or where one is no label."""
     members = exact_first(sample.labels) or (exact_first(sample.texts) if with_texts else [])
-    label = UNLABELED
-    for component, row in members:
-        try:
-            label = merged(label, read_label(component, listing.labels[row]))
-        except LabelError as error:
-            raise UserError(
-                f"{tar}: {text(listing.names[row])} (sample {text(key)!r}): {error}. Correct the tar, or leave the sample out."
-            ) from error
-    return label
+    try:
+        labels = (read_label(component, listing.labels[row]) for component, row in members)
+        return functools.reduce(merged, labels, UNLABELED)
+    except LabelError as error:
+        names = ", ".join(text(listing.names[row]) for _, row in members)
+        raise UserError(
+            f"{tar}: {names} (sample {text(key)!r}): {error}. Correct the tar, or leave the sample out."
+        ) from error
 
 
 def read_label(component: bytes, content: bytes) -> Label:

@@ -6,7 +6,7 @@ from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UserError
 from alexnet_fast.tools.sources.table import ClassName, Location, Source, TableBuilder, read_bytes
 from alexnet_fast.tools.sources.tar_index import ScanCache
-from alexnet_fast.tools.storage.filesystem import join, is_url, list_folder, read_range
+from alexnet_fast.tools.storage.filesystem import is_url, join, list_folder, read_range
 
 MARK = b'"alexnet-fast shards"'
 """Near the beginning of our manifest."""
@@ -34,14 +34,16 @@ def find_shards(root: str, scans: ScanCache) -> Source:
     for number, split in enumerate(splits):
         for shard in dataset.splits[split].shards:
             if shard.name not in there:
-                raise UserError(f"{join(root, shard.name)}: is missing, dataset.json names it. Bring it back, or shard again.")
+                raise UserError(
+                    f"{join(root, shard.name)}: is missing, dataset.json names it. Bring it back, or shard again."
+                )
             listing = scans.listing(join(root, shard.name), False)
             labels = {name[:-4]: label for name, label in zip(listing.names, listing.labels, strict=True) if label}
             images = [row for row in listing if row[0].endswith(b".jpg")]
             if len(images) != shard.samples:
                 raise UserError(
-                    f"{join(root, shard.name)}: holds {len(images):,} images, dataset.json says {shard.samples:,}. Bring "
-                    "the shard back from a copy."
+                    f"{join(root, shard.name)}: holds {len(images):,} images, dataset.json says {shard.samples:,}. "
+                    "Bring the shard back from a copy."
                 )
             for name, offset, size in images:
                 builder.add_member(number, int(labels[name[:-4]]), container, name, offset, size)
@@ -56,4 +58,3 @@ def find_shards(root: str, scans: ScanCache) -> Source:
         label_source="the shards",
         stored=dataset.image_options,
     )
-

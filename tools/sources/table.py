@@ -233,7 +233,9 @@ class TableBuilder:
         table._size = np.array(self._size, dtype=np.int64)
         table._container = np.array(self._container, dtype=np.int32)
         table._offset = np.array(self._offset, dtype=np.int64)
-        places = [offset if container >= 0 else None for container, offset in zip(self._container, self._offset, strict=True)]
+        places = [
+            offset if container >= 0 else None for container, offset in zip(self._container, self._offset, strict=True)
+        ]
         table._stems = ByteStrings(unique_stems(self._origins, places))
         return table
 
