@@ -142,18 +142,14 @@ def test_tars_beside_class_folders(tmp_path: Path) -> None:
     assert find_source(tmp_path).kind == "folders"
 
 
-@pytest.mark.parametrize("folders", [("train/cat", "val/cat"), ("cat", "dog")])
-def test_stray_tars_beside_class_folders(tmp_path: Path, folders: tuple[str, str]) -> None:
-    """Their names disagree about splits; one even holds samples."""
+@pytest.mark.parametrize("folders", [("train/cat", "train/dog", "val/cat"), ("cat", "dog")])
+def test_stray_tars_beside_class_folders(tmp_path: Path, folders: tuple[str, ...]) -> None:
+    """Their names disagree about splits; both hold samples."""
     sample = tar_bytes({"1.jpg": b"1", "1.cls": b"0"})
     write_files(tmp_path, {"train-old.tar": sample, "backup.tar": sample})
-    write_files(
-        tmp_path, {f"{name}/1.jpg": b"1" for name in (*folders, "train/dog")[: 3 if "train/cat" in folders else 2]}
-    )
+    write_files(tmp_path, {f"{name}/1.jpg": b"1" for name in folders})
     if folders == ("cat", "dog"):
-        with pytest.raises(
-            UsageError, match="holds images in folders and WebDataset samples in 'backup.tar', 'train-old"
-        ):
+        with pytest.raises(UsageError, match="holds images in folders and WebDataset samples in"):
             find_source(tmp_path)
     source = find_source(tmp_path, None if folders[0] == "train/cat" else "folders")
     assert source.kind == "folders"
