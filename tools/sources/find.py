@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from alexnet_fast.tools.dataset import MANIFEST
+from alexnet_fast.tools.dataset import MANIFEST, MEAN_IMAGE
 from alexnet_fast.tools.dataset_parts import Unused
 from alexnet_fast.tools.errors import UsageError
 from alexnet_fast.tools.messages import few
@@ -27,6 +27,7 @@ from alexnet_fast.tools.sources.ilsvrc import (
 )
 from alexnet_fast.tools.sources.label_files import LabelFiles
 from alexnet_fast.tools.sources.parquet import find_parquet
+from alexnet_fast.tools.sources.samples import has_companions
 from alexnet_fast.tools.sources.shards import find_shards, is_manifest
 from alexnet_fast.tools.sources.splits import said
 from alexnet_fast.tools.sources.table import ClassName, ImageTable, Location, Source, read_bytes
@@ -39,7 +40,7 @@ from alexnet_fast.tools.storage.output import Output
 __all__ = ["KINDS", "ClassName", "ImageTable", "Location", "Source", "find_source", "read_bytes"]
 
 KINDS = ("class-tars", "folders", "ilsvrc2010", "ilsvrc2012", "parquet", "shards", "webdataset")
-"""What `--source` may be; `class-tars` is the same as `folders`: tars count as folders."""
+"""What `--source` may be; `class-tars` are `folders` whose tars are classes whatever they are called."""
 
 LABEL_FILES = (b"val_annotations.txt",)
 """Names of texts that are taken for tables of labels unasked: Tiny ImageNet's."""
@@ -115,7 +116,7 @@ def merged(contents: Contents) -> tuple[Unused, ...]:
 def find_kind(contents: Contents, kind: str | None, wishes: Wishes) -> Source:
     """The source of a kind, with what it leaves in `contents.accounts`."""
     root, names = contents.root, first_level(contents)
-    kind = "folders" if kind == "class-tars" else kind or detect(contents, names, wishes)
+    kind = kind or detect(contents, names, wishes)
     check_wishes(kind, wishes)
     if kind in ("ilsvrc2012", "ilsvrc2010"):
         source = (find_ilsvrc2012 if kind == "ilsvrc2012" else find_ilsvrc2010)(
@@ -125,7 +126,7 @@ def find_kind(contents: Contents, kind: str | None, wishes: Wishes) -> Source:
         return source
     if kind == "shards":
         source = find_shards(root, contents.scans)
-        contents.account_rest(set(source.table.containers), folders_used=False)
+        contents.account_rest({*source.table.containers, MEAN_IMAGE}, folders_used=False)
         return source
     if kind == "parquet":
         packed = contents.packed(contents.parquets)
@@ -140,10 +141,10 @@ def find_kind(contents: Contents, kind: str | None, wishes: Wishes) -> Source:
         )
         contents.account_rest(set(tars), folders_used=False)
         return source
-    return find_folders(contents, wishes)
+    return find_folders(contents, wishes, tars_are_classes=kind == "class-tars")
 
 
-def find_folders(contents: Contents, wishes: Wishes) -> Source:
+def find_folders(contents: Contents, wishes: Wishes, tars_are_classes: bool) -> Source:
     tars = contents.image_tars
     folders = list(contents.folders(tars))
     found = [text(path) for path in contents.tree.tables if path.rpartition(b"/")[2] in LABEL_FILES]
@@ -157,6 +158,8 @@ def find_folders(contents: Contents, wishes: Wishes) -> Source:
         tables=LabelFiles(contents.root, wishes.labels, found),
         class_list=wishes.class_list,
         empty_folders=contents.empty_folders(folders),
+        captioned=[number for number, tar in enumerate(tars) if has_companions(contents.listings[tar])],
+        tars_are_classes=tars_are_classes,
         seen=unreadable_formats(contents.tree) or " ".join(contents.notes()),
     )
     contents.account_rest(set(tars), folders_used=True)
@@ -167,6 +170,7 @@ def check_wishes(kind: str, wishes: Wishes) -> None:
     """UsageError where an option has no meaning for the kind of source."""
     given = {"--split": wishes.splits, "--labels": wishes.labels, "--classes": wishes.class_list}
     fits = {
+        "class-tars": ("--split", "--labels", "--classes"),
         "folders": ("--split", "--labels", "--classes"),
         "webdataset": ("--split", "--classes"),
         "parquet": ("--split", "--classes"),

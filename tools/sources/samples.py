@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from alexnet_fast.tools.errors import UserError
 from alexnet_fast.tools.sources.foreign import is_foreign, text
 from alexnet_fast.tools.sources.sample_labels import UNLABELED, Label, LabelError, label_of, label_of_json, merged
-from alexnet_fast.tools.sources.sample_members import DAMAGED, is_image_component, split_member
+from alexnet_fast.tools.sources.sample_members import DAMAGED, is_image_component, is_label, split_member
 from alexnet_fast.tools.sources.table import Location, read_bytes
 from alexnet_fast.tools.sources.tar_index import NOWHERE, Listing
 
@@ -42,12 +42,12 @@ def samples_of(listing: Listing) -> dict[bytes, Sample]:
         if any(map(is_foreign, member.split(b"/"))):
             continue
         image = is_image_component(component)
-        if not image and not listing.labels[row]:
+        if not image and not is_label(member, 0):
             continue
         sample = found.setdefault(key, Sample())
         if image:
             sample.lost.append(row) if offset == NOWHERE else sample.images.append((component, row))
-        elif component.rpartition(b".")[2] == b"txt" and not component.endswith(b"cls.txt"):
+        elif is_text(member):
             sample.texts.append((component, row))
         else:
             sample.labels.append((component, row))
@@ -56,14 +56,25 @@ def samples_of(listing: Listing) -> dict[bytes, Sample]:
 
 def holds_samples(listing: Listing) -> bool:
     """Whether an image in the tar has a label beside it under its key."""
-    found = samples_of(listing).values()
-    if any(sample.images and any(says_label(listing.labels[row]) for _, row in sample.labels) for sample in found):
+    labels = {
+        split_member(listing.names[row])[0]
+        for row, end in enumerate(listing.labels.ends)
+        if end > (listing.labels.ends[row - 1] if row else 0) and not is_text(listing.names[row])
+    }
+    if labels and any(is_image_component(part[1]) and part[0] in labels for part in map(split_member, listing.names)):
         return True
-    return texts_are_labels(listing, found)
+    return texts_are_labels(listing, samples_of(listing).values())
 
 
-def says_label(content: bytes) -> bool:
-    return bool(content) and not content.startswith(b"{}")
+def is_text(member: bytes) -> bool:
+    """Whether a member is a text that may be a caption: `.txt`, but for `.cls.txt`."""
+    component = split_member(member)[1]
+    return component.rpartition(b".")[2] == b"txt" and not component.endswith(b"cls.txt")
+
+
+def has_companions(listing: Listing) -> bool:
+    """Whether the images have texts or JSON beside them that are no labels: captions, or what a download noted."""
+    return any(sample.images and (sample.labels or sample.texts) for sample in samples_of(listing).values())
 
 
 def texts_are_labels(listing: Listing, found: Iterable[Sample]) -> bool:

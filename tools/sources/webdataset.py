@@ -159,18 +159,18 @@ def has_label_members(listings: Mapping[str, Listing]) -> bool:
 
     UsageError where there are only texts, and these are captions.
     """
-    found = {tar: list(samples_of(listing).values()) for tar, listing in listings.items()}
-    for tar, samples in found.items():
-        if any(sample.images and any(listings[tar].labels[row] for _, row in sample.labels) for sample in samples):
+    for listing in listings.values():
+        found = samples_of(listing).values()
+        if any(sample.images and any(listing.labels[row] for _, row in sample.labels) for sample in found):
             return True
-    texts = [(tar, samples) for tar, samples in found.items() if any(sample.texts for sample in samples)]
-    captions = next((tar for tar, samples in texts if not texts_are_labels(listings[tar], samples)), None)
-    if captions is not None:
-        example = next(listings[captions].labels[row] for sample in found[captions] for _, row in sample.texts)
-        raise UsageError(
-            f"{captions}: the only texts beside the images are .txt such as {text(example[:60])!r}, which are captions "
-            "and no classes. Call the labels .cls, or give a table with --labels FILE."
-        )
+    for tar, listing in listings.items():
+        found = samples_of(listing).values()
+        texts = [listing.labels[row] for sample in found for _, row in sample.texts]
+        if texts and not texts_are_labels(listing, found):
+            raise UsageError(
+                f"{tar}: the only texts beside the images are .txt such as {text(texts[0][:60])!r}, which are "
+                "captions and no classes. Call the labels .cls, or give a table with --labels FILE."
+            )
     return False
 
 
