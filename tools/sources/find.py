@@ -146,6 +146,8 @@ def find_kind(contents: Contents, kind: str | None, wishes: Wishes) -> Source:
 
 def find_folders(contents: Contents, wishes: Wishes, tars_are_classes: bool) -> Source:
     tars = contents.image_tars
+    if tars_are_classes and not tars:
+        raise UsageError(f"{contents.root}: holds no tars of images. Leave --source away: the format is detected.")
     folders = list(contents.folders(tars))
     found = [text(path) for path in contents.tree.tables if path.rpartition(b"/")[2] in LABEL_FILES]
     source = find_class_folders(
