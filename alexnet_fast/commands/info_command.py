@@ -75,10 +75,10 @@ def about_recipe(name: str, settings: tuple[str, ...], diagram: Path | None) -> 
 
 def write_file(file: Path, content: bytes) -> None:
     """Write a file as a whole; UserError where that cannot be done."""
-    from alexnet_fast.inference.export import write_bytes_whole
+    from alexnet_fast.tools import atomic
 
     try:
-        write_bytes_whole(file, content)
+        atomic.write_bytes(file, content)
     except OSError as error:
         raise UserError(f"{file}: cannot be written ({error.strerror or error}). Choose another place.") from error
 
