@@ -13,7 +13,7 @@ from alexnet_fast.config.recipe import Recipe, counted_epochs, load_recipe
 from alexnet_fast.distributed.devices import choose_device
 from alexnet_fast.distributed.machine import describe_machine
 from alexnet_fast.distributed.parallelism import choose_layout
-from alexnet_fast.runs.checkpoint import Checkpoint, saved_checkpoints
+from alexnet_fast.runs.checkpoint import Checkpoint, all_checkpoints
 from alexnet_fast.runs.folder import RunFolder
 from alexnet_fast.runs.resume import recipe_of_run
 from alexnet_fast.runs.resume_command import resume_command
@@ -26,7 +26,7 @@ SHOWN_EPOCHS = 12
 def describe_run(folder: RunFolder) -> str:
     """State, speed, errors by epoch, checkpoints.
 
-    Raises UsageError where nothing says the run's recipe: it could not go on.
+    Raises UsageError where nothing says the run's recipe: it could not be resumed.
     """
     recipe = recipe_of_run(folder)
     metrics = folder.read_metrics()
@@ -42,7 +42,7 @@ def describe_run(folder: RunFolder) -> str:
     events = [line for line in metrics if line["kind"] in ("event", "diverged")]
     if events:
         lines.append(f"last event   epoch {events[-1]['epoch']:.2f}: {escaped(events[-1]['event'])}")
-    saved = saved_checkpoints(folder.checkpoints)
+    saved = all_checkpoints(folder.checkpoints)
     lines.append(f"checkpoints  {len(saved)}" + (f", the newest {saved[-1].name}" if saved else ""))
     validations = [line for line in metrics if line["kind"] == "val"]
     if validations:
@@ -91,7 +91,7 @@ def state_of(folder: RunFolder, recipe: Recipe, metrics: list[dict[str, Any]]) -
         return f"done after {counted_epochs(result['epochs'])} ({duration(result['seconds'])} of work)"
     if folder.result.exists():
         return f"done, but {folder.result} is damaged; {again} writes it again"
-    return f"stopped at {place}; {again} goes on"
+    return f"stopped at {place}; {again} resumes it"
 
 
 def describe_checkpoint(file: Path, checkpoint: Checkpoint) -> str:
@@ -108,7 +108,7 @@ def describe_checkpoint(file: Path, checkpoint: Checkpoint) -> str:
             f"classes      {len(checkpoint.classes):,}: {labels}{', …' if len(checkpoint.classes) > 6 else ''}",
             f"mean         {checkpoint.mean.kind}, R G B {' '.join(f'{value:.2f}' for value in checkpoint.mean.rgb)}",
             f"data set     {escaped(checkpoint.dataset_fingerprint[:16])}",
-            f"holds        weights{'' if checkpoint.optimizer is None else ' and momentum: training can go on'}",
+            f"holds        weights{'' if checkpoint.optimizer is None else ' and momentum: training can be resumed'}",
         ]
     )
 

@@ -34,6 +34,7 @@ def train(
     run: Path,
     *,
     resume: bool = False,
+    checkpoint: Path | None = None,
     device: str | None = None,
     gpus: int | None = None,
     processes: int | None = None,
@@ -44,6 +45,8 @@ def train(
 ) -> dict[str, Any]:
     """Train, or resume; what result.json holds.
 
+    `resume`: the run that lies in the folder.  `checkpoint`: start from this one, not from the run's newest; a run's
+    newer ones are set aside.
     `cache_decoded` is that of `Job`.  The other arguments are those of `parallelism.choose_layout`.  Raises UserError,
     and StoppedError when a signal asked for the end: then everything is saved.
     """
@@ -68,7 +71,7 @@ def train(
         device=device, gpus=gpus, processes=processes, parallel=parallel, deterministic=deterministic,
         cache_decoded=cache_decoded,
     )  # fmt: skip
-    job = Job(dataset, recipe, run, resume, quiet, deterministic, cache_decoded, options)
+    job = Job(dataset, recipe, run, resume, quiet, deterministic, cache_decoded, options, checkpoint)
     if layout.started:
         return launch(layout, work_of_a_process, layout, job)
     try:
