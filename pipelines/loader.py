@@ -79,6 +79,7 @@ class TrainingLoader:
         mean: Literal["image", "rgb"] = "image",
         pca_jitter: float = 0.1,
         pca_jitter_divisor: bool = True,
+        crop_and_mirror: bool = True,
         shuffle_buffer: int = 8192,
         options: LoaderOptions | None = None,
         cache: CacheRequest | None = None,
@@ -93,6 +94,7 @@ class TrainingLoader:
             color.
         pca_jitter_divisor: divide by 1 + pca_jitter while there is pca_jitter, as in 2012, so that pixels keep their
             scale.
+        crop_and_mirror: False gives the center crop of every image, never mirrored.
         shuffle_buffer: samples in the reader's buffer of compressed images (about 0.2 GB at 8192).
         cache: keep decoded images in the GPU's memory; they are not decoded again until `close`.  Has not run on a GPU
             yet.  One loader with a cache at a time on each GPU of a process.
@@ -114,6 +116,7 @@ class TrainingLoader:
         self._rank, self._num_ranks = rank, num_ranks
         self._dtype, self._device = dtype, device
         self._pca_jitter, self._pca_jitter_divisor, self._mean = pca_jitter, pca_jitter_divisor, mean
+        self._crop_and_mirror = crop_and_mirror
         self._shuffle_buffer = min(shuffle_buffer, split_info.samples // num_ranks)
         settings = (options or LoaderOptions()).settings(device)
         self.cache: CachePlan | None = None
@@ -296,6 +299,7 @@ class TrainingLoader:
             seed=self._seed,
             epoch=epoch,
             rank=self._rank,
+            crop_and_mirror=self._crop_and_mirror,
         )
 
     # ------------------------------------------------------------------- state
@@ -333,7 +337,7 @@ class TrainingLoader:
             "batch size": str(self.batch_size),
             "rank": f"{self._rank} of {self._num_ranks}{', always the same samples' if self._same_samples else ''}",
             "shuffle buffer": str(self._shuffle_buffer),
-            "crop": f"{CROP} of {self._dataset.image_options.size}",
+            "crop": f"{CROP} of {self._dataset.image_options.size}{'' if self._crop_and_mirror else ', center'}",
             "mean": self._mean,
             "pca_jitter": f"{self._pca_jitter}{'' if self._pca_jitter_divisor else ', undivided'}",
             "dtype": str(self._dtype).removeprefix("torch."),

@@ -114,6 +114,7 @@ def make_loader(mesh: Mesh, device: torch.device, job: Job, precision: Precision
         mean=recipe.mean,
         pca_jitter=recipe.pca_jitter,
         pca_jitter_divisor=recipe.pca_jitter_divisor,
+        crop_and_mirror=recipe.crop_and_mirror,
         shuffle_buffer=recipe.shuffle_buffer,
         cache=None
         if job.cache_decoded is None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -74,12 +74,14 @@ class TrainingStep:
         record: bool = False,
         loader_memory: LoaderMemory | None = None,
         loads_whole_batches: bool = False,
+        frozen: Collection[str] = (),
     ) -> None:
         """`record`: record the step as a CUDA graph and replay it; for one GPU.
 
         `loader_memory`: what the loader takes beside the step, for what is said when memory is too small.
         `loads_whole_batches`: both towers' processes load the replica's whole batch; else each loads half, and they
         exchange the halves.
+        `frozen`: layers that keep their weights.
         """
         self.model = model
         self.optimizer = optimizer
@@ -105,7 +107,9 @@ class TrainingStep:
         self.sent: deque[tuple[Batch, Callable[[], Batch]]] = deque()
         for name, parameter in self.parameters.items():
             self.working[name] = parameter if parameter.dtype == self.dtype else working_copy(parameter, self.dtype)
-            if self.mesh.replica_group is not None and name.endswith("weight"):
+            if name.split(".")[0] in frozen:  # no gradient, so no update, no momentum and no averaging
+                self.working[name].requires_grad_(False)
+            elif self.mesh.replica_group is not None and name.endswith("weight"):
                 self.working[name].register_post_accumulate_grad_hook(self.average_soon)  # type: ignore[no-untyped-call]
 
     def weights_changed(self) -> None:
@@ -304,10 +308,11 @@ class TrainingStep:
         """(place on the way back, words) of the first layer whose weights' gradients are not finite."""
         logits = self.model(pending.batch.images, pending.dropout, weights=self.working)
         loss, _ = loss_and_errors(logits, pending.batch.labels)
-        gradients = torch.autograd.grad(loss * self.scale, list(self.working.values()))
-        finite = {name: is_finite(gradient) for name, gradient in zip(self.working, gradients, strict=True)}
+        learning = {name: tensor for name, tensor in self.working.items() if tensor.requires_grad}
+        gradients = torch.autograd.grad(loss * self.scale, list(learning.values()))
+        finite = {name: is_finite(gradient) for name, gradient in zip(learning, gradients, strict=True)}
         for place, layer in enumerate(reversed(LAYERS)):
-            if not (finite[f"{layer}.weight"] and finite[f"{layer}.bias"]):
+            if not (finite.get(f"{layer}.weight", True) and finite.get(f"{layer}.bias", True)):
                 return place, f"the first to blame is the gradient of {layer}"
         return None
 

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from alexnet_fast.cli import group
-from alexnet_fast.report import charts, kernels
+from alexnet_fast.report import charts, kernels, report
 from alexnet_fast.report.kernels import color_score
 from alexnet_fast.report.predictions import (
     Predictions,
@@ -282,3 +282,18 @@ def test_long_curves_are_thinned_by_means_and_keep_their_gaps() -> None:
     assert len(points) <= charts.MOST_POINTS
     assert points[0] == (2, 1.0) and points[-1] == (999, 999.0)
     assert [x for x, value in points if value is None] == [500]
+
+
+@pytest.mark.parametrize(("classes", "matrix", "bars"), [(2, True, 2), (1000, False, 20)])
+def test_statistics_of_two_classes_and_of_a_thousand(classes: int, matrix: bool, bars: int) -> None:
+    random = np.random.default_rng(0)
+    labels = np.repeat(np.arange(classes), 3)
+    guesses = np.stack([random.permutation(classes)[: min(5, classes)] for _ in labels])
+    values = -np.sort(-random.dirichlet(np.ones(guesses.shape[1]), len(labels)), axis=1)
+    parts = report.Parts()
+    predictions = Predictions(labels, guesses, values, values[:, 0], classes, len(labels))
+    report.add_statistics(parts, predictions, [f"class {number}" for number in range(classes)])
+    assert ("confusion" in parts.charts) == matrix
+    assert len(parts.charts["classes"]["data"]["values"]) == bars
+    errors = [row["error"] for row in parts.charts["classes"]["data"]["values"]]
+    assert errors == sorted(errors, reverse=True)
