@@ -15,8 +15,9 @@ from typing import Any
 
 from alexnet_fast.config.recipe import Recipe, load_recipe
 from alexnet_fast.distributed.machine import describe_machine
-from alexnet_fast.runs.folder import RunFolder, to_json, write_whole
+from alexnet_fast.runs.folder import RunFolder, to_json
 from alexnet_fast.runs.resume import ONLY_WORDS, recipe_of_run
+from alexnet_fast.tools import atomic
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.messages import counted, did_you_mean
@@ -154,7 +155,7 @@ def ablations(
     outcomes = [
         Outcome(variant, tuple(errors[variant.name, seed] for seed in range(num_seeds))) for variant in variants
     ]
-    write_whole(out / RESULT, to_json(as_json(outcomes, dataset, planned[BASE, 0]), indent=1) + "\n")
+    atomic.write_text(out / RESULT, to_json(as_json(outcomes, dataset, planned[BASE, 0]), indent=1) + "\n")
     draw(outcomes, out / FIGURE)
     return outcomes
 
@@ -301,10 +302,8 @@ def draw(outcomes: Sequence[Outcome], file: Path) -> None:
     axes.set_xlabel("points of top-1 error more than net 167, with the 95 % interval over seeds")
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
-    aside = file.with_name(f".{file.name}.partial")
     try:
-        figure.savefig(aside, format="png")
-        aside.replace(file)
+        with atomic.writing(file) as opened:
+            figure.savefig(opened, format="png")
     finally:
         plt.close(figure)
-        aside.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from alexnet_fast.inference import features as module
 from alexnet_fast.inference.features import OBSERVED, Request, layer_output, write_features
 from alexnet_fast.inference.load import Trained, load_trained, mean_to_subtract
 from alexnet_fast.pipelines.evaluation_loader import EvaluationLoader
+from alexnet_fast.tools import atomic
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
 
@@ -51,7 +52,7 @@ def test_each_row_is_the_hidden_layer_of_its_image(
     weights = trained.predictor.weights
     with torch.inference_mode():
         logits = trained.predictor.model(batch.cut_view(0), weights=weights)
-        own = torch.from_numpy(found[:]) @ weights["fc8.weight"].T + weights["fc8.bias"]
+        own = torch.from_numpy(np.array(found)) @ weights["fc8.weight"].T + weights["fc8.bias"]
     torch.testing.assert_close(own, logits, rtol=1e-4, atol=1e-5)
     header, *rows = (line.split("\t") for line in out.with_suffix(".tsv").read_text().splitlines())
     assert header == ["row", "sample", "label", "class", "problem"]
@@ -142,19 +143,19 @@ def test_a_disk_that_fills_later_keeps_the_finished_parts(
     small_run: Path, tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "PART_IMAGES", 20)
-    real = module.write_whole
+    real = atomic.write_text
 
     def full(path: Path, text: str) -> None:
         if path.name == "000001.json":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(path, text)
 
-    monkeypatch.setattr(module, "write_whole", full)
+    monkeypatch.setattr(atomic, "write_text", full)
     request = request_for(small_run, tiny_dataset.folder, tmp_path / "f.npy")
     with pytest.raises(UserError, match="the same command continues"):
         write_features(request, device="cpu", say=silent)
     assert (tmp_path / ".f.npy.parts" / "000000.json").exists() and not request.out.exists()
-    monkeypatch.setattr(module, "write_whole", real)
+    monkeypatch.setattr(atomic, "write_text", real)
     write_features(request, device="cpu", say=silent)
     assert request.out.exists()
 
