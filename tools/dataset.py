@@ -1,7 +1,7 @@
 """dataset.json, the contract between the rooms: what a shards folder holds, read, written and checked.
 
 A shards folder: `train-000000.tar`, … with `train-000000.idx` beside each, `dataset.json`, `mean_image.npy`,
-`sources.tsv` (sample → source file) and timm's `_info.json`.
+`sources.tsv` (sample → source file), timm's `_info.json` and a card for Hugging Face, `README.md`.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ MANIFEST = "dataset.json"
 MEAN_IMAGE = "mean_image.npy"
 SOURCES = "sources.tsv"
 TIMM_INFO = "_info.json"
+CARD = "README.md"
 
 SHARD_FILES = (".tar", ".idx", ".npy", ".tsv")
 """Ends of the names of what lies beside the manifest."""
@@ -83,7 +84,7 @@ class Dataset:
     notes: tuple[str, ...]
     """What the source holds besides, and lacks: images in no class folder, without a label; sentences for people."""
     file_hashes: dict[str, str]
-    """Sha256 of mean_image.npy and sources.tsv."""
+    """Sha256 of mean_image.npy, sources.tsv and, since version 2, timm's _info.json."""
     unused: tuple[Unused, ...] = ()
     """What else in the source may be data: images in no class folder, without a label, archives."""
 
@@ -161,7 +162,7 @@ class Dataset:
             skipped=notes_from_json(content["skipped"]),
             # Absent in the first shards ever made.
             notes=tuple(typed(str, note) for note in content.get("notes", ())),
-            file_hashes={name: hash_from_json(content["files"][name]) for name in (MEAN_IMAGE, SOURCES)},
+            file_hashes=file_hashes_from_json(content["files"]),
             # Absent in the shards of 0.1, whose notes say it.
             unused=tuple(from_fields(Unused, entry) for entry in content.get("unused", ())),
         )
@@ -296,6 +297,15 @@ class Dataset:
         digest.update(self.file_hashes[MEAN_IMAGE].encode())
         digest.update(repr(self.statistics.covariance.tolist()).encode())
         return digest.hexdigest()
+
+
+def file_hashes_from_json(files: dict[str, Any]) -> dict[str, str]:
+    """File -> its hash, of those that stand beside the shards."""
+    return {
+        name: hash_from_json(files[name])
+        for name in (MEAN_IMAGE, SOURCES, TIMM_INFO)
+        if name != TIMM_INFO or name in files
+    }
 
 
 def _no_folder(path: Path) -> UsageError:

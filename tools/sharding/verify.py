@@ -20,7 +20,6 @@ from alexnet_fast.tools.errors import UserError
 from alexnet_fast.tools.messages import command, counted, few
 from alexnet_fast.tools.sharding.jpeg import decode_strictly
 from alexnet_fast.tools.sharding.process_pool import LostWorkerError, local_pool
-from alexnet_fast.tools.sharding.repair import file_hashes
 from alexnet_fast.tools.sharding.tar_writer import BrokenShardError, index_bytes, read_samples
 from alexnet_fast.tools.storage.filesystem import join, local_copy
 from alexnet_fast.tools.storage.output import open_output
@@ -133,7 +132,7 @@ def _check_manifest(dataset: Dataset) -> Iterator[Problem]:
 
 def _check_files(dataset: Dataset) -> Iterator[Problem]:
     """The files that are no shards, and files that should not be there."""
-    for name, sha256 in file_hashes(dataset).items():
+    for name, sha256 in dataset.file_hashes.items():
         what = _wrong_file(join(dataset.place, name), sha256)
         if what:
             yield Problem(name, what)

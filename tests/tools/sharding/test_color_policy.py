@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from alexnet_fast.tools.dataset import ImageOptions
 from alexnet_fast.tools.sharding.image import BadImageError, encode
@@ -179,6 +179,24 @@ ROWS: list[tuple[str, Callable[[], bytes], Pixels, str, bool]] = [
         "",
         True,
     ),
+    ("TIFF, CIELAB", lambda: stored(as_lab(), "TIFF"), COLOR, "CIELAB", False),  # OpenCV takes another white
+    ("TIFF, YCbCr", lambda: stored(SMOOTH.convert("YCbCr"), "TIFF"), COLOR, "YCbCr", True),
+    (
+        "GIF, animated",
+        lambda: stored(
+            Image.fromarray(GRAY), "GIF", save_all=True, append_images=[Image.fromarray(255 - GRAY)], duration=50
+        ),
+        rgb(GRAY),
+        "animation, first frame taken; palette",
+        True,
+    ),
+    (
+        "MPO",
+        lambda: stored(SMOOTH, "MPO", save_all=True, append_images=[Image.fromarray(255 - COLOR)], quality=98),
+        COLOR,
+        "",
+        True,
+    ),
     ("GIF", lambda: stored(Image.fromarray(GRAY), "GIF"), rgb(GRAY), "palette", True),
     ("BMP", lambda: stored(SMOOTH, "BMP"), COLOR, "", True),
     (
@@ -206,6 +224,13 @@ ROWS: list[tuple[str, Callable[[], bytes], Pixels, str, bool]] = [
         False,
     ),
 ]
+
+
+def as_lab() -> Image.Image:
+    srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    made = ImageCms.applyTransform(SMOOTH, ImageCms.buildTransform(srgb, lab, "RGB", "LAB"))
+    assert made is not None
+    return made
 
 
 def with_hole() -> Image.Image:
