@@ -17,9 +17,11 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from alexnet_fast.pipelines.augmentation import NUM_DRAWN, draw
+from alexnet_fast.pipelines.augmentation import NUM_DRAWN
 from alexnet_fast.pipelines.diagnosis import Shards, altered, problem_of
+from alexnet_fast.pipelines.draws import DrawStream
 from alexnet_fast.pipelines.loader import TrainingLoader
+from alexnet_fast.pipelines.normalization import take
 from alexnet_fast.pipelines.pipeline_run import Execution, PipelineRun, to_torch
 from alexnet_fast.pipelines.reader import Reading
 from alexnet_fast.tools import atomic
@@ -132,7 +134,7 @@ def network_views(dataset: Dataset, split: str, *, num_images: int, num_views: i
             shards=Shards.of(dataset, split),
         )
         outputs = run.next()
-        images, labels = finishing.finish(outputs)
+        images, labels = finishing.finish(take(finishing, outputs))
         corner, mirror, g, _, originals = outputs[-NUM_DRAWN:]
         views.append(images.numpy())
         corners.append(as_array(corner).astype(np.int64))
@@ -153,10 +155,8 @@ def color_shifts(dataset: Dataset, split: str, count: int, *, seed: int = 0) -> 
     cpu = torch.device("cpu")
     loader = TrainingLoader(dataset, split=split, batch_size=1, device=cpu, seed=seed)
     augmentation = loader.augmentation(0, pca_jitter=True)
-    run = PipelineRun(
-        lambda: (draw(augmentation, dataset.image_options.size).g,), Execution(count, cpu, num_threads=1, prefetch=1), 1
-    )
-    return augmentation.shifts(as_array(run.next()[0]))
+    stream = DrawStream(augmentation.seed, augmentation.epoch, augmentation.rank, dataset.image_options.size)
+    return augmentation.shifts(stream.at(0, count).g * np.float32(augmentation.strength))
 
 
 def as_array(output: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Checkpoints: one file with everything that a run needs to go on, or a network to be used.
+"""Checkpoints: one file with everything that a run needs to be resumed, or a network to be used.
 
 Whole tensors, whatever the number of processes; nothing but tensors and plain values, so that a file from a stranger
 can be read without running code of his.
@@ -220,9 +220,29 @@ def step_of(file: Path) -> int:
 
 
 def saved_checkpoints(folder: Path) -> list[Path]:
-    """A run's checkpoints, the oldest first; without the best's second name."""
+    """A run's step-*.pt, the oldest first; without best.pt."""
     found = [file for file in folder.glob("step-*.pt") if NAME.fullmatch(file.name) and file.is_file()]
     return sorted(found, key=lambda file: file.name)
+
+
+def all_checkpoints(folder: Path) -> list[Path]:
+    """Every checkpoint that a run can be resumed from, the oldest first: step-*.pt, and best.pt by the step in it.
+
+    best.pt is left out where it is one of the others under a second name; one that cannot be read comes first.
+    """
+    files, best = saved_checkpoints(folder), folder / BEST
+    if not best.is_file() or any(best.samefile(file) for file in files):
+        return files
+    steps = {file: step_of(file) for file in files}
+    return sorted([best, *files], key=lambda file: steps[file] if file in steps else step_in(best))
+
+
+def step_in(file: Path) -> int:
+    """Steps done, by the checkpoint itself, without reading its tensors; -1 where it cannot be read."""
+    try:
+        return int(torch.load(file, map_location="cpu", weights_only=True, mmap=True)["step"])
+    except Exception:  # whatever a damaged file makes torch's reader do; who loads it whole hears the reason
+        return -1
 
 
 def newest_checkpoint(folder: Path) -> tuple[Checkpoint, list[str]] | None:
@@ -231,13 +251,16 @@ def newest_checkpoint(folder: Path) -> tuple[Checkpoint, list[str]] | None:
     Raises UserError if there are some and none can be read.
     """
     complaints: list[str] = []
-    for file in reversed(saved_checkpoints(folder)):
+    for file in reversed(all_checkpoints(folder)):
         try:
             return load_checkpoint(file), complaints
         except UserError as error:  # noqa: PERF203
             complaints.append(str(error))
     if complaints:
-        raise UserError(f"{folder}: no checkpoint can be read; begin anew with another --out. " + " ".join(complaints))
+        raise UserError(
+            f"{folder}: no checkpoint can be read, and none is overwritten; start another run with another --out. "
+            + " ".join(complaints)
+        )
     return None
 
 
@@ -249,7 +272,7 @@ def resolve_checkpoint(path: Path) -> Path:
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
     if not folder.is_dir():
         return path
-    saved = saved_checkpoints(folder)
+    saved = all_checkpoints(folder)
     if not saved:
         raise UsageError(f"{path}: there is no checkpoint in it; give {WANTED}")
     whole = [file for file in saved if zipfile.is_zipfile(file)]  # the archive's end says so; no need to read it all

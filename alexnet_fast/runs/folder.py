@@ -19,6 +19,7 @@ from alexnet_fast.tools.numbers import is_number
 from alexnet_fast.tools.storage.filesystem import open_file
 
 LOCK = ".lock"
+CHECKPOINTS = "checkpoints"
 RESULT_NUMBERS = ("steps", "epochs", "seconds")
 """Keys of result.json by which it is one."""
 METRICS_NUMBERS = {
@@ -51,7 +52,7 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
+        return self.path / CHECKPOINTS
 
     @property
     def figures(self) -> Path:
@@ -68,7 +69,7 @@ class RunFolder:
         return self.path / "result.json"
 
     def holds_a_run(self) -> bool:
-        """Whether there is something to go on with."""
+        """Whether there is something to resume."""
         return self.recipe.exists() or any(self.checkpoints.glob("*.pt"))
 
     def is_unbegun(self) -> bool:
@@ -90,7 +91,7 @@ class RunFolder:
 
     @contextmanager
     def taken(self, *, resume: bool) -> Iterator[None]:
-        """Make the folder, or find the run that is to go on, and keep other processes out in the block.
+        """Make the folder, or find the run to resume, and keep other processes out in the block.
 
         What was made is removed again if the block fails before it has written recipe.toml: nothing was begun.
         Raises UsageError or UserError where there can be no run.
@@ -109,11 +110,11 @@ class RunFolder:
             raise
 
     def prepare(self, *, resume: bool) -> None:
-        """Make the folder, or find the run that is to go on.  Raises UsageError or UserError where neither can be."""
+        """Make the folder, or find the run to resume.  Raises UsageError or UserError where neither can be."""
         if resume:
             self.check_resumable()
         if not resume and self.holds_a_run():
-            raise UsageError(f"{self.path} holds a run already: go on with --resume, or choose another --out.")
+            raise UsageError(f"{self.path} holds a run already: resume it with --resume, or choose another --out.")
         if not resume and self.path.exists() and not (self.path.is_dir() and self.is_unbegun()):
             raise UsageError(f"{self.path} is there and is no run of this program: choose another --out.")
         try:
@@ -178,7 +179,7 @@ class RunFolder:
                 text = file.read().decode(errors="replace")
         except OSError as error:
             raise UserError(
-                f"{self.metrics}: cannot be read ({error.strerror}). Mend that, or move it away."
+                f"{self.metrics}: cannot be read ({error.strerror}). Repair that, or move it away."
             ) from error
         lines = text.split("\n")
         found = [metrics_line(line) for line in lines[:-1]]  # after the last newline: nothing, or a line cut short
@@ -246,14 +247,14 @@ def finite(value: Any) -> Any:
 
 @contextmanager
 def saying_what_is_full(run: Path, again: str) -> Iterator[None]:
-    """A disk that takes no more (full, over quota, read-only) becomes a UserError with `again`, the way on."""
+    """A disk that takes no more (full, over quota, read-only) becomes a UserError; `again` resumes the run."""
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise
         raise UserError(
-            f"{run}: cannot be written ({error.strerror}). What was saved is whole: make room, then go on with {again}."
+            f"{run}: cannot be written ({error.strerror}). What was saved is whole: make room, then {again}."
         ) from error
 
 

@@ -28,7 +28,7 @@ def finish(session: Session) -> dict[str, Any] | None:
     All processes call it together.  Raises UserError where the last weights could not be saved.
     """
     recipe, evaluator, progress = session.job.recipe, session.evaluator, session.progress
-    center = evaluator.center or evaluator.evaluate(1)
+    center = evaluator.center or evaluator.evaluate(1, recipe.val_split)
     evaluator.center = center
     trained = recipe.batch_size * float(progress.step)
     final = evaluator.final(recipe.final_views, recipe.final_split, trained)

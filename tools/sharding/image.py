@@ -2,7 +2,8 @@
 
 The policy, of which docs/formats.md has every row:
 - the center square of the image is made `size` × `size`, smaller by area averaging (or another filter), larger by
-  cubic interpolation, as the 2012 program did;
+  cubic interpolation, as cuda-convnet2 (2014) did; how images were resized in 2012 is not
+  known;
 - JPEG, PNG, GIF, BMP, WebP, TIFF, PPM, AVIF and JPEG 2000 are read, whatever the file is called; of an animation or a
   file of several images, the first;
 - gray, CMYK, palettes and up to 16 bits become 8-bit RGB (see color.py); what is transparent is laid on white, as a
