@@ -213,16 +213,16 @@ def img2dataset(command: str, source: Path, processes: int, folder: Path) -> flo
     """img2dataset on file:// addresses, with the same crop, size and quality."""
     addresses = folder / "addresses.txt"
     addresses.write_text("".join(f"file://{file}\n" for file in sorted(source.rglob("*.*"))))
-    words = [
+    arguments = [
         command, "--url_list", addresses, "--output_folder", folder / "out", "--output_format", "webdataset",
         "--processes_count", processes, "--thread_count", 2 * processes, "--image_size", 256,
         "--resize_mode", "center_crop", "--encode_quality", QUALITY, "--number_sample_per_shard", 1000,
         "--enable_wandb", False, "--compute_hash", None,
     ]  # fmt: skip
-    seconds = timed(lambda: subprocess.run([str(word) for word in words], check=True, capture_output=True))
-    told = [json.loads(file.read_bytes()) for file in (folder / "out").glob("*_stats.json")]
-    made = sum(shard["successes"] for shard in told)
-    assert made == sum(shard["count"] for shard in told) > 0, "img2dataset could not use all of the images"
+    seconds = timed(lambda: subprocess.run([str(word) for word in arguments], check=True, capture_output=True))
+    written = [json.loads(file.read_bytes()) for file in (folder / "out").glob("*_stats.json")]
+    made = sum(shard["successes"] for shard in written)
+    assert made == sum(shard["count"] for shard in written) > 0, "img2dataset could not use all of the images"
     return seconds
 
 
@@ -245,9 +245,9 @@ print(time.perf_counter() - begun)
 
 def ffcv(python: str, source: Path, processes: int, folder: Path) -> float:
     """FFCV's writer in its JPEG mode; its images' longer side is 256, so they are smaller than ours."""
-    words = [python, "-c", FFCV_WRITER, str(source), str(folder), str(processes)]
-    told = subprocess.run(words, check=True, capture_output=True, text=True).stdout
-    return float(told.splitlines()[-1])
+    arguments = [python, "-c", FFCV_WRITER, str(source), str(folder), str(processes)]
+    printed = subprocess.run(arguments, check=True, capture_output=True, text=True).stdout
+    return float(printed.splitlines()[-1])
 
 
 # ---------------------------------------------------------------------- memory

@@ -104,7 +104,7 @@ class Dataset:
     def read(cls, path: Path | str) -> Dataset:
         """As `load`, but from a URL too: enough to describe and to verify the data set, not to train on it."""
         if str(path) == "":
-            raise UsageError("DATA is empty. Give the shards folder, or leave the word away for ./shards.")
+            raise UsageError("DATA is empty. Give the shards folder, or leave it out for ./shards.")
         place = as_text(path).rstrip("/") or "/"
         folder, _, name = place.rpartition("/")
         if name == MANIFEST:
@@ -311,7 +311,7 @@ def file_hashes_from_json(files: dict[str, Any]) -> dict[str, str]:
 def _no_folder(path: Path) -> UsageError:
     """What is wrong with a place that is no folder."""
     if path.is_symlink() and not path.exists():
-        return UsageError(f"{path}: is a link that leads nowhere. Mend it, or give the folder itself.")
+        return UsageError(f"{path}: is a link that leads nowhere. Repair it, or give the folder itself.")
     if not path.exists():
         return UsageError(f"{path}: there is no such folder. {command('shard', 'SOURCE', '--out', path)} makes it.")
     if path.suffix in SHARD_FILES:
@@ -324,7 +324,7 @@ def _no_manifest(place: str, names: list[str]) -> UsageError:
     if WORK in names:
         return UsageError(
             f"{place}: its shards are not finished, there is no {MANIFEST} yet. Run the command that began them again: "
-            "it goes on where it stopped."
+            "it resumes where it stopped."
         )
     if any(name.endswith(".idx") for name in names):
         return UsageError(f"{place}: its {MANIFEST} is lost. {ONLY_A_COPY}")
@@ -349,6 +349,6 @@ def manifest_checksum(content: dict[str, Any]) -> str:
 def _from_version_1(content: dict[str, Any]) -> dict[str, Any]:
     """A manifest of version 1 (alexnet-fast 0.1) in the names of version 2; `checksum` covers the original names."""
     options = {("image_options" if key == "picture" else key): value for key, value in content["options"].items()}
-    options["image_options"] = options["image_options"] | {"damaged": "keep"}  # it could not tell them
+    options["image_options"] = options["image_options"] | {"damaged": "keep"}  # it stored them unnoticed
     renamed = {("skipped" if key == "left_out" else key): value for key, value in content.items()}
     return renamed | {"version": FORMAT_VERSION, "options": options}

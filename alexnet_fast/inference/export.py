@@ -1,7 +1,7 @@
 """A network for other programs: .safetensors with everything to use it, or .onnx that any runtime computes.
 
 .safetensors: tensors conv1.weight (96, 3, 11, 11), conv1.bias, … fc8.bias as in `model`, mean.rgb, mean.image; metadata
-"format": "pt", "network": how to compute it from them, in words, and "alexnet_fast": JSON with recipe, classes and
+"format": "pt", "network": how to compute it from them, and "alexnet_fast": JSON with recipe, classes and
 step.  `eval`, `predict` and `export` read it back.
 
 .onnx: input "images" (N, 3, 224, 224) float32, RGB 0..255; the graph subtracts the mean; output "logits" (N, classes).

@@ -15,7 +15,7 @@ MARK = "<!-- written by alexnet-fast export -->"
 
 
 def computation(a: Architecture) -> dict[str, Any]:
-    """Everything between pixels and logits that the weights' shapes do not tell."""
+    """Everything between pixels and logits that the weights' shapes do not say."""
     beyond = CONV1_STRIDE * (conv1_size(a.image_size) - 1) + CONV1_KERNEL - a.image_size
     conv1 = ["activation", "norm", "pool"] if a.relu_first else ["norm", "pool", "activation"]
     towers, joined = a.num_towers, 1 if a.exchanged else a.num_towers

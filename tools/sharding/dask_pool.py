@@ -63,7 +63,7 @@ def other_program(worker: str, theirs: str, ours: str) -> str:
 
 
 def make_shard_here(task: ShardTask, program: str) -> ShardRecord:
-    """What a worker does; who watches is told of whole shards.  A worker may have come after the versions' check."""
+    """What a worker does; progress is reported for whole shards.  A worker may have come after the versions' check."""
     if program_version() != program:
         from distributed import get_worker
 
@@ -129,13 +129,13 @@ def cluster_pool(address: str) -> Iterator[ClusterPool]:
     except distributed.KilledWorker as error:
         raise UserError(
             f"--cluster {address}: every worker that was given a shard was lost over it, perhaps killed by its system "
-            "for want of memory. Give the workers more memory or fewer threads, then run the same command again to go "
-            "on."
+            "for want of memory. Give the workers more memory or fewer threads, then run the same command again to "
+            "resume."
         ) from error
     except CancelledError as error:  # only a client without its scheduler cancels what nobody cancelled
         raise UserError(
             f"--cluster {address}: the scheduler is gone, or cannot be reached any more. Start it and its workers "
-            "again, then run the same command with its address to go on."
+            "again, then run the same command with its address to resume."
         ) from error
     finally:
         client.close()

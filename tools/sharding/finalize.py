@@ -94,7 +94,7 @@ def _check_usable(splits: dict[str, Split], records: list[ShardRecord]) -> None:
             reasons = [f"{note.file}: {note.reason}" for record in records for note in record.skipped]
             raise UserError(
                 f"No image of the {split.name} split can be used, of {split.found:,}. For example "
-                f"{'; '.join(reasons[:3])}. Mend the source and run again with a new --out."
+                f"{'; '.join(reasons[:3])}. Repair the source and run again with a new --out."
             )
 
 
@@ -113,7 +113,7 @@ def mean_image_file(sums: PixelSums) -> bytes:
 def source_lines(plan: Plan, output: Output) -> Iterator[bytes]:
     """sources.tsv: stem, shard and source file of every sample, in the order of the shards.
 
-    What became a sample the indexes tell, since two images may have the same source name (twice in one tar).
+    The indexes say what became a sample, since two images may have the same source name (twice in one tar).
     """
     yield b"sample\tshard\tsource\n"
     table = plan.source.table

@@ -15,7 +15,7 @@ THEIR_NAMES = {"val": "validation"}
 def timm_info(dataset: Dataset) -> bytes:
     """What timm's WebDataset reader looks for (timm/data/readers/reader_wds.py).
 
-    The validation split is there as val and as validation, the name that timm's scripts take unless told.
+    The validation split is there as val and as validation, the name that timm's scripts use by default.
     """
     splits = {
         name: {

@@ -49,7 +49,7 @@ def scaled(bits: int) -> Pixels:
 
 
 def gray_with_level(bits: int) -> bytes:
-    """A PNG of which one gray level is transparent, where HOLE is; nowhere else is it used."""
+    """A PNG with one transparent gray level, where HOLE is; nowhere else is it used."""
     values = np.where(HOLE, 7 % 2**bits, np.where(depth(bits) == 7 % 2**bits, 8 % 2**bits, depth(bits)))
     return png(values, bits, 0, [(b"tRNS", struct.pack(">H", 7 % 2**bits))])
 
@@ -60,7 +60,7 @@ def level_truth(bits: int) -> Pixels:
 
 
 PALETTE = bytes(range(256)) + bytes(512)
-"""256 times (r, g, b), of which it is enough that they differ."""
+"""256 times (r, g, b), which only need to differ."""
 COLORS = np.frombuffer(PALETTE, np.uint8).reshape(256, 3)
 
 ROWS: list[tuple[str, Callable[[], bytes], Pixels, str, bool]] = [
@@ -291,7 +291,7 @@ SKIPPED: list[tuple[str, Callable[[], bytes], str]] = [
     (
         "color of 16 bits with a transparent one",
         lambda: png(COLOR.astype(int) * 257, 16, 2, [(b"tRNS", struct.pack(">3H", 1, 2, 3))]),
-        "16-bit colors of which one is transparent",
+        "16-bit colors, one of them transparent",
     ),
     (
         "JPEG of 12 bits",
