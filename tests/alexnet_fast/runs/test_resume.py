@@ -115,7 +115,7 @@ def test_torchrun_goes_on_to_the_bit_after_a_kill(
     command = [*words(tiny_shards, broken, *settings), "--parallel", "data"]
     agents.append(start_agent(command, "localhost:0", num_agents=1, log=log))
     wait_for_a_checkpoint(broken, agents[0], log)
-    os.kill(int((broken / ".lock").read_text()), signal.SIGKILL)  # the main rank holds the folder
+    os.kill(int((broken / ".lock").read_text().split()[0]), signal.SIGKILL)  # the main rank holds the folder
     assert agents[0].wait(timeout=120) == 0, log.read_text()
     assert "exitcode: -9" in log.read_text()
     assert_same_weights(unbroken, broken)
