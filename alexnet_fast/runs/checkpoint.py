@@ -6,11 +6,9 @@ can be read without running code of his.
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
 import zipfile
-from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from alexnet_fast.config.recipe import Recipe, recipe_from
 from alexnet_fast.network.model import Architecture
 from alexnet_fast.runs.checkpoint_validation import check_tensors, check_values
 from alexnet_fast.runs.totals import Totals
+from alexnet_fast.tools import atomic
 from alexnet_fast.tools.dataset import Dataset, ImageOptions
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.storage.filesystem import check_regular
@@ -107,9 +106,9 @@ def classes_of(dataset: Dataset) -> tuple[tuple[str, str], ...]:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write aside, flush to the disk, rename: under `path` there is a whole checkpoint or none.
+    """Write a whole checkpoint: under `path` there is one, or what was there before.
 
-    Raises OSError (disk full, no permission); what was there before stays.
+    Raises OSError (disk full, no permission).
     """
     content = {field.name: getattr(checkpoint, field.name) for field in fields(Checkpoint)}
     content |= {
@@ -121,19 +120,11 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "loaders": list(checkpoint.loaders),
         "totals": asdict(checkpoint.totals),
     }
-    aside = path.with_name(f".{path.name}.partial")
     try:
-        with aside.open("wb") as file:
+        with atomic.writing(path) as file:
             torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-        sync_folder(path.parent)
     except RuntimeError as error:  # torch's writer stumbles over the system's complaint and raises its own
         raise system_error(error) from error
-    finally:
-        with suppress(OSError):
-            aside.unlink(missing_ok=True)
 
 
 def system_error(error: BaseException) -> OSError:
@@ -142,15 +133,6 @@ def system_error(error: BaseException) -> OSError:
     while cause is not None and not isinstance(cause, OSError):
         cause = cause.__context__
     return OSError(cause.errno, cause.strerror) if cause is not None else OSError(str(error))
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush the folder's own entries to the disk, so that a rename survives a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

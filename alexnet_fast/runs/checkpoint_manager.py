@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import itertools
-import os
 import shutil
 import time
 import zipfile
@@ -25,6 +24,7 @@ from alexnet_fast.runs.checkpoint import (
     step_in,
     step_of,
 )
+from alexnet_fast.tools import atomic
 from alexnet_fast.tools.messages import counted
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -197,14 +197,4 @@ def first_not_finite(checkpoint: Checkpoint) -> str:
 
 def mark_best(file: Path) -> None:
     """Give the checkpoint the second name best.pt: a hard link, or a copy where the file system has none."""
-    aside = file.with_name(f".{BEST}.partial")
-    try:
-        aside.unlink(missing_ok=True)
-        try:
-            os.link(file, aside)
-        except OSError:
-            shutil.copy2(file, aside)
-        aside.replace(file.with_name(BEST))
-    finally:
-        with suppress(OSError):
-            aside.unlink(missing_ok=True)
+    atomic.link(file, file.with_name(BEST))

@@ -17,7 +17,7 @@ from alexnet_fast.runs.checkpoint import Checkpoint, all_checkpoints
 from alexnet_fast.runs.folder import RunFolder
 from alexnet_fast.runs.resume import recipe_of_run
 from alexnet_fast.runs.resume_command import resume_command
-from alexnet_fast.tools.messages import counted
+from alexnet_fast.tools.messages import counted, duration
 from alexnet_fast.tools.sharding.finalize import escaped
 
 SHOWN_EPOCHS = 12
@@ -69,13 +69,6 @@ def number(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def in_words(seconds: float) -> str:
-    """In the unit that suits it: 27 s, 12 min, 3.5 h"""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:,.1f} h"
-
-
 def state_of(folder: RunFolder, recipe: Recipe, metrics: list[dict[str, Any]]) -> str:
     """Running, done, diverged or stopped, and where."""
     trains = [line for line in metrics if line["kind"] == "train"]
@@ -86,7 +79,7 @@ def state_of(folder: RunFolder, recipe: Recipe, metrics: list[dict[str, Any]]) -
         rate = trains[-1]["images_per_s"] if trains else None
         if epoch and rate:
             images = trains[-1]["step"] / epoch * (recipe.epochs - epoch) * recipe.batch_size
-            left = f", about {in_words(images / rate)} of training left"
+            left = f", about {duration(images / rate)} of training left"
         return f"running, {place}{left}"
     if metrics and metrics[-1]["kind"] == "diverged":
         return f"diverged at {place}"
@@ -95,7 +88,7 @@ def state_of(folder: RunFolder, recipe: Recipe, metrics: list[dict[str, Any]]) -
     again = resume_command(data, folder.path, options)
     result = folder.read_result()
     if result is not None:
-        return f"done after {counted_epochs(result['epochs'])} ({in_words(result['seconds'])} of work)"
+        return f"done after {counted_epochs(result['epochs'])} ({duration(result['seconds'])} of work)"
     if folder.result.exists():
         return f"done, but {folder.result} is damaged; {again} writes it again"
     return f"stopped at {place}; {again} resumes it"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import math
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_fast.runs.lock import InUseError, is_locked, locked
+from alexnet_fast.tools import atomic
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.numbers import is_number
 from alexnet_fast.tools.storage.filesystem import open_file
@@ -76,7 +76,7 @@ class RunFolder:
 
     def is_unbegun(self) -> bool:
         """Whether there is no more than what a process makes that is killed before it has written recipe.toml."""
-        made, files = (self.checkpoints, self.figures), (LOCK, CACHES, aside_of(self.recipe).name)
+        made, files = (self.checkpoints, self.figures), (LOCK, CACHES, atomic.partial_name(self.recipe).name)
         if not all(path in made or path.name in files for path in self.path.iterdir()):
             return False
         return not any(path.exists() and (not path.is_dir() or any(path.iterdir())) for path in made)
@@ -191,7 +191,7 @@ class RunFolder:
             if line["epoch"] <= epoch + EPOCH_ROUNDING
             and not (evaluations_too and line["kind"] == "val" and line["epoch"] >= epoch - EPOCH_ROUNDING)
         ]
-        write_whole(self.metrics, "".join(to_json(line) + "\n" for line in kept))
+        atomic.write_text(self.metrics, "".join(to_json(line) + "\n" for line in kept))
 
 
 def metrics_line(text: str) -> dict[str, Any] | None:
@@ -228,24 +228,6 @@ def finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     return [finite(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def aside_of(path: Path) -> Path:
-    """Where a file is written before it has its name."""
-    return path.with_name(f".{path.name}.partial")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write aside, flush to the disk, rename."""
-    aside = aside_of(path)
-    try:
-        with aside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -91,7 +91,12 @@ def check_recipe_fits(recipe: Recipe, dataset: Dataset, mesh: Mesh) -> None:
             f"exact_2012 with {mesh.num_replicas} replicas: in 2012 there was one. Give --gpus 1, or --gpus 2 "
             "--parallel towers (on a CPU --processes 2), or train without exact_2012"
         )
-    if recipe.final_split != "val" and recipe.final_split not in dataset.splits:
+    if recipe.val_split not in ("val", *dataset.splits):
+        raise UsageError(
+            f"{dataset.folder} has no {recipe.val_split} split to evaluate on after each epoch: it has "
+            f"{', '.join(dataset.splits)}. Give one of them as --val-split"
+        )
+    if recipe.final_split not in ("val", *dataset.splits):
         raise UsageError(
             f"{dataset.folder} has no {recipe.final_split} split, on which recipe {recipe.name} is evaluated at the "
             f"end: shard it with the {recipe.final_split} images, or give --set final_split=val"
@@ -102,6 +107,7 @@ def check_recipe_fits(recipe: Recipe, dataset: Dataset, mesh: Mesh) -> None:
         batch_size=recipe.batch_size if recipe.exact_2012 else mesh.share_batch(recipe.batch_size),
         num_ranks=ranks,
         num_evaluation_ranks=mesh.num_replicas,
+        evaluated=(recipe.val_split, recipe.final_split),
     )
 
 

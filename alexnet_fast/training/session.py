@@ -15,8 +15,9 @@ from alexnet_fast.distributed.torchrun_env import is_restarted
 from alexnet_fast.network.model import AlexNet, load_whole_state
 from alexnet_fast.runs.checkpoint import Checkpoint, all_checkpoints
 from alexnet_fast.runs.checkpoint_manager import CheckpointManager
-from alexnet_fast.runs.folder import RunFolder, write_whole
+from alexnet_fast.runs.folder import RunFolder
 from alexnet_fast.runs.resume import find_start, finished_result, restore_place
+from alexnet_fast.tools import atomic
 from alexnet_fast.tools.errors import EXIT_BY_SIGNAL
 from alexnet_fast.training.checkpointer import Checkpointer
 from alexnet_fast.training.evaluator import Evaluator
@@ -160,7 +161,7 @@ def open_session(
             moved = manager.set_aside(start.step, folder.metrics)
             notes += [moved] if moved is not None else []
         manager.begin(start)
-        write_whole(folder.recipe, recipe.to_toml(named=True))  # the first: with it the run has begun
+        atomic.write_text(folder.recipe, recipe.to_toml(named=True))  # the first: with it the run has begun
         ends_here = step >= schedule.num_steps and finished_result(folder, schedule, step) is None
         folder.forget_after(step / schedule.steps_per_epoch, evaluations_too=ends_here)
         telemetry = Telemetry(folder, schedule, first_step=step, quiet=job.quiet)
@@ -169,8 +170,8 @@ def open_session(
     meter = Meter(mesh, device, start.totals if start else None)
     stop = AgreedStop(mesh, signals)
     evaluator = Evaluator(
-        dataset, mesh=mesh, device=device, mean=recipe.mean, train_step=train_step, progress=progress, stop=stop,
-        telemetry=telemetry, pause_training=loader.pause,
+        dataset, mesh=mesh, device=device, mean=recipe.mean, split=recipe.val_split, train_step=train_step,
+        progress=progress, stop=stop, telemetry=telemetry, pause_training=loader.pause,
     )  # fmt: skip
     checkpointer = Checkpointer(
         dataset, recipe, mesh=mesh, schedule=schedule, model=model, optimizer=optimizer, train_step=train_step,

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from alexnet_fast.config.schedule import Rates, Schedule
 from alexnet_fast.inference.evaluation import EvaluationResult, format_errors
 from alexnet_fast.runs.folder import RunFolder, to_json
+from alexnet_fast.tools.messages import duration
 from alexnet_fast.training.board import Board
 from alexnet_fast.training.epoch_bar import EpochBar
 from alexnet_fast.training.metrics import Reading
@@ -94,7 +95,8 @@ class Telemetry:
             self.steady_from = time.monotonic(), step
         elif not self.estimated:
             self.estimated = True
-            self.say(f"At {reading.images_per_s:,.0f} img/s, training takes about {self.time_left(step)} from here.")
+            left = duration(self.seconds_left(step))
+            self.say(f"At {reading.images_per_s:,.0f} img/s, training takes about {left} from here.")
 
     def evaluation(self, step: int, views: int, result: EvaluationResult, split: str = "val") -> None:
         """An evaluation's errors."""
@@ -161,9 +163,13 @@ class Telemetry:
 
     def time_left(self, step: int) -> str:
         """Of the run, as `in_hours` writes it."""
+        return in_hours(self.seconds_left(step))
+
+    def seconds_left(self, step: int) -> float:
+        """As fast as since the first reading, evaluations included."""
         began, first = self.steady_from or (self.began, self.first_step)
         done = step - first
-        return in_hours((time.monotonic() - began) / done * (self.schedule.num_steps - step) if done else 0.0)
+        return (time.monotonic() - began) / done * (self.schedule.num_steps - step) if done else 0.0
 
     def close(self) -> None:
         """Write out what is kept back."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,9 +24,12 @@ def evaluated(tiny_dataset: Dataset) -> list[np.ndarray]:
     seen: list[torch.Tensor] = []
     real = evaluation_loader.view_cutter
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            evaluation_loader, "view_cutter", lambda pixels, *rest: seen.append(pixels) or real(pixels, *rest)
-        )
+
+        def note(pixels: torch.Tensor, *rest: Any) -> Any:
+            seen.append(pixels.clone())
+            return real(pixels, *rest)
+
+        patch.setattr(evaluation_loader, "view_cutter", note)
         loader = evaluation_loader.EvaluationLoader(tiny_dataset, batch_size=30, device=torch.device("cpu"))
         for _ in loader:
             pass
