@@ -24,7 +24,7 @@ from alexnet_fast.tools.sharding.process_pool import MOST_WORKERS, Pool, local_p
 from alexnet_fast.tools.sharding.progress import ProgressBar
 from alexnet_fast.tools.sharding.shard import Outcome, refuse_foreign, shard
 from alexnet_fast.tools.sources.find import KINDS, find_source
-from alexnet_fast.tools.sources.summary import summary, unused_lines
+from alexnet_fast.tools.sources.summary import summary
 from alexnet_fast.tools.storage.filesystem import copied_first, is_url
 from alexnet_fast.tools.storage.output import open_output
 
@@ -78,7 +78,7 @@ SHOWN_IMAGES = 10
     "--classes",
     metavar="LIST",
     default=None,
-    help="`imagenet`, or a file with a class in a line: the classes' indices.",
+    help="`imagenet`, or a file with a class a line: their indices.",
 )
 @click.option("--dry-run", is_flag=True, help="Print what was understood of SOURCE, and write nothing.")
 @click.option(
@@ -179,8 +179,9 @@ def _report(outcome: Outcome, seconds: float, out: str) -> None:
     if len(dataset.skipped) > SHOWN_IMAGES:
         click.echo(f"  … and {len(dataset.skipped) - SHOWN_IMAGES:,} more")
     place = out.rstrip("/") or out
-    for line in unused_lines(dataset.unused):
-        click.echo(escaped(line))
+    if dataset.unused:
+        count = sum(entry.count for entry in dataset.unused)
+        click.echo(f"Not used: {counted(count, 'image or file', 'images and files')}, named above.")
     if dataset.repaired or dataset.skipped or dataset.unused:
         click.echo(f"{escaped(place)}/{MANIFEST} names all of them, with reasons.")
     training = f", {_training(place)}" if dataset.image_options.size >= SMALLEST_TRAINED else ""
