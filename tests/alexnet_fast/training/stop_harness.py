@@ -1,8 +1,8 @@
 """Trains on a pseudo-terminal with `2>&1 | tee`, and stops it by a signal, at many moments; see `test_stops`.
 
 The program is imported once and forked, since importing takes ten times as long as a trial.  Reads a JSON list of
-trials [signal, seconds after the session's beginning, options] on standard input, and writes one of what came of each:
-[exit code, step of the newest checkpoint, last step of the metrics, what tee or the terminal saw].
+trials [signal, seconds after the first evaluation (0: at the session's beginning), options] on standard input, and
+writes one of what came of each: [exit code, step of the newest checkpoint, last step of the metrics, what was seen].
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ def trial(shards: str, run: Path, number: int, seconds: float, options: list[str
             seen += os.read(terminal, 1 << 16)
 
     metrics, deadline = run / "metrics.jsonl", time.monotonic() + 120
-    while not (metrics.exists() and b"session" in metrics.read_bytes()) and time.monotonic() < deadline:
+    awaited = b"session" if seconds == 0 else b'"val"'  # at the beginning, or in the midst of steps and evaluations
+    while not (metrics.exists() and awaited in metrics.read_bytes()) and time.monotonic() < deadline:
         read()
         time.sleep(0.005)
     time.sleep(seconds)
