@@ -408,7 +408,8 @@ def test_metrics_tensorboard_and_the_result_tell_the_same_after_any_number_of_re
 
     expected: dict[str, list[tuple[int, float]]] = {}
     for line in RunFolder(run).read_metrics():
-        group = line["kind"] if line.get("views", 1) == 1 else f"{line['kind']}_{line['views']}_views"
+        group = line.get("split", line["kind"])
+        group = group if line.get("views", 1) == 1 else f"{group}_{line['views']}_views"
         for name in ("loss", "error", "images_per_s", "lr_weights", "top1_error", "top5_error"):
             if line.get(name) is not None:
                 expected.setdefault(f"{group}/{name}", []).append((line["step"], line[name]))
