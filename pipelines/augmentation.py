@@ -12,11 +12,9 @@ from alexnet_fast.pipelines.dali import fn, types
 from alexnet_fast.pipelines.decoding import Decoding, decode, decode_crop
 from alexnet_fast.pipelines.reader import Reading, read_samples, source_of
 from alexnet_fast.pipelines.seeds import derive_seed
+from alexnet_fast.tools.crop import CROP
 
 Floats = npt.NDArray[np.float32]
-
-CROP = 224
-"""Pixels on each side of what the network sees."""
 
 NUM_DRAWN = 5
 """Outputs that a graph has more with its draws."""

@@ -5,7 +5,7 @@ N images, V views of each, H × W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,17 +17,23 @@ NUM_VIEWS = (1, 10)
 
 @dataclass(frozen=True)
 class Batch:
-    """One training batch."""
+    """One training batch; `images, labels = batch` takes it apart."""
 
     images: torch.Tensor
     """(N, 3, 224, 224) with channels-last strides, mean subtracted (values about -130..150), float32 or float16."""
     labels: torch.Tensor
     """(N,) int64, class index, on the device of `images`."""
 
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return iter((self.images, self.labels))
+
 
 @dataclass(frozen=True)
 class EvaluationBatch:
-    """One batch of evaluation images, from which views are cut when they are asked for."""
+    """One batch of evaluation images, from which views are cut when they are asked for.
+
+    `images, labels = batch` takes the center view.
+    """
 
     cut_view: Callable[[int], torch.Tensor]
     """View number 0..9 -> (N, 3, 224, 224) like `Batch.images`.  View 0 is the center view; 1..9 are the others."""
@@ -35,6 +41,9 @@ class EvaluationBatch:
     """(N,) int64."""
     indices: torch.Tensor
     """(N,) int64: the image's place in its split, in the order of the shards; each place comes exactly once."""
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return iter((self.cut_view(0), self.labels))
 
     def views(self, num_views: Literal[1, 10]) -> list[Callable[[], torch.Tensor]]:
         """The views as functions, so that ten views never stand in memory at once."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from alexnet_fast.pipelines.augmentation import CROP, Floats
+from alexnet_fast.pipelines.augmentation import Floats
+from alexnet_fast.tools.crop import CROP
 from alexnet_fast.tools.errors import UserError
 
 try:

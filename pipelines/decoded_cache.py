@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from alexnet_fast.pipelines.augmentation import CROP
+from alexnet_fast.tools.crop import CROP
 from alexnet_fast.tools.errors import UsageError
 from alexnet_fast.tools.messages import counted
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from alexnet_fast.pipelines.reader import NO_NUMBER
-from alexnet_fast.pipelines.settings import num_cores
+from alexnet_fast.tools.cores import num_cores
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UserError
 from alexnet_fast.tools.messages import counted

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from alexnet_fast.pipelines.augmentation import CROP
+from alexnet_fast.pipelines.arguments import as_dataset, as_device
 from alexnet_fast.pipelines.batch import EvaluationBatch
 from alexnet_fast.pipelines.decoding import Decoding, decode
 from alexnet_fast.pipelines.diagnosis import Shards, check_labels
@@ -17,6 +18,7 @@ from alexnet_fast.pipelines.pipeline_run import Execution, PipelineRun, to_torch
 from alexnet_fast.pipelines.reader import Reading, labels_of, read_samples
 from alexnet_fast.pipelines.seeds import part_of_rank
 from alexnet_fast.pipelines.settings import check_share, default_settings
+from alexnet_fast.tools.crop import CROP, center_crop
 from alexnet_fast.tools.dataset import Dataset
 
 
@@ -27,15 +29,22 @@ def view_corners(size: int) -> list[tuple[int, int]]:
 
 
 class EvaluationLoader:
-    """Every sample of a split exactly once over the ranks, in the order of the shards."""
+    """Every sample of a split exactly once over the ranks, in the order of the shards.
+
+    >>> from alexnet_fast import EvaluationLoader
+    >>> for images, labels in EvaluationLoader("shards", batch_size=8, device="cpu"):
+    ...     pass                           # the center view; batch.cut_view(1) to (9): corners and mirrors
+    >>> images.shape[1:], labels.dtype
+    (torch.Size([3, 224, 224]), torch.int64)
+    """
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: Dataset | Path | str,
         *,
         split: str = "val",
         batch_size: int,
-        device: torch.device,
+        device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
         mean: Literal["image", "rgb"] | torch.Tensor = "image",
         rank: int = 0,
@@ -48,6 +57,7 @@ class EvaluationLoader:
 
         mean: also the mean that a network was trained with, (224, 224, 3) or (3,) float32.
         """
+        dataset, device = as_dataset(dataset), as_device(device)
         check_share(dataset, split, batch_size=batch_size, rank=rank, num_ranks=num_ranks)
         self.num_samples = dataset.split(split).samples
         """On all ranks together."""
@@ -118,5 +128,4 @@ def evaluation_mean(dataset: Dataset, mean: Literal["image", "rgb"]) -> np.ndarr
     """(224, 224, 3): the mean image's center crop; or (3,): the mean color.  Subtracted from every view alike."""
     if mean == "rgb":
         return dataset.statistics.mean_rgb.astype(np.float32)
-    start = (dataset.image_options.size - CROP) // 2
-    return np.ascontiguousarray(dataset.mean_image[start : start + CROP, start : start + CROP])
+    return center_crop(dataset.mean_image)

@@ -6,13 +6,15 @@ import base64
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from alexnet_fast.pipelines.augmentation import CROP, Augmentation
+from alexnet_fast.pipelines.arguments import as_dataset, as_device
+from alexnet_fast.pipelines.augmentation import Augmentation
 from alexnet_fast.pipelines.batch import Batch
 from alexnet_fast.pipelines.dali import VERSION
 from alexnet_fast.pipelines.decoded_cache import (
@@ -32,6 +34,7 @@ from alexnet_fast.pipelines.pipeline_run import CacheKeeper, Execution, Pipeline
 from alexnet_fast.pipelines.reader import Reading
 from alexnet_fast.pipelines.seeds import derive_seed, part_of_rank, shard_order, shard_order_within_parts
 from alexnet_fast.pipelines.settings import LoaderSettings, check_batch, default_settings
+from alexnet_fast.tools.crop import CROP
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
 
@@ -52,7 +55,14 @@ class _Progress:
 
 
 class TrainingLoader:
-    """Training batches of one split, for one rank.
+    """Training batches of one split, for one rank: for any PyTorch model and any training loop.
+
+    >>> from alexnet_fast import TrainingLoader
+    >>> loader = TrainingLoader("shards", batch_size=16, device="cpu")
+    >>> for images, labels in loader:      # epoch 0; another `for` is epoch 1
+    ...     pass
+    >>> images.shape, labels.dtype
+    (torch.Size([16, 3, 224, 224]), torch.int64)
 
     An epoch's images, crops, mirrors and colors follow from `seed`, the epoch's number and the rank alone; thread
     counts and prefetch do not change them.  On a GPU the pixels themselves follow from `hw_decoder_load` too: it
@@ -70,11 +80,11 @@ class TrainingLoader:
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: Dataset | Path | str,
         *,
         batch_size: int,
-        device: torch.device,
-        seed: int,
+        device: torch.device | str | None = None,
+        seed: int = 0,
         split: str = "train",
         rank: int = 0,
         num_ranks: int = 1,
@@ -89,7 +99,10 @@ class TrainingLoader:
         cache_decoded: CacheSize | None = None,
         memory_beside: int = 0,
     ) -> None:
-        """num_threads, hw_decoder_load, prefetch: None takes what was found best for this machine, else a default.
+        """dataset: a `Dataset`, or the path of a shards folder.  batch_size: images of a batch of this rank.
+        device: where the batches are made and stay, such as "cpu" or "cuda:1"; None: the current GPU, else the CPU.
+        seed, rank, num_ranks: the same seed on all ranks, and each rank its own number, give each its part of an epoch.
+        num_threads, hw_decoder_load, prefetch: None takes what was found best for this machine, else a default.
 
         dtype: float32, or float16 (made by DALI on a GPU, where it is free).
         mean: "image" subtracts the mean image's center 224 crop, whichever crop the image got, as in 2012; "rgb" one
@@ -104,6 +117,7 @@ class TrainingLoader:
             raise UsageError(f"PCA color jitter {pca_jitter:g}: give 0 (none) or more; 0.1 was used in 2012.")
         if shuffle_buffer < 1:
             raise UsageError(f"a shuffle buffer of {shuffle_buffer} samples: give 1 or more.")
+        dataset, device = as_dataset(dataset), as_device(device)
         split_info = dataset.split(split)
         check_batch(dataset, split, batch_size=batch_size, rank=rank, num_ranks=num_ranks)
         dataset.check_sizes(split)
@@ -160,6 +174,19 @@ class TrainingLoader:
         )
 
     # ------------------------------------------------------------------ epochs
+
+    def __len__(self) -> int:
+        """Batches of one epoch."""
+        return self.num_batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The next epoch: the first `for` over the loader gives epoch 0, the second epoch 1, and so on.
+
+        After `load_state_dict` the first one gives what is left of the epoch that was interrupted.
+        """
+        if self._progress is None:
+            return self.epoch(0)
+        return self.epoch(self._progress.epoch + (0 if self._resuming else 1))
 
     def epoch(self, number: int, *, pca_jitter: bool = True) -> Iterator[Batch]:
         """The batches of epoch `number` (0, 1, …); after `load_state_dict`, those that are left of it.

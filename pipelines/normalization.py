@@ -16,12 +16,13 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 
-from alexnet_fast.pipelines.augmentation import CROP, Augmentation, Floats, cutting_graph, training_graph
+from alexnet_fast.pipelines.augmentation import Augmentation, Floats, cutting_graph, training_graph
 from alexnet_fast.pipelines.dali import types
 from alexnet_fast.pipelines.decoding import Decoding
 from alexnet_fast.pipelines.evaluation_loader import evaluation_mean
 from alexnet_fast.pipelines.pipeline_run import to_torch
 from alexnet_fast.pipelines.reader import Reading, labels_of
+from alexnet_fast.tools.crop import CROP
 from alexnet_fast.tools.dataset import Dataset
 
 

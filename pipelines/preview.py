@@ -18,11 +18,12 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from alexnet_fast.pipelines.augmentation import CROP, NUM_DRAWN, draw
+from alexnet_fast.pipelines.augmentation import NUM_DRAWN, draw
 from alexnet_fast.pipelines.diagnosis import Shards, altered, problem_of
 from alexnet_fast.pipelines.loader import TrainingLoader
 from alexnet_fast.pipelines.pipeline_run import Execution, PipelineRun, to_torch
 from alexnet_fast.pipelines.reader import Reading
+from alexnet_fast.tools.crop import CROP, center_crop
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UserError
 from alexnet_fast.tools.messages import counted
@@ -275,8 +276,7 @@ def draw_crops(axes: Any, original: Pixels, corners: npt.NDArray[np.int64]) -> N
 
 def center_mean(dataset: Dataset) -> Floats:
     """(224, 224, 3): the center of the mean image."""
-    start = (dataset.image_options.size - CROP) // 2
-    return dataset.mean_image[start : start + CROP, start : start + CROP]
+    return center_crop(dataset.mean_image)
 
 
 def draw_colors(part: Any, dataset: Dataset, shifts: Floats) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from alexnet_fast.pipelines.augmentation import CROP
+from alexnet_fast.tools.cores import num_sharing, usable_cores
+from alexnet_fast.tools.crop import CROP
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
 
@@ -50,9 +51,9 @@ def default_settings(
     device: torch.device, num_threads: int | None, prefetch: int | None, hw_decoder_load: float | None
 ) -> LoaderSettings:
     """What was asked for, filled up with what `remember` kept for this machine, else with defaults."""
-    known = remembered(device) or LoaderSettings(len(os.sched_getaffinity(0)), 2, 0.65)
+    known = remembered(device) or LoaderSettings(usable_cores(), 2, 0.65)
     return LoaderSettings(
-        num_threads=num_threads if num_threads is not None else max(1, known.num_threads // _sharing),
+        num_threads=num_threads if num_threads is not None else max(1, known.num_threads // num_sharing()),
         prefetch=prefetch if prefetch is not None else known.prefetch,
         hw_decoder_load=hw_decoder_load if hw_decoder_load is not None else known.hw_decoder_load,
     )
@@ -71,7 +72,7 @@ def settings_file() -> Path:
 def machine_key(device: torch.device) -> str:
     """What the settings were found for: host, cores, kind of device."""
     what = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    return f"{platform.node()}, {len(os.sched_getaffinity(0))} cores, {what}"
+    return f"{platform.node()}, {usable_cores()} cores, {what}"
 
 
 def remembered(device: torch.device) -> LoaderSettings | None:
@@ -121,20 +122,6 @@ def store_settings(new: Mapping[str, Any]) -> Path:
             f"{file}: cannot be written ({error.strerror}). Set XDG_CACHE_HOME to another folder."
         ) from error
     return file
-
-
-def num_cores() -> int:
-    """Cores that this process may use, shared evenly among the processes of this machine."""
-    return max(1, len(os.sched_getaffinity(0)) // _sharing)
-
-
-_sharing = 1
-
-
-def share_machine(num_processes: int) -> None:
-    """From now on this process takes one part in `num_processes` of the machine: that many of the run are here."""
-    global _sharing
-    _sharing = num_processes
 
 
 def check_share(dataset: Dataset, split: str, *, batch_size: int, rank: int, num_ranks: int) -> None:

@@ -11,9 +11,8 @@ import torch
 from alexnet_fast.pipelines.batch import Batch
 from alexnet_fast.pipelines.decoded_cache import CachePlan, LoaderMemory
 from alexnet_fast.pipelines.seeds import derive_seed
+from alexnet_fast.tools.crop import CROP
 
-CROP = 224
-"""Pixels on each side."""
 NUM_DISTINCT = 2
 """Batches that are made; they come in turn.  Two, so that nothing can be kept from one step to the next."""
 
@@ -48,10 +47,7 @@ class SyntheticLoader:
             self._batches.append(Batch(images, labels.to(device)))
 
     def epoch(self, number: int, *, pca_jitter: bool = True) -> Iterator[Batch]:
-        """The same batches in every epoch; after `load_state_dict`, those that are left.
-
-        `pca_jitter` changes nothing.
-        """
+        """The same batches in every epoch; after `load_state_dict`, those that are left.  `pca_jitter` is ignored."""
         if not self._resuming or self._epoch != number:
             self._epoch, self._given = number, 0
         self._resuming = False

@@ -41,3 +41,16 @@ def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_dataset(tiny_shards: Path) -> Dataset:
     return Dataset.load(tiny_shards)
+
+
+@pytest.fixture(scope="session")
+def small_run(tiny_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of a small network on those."""
+    from alexnet_fast.config.recipe import recipe
+    from alexnet_fast.training.run import train
+
+    run = tmp_path_factory.mktemp("runs") / "small"
+    small = recipe("2013", width_divisor=16, batch_size=8, lr_base_batch_size=8, epochs=1, precision="fp32",
+                   final_views=1)  # fmt: skip
+    train(tiny_dataset, small, run, device="cpu", quiet=True)
+    return run

@@ -16,18 +16,14 @@ from alexnet_fast.bench.measurement import Measurement
 from alexnet_fast.cli import VERBS, main
 from alexnet_fast.commands.bench_command import beyond_limit, part_and_data
 from alexnet_fast.config.recipe import load_recipe
-from alexnet_fast.tools.dataset import Dataset
-from alexnet_fast.training.run import train
 
 SETTINGS = ["width_divisor=16", "batch_size=8", "lr_base_batch_size=8", "epochs=1", "precision=fp32", "final_views=1"]
 
 
-@pytest.fixture(scope="module")
-def run_folder(tiny_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def run_folder(small_run: Path) -> Path:
     """A finished run of a small network."""
-    run = tmp_path_factory.mktemp("runs") / "small"
-    train(tiny_dataset, load_recipe("2013", SETTINGS), run, device="cpu", quiet=True)
-    return run
+    return small_run
 
 
 def call(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:

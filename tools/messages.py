@@ -1,4 +1,4 @@
-"""Numbers, names and commands as they stand in messages for people."""
+"""Numbers, names and commands in messages for people."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TextIO
 
 PROGRAM = "alexnet-fast"
 NEAR = 0.6
 """Of difflib's 0..1: from here on a word may be a slip of another."""
+BAR = 14
+"""Columns that a progress bar needs to be read, with what stands around it."""
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
-    """A number with its noun, whose plural is one with an s where it is not given: 1 shard, 2,000 shards."""
+    """A number with its noun, whose plural adds an s where it is not given: 1 shard, 2,000 shards."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
@@ -54,6 +57,32 @@ def _in_ansi_c(word: str) -> str:
 
 def _bytes_of(character: str) -> str:
     return "".join(f"\\x{byte:02x}" for byte in os.fsencode(character))
+
+
+def to_copy(*commands: str) -> str:
+    """Commands, as `command` makes them, on lines of their own with nothing around them: ready to be copied."""
+    return "\n".join(f"  {text.strip('`')}" for text in commands)
+
+
+def terminal_columns(stream: TextIO | None = None) -> int | None:
+    """Of the terminal that a stream (None: stderr) is; None where it is none."""
+    try:
+        return os.get_terminal_size((stream or sys.stderr).fileno()).columns or None
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def fitting(facts: Sequence[str], columns: int | None, taken: int) -> str:
+    """The first of `facts`, which stand in the order of their importance, that fit whole into a line beside `taken`
+    columns; ", " between.  columns: the terminal's; None: there is none, and everything fits.
+    """
+    shown = ""
+    for fact in facts:
+        longer = f"{shown}, {fact}" if shown else fact
+        if columns is not None and taken + len(longer) >= columns:
+            break
+        shown = longer
+    return shown
 
 
 def few(names: list[str]) -> str:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 
 from alexnet_fast.bench.interleaved import Candidate, Took
-from alexnet_fast.pipelines.augmentation import CROP
+from alexnet_fast.tools.crop import CROP, center_crop
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.sharding.tar_writer import read_samples as samples_of_tar
@@ -40,8 +40,7 @@ class Recipe:
 
     @classmethod
     def of(cls, dataset: Dataset) -> Recipe:
-        statistics, start = dataset.statistics, (dataset.image_options.size - CROP) // 2
-        mean = np.ascontiguousarray(dataset.mean_image[start : start + CROP, start : start + CROP], np.float32)
+        statistics, mean = dataset.statistics, center_crop(dataset.mean_image)
         return cls(mean, (statistics.standard_deviations[:, None] * statistics.directions).T.astype(np.float32))
 
     def view(self, jpeg: bytes) -> torch.Tensor:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from alexnet_fast.bench.measurement import Measurement
+from alexnet_fast.bench.measurement import Measurement, finish
 
 LEAD = 8
 """Batches that a turn begins with, untimed: by then prefetch queues and workers are in their stride."""
@@ -68,12 +68,6 @@ def cpu_seconds() -> float:
                 continue
             ticks += int(fields[11]) + int(fields[12])  # utime and stime, proc(5)
     return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
-
-
-def finish(device: torch.device) -> None:
-    """Wait for what is still on its way."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def measure_interleaved(

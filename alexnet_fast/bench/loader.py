@@ -21,13 +21,15 @@ import torch
 from alexnet_fast.bench.baseline_loaders import Recipe, all_jpegs, open_ffcv, torch_loader, webdataset_loader
 from alexnet_fast.bench.interleaved import LEAD, Candidate, measure_interleaved, stream_turn
 from alexnet_fast.bench.measurement import Measurement
-from alexnet_fast.pipelines.augmentation import CROP, Augmentation, draw, training_graph
+from alexnet_fast.pipelines.augmentation import Augmentation, draw, training_graph
 from alexnet_fast.pipelines.dali import fn, types
 from alexnet_fast.pipelines.decoding import Decoding, decode
 from alexnet_fast.pipelines.loader import TrainingLoader
 from alexnet_fast.pipelines.pipeline_run import Execution, PipelineRun, to_torch
 from alexnet_fast.pipelines.reader import Reading, labels_of, read_samples
-from alexnet_fast.pipelines.settings import LoaderSettings, default_settings, num_cores
+from alexnet_fast.pipelines.settings import LoaderSettings, default_settings
+from alexnet_fast.tools.cores import num_cores
+from alexnet_fast.tools.crop import CROP
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.freed_memory import keep_freed_memory
 

@@ -13,10 +13,11 @@ from dataclasses import replace
 
 import torch
 
-from alexnet_fast.bench.baseline_models import PlainAlexNet, PlainStep, torchvision_alexnet
-from alexnet_fast.bench.measurement import Measurement, measure_rate
+from alexnet_fast.bench.baseline_models import PlainStep, torchvision_alexnet
+from alexnet_fast.bench.measurement import Measurement, finish, measure_rate
 from alexnet_fast.config.precision import Precision
-from alexnet_fast.distributed.devices import be_deterministic
+from alexnet_fast.distributed.devices import be_deterministic, start_gpu
+from alexnet_fast.inference.plain import PlainAlexNet
 from alexnet_fast.network.dropout import DropoutKey, step_key
 from alexnet_fast.network.layers import CONV1_KERNEL
 from alexnet_fast.network.model import NETS, AlexNet, Architecture, loss_and_errors
@@ -45,11 +46,6 @@ def time_rate(batch_size: int, work: Callable[[], object], device: torch.device)
     timed(2)
     calls = max(1, round(SECONDS / timed(1)))
     return measure_rate(calls * batch_size, lambda: timed(calls), repetitions=REPETITIONS)
-
-
-def finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def batch_of(batch_size: int, device: torch.device, dtype: torch.dtype) -> Batch:
@@ -84,7 +80,6 @@ def make_step(
     architecture: Architecture, device: torch.device, precision: Precision, record: bool = False
 ) -> TrainingStep:
     model = AlexNet(architecture).to(device)
-    model.initialize(0)
     optimizer = SGD(model)
     optimizer.set_rates(weights=1e-6, biases=1e-6)
     return TrainingStep(model, optimizer, precision=precision, record=record)
@@ -146,8 +141,7 @@ def measure_forward(
     architecture: Architecture, device: torch.device, batch_size: int, precision: Precision
 ) -> Measurement:
     """Testing: no dropout, no gradients."""
-    model = AlexNet(architecture).to(device)
-    model.initialize(0)
+    model = AlexNet(architecture).to(device).eval()
     weights = model.working_weights(precision.dtype)
     images = batch_of(batch_size, device, precision.dtype).images
     with torch.inference_mode():
@@ -179,8 +173,14 @@ Measure = Callable[[torch.device, int, Precision], list[Measurement]]
 
 def in_own_process(measure: Measure, device: torch.device, batch_size: int, precision: Precision) -> list[Measurement]:
     """What a function of this module measures in a new process, which it may set up as it likes."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), take_device, (device,)) as pool:
         return pool.submit(measure, device, batch_size, precision).result()
+
+
+def take_device(device: torch.device) -> None:
+    """Make a GPU this process's own: Triton starts its kernels on the current one."""
+    if device.type == "cuda":
+        start_gpu(device)
 
 
 def measure_deterministic(device: torch.device, batch_size: int, precision: Precision) -> list[Measurement]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from alexnet_fast.bench.measurement import Measurement, measure_rate
+from alexnet_fast.bench.measurement import Measurement, finish, measure_rate
 from alexnet_fast.config.precision import choose_precision
 from alexnet_fast.config.recipe import Recipe
 from alexnet_fast.distributed.mesh import Mesh
@@ -31,12 +31,6 @@ REPETITIONS = 3
 def steps_for(device: torch.device) -> int:
     """Steps of one repetition."""
     return 100 if device.type == "cuda" else 8
-
-
-def finish(device: torch.device) -> None:
-    """Wait for what the device still has to do."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def measure_training(dataset: Dataset, recipe: Recipe, *, device: torch.device) -> Measurement:

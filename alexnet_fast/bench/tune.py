@@ -14,7 +14,8 @@ import torch
 from alexnet_fast.bench.interleaved import Candidate, measure_interleaved, stream_turn
 from alexnet_fast.bench.loader import SPLIT, Parts, measure_settings
 from alexnet_fast.bench.measurement import Measurement, measure_rate
-from alexnet_fast.pipelines.settings import LoaderSettings, num_cores, remember, store_settings
+from alexnet_fast.pipelines.settings import LoaderSettings, remember, store_settings
+from alexnet_fast.tools.cores import num_cores
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.messages import counted
 

@@ -11,6 +11,7 @@ from types import FrameType
 
 import click
 
+from alexnet_fast.tools.cores import num_cores
 from alexnet_fast.tools.dataset import MANIFEST, Dataset, ImageOptions
 from alexnet_fast.tools.describe import counts_table
 from alexnet_fast.tools.errors import UserError
@@ -19,7 +20,7 @@ from alexnet_fast.tools.messages import counted
 from alexnet_fast.tools.sharding.finalize import escaped
 from alexnet_fast.tools.sharding.image import FILTERS
 from alexnet_fast.tools.sharding.plan import Plan, ShardOptions
-from alexnet_fast.tools.sharding.process_pool import MOST_WORKERS, Pool, local_pool, num_cores
+from alexnet_fast.tools.sharding.process_pool import MOST_WORKERS, Pool, local_pool
 from alexnet_fast.tools.sharding.progress import ProgressBar
 from alexnet_fast.tools.sharding.shard import Outcome, refuse_foreign, shard
 from alexnet_fast.tools.sources.find import KINDS, find_source
@@ -139,7 +140,7 @@ def command(
     finally:
         bar.close()
     _report(outcome, time.monotonic() - begun, out)
-    if outcome.dataset.skipped or outcome.dataset.unused:
+    if outcome.dataset.skipped or outcome.dataset.unused or found.unused:
         sys.exit(3)
 
 

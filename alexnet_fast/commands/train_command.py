@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from alexnet_fast.commands.train_flags import with_flags
 from alexnet_fast.distributed.torchrun_env import is_local_main_rank, is_main_rank
 from alexnet_fast.runs.resume_command import options_to_repeat, resume_command
 from alexnet_fast.tools.errors import UserError
 from alexnet_fast.tools.messages import command as command_line
-from alexnet_fast.tools.messages import counted
+from alexnet_fast.tools.messages import counted, to_copy
 
 if TYPE_CHECKING:
     from alexnet_fast.tools.dataset import Dataset
@@ -29,6 +30,15 @@ DATA_VARIABLE = "ALEXNET_FAST_DATA"
     default=None,
     help="A recipe's name, or a .toml file.  [default: 2013; with --resume the run's]",
 )
+@click.option("--epochs", type=float, default=None, help="Length of the run; its schedule keeps its proportions.")
+@click.option("--batch-size", type=int, default=None, help="Images of a step, all processes together.")
+@click.option(
+    "--lr",
+    type=float,
+    default=None,
+    help="First learning rate of the weights; that of the biases and the whole schedule are scaled with it.",
+)
+@click.option("--seed", type=int, default=None, help="Of initialization, order, crops, mirrors, colors and dropout.")
 @click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Change a key of the recipe; repeatable.")
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="The run's folder.  [default: runs/RECIPE]")
 @click.option("--resume", is_flag=True, help="Go on with the run in that folder.")
@@ -56,6 +66,10 @@ DATA_VARIABLE = "ALEXNET_FAST_DATA"
 def command(
     data: Path,
     recipe_name: str | None,
+    epochs: float | None,
+    batch_size: int | None,
+    lr: float | None,
+    seed: int | None,
     settings: tuple[str, ...],
     out: Path | None,
     resume: bool,
@@ -91,6 +105,7 @@ def command(
         else:
             recipe = load_recipe(DEFAULT_RECIPE if recipe_name is None else recipe_name, settings)
             run = out if out is not None else Path("runs") / recipe.name
+        recipe = with_flags(recipe, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed)
         dataset = Dataset.load(data)
         if check_hashes and is_local_main_rank():  # of torchrun's processes one on each machine
             check_every_byte(dataset, quiet=quiet)
@@ -131,7 +146,7 @@ def check_every_byte(dataset: Dataset, *, quiet: bool) -> None:
     """UserError where any file of the shards folder is not what was written, or a label is none of the classes."""
     from tqdm import tqdm
 
-    from alexnet_fast.tools.sharding.process_pool import num_cores
+    from alexnet_fast.tools.cores import num_cores
     from alexnet_fast.tools.sharding.verify import ShardCheck, verify
 
     total = sum(split.bytes for split in dataset.splits.values())
@@ -163,5 +178,6 @@ def summary(result: dict[str, Any], run: Path) -> str:
     for views, key in (("Center view", "center_view"), ("Ten views", "10_views")):
         if result.get(key):
             lines.append(f"{views}: {format_errors(result[key]['top1_error'], result[key]['top5_error'])} error.")
-    lines.append(f"Everything is in {run}; {command_line('predict', run, 'IMAGE')} tries it.")
+    lines.append(f"Everything is in {run}. Next:")
+    lines.append(to_copy(command_line("report", run), command_line("predict", run, "IMAGE")))
     return "\n".join(lines)

@@ -8,11 +8,12 @@ import time
 import click
 from tqdm import tqdm
 
+from alexnet_fast.tools.cores import num_cores
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.describe import human_bytes
 from alexnet_fast.tools.errors import UserError
 from alexnet_fast.tools.messages import counted
-from alexnet_fast.tools.sharding.process_pool import MOST_WORKERS, num_cores
+from alexnet_fast.tools.sharding.process_pool import MOST_WORKERS
 from alexnet_fast.tools.sharding.verify import ShardCheck, advice, verify
 
 

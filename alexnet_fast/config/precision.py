@@ -29,6 +29,11 @@ class Precision:
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
+def name_of(dtype: torch.dtype) -> str:
+    """bf16, fp16, fp32 or fp64."""
+    return {dtype: name for name, dtype in DTYPES.items()}.get(dtype, "fp64")
+
+
 def choose_precision(device: torch.device, asked: str = "auto") -> Precision:
     """`asked`: "auto" or a name.  auto: bf16 where the device multiplies it fast; fp16 on older GPUs; else fp32."""
     if asked != "auto" and asked not in DTYPES:
@@ -36,7 +41,13 @@ def choose_precision(device: torch.device, asked: str = "auto") -> Precision:
     if asked != "auto":
         if asked == "fp16" and device.type == "cpu":
             raise UsageError("precision fp16 on a CPU: it computes no float16; choose bf16 or fp32")
-        return Precision(asked, DTYPES[asked], "as asked")
+        if asked == "bf16" and device.type == "cuda" and torch.cuda.get_device_capability(device)[0] < 8:
+            raise UsageError(
+                f"precision bf16 on a {torch.cuda.get_device_name(device)}: GPUs before Ampere (compute capability "
+                "8.0) compute no bfloat16; choose fp16 or fp32"
+            )
+        reason = "as asked; TF32 is off" if asked == "fp32" and device.type == "cuda" else "as asked"
+        return Precision(asked, DTYPES[asked], reason)
     if device.type == "cuda":
         major = torch.cuda.get_device_capability(device)[0]
         if major >= 8:

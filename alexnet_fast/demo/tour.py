@@ -14,11 +14,12 @@ from typing import Any
 from alexnet_fast.config.recipe import counted_epochs, load_recipe
 from alexnet_fast.demo.data import DemoData, draw_dataset
 from alexnet_fast.runs.folder import RunFolder
+from alexnet_fast.tools.cores import num_cores
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.messages import command
 from alexnet_fast.tools.sharding.plan import Plan, ShardOptions
-from alexnet_fast.tools.sharding.process_pool import local_pool, num_cores
+from alexnet_fast.tools.sharding.process_pool import local_pool
 from alexnet_fast.tools.sharding.shard import shard
 from alexnet_fast.tools.sources.find import find_source
 from alexnet_fast.tools.storage.output import open_output

@@ -1,21 +1,33 @@
-"""Which device a command works on."""
+"""Which device a command works on, and whether this installation can use it."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
+from pathlib import Path
 
 import torch
 
 from alexnet_fast.tools.errors import UsageError, UserError
 
+DRIVER_VERSION = Path("/proc/driver/nvidia/version")
+"""Exists where NVIDIA's kernel driver is loaded."""
+DEVICE_NODE = Path("/dev/nvidiactl")
+"""Exists where this machine, or this container, has been given GPUs."""
+WHEELS = ((580, "cu130"), (570, "cu128"), (525, "cu126"))
+"""(first driver branch, newest torch wheel that runs on it), newest first."""
+
 
 def choose_device(asked: str | None = None) -> torch.device:
     """`asked`: "cpu", "cuda" or "cuda:N"; None: the first GPU where there is one, else the CPU.
 
-    A GPU always comes back with its number.  Raises UsageError for another word, and for a GPU that is not there.
+    A GPU always comes back with its number.  Raises UsageError for another word, for a GPU that is not there, and
+    where this machine has GPUs that this torch cannot use: training on the CPU instead would go unnoticed for hours.
     """
     if asked is None:
+        if not torch.cuda.is_available() and (obstacle := what_hides_the_gpu()) is not None:
+            raise UsageError(f"this machine has an NVIDIA driver, but {obstacle}. Or use --device cpu.")
         asked = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(asked)
@@ -37,8 +49,14 @@ def use_device(asked: str | None = None) -> torch.device:
 
 
 def start_gpu(device: torch.device) -> None:
-    """Make it this process's GPU, and see that our kernels can be started on it; UserError if they cannot."""
+    """Make it this process's GPU, and see that our kernels can be started on it; UserError if they cannot.
+
+    Float32 is computed as such from now on: convolutions would use TF32 by default and matrix products would not.
+    """
     torch.cuda.set_device(device)
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    check_architecture(device)
     try:
         from triton.runtime import driver
 
@@ -55,11 +73,10 @@ def start_gpu(device: torch.device) -> None:
 def check_gpu(asked: str, index: int) -> int:
     """`index`, if this machine has that GPU; else UsageError."""
     if not torch.cuda.is_available():
-        why = (
-            "this torch is built without CUDA"
-            if torch.version.cuda is None
-            else "torch finds no working NVIDIA driver (nvidia-smi should list the GPU)"
-        )
+        if torch.version.cuda is None:
+            why = "this torch is built without CUDA"
+        else:
+            why = what_hides_the_gpu() or "torch finds no working NVIDIA driver (nvidia-smi should list the GPU)"
         raise UsageError(f"device {asked}: no GPU can be used, {why}. Use --device cpu.")
     count = torch.cuda.device_count()
     if index >= count:
@@ -67,6 +84,52 @@ def check_gpu(asked: str, index: int) -> int:
             f"device {asked}: this machine has {count} GPU{'s'[: count != 1]}, numbered from 0: give one of those."
         )
     return index
+
+
+def what_hides_the_gpu() -> str | None:
+    """Why a torch with CUDA sees no GPU although NVIDIA's driver is loaded, and what to do; None: no driver is loaded.
+
+    Also None where the user hid the GPUs (CUDA_VISIBLE_DEVICES), and for a torch without CUDA.
+    """
+    if torch.version.cuda is None or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return None
+    try:
+        found = re.search(r"\b(\d{3,4})\.\d+(\.\d+)?\b", DRIVER_VERSION.read_text(encoding="utf-8"))
+    except OSError:
+        return None
+    if not DEVICE_NODE.exists():
+        return (
+            f"no GPU is visible here ({DEVICE_NODE} does not exist). In a container, pass the GPUs in "
+            "(docker run --gpus all)"
+        )
+    driver = found[0] if found is not None else "of an unknown version"
+    branch = int(found[1]) if found is not None else 0
+    wheel = next((wheel for first, wheel in WHEELS if branch >= first), None)
+    needed = f"this torch {torch.__version__} is built for CUDA {torch.version.cuda} and cannot use driver {driver}"
+    if wheel is None:
+        return f"{needed}. Update the driver: torch 2.9 and newer need 525 or newer"
+    if wheel == f"cu{torch.version.cuda.replace('.', '')}":
+        return f"torch cannot use the GPU although driver {driver} is new enough for it: look at nvidia-smi and dmesg"
+    return (
+        f"{needed}. Install the build for it, pip install torch --index-url https://download.pytorch.org/whl/{wheel}, "
+        "or update the driver (CUDA 13 needs 580, CUDA 12.8 needs 570)"
+    )
+
+
+def check_architecture(device: torch.device) -> None:
+    """UsageError where this torch has no code for the GPU: its first convolution would fail."""
+    major, minor = torch.cuda.get_device_capability(device)
+    builds = [re.fullmatch(r"(sm|compute)_(\d+)(\d)[a-z]?", name) for name in torch.cuda.get_arch_list()]
+    known = [(match[1], int(match[2]), int(match[3])) for match in builds if match is not None]
+    # Machine code runs on the same generation's later GPUs; "compute" is compiled for any later GPU by the driver.
+    fits = any((kind == "compute" or own == major) and (own, sub) <= (major, minor) for kind, own, sub in known)
+    if known and not fits:
+        raise UsageError(
+            f"{device} is a {torch.cuda.get_device_name(device)} of compute capability {major}.{minor}, and this torch "
+            f"{torch.__version__} has code for {', '.join(torch.cuda.get_arch_list())} only. Builds for CUDA 12.6 also "
+            "have code for older GPUs: pip install torch --index-url https://download.pytorch.org/whl/cu126; "
+            "or use --device cpu."
+        )
 
 
 def be_deterministic() -> None:

@@ -29,7 +29,7 @@ from alexnet_fast.distributed.mesh import Mesh, join_mesh
 from alexnet_fast.distributed.parallelism import Layout, different_kinds
 from alexnet_fast.distributed.signals import StopSignals
 from alexnet_fast.distributed.torchrun_env import LauncherEnv, launcher_env, local_world_size, set_launcher
-from alexnet_fast.pipelines.settings import share_machine
+from alexnet_fast.tools.cores import num_cores, share_machine
 from alexnet_fast.tools.errors import UsageError, UserError
 
 Result = TypeVar("Result")
@@ -90,11 +90,6 @@ def launch(layout: Layout, work: Callable[..., Result], *arguments: Any) -> Resu
     return report.result  # type: ignore[return-value]
 
 
-def threads_per_process() -> int:
-    """CPU cores for each process of this run on this machine, at least 1."""
-    return max(1, len(os.sched_getaffinity(0)) // local_world_size())
-
-
 def take_part(layout: Layout, work: Callable[..., Result], arguments: Sequence[Any]) -> Result:
     """Join the mesh, work, leave it."""
     share_machine(local_world_size())
@@ -111,7 +106,7 @@ def take_part(layout: Layout, work: Callable[..., Result], arguments: Sequence[A
             )
         start_gpu(device)
     elif "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(threads_per_process())
+        torch.set_num_threads(num_cores())
     mesh = join_mesh(device, split=layout.split)
     if layout.split and device.type == "cuda":
         names = [""] * 2

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from alexnet_fast import __version__
+from alexnet_fast.tools.cores import usable_cores
 
 PACKAGES = ("torch", "triton", "nvidia-dali-cuda120", "nvidia-dali-cuda130", "webdataset", "numba", "numpy", "pillow")
 
@@ -18,7 +19,7 @@ def describe_machine() -> dict[str, str]:
     """Name -> value, without importing torch or DALI; what cannot be found out is skipped."""
     facts = {
         "processor": processor_name(),
-        "cores": str(len(os.sched_getaffinity(0))),
+        "cores": str(usable_cores()),
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
         "gpu": gpu_names(),
         "system": f"{platform.system()} {platform.release()}",

@@ -5,13 +5,13 @@ Rank = replica · towers + tower, so that a replica's two towers are neighbors, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
 
 from alexnet_fast.distributed.rendezvous import agents_store, meet
 from alexnet_fast.distributed.torchrun_env import launcher_env, launcher_holds_store
@@ -150,15 +150,24 @@ def join_mesh(device: torch.device, *, split: bool) -> Mesh:
             device_id=device if device.type == "cuda" else None,
         )
     towers = 2 if split else 1
-    grid = init_device_mesh(device.type, (world_size // towers, towers), mesh_dim_names=("replica", "tower"))
+    ranks = range(world_size)
     return Mesh(
         rank=dist.get_rank(),
         world_size=world_size,
         split=split,
-        replica_group=grid.get_group("replica") if world_size > towers else None,
-        tower_group=grid.get_group("tower") if split else None,
-        host_group=dist.new_group(backend="gloo") if backend != "gloo" else None,
+        replica_group=own_group([ranks[tower::towers] for tower in range(towers)]) if world_size > towers else None,
+        tower_group=own_group([ranks[first : first + 2] for first in ranks[::2]]) if split else None,
+        host_group=dist.new_group(backend="gloo", timeout=TIMEOUT) if backend != "gloo" else None,
     )
+
+
+def own_group(parts: Sequence[Sequence[int]]) -> dist.ProcessGroup:
+    """The group of this process, out of disjoint parts of all ranks; every process calls it with the same parts.
+
+    With the timeout of the whole world: torch gives a new group its own default, 30 minutes for gloo and 10 for NCCL.
+    """
+    group, _ = dist.new_subgroups_by_enumeration([list(part) for part in parts], timeout=TIMEOUT)
+    return group
 
 
 def broadcast_object(mesh: Mesh, own: Thing) -> Thing:

@@ -1,4 +1,4 @@
-"""Errors of one network, or of several averaged, over a split: center view or the paper's ten (section 4.1)."""
+"""Errors of one network, or of several averaged, over a split: center view, or the paper's ten (section 4.1)."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from typing import Literal, Protocol
 import torch
 import torch.nn.functional as F
 
+from alexnet_fast.config.precision import name_of
 from alexnet_fast.distributed.mesh import Mesh
-from alexnet_fast.network.model import AlexNet
+from alexnet_fast.network.model import AlexNet, evaluating
 from alexnet_fast.pipelines.batch import EvaluationBatch
 from alexnet_fast.tools.messages import counted
 
 PLAIN_SECONDS = 30.0
 """Between two lines of progress."""
 TOP = 5
-"""Guesses of which one must be right for the second error."""
+"""Number of guesses of which one must be right for the second error."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,11 @@ class EvaluationResult:
     loss: float
     """Mean cross-entropy of the averaged probabilities."""
     top1_error: float
-    """Share of images (0..1) whose first guess was wrong."""
+    """Fraction of images (0..1) whose first guess was wrong; a tie counts as in `credit`."""
     top5_error: float | None
-    """Share whose right class was not among the first five; None where there are no more classes than that."""
+    """Fraction whose right class was not among the first five; None where there are no more classes than that."""
+    precision: str = "fp32"
+    """In which the networks computed: fp32, bf16, fp16 or fp64."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ def average_probabilities(
     for view in batch.views(num_views):
         images = view()
         for predictor in predictors:
-            logits = predictor.model(images, weights=predictor.weights)
+            with evaluating(predictor.model):
+                logits = predictor.model(images, weights=predictor.weights)
             probabilities = F.softmax(logits.float(), dim=1)
             total = probabilities if total is None else total + probabilities
     assert total is not None, "nobody to ask"
@@ -66,26 +70,37 @@ def evaluate(
     num_views: Literal[1, 10],
     mesh: Mesh | None = None,
 ) -> EvaluationResult:
-    """Count errors; every process calls it with its replica's share of the images, and gets the same result.
+    """Measure errors and loss; every process calls it with its replica's share of the images and gets the same result.
 
     Nothing is brought to the host before the last batch.
     """
     mesh = mesh if mesh is not None else Mesh()
     device = next(predictors[0].model.parameters()).device
-    counts = torch.zeros(3, dtype=torch.int64, device=device)
-    loss = torch.zeros((), dtype=torch.float64, device=device)
+    totals = torch.zeros(4, dtype=torch.float64, device=device)
     with torch.inference_mode():
         for batch in batches:
             probabilities = average_probabilities(predictors, batch, num_views)
             of_label = probabilities.gather(1, batch.labels[:, None])
-            # Its place among the classes, from 1; equal ones count against it, and so does NaN.
-            rank = (~(probabilities < of_label)).sum(1)
-            counts += torch.stack([torch.ones_like(rank).sum(), (rank > 1).sum(), (rank > TOP).sum()])
-            loss -= of_label.double().clamp_min(1e-30).log().sum()
-    counts, loss = mesh.sum_over_replicas(counts), mesh.sum_over_replicas(loss)
-    samples, top1, top5 = counts.tolist()
+            right = [credit(probabilities, of_label, places) for places in (1, TOP)]
+            losses = -of_label.double().clamp_min(1e-30).log()
+            totals += torch.stack([torch.ones_like(losses).sum(), losses.sum(), *(each.sum() for each in right)])
+    samples, loss, top1, top5 = mesh.sum_over_replicas(totals).tolist()
     few = predictors[0].model.architecture.num_classes <= TOP
-    return EvaluationResult(samples, float(loss) / samples, top1 / samples, None if few else top5 / samples)
+    top5_error = None if few else (samples - top5) / samples
+    precision = name_of(next(iter(predictors[0].weights.values())).dtype)
+    return EvaluationResult(int(samples), loss / samples, (samples - top1) / samples, top5_error, precision)
+
+
+def credit(probabilities: torch.Tensor, of_label: torch.Tensor, places: int) -> torch.Tensor:
+    """(N,) float64, 0..1: how much of each image counts as right, its label being among the first `places` classes.
+
+    probabilities: (N, classes).  of_label: (N, 1), those of the right classes.  Classes with the label's probability
+    share the places that are left, so that a network without an opinion is right as often as a guess.  NaN is never
+    right.  Source: src/layer_kernels.cu:108-117, `kMultiSoftmaxCost`.
+    """
+    before = (~(probabilities <= of_label)).sum(1)  # those that are NaN are before it, and all are before a NaN
+    equal = (probabilities == of_label).sum(1).clamp_min(1)
+    return ((places - before).double() / equal).clamp(0, 1)
 
 
 class Batches(Protocol):

@@ -167,7 +167,7 @@ class OnnxGraph:
         x = self.pool(self.activate(self.convolve("conv5", x, a.conv5_padding)))
         for layer in ("fc6", "fc7"):
             x = self.activate(self.connect(layer, x))
-            x = self.node("Mul", x, self.constant(f"{layer}.kept", np.float32(1 - a.dropout)))
+            x = self.node("Mul", x, self.constant(f"{layer}.kept", np.float32(a.test_scale)))
         x = self.node("Gemm", x, "fc8.weight", "fc8.bias", output="logits", transB=1)
         helper = self.helper
         graph = helper.make_graph(

@@ -20,10 +20,9 @@ from alexnet_fast.runs.checkpoint import (
     load_checkpoint,
     resolve_checkpoint,
 )
+from alexnet_fast.tools.crop import center_crop
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.storage.filesystem import check_regular
-
-CROP = 224
 
 
 @dataclass(frozen=True)
@@ -42,12 +41,17 @@ class Trained:
 
 def load_trained(path: Path, device: torch.device, precision: Precision) -> Trained:
     """From a .pt checkpoint, a run's folder (its newest), or a .safetensors file of `export`."""
-    file = resolve_checkpoint(path)
-    checkpoint = load_safetensors(file) if file.suffix == ".safetensors" else load_checkpoint(file)
-    model = AlexNet(checkpoint.architecture())
+    file, checkpoint = read_checkpoint(path)
+    model = AlexNet(checkpoint.architecture(), seed=None).eval()
     load_whole_state(model, checkpoint.model)
     model.to(device)
     return Trained(file, checkpoint, Predictor(model, model.working_weights(precision.dtype)))
+
+
+def read_checkpoint(path: Path) -> tuple[Path, Checkpoint]:
+    """The file that `path` means, a run's folder being its newest checkpoint, and what is in it."""
+    file = resolve_checkpoint(path)
+    return file, load_safetensors(file) if file.suffix == ".safetensors" else load_checkpoint(file)
 
 
 def load_safetensors(file: Path) -> Checkpoint:
@@ -99,5 +103,4 @@ def mean_to_subtract(mean: Mean) -> torch.Tensor:
     """(224, 224, 3): the mean image's center; or (3,): the mean color."""
     if mean.image is None:
         return mean.rgb
-    start = (mean.image.shape[0] - CROP) // 2
-    return mean.image[start : start + CROP, start : start + CROP].contiguous()
+    return torch.from_numpy(center_crop(mean.image.numpy()))

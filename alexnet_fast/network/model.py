@@ -8,8 +8,10 @@ dimension 0 of every weight and bias.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +22,7 @@ from alexnet_fast.network.dropout import DropoutKey
 from alexnet_fast.network.dropout import drop as dropped
 from alexnet_fast.network.exchange import Exchange, LocalExchange
 from alexnet_fast.network.kernels.pooling import pooled_size
+from alexnet_fast.network.tied_pooling import tied_max_pool
 from alexnet_fast.tools.errors import UsageError
 
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
@@ -62,7 +65,11 @@ class Architecture:
     middle_sigma: float = 0.03
     """Standard deviation of conv3..conv5's start weights; everywhere else 0.01.  The paper says 0.01 everywhere."""
     dropout: float = 0.5
-    """Share of fc6's and fc7's outputs that training zeroes."""
+    """Fraction of the outputs of fc6 and fc7 that training sets to zero."""
+    dropout_inverted: bool = False
+    """False: testing multiplies these outputs by 1 - dropout (2012).  True: training divides what it keeps by that."""
+    all_ties: bool = False
+    """Max pooling's gradient goes to every pixel that equals the maximum (2012), not to one of them."""
     image_size: int = 224
     """Pixels; smaller ones are for trying."""
 
@@ -73,6 +80,8 @@ class Architecture:
             raise UsageError(f"num_towers is {self.num_towers}: choose 1 or 2")
         if self.activation not in ("relu", "tanh"):
             raise UsageError(f"activation is {self.activation!r}: choose 'relu' or 'tanh'")
+        if not 0 <= self.dropout < 1:
+            raise UsageError(f"dropout is {self.dropout}: give a fraction from 0 to below 1")
         unknown = [norm for norm in self.norms if norm not in NORMS]
         if unknown:
             raise UsageError(f"norms has {unknown[0]!r}: choose from {', '.join(NORMS)}")
@@ -115,6 +124,11 @@ class Architecture:
             "fc8": (self.num_classes, self.units[1]),
         }
 
+    @property
+    def test_scale(self) -> float:
+        """What testing multiplies the outputs of fc6 and fc7 by."""
+        return 1.0 if self.dropout_inverted else 1.0 - self.dropout
+
     def sigma(self, layer: str) -> float:
         """Standard deviation of a layer's start weights."""
         return self.middle_sigma if layer in ("conv3", "conv4", "conv5") else 0.01
@@ -134,10 +148,17 @@ NETS: dict[str, Architecture] = {
     "147": Architecture(norms=NORMS, pool_size=2, conv2_padding=1, conv5_padding=0),
     "148": Architecture(norms=()),
     "150": Architecture(norms=NORMS, exchanged=False, maps=(96, 320, 384, 384, 256), units=(8192, 4096)),
-    "tanh": Architecture(activation="tanh"),
 }
-"""The authors' numbered nets; "paper" is the paper's text.  145: the paper's net as it ran.  167: one norm, not three.
-145-half: one tower.  147: pooling without overlap.  148: no norms.  150: towers that never exchange."""
+"""The authors' numbered nets (layers/layers-NUMBER.cfg); "paper" is the paper's text.
+
+145: the paper's net as it ran.  167: one norm, not three.  145-half: one tower.  147: pooling without overlap.  148: no
+norms.  150: towers that never exchange.  Net 170 is net 145 with another schedule (its file is layers/layers-153.cfg).
+"""
+POOLINGS: dict[str, dict[str, int]] = {
+    "3/2": {"pool_size": 3, "conv2_padding": 2, "conv5_padding": 1},
+    "2/2": {"pool_size": 2, "conv2_padding": 1, "conv5_padding": 0},
+}
+"""Window / stride of max pooling -> what it is in an `Architecture`; 2/2 as in net 147 (layers/layers-147.cfg)."""
 
 
 class Weights(nn.Module):
@@ -152,18 +173,60 @@ class Weights(nn.Module):
         self.weight = nn.Parameter(torch.empty(shape, memory_format=form))
         self.bias = nn.Parameter(torch.empty(shape[0]))
 
+    def extra_repr(self) -> str:
+        return f"weight {'×'.join(map(str, self.weight.shape))}, bias {len(self.bias)}"
+
+    def _hooks_have_no_place(self, *arguments: Any, **options: Any) -> NoReturn:
+        raise NotImplementedError(
+            "a layer of AlexNet is computed fused with its neighbors, so that no hook would ever be called; "
+            "model(images, observe=function) calls function(layer, output) for each of its stages"
+        )
+
+    register_forward_hook = register_forward_pre_hook = register_full_backward_hook = _hooks_have_no_place
+    register_full_backward_pre_hook = _hooks_have_no_place
+
 
 class AlexNet(nn.Module):
-    """The network.  Its parameters hold no values until `initialize` or `load_whole_state`."""
+    """The network of 2012: (N, 3, 224, 224) images, mean subtracted, to (N, classes) logits.
 
-    def __init__(self, architecture: Architecture, *, exchange: Exchange | None = None) -> None:
+    A new network is initialized and in training mode, as PyTorch's modules are.  In training mode fc6's and fc7's
+    outputs are dropped out; after `eval()` they are all multiplied by 0.5, as the authors' program did.  Parameters are
+    float32; `model.to(device)` and any PyTorch optimizer work, and so does `state_dict`.
+
+    >>> from alexnet_fast import AlexNet, recipe
+    >>> model = AlexNet(recipe("2012").architecture(num_classes=10)).eval()
+    >>> model(torch.zeros(1, 3, 224, 224)).shape
+    torch.Size([1, 10])
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture | None = None,
+        *,
+        exchange: Exchange | None = None,
+        seed: int | None = 0,
+    ) -> None:
+        """architecture: None is net 167 with 1,000 classes.  exchange: where the other tower is; None: in here.
+        seed: of the initialization; None leaves the parameters without values, for `load_whole_state` to set.
+        """
         super().__init__()
-        self.architecture = architecture
+        self.architecture = architecture = architecture if architecture is not None else Architecture()
         self.exchange: Exchange = exchange if exchange is not None else LocalExchange(architecture.num_towers)
         self.towers = self.exchange.towers
         for layer, (_, *rest) in architecture.weight_shapes.items():
             rows = architecture.rows(layer, self.towers)
             self.add_module(layer, Weights((rows.stop - rows.start, *rest)))
+        if seed is not None and not next(self.parameters()).is_meta:
+            self.initialize(seed)
+
+    def extra_repr(self) -> str:
+        a = self.architecture
+        numbers = sum(parameter.numel() for parameter in self.parameters())
+        towers = f"{a.num_towers} towers" if len(self.towers) == 2 else f"tower {self.towers[0]} of {a.num_towers}"
+        return (
+            f"{towers}, norms: {', '.join(a.norms) or 'none'}, {a.activation}, "
+            f"dropout {a.dropout:g} after fc6 and fc7, {a.num_classes:,} classes, {numbers / 1e6:,.2f} M parameters"
+        )
 
     def initialize(self, seed: int) -> None:
         """Initialization: weights N(0, σ²), biases 0 or 1.  The same for a seed however the towers are spread."""
@@ -185,10 +248,14 @@ class AlexNet(nn.Module):
         """(N, 3, 224, 224), mean subtracted -> logits (N, classes), the same in both towers' processes.
 
         Computes in the dtype of `weights`, stand-ins for the parameters by name; None: the parameters, in the dtype of
-        `images`.  `dropout` None: testing, all of fc6's and fc7's outputs × 0.5.
+        `images`.  dropout: the masks to use; None: in training mode fresh ones, by torch's default generator; in
+        evaluation mode none, all of fc6's and fc7's outputs × `test_scale`.  observe: called with each stage's name and
+        output.
         """
         if weights is None:
             weights = self.working_weights(images.dtype)
+        if dropout is None and self.training:
+            dropout = DropoutKey(torch.randint(1 << 32, ()).to(images.device))
         see = observe if observe is not None else ignore
         a = self.architecture
         num_here = len(self.towers)
@@ -198,7 +265,7 @@ class AlexNet(nn.Module):
         see("conv1", maps[0])
         norm = a.norm_alpha if "conv1" in a.norms else None
         if a.relu_first:
-            x = layers.pool(self.normalize(maps, norm, activate), a.pool_size)
+            x = self.pool(self.normalize(maps, norm, activate))
         else:
             x = self.pool_and_activate(self.normalize(maps, norm, None))
         see("norm1+pool1", x)
@@ -210,7 +277,7 @@ class AlexNet(nn.Module):
             maps = self.normalize(maps, a.norm_alpha if "conv2" in a.norms else None, activate)
             if "conv2-spatial" in a.norms:
                 maps = layers.spatial_norm(layers.biased(maps)), None
-            x = layers.pool(maps, a.pool_size)
+            x = self.pool(maps)
         see("norm2+pool2", x)
         x = activate(self.see_both("conv3", x, weights))
         see("conv3", x)
@@ -246,8 +313,15 @@ class AlexNet(nn.Module):
 
     def pool_and_activate(self, maps: layers.Maps) -> torch.Tensor:
         """Activations rise monotonically: pooling first is the same to the bit, and leaves a quarter to activate."""
-        pooled = layers.pool(maps, self.architecture.pool_size, relu=self.architecture.activation == "relu")
+        pooled = self.pool(maps, relu=self.architecture.activation == "relu")
         return pooled if self.architecture.activation == "relu" else torch.tanh(pooled)
+
+    def pool(self, maps: layers.Maps, *, relu: bool = False) -> torch.Tensor:
+        """Max pooling; `relu`: then a ReLU."""
+        if not self.architecture.all_ties:
+            return layers.pool(maps, self.architecture.pool_size, relu=relu)
+        pooled = tied_max_pool(layers.biased(maps), self.architecture.pool_size)
+        return torch.relu(pooled) if relu else pooled
 
     def see_both(
         self, layer: str, x: torch.Tensor, weights: Mapping[str, torch.Tensor], always: bool = False
@@ -261,14 +335,24 @@ class AlexNet(nn.Module):
         return layers.exchanged(layer, x, weight, bias, self.exchange)
 
     def drop(self, x: torch.Tensor, dropout: DropoutKey | None, layer: int) -> torch.Tensor:
-        """Dropout, not inverted: training only zeroes, testing multiplies by what training keeps on average."""
+        """Dropout as in 2012: training only zeroes, testing scales; or inverted, as torch.nn.Dropout."""
         rate = self.architecture.dropout
-        if rate == 0.0:
-            return x
-        if dropout is None:
-            return x * (1.0 - rate)
+        if dropout is None or rate == 0.0:
+            return x * self.architecture.test_scale if self.architecture.test_scale != 1.0 else x
         first_unit = self.architecture.rows(f"fc{layer}", self.towers).start
-        return dropped(x, dropout, layer, first_unit, rate)
+        kept = dropped(x, dropout, layer, first_unit, rate)
+        return kept / (1.0 - rate) if self.architecture.dropout_inverted else kept
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """In the block the network is in evaluation mode; afterwards in the mode it was in."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 def ignore(layer: str, output: torch.Tensor) -> None:

@@ -8,11 +8,9 @@ from typing import Any
 import torch
 
 from alexnet_fast.network.model import Architecture
+from alexnet_fast.tools.crop import CROP
 from alexnet_fast.tools.numbers import is_number
 from alexnet_fast.tools.sharding.image import FILTERS
-
-CROP = 224
-"""Least size of a mean image."""
 
 
 def check_values(content: dict[str, Any]) -> None:

@@ -19,6 +19,24 @@ from alexnet_fast.training.telemetry import Silent, Telemetry
 from alexnet_fast.training.train_step import DivergedError, TrainingStep
 from alexnet_fast.training.trainer import AGREE_EVERY, Progress
 
+FP32_SLOWDOWN = 16.0
+"""Most that float32 takes longer than half precision: the ratio of the multiplication rates of the GPUs and CPUs of
+2020 to 2025 that have matrix units for bfloat16."""
+FORWARD_PASSES_OF_A_STEP = 3.0
+"""What training on an image costs, in forward passes: one forward, two of the same arithmetic backward."""
+MOST_OF_THE_RUN = 0.1
+"""Fraction of a run that its final evaluation may add by being in float32."""
+
+
+def final_dtype(training: torch.dtype, *, trained: float, views: float) -> torch.dtype:
+    """The dtype of the evaluation at the end: float32 where it surely costs less than a tenth of the run.
+
+    training: dtype of the run.  trained: images of all its epochs.  views: images evaluated, times views of each.
+    By counting alone, so that the same recipe on the same data is evaluated alike on every machine.
+    """
+    worth = views * FP32_SLOWDOWN < MOST_OF_THE_RUN * FORWARD_PASSES_OF_A_STEP * trained
+    return torch.float32 if worth and training in (torch.bfloat16, torch.float16) else training
+
 
 class Evaluator:
     """Measures the weights as they stand on the validation split.  All processes call it together."""
@@ -52,30 +70,47 @@ class Evaluator:
             self.progress.error = error
             self.progress.best_error = error if best is None else min(error, best)
 
-    def evaluate(self, num_views: Literal[1, 10]) -> EvaluationResult | None:
-        """None where the data set has no validation split, and where a signal asked for the end in the middle."""
-        if "val" not in self.dataset.splits:
+    def final(self, num_views: Literal[1, 10], split: str, trained: float) -> EvaluationResult | None:
+        """The evaluation at the end of a run that trained on `trained` images; None as of `evaluate`."""
+        if split not in self.dataset.splits:
             return None
+        views = num_views * self.dataset.split(split).samples
+        dtype = final_dtype(self.train_step.dtype, trained=trained, views=views)
+        if (num_views, split, dtype) == (1, "val", self.train_step.dtype) and self.center is not None:
+            return self.center
+        return self.evaluate(num_views, split, dtype)
+
+    def evaluate(
+        self, num_views: Literal[1, 10], split: str = "val", dtype: torch.dtype | None = None
+    ) -> EvaluationResult | None:
+        """None where the data set has no such split, and where a signal asked for the end in the middle.
+
+        `dtype` None: that of the run.
+        """
+        if split not in self.dataset.splits:
+            return None
+        dtype = self.train_step.dtype if dtype is None else dtype
         self.pause_training()
         loader = EvaluationLoader(
             self.dataset,
+            split=split,
             batch_size=EVALUATION_BATCH,
             device=self.device,
-            dtype=self.train_step.dtype,
+            dtype=dtype,
             mean=self.mean,
             rank=self.mesh.replica,
             num_ranks=self.mesh.num_replicas,
         )
-        predictor = Predictor(self.train_step.model, self.train_step.working)
+        model = self.train_step.model
+        weights = self.train_step.working if dtype == self.train_step.dtype else model.working_weights(dtype)
+        predictor = Predictor(model, weights)
         batches = with_progress(loader, num_views, self.telemetry.say, at_once=num_views == 10)
         result = evaluate([predictor], self.until_stop(batches, len(loader)), num_views=num_views, mesh=self.mesh)
         if self.stop.signal is not None:
             return None
         if not math.isfinite(result.loss):
-            raise DivergedError(
-                f"after step {self.progress.step:,} the loss of the validation split is NaN or infinite"
-            )
-        self.telemetry.evaluation(self.progress.step, num_views, result)
+            raise DivergedError(f"after step {self.progress.step:,} the loss of the {split} split is NaN or infinite")
+        self.telemetry.evaluation(self.progress.step, num_views, result, split)
         return result
 
     def until_stop(self, batches: Iterator[EvaluationBatch], num_batches: int) -> Iterator[EvaluationBatch]:

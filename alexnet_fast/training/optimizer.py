@@ -1,7 +1,7 @@
 """The authors' gradient descent: v ← 0.9·v + ε·g − 5e-4·ε·w;  w ← w + v, where g points downhill.
 
-Biases have a rate of their own and no decay.  Weights and momentum are float32 (or float64 in a float64 network) and
-hold this process's towers only.
+Source: src/weights.cu:146-198; paper, section 5.  Biases have a learning rate of their own and no decay.  Weights and
+momentum are float32 (or float64 in a float64 network) and hold this process's towers only.
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ import torch
 from alexnet_fast.network.kernels.update import update
 from alexnet_fast.network.model import AlexNet, own_rows, whole_tensor
 
+KINDS = ("weights", "biases", "conv1 weights", "conv1 biases")
+"""Tensors with a learning rate of their own."""
+
 
 class SGD:
-    """Momentum, decay, and three rates: of the weights, of the biases, and of conv1's weights."""
+    """Momentum, weight decay, and learning rates of four kinds of tensors: `KINDS`."""
 
     def __init__(self, model: AlexNet, *, momentum: float = 0.9, weight_decay: float = 5e-4) -> None:
         self.model = model
@@ -26,16 +29,18 @@ class SGD:
             name: torch.zeros_like(parameter, requires_grad=False) for name, parameter in self.parameters.items()
         }
         device = next(model.parameters()).device
-        # On the device, so that a captured CUDA graph reads the rates of the day.
-        self.rates = {
-            kind: torch.zeros((), device=device, dtype=torch.float64) for kind in ("weights", "biases", "conv1")
-        }
+        # On the device, so that a captured CUDA graph reads the current learning rates.
+        self.rates = torch.zeros(len(KINDS), device=device, dtype=torch.float64)
 
-    def set_rates(self, *, weights: float, biases: float, conv1: float | None = None) -> None:
-        """Learning rates ε from the next step on; `conv1`: of its weights, None: as the others."""
-        self.rates["weights"].fill_(weights)
-        self.rates["biases"].fill_(biases)
-        self.rates["conv1"].fill_(weights if conv1 is None else conv1)
+    def set_rates(
+        self, *, weights: float, biases: float, conv1_weights: float | None = None, conv1_biases: float | None = None
+    ) -> None:
+        """Learning rates from the next step on; None: conv1 has those of the other layers.
+
+        What has a rate of 0 is frozen: neither it nor its momentum changes.
+        """
+        own = (weights if conv1_weights is None else conv1_weights, biases if conv1_biases is None else conv1_biases)
+        self.rates.copy_(torch.tensor([weights, biases, *own], dtype=torch.float64))
 
     def step(
         self,
@@ -52,19 +57,21 @@ class SGD:
         date, of those parameters that have one.
         """
         with torch.no_grad():
+            # The program skips the update where the rate is 0 (src/weights.cu:148): momentum must not carry on.
+            updated = alive & (self.rates > 0)
             for name, parameter in self.parameters.items():
                 bias = name.endswith("bias")
-                rate = self.rates["biases" if bias else "conv1" if name == "conv1.weight" else "weights"]
+                kind = KINDS.index(f"{'conv1 ' if name.startswith('conv1.') else ''}{'biases' if bias else 'weights'}")
                 update(
                     parameter,
                     self.velocities[name],
                     gradients[name],
                     working.get(name),
-                    rate=rate,
+                    rate=self.rates[kind],
                     momentum=self.momentum,
                     decay=0.0 if bias else self.weight_decay,
                     gradient_scale=gradient_scale,
-                    alive=alive,
+                    alive=updated[kind],
                 )
 
     def whole_state(self) -> dict[str, torch.Tensor]:

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from alexnet_fast.config.recipe import Recipe
 from alexnet_fast.distributed.machine import describe_machine
 from alexnet_fast.distributed.mesh import Mesh
 from alexnet_fast.inference.evaluation import EvaluationResult
-from alexnet_fast.network.model import whole_tensor
 from alexnet_fast.pipelines.decoded_cache import GIB
-from alexnet_fast.runs.figures import draw_report
 from alexnet_fast.runs.folder import to_json, write_whole
 from alexnet_fast.runs.totals import Totals, utc_now
 from alexnet_fast.tools.errors import UserError
@@ -27,13 +26,13 @@ def finish(session: Session) -> dict[str, Any] | None:
 
     All processes call it together.  Raises UserError where the last weights could not be saved.
     """
-    recipe, evaluator, telemetry, progress = session.job.recipe, session.evaluator, session.telemetry, session.progress
+    recipe, evaluator, progress = session.job.recipe, session.evaluator, session.progress
     center = evaluator.center or evaluator.evaluate(1)
-    final = center if recipe.final_views == 1 else evaluator.evaluate(recipe.final_views)
+    evaluator.center = center
+    trained = recipe.batch_size * float(progress.step)
+    final = evaluator.final(recipe.final_views, recipe.final_split, trained)
     if session.stop.signal is not None:
         return None
-    if final is None:
-        telemetry.say("The data set has no validation split: nothing was evaluated.")
     if session.manager.unsaved:
         session.checkpointer.save()  # there may be room by now
     if session.manager.unsaved:
@@ -45,22 +44,13 @@ def finish(session: Session) -> dict[str, Any] | None:
         "steps": progress.step,
         "epochs": progress.step / session.schedule.steps_per_epoch,
         **about_totals(session.meter.run_totals()),
-        **about_errors(center, final, recipe.final_views, progress.best_error),
+        **about_errors(center, final, recipe, progress.best_error),
     }
-    conv1 = whole_conv1(session)
-    if session.mesh.is_main_rank and conv1 is not None:
-        draw_report(session.folder.path, conv1.float().numpy(), session.model.architecture.num_towers)
+    session.illustrator.draw()
+    if session.mesh.is_main_rank:
         # The last of all: whoever finds it finds everything.
         write_whole(session.folder.result, to_json(result, indent=2) + "\n")
     return result
-
-
-def whole_conv1(session: Session) -> torch.Tensor | None:
-    """(maps, 3, 11, 11), tower 0's first, for the figures; None in processes that need not gather them."""
-    if not session.mesh.writes_state:
-        return None
-    own = session.checkpointer.optimizer.parameters["conv1.weight"].detach()
-    return whole_tensor(session.model, "conv1.weight", own)
 
 
 def about_run(job: Job, mesh: Mesh, device: torch.device, precision: str, decoded_kept: int) -> dict[str, Any]:
@@ -99,11 +89,12 @@ def about_totals(totals: Totals) -> dict[str, Any]:
 
 
 def about_errors(
-    center: EvaluationResult | None, final: EvaluationResult | None, final_views: int, best_error: float | None
+    center: EvaluationResult | None, final: EvaluationResult | None, recipe: Recipe, best_error: float | None
 ) -> dict[str, Any]:
-    """Errors on the validation split, None where the data set has none."""
+    """Errors, each with the precision of its evaluation: center view on val, and the last one; None without a split."""
     return {
         "best_top1_error": best_error,
         "center_view": None if center is None else asdict(center),
-        f"{final_views}_views": None if final is None else asdict(final),
+        f"{recipe.final_views}_views": None if final is None else asdict(final),
+        "final_split": recipe.final_split,
     }

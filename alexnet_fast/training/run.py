@@ -20,7 +20,8 @@ from alexnet_fast.runs.folder import RunFolder, saying_what_is_full
 from alexnet_fast.runs.resume import check_before_start
 from alexnet_fast.runs.resume_command import options_to_repeat
 from alexnet_fast.tools.dataset import Dataset
-from alexnet_fast.tools.errors import UserError
+from alexnet_fast.tools.errors import UsageError, UserError
+from alexnet_fast.training.header import advice, header
 from alexnet_fast.training.job import Job, check_enough_classes, doubt_of_data
 from alexnet_fast.training.session import open_session
 
@@ -52,7 +53,7 @@ def train(
     layout = choose_layout(
         recipe.architecture(len(dataset.classes)),
         recipe.batch_size,
-        precision=recipe.precision,
+        precision=recipe.precision_to_train_in,
         device=device,
         gpus=gpus,
         processes=processes,
@@ -61,12 +62,7 @@ def train(
     if cache_decoded is not None:
         check_gpu_memory(layout.device.type)
     mesh = Mesh(world_size=layout.num_processes, split=layout.split)
-    check_splits(
-        dataset,
-        batch_size=mesh.share_batch(recipe.batch_size),
-        num_ranks=mesh.num_data_ranks,
-        num_evaluation_ranks=mesh.num_replicas,
-    )
+    check_recipe_fits(recipe, dataset, mesh)
     dataset.check_sizes()
     options = options_to_repeat(
         device=device, gpus=gpus, processes=processes, parallel=parallel, deterministic=deterministic,
@@ -82,6 +78,27 @@ def train(
         raise UserError(f"{error} {job.again} resumes from what was saved last.") from error
 
 
+def check_recipe_fits(recipe: Recipe, dataset: Dataset, mesh: Mesh) -> None:
+    """UsageError where the data set has not what the recipe needs, or the processes cannot share it."""
+    if recipe.exact_2012 and mesh.num_replicas > 1:
+        raise UsageError(
+            f"exact_2012 with {mesh.num_replicas} replicas: in 2012 there was one. Give --gpus 1, or --gpus 2 "
+            "--parallel towers (on a CPU --processes 2), or train without exact_2012"
+        )
+    if recipe.final_split != "val" and recipe.final_split not in dataset.splits:
+        raise UsageError(
+            f"{dataset.folder} has no {recipe.final_split} split, on which recipe {recipe.name} is evaluated at the "
+            f"end: shard it with the {recipe.final_split} images, or give --set final_split=val"
+        )
+    ranks = 1 if recipe.exact_2012 else mesh.num_data_ranks
+    check_splits(
+        dataset,
+        batch_size=recipe.batch_size if recipe.exact_2012 else mesh.share_batch(recipe.batch_size),
+        num_ranks=ranks,
+        num_evaluation_ranks=mesh.num_replicas,
+    )
+
+
 def work_of_a_process(mesh: Mesh, device: torch.device, layout: Layout, job: Job) -> dict[str, Any]:
     """One process's part in the run."""
     if job.deterministic:
@@ -95,7 +112,14 @@ def work_of_a_process(mesh: Mesh, device: torch.device, layout: Layout, job: Job
         signals = stack.enter_context(StopSignals("" if job.quiet or not mesh.is_main_rank else FIRST_CTRL_C))
         session = open_session(mesh, device, job, signals)
         stack.callback(session.close)
-        session.telemetry.say(f"{layout.reason}; {session.precision.name}: {session.precision.reason}")
+        session.telemetry.say(
+            header(
+                job.dataset, session.schedule, layout=layout.reason, device=device, precision=session.precision,
+                run=job.run, step=session.progress.step, resume=job.again,
+            )
+        )  # fmt: skip
+        for note in advice(job.dataset, session.schedule, device):
+            session.telemetry.say(note)
         if (doubt := doubt_of_data(job.dataset)) is not None:
             session.telemetry.say(doubt)
         if session.loader.cache is not None:

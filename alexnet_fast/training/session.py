@@ -18,6 +18,7 @@ from alexnet_fast.runs.folder import RunFolder, write_whole
 from alexnet_fast.runs.resume import find_start, finished_result, restore_place
 from alexnet_fast.training.checkpointer import Checkpointer
 from alexnet_fast.training.evaluator import Evaluator
+from alexnet_fast.training.illustrator import Illustrator
 from alexnet_fast.training.job import Job, Loader, StoppedError, make_loader
 from alexnet_fast.training.metrics import Meter
 from alexnet_fast.training.optimizer import SGD
@@ -47,6 +48,7 @@ class Session:
     manager: CheckpointManager
     evaluator: Evaluator
     checkpointer: Checkpointer
+    illustrator: Illustrator
     trainer: Trainer
     place_kept: bool
     """Whether the place within an epoch, where the checkpoint had one, could be kept."""
@@ -123,7 +125,7 @@ def open_session(
     `loader`: instead of the data set's own, for measuring.
     """
     recipe, dataset, folder = job.recipe, job.dataset, RunFolder(job.run)
-    precision = choose_precision(device, recipe.precision)
+    precision = choose_precision(device, recipe.precision_to_train_in)
     loader = loader if loader is not None else make_loader(mesh, device, job, precision)
     schedule = Schedule(recipe, loader.num_batches)
     start, notes = find_start(folder, dataset, recipe, resume=job.resume)
@@ -138,8 +140,9 @@ def open_session(
             optimizer.load_whole_state(start.optimizer)
     record = recipe.cuda_graph and device.type == "cuda" and mesh.world_size == 1
     train_step = TrainingStep(
-        model, optimizer, precision=precision, mesh=mesh, record=record, loader_memory=loader.memory
-    )
+        model, optimizer, precision=precision, mesh=mesh, record=record, loader_memory=loader.memory,
+        loads_whole_batches=recipe.exact_2012,
+    )  # fmt: skip
     step, place_note = restore(start, train_step, loader, schedule, mesh)
     notes += [place_note] if place_note is not None else []
     progress = Progress(step) if start is None else Progress(step, start.error, start.best_error)
@@ -166,6 +169,8 @@ def open_session(
         loader=loader, meter=meter, progress=progress, manager=manager, telemetry=telemetry,
     )  # fmt: skip
 
+    illustrator = Illustrator(folder, mesh=mesh, schedule=schedule, model=model, progress=progress, telemetry=telemetry)
+
     def report() -> None:
         done = progress.step - 1
         pca_jitter = schedule.pca_jitter(done // schedule.steps_per_epoch)
@@ -176,6 +181,8 @@ def open_session(
         Hook(report, lambda: meter.is_due or checkpointer.is_due(), after_epoch=True, at_stop=True),
         Hook(evaluator.after_epoch, after_epoch=True),
         Hook(checkpointer.save, checkpointer.is_due, after_epoch=True, at_stop=True),
+        Hook(illustrator.record, after_epoch=True),
+        Hook(illustrator.at_stop, at_stop=True),
     )
     trainer = Trainer(
         mesh=mesh, schedule=schedule, seed=recipe.seed, loader=loader, optimizer=optimizer, train_step=train_step,
@@ -184,7 +191,7 @@ def open_session(
     )  # fmt: skip
     return Session(
         mesh, device, job, folder, precision, schedule, loader, model, train_step, meter, progress, stop, telemetry,
-        manager, evaluator, checkpointer, trainer, place_note is None,
+        manager, evaluator, checkpointer, illustrator, trainer, place_note is None,
     )  # fmt: skip
 
 

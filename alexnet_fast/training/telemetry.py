@@ -50,6 +50,8 @@ class Telemetry:
         self.first_step = first_step
         self.steady_from: tuple[float, int] | None = None
         """Moment and step of the first reading: what came before was slowed by the start."""
+        self.estimated = False
+        """Whether the duration was told, once, after the first steps."""
         self.next_plain = self.began + FIRST_PLAIN_SECONDS
         self.metrics = folder.metrics.open("a", encoding="utf-8")
         self.complaints: set[str] = set()
@@ -116,8 +118,11 @@ class Telemetry:
             )
         if self.steady_from is None:
             self.steady_from = time.monotonic(), step
+        elif not self.estimated:
+            self.estimated = True
+            self.say(f"At {reading.images_per_s:,.0f} img/s, training takes about {self.time_left(step)} from here.")
 
-    def evaluation(self, step: int, views: int, result: EvaluationResult) -> None:
+    def evaluation(self, step: int, views: int, result: EvaluationResult, split: str = "val") -> None:
         """An evaluation's errors."""
         self.close_bar()
         self.write(
@@ -129,11 +134,14 @@ class Telemetry:
                 "loss": result.loss,
                 "top1_error": result.top1_error,
                 "top5_error": result.top5_error,
+                "split": split,
+                "precision": result.precision,
             },
         )
         self.say(
-            f"epoch {self.epoch(step):g}: validation error {format_errors(result.top1_error, result.top5_error)} "
-            f"({'center view' if views == 1 else f'{views} views'}, {result.num_samples:,} images)"
+            f"epoch {self.epoch(step):g}: {'validation' if split == 'val' else split} error "
+            f"{format_errors(result.top1_error, result.top5_error)} "
+            f"({'center view' if views == 1 else f'{views} views'}, {result.num_samples:,} images, {result.precision})"
         )
 
     def event(self, step: int, text: str) -> None:
@@ -210,7 +218,7 @@ class Silent:
 
     def training(self, step: int, reading: Reading, rates: Rates, pca_jitter: bool) -> None: ...
 
-    def evaluation(self, step: int, views: int, result: EvaluationResult) -> None: ...
+    def evaluation(self, step: int, views: int, result: EvaluationResult, split: str = "val") -> None: ...
 
     def event(self, step: int, text: str) -> None: ...
 

@@ -73,14 +73,19 @@ class TrainingStep:
         mesh: Mesh | None = None,
         record: bool = False,
         loader_memory: LoaderMemory | None = None,
+        loads_whole_batches: bool = False,
     ) -> None:
         """`record`: record the step as a CUDA graph and replay it; for one GPU.
 
         `loader_memory`: what the loader takes beside the step, for what is said when memory is too small.
+        `loads_whole_batches`: both towers' processes load the replica's whole batch; else each loads half, and they
+        exchange the halves.
         """
         self.model = model
         self.optimizer = optimizer
         self.mesh = mesh if mesh is not None else Mesh()
+        self.loading_processes = 1 if loads_whole_batches else self.mesh.processes_per_replica
+        """Among which a replica's batch is shared."""
         self.parameters = dict(model.named_parameters())
         first = next(iter(self.parameters.values()))
         self.device = first.device
@@ -113,7 +118,7 @@ class TrainingStep:
     def __call__(self, batch: Batch, *, step: int, seed: int) -> StepResult:
         """Train on this process's images; `step`, counted from the run's beginning, and `seed` fix the dropout."""
         key = torch.full((), step_key(seed, step), dtype=torch.int64, device=self.device)
-        num_images = len(batch.labels) * self.mesh.processes_per_replica
+        num_images = len(batch.labels) * self.loading_processes
         try:
             batch = self.whole_batch(batch)
             dropout = DropoutKey(key, first_row=self.mesh.replica * num_images)
@@ -142,7 +147,7 @@ class TrainingStep:
 
     def bring_together(self, batch: Batch) -> Callable[[], Batch]:
         """Begin to exchange the halves that a replica's two processes loaded; what is returned waits for them."""
-        if not self.mesh.split:
+        if self.loading_processes == 1:
             return lambda: batch  # conv1 brings them to the network's precision on its way
         own = (batch.images.to(self.dtype), batch.labels)
         waits = [self.model.exchange.start(tensor, tensor.shape) for tensor in own]
@@ -312,7 +317,7 @@ class TrainingStep:
         mine = torch.cuda.memory_reserved(self.device)
         lasting = lasting_bytes(sum(parameter.numel() for parameter in self.parameters.values()), self.dtype)
         # Each process loads its share of the images; what that takes now is not free, and less with fewer images.
-        loading, kept = self.loader_memory.per_image / self.mesh.processes_per_replica, self.loader_memory.kept
+        loading, kept = self.loader_memory.per_image / self.loading_processes, self.loader_memory.kept
         available = max(0, int(free + mine - lasting + loading * batch_size))
         fits = largest_batch(self.model.architecture, self.dtype, available, self.model.towers, loading)
         total = min(fits, batch_size - 1) * self.mesh.num_replicas

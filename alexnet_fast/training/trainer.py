@@ -6,7 +6,7 @@ Components are built outside and handed in (`session`); saving, evaluation and t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from alexnet_fast.config.schedule import Schedule
 from alexnet_fast.distributed.mesh import Mesh
@@ -88,7 +88,7 @@ class Trainer:
                 # A batch that was taken before a checkpoint and not trained on would be lost to a resumed run.
                 batch = batches.next(ahead=not self.agrees_after(progress.step + 1, last))
             if rates != (rates := self.schedule.rates(progress.step)):
-                self.optimizer.set_rates(weights=rates.weights, biases=rates.biases, conv1=rates.conv1)
+                self.optimizer.set_rates(**asdict(rates))
             self.meter.add(self.train_step(batch, step=progress.step, seed=self.seed))
             progress.step += 1
             progress.error = None

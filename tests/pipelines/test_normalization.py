@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet_fast.pipelines.augmentation import CROP, NUM_DRAWN, Augmentation
+from alexnet_fast.pipelines.augmentation import NUM_DRAWN, Augmentation
 from alexnet_fast.pipelines.dali import types
 from alexnet_fast.pipelines.decoding import Decoding
 from alexnet_fast.pipelines.loader import TrainingLoader
@@ -24,6 +24,7 @@ from alexnet_fast.pipelines.normalization import (
 )
 from alexnet_fast.pipelines.pipeline_run import Execution, PipelineRun, to_torch
 from alexnet_fast.pipelines.reader import Reading
+from alexnet_fast.tools.crop import CROP
 from alexnet_fast.tools.dataset import Dataset
 
 CPU = torch.device("cpu")

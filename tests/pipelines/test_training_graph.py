@@ -12,12 +12,13 @@ import torch
 from PIL import Image
 from scipy import stats
 
-from alexnet_fast.pipelines.augmentation import CROP, Augmentation, draw, training_graph
+from alexnet_fast.pipelines.augmentation import Augmentation, draw, training_graph
 from alexnet_fast.pipelines.dali import types
 from alexnet_fast.pipelines.decoding import Decoding
 from alexnet_fast.pipelines.loader import TrainingLoader
 from alexnet_fast.pipelines.pipeline_run import Execution, PipelineRun, to_torch
 from alexnet_fast.pipelines.reader import Reading
+from alexnet_fast.tools.crop import CROP
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.sharding.tar_writer import read_samples
 

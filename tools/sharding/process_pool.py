@@ -44,11 +44,6 @@ class LostWorkerError(Exception):
     """A worker is gone without a word."""
 
 
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @contextmanager
 def starting() -> Iterator[None]:
     """What keeps workers from being started, as a sentence with a remedy."""

@@ -113,21 +113,25 @@ def next_inverse_power(d):
 
 @triton.jit
 def channel_place(pixels, maps, ROWS: tl.constexpr, COLUMNS: tl.constexpr, HALO: tl.constexpr):
-    """(where a program's numbers are, their maps, which of them there are, which of those it is to write)."""
+    """(where a program's numbers are, their maps, which maps and numbers exist, which of the latter it is to write).
+
+    Maps and whether they exist are [1, COLUMNS]: a bias is loaded under a mask of its own shape.
+    """
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     own = tl.arange(0, COLUMNS)[None, :]
     column = tl.program_id(2) * (COLUMNS - 2 * HALO) - HALO + own
-    there = (row < pixels) & (column >= 0) & (column < maps)
+    known = (column >= 0) & (column < maps)
+    there = (row < pixels) & known
     place = (row * tl.num_programs(1) + tl.program_id(1)) * maps + column
-    return place, tl.program_id(1) * maps + column, there, there & (own >= HALO) & (own < COLUMNS - HALO)
+    return place, tl.program_id(1) * maps + column, known, there, there & (own >= HALO) & (own < COLUMNS - HALO)
 
 
 @triton.jit
-def load_maps(pointer, bias_pointer, place, column, there, BIAS: tl.constexpr, RELU: tl.constexpr):
+def load_maps(pointer, bias_pointer, place, column, known, there, BIAS: tl.constexpr, RELU: tl.constexpr):
     """Float32; 0 where there is no map."""
     x = tl.load(pointer + place, mask=there, other=0.0).to(tl.float32)
     if BIAS:
-        x += tl.load(bias_pointer + column, mask=there, other=0.0).to(tl.float32)
+        x += tl.load(bias_pointer + column, mask=known, other=0.0).to(tl.float32)
     # NaN stays NaN, as in torch: a run that has diverged must be seen to have.
     return tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL) if RELU else x
 
@@ -159,8 +163,8 @@ def channel_forward_kernel(
     x_pointer, bias_pointer, y_pointer, pixels, maps, k, a, BIAS: tl.constexpr, RELU: tl.constexpr,
     PARTS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, HALO: tl.constexpr,
 ):  # fmt: skip
-    place, column, there, written = channel_place(pixels, maps, ROWS, COLUMNS, HALO)
-    x = load_maps(x_pointer, bias_pointer, place, column, there, BIAS, RELU)
+    place, column, known, there, written = channel_place(pixels, maps, ROWS, COLUMNS, HALO)
+    x = load_maps(x_pointer, bias_pointer, place, column, known, there, BIAS, RELU)
     d = k + a * window_sums(x * x, band_of_ones(COLUMNS), PARTS)
     tl.store(y_pointer + place, (x * inverse_power(d)).to(y_pointer.dtype.element_ty), mask=written)
 
@@ -170,8 +174,8 @@ def channel_backward_kernel(
     g_pointer, x_pointer, bias_pointer, dx_pointer, pixels, maps, k, a, BIAS: tl.constexpr, RELU: tl.constexpr,
     PARTS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, HALO: tl.constexpr,
 ):  # fmt: skip
-    place, column, there, written = channel_place(pixels, maps, ROWS, COLUMNS, HALO)
-    x = load_maps(x_pointer, bias_pointer, place, column, there, BIAS, RELU)
+    place, column, known, there, written = channel_place(pixels, maps, ROWS, COLUMNS, HALO)
+    x = load_maps(x_pointer, bias_pointer, place, column, known, there, BIAS, RELU)
     g = tl.load(g_pointer + place, mask=there, other=0.0).to(tl.float32)
     band = band_of_ones(COLUMNS)
     d = k + a * window_sums(x * x, band, PARTS)

@@ -1,29 +1,10 @@
-"""What we are measured against computes the same network."""
+"""What we are measured against is what people use."""
 
 from __future__ import annotations
 
-import pytest
 import torch
 
-from alexnet_fast.bench.baseline_models import PlainAlexNet, PlainStep, torchvision_alexnet
-from alexnet_fast.network.model import NETS, AlexNet
-
-
-@pytest.mark.parametrize("net", ["145", "167"])
-def test_the_plain_port_is_our_network(net: str) -> None:
-    ours = AlexNet(NETS[net])
-    ours.initialize(0)
-    plain = PlainAlexNet(NETS[net]).eval()
-    with torch.no_grad():
-        for name, parameter in ours.named_parameters():
-            own: torch.Tensor = parameter
-            if name == "fc6.weight":
-                own = parameter.flatten(1)
-            elif name in ("fc7.weight", "fc8.weight"):
-                own = parameter * 0.5  # testing, nn.Dropout does nothing where the authors' halves
-            plain.get_parameter(name).copy_(own)
-        images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0)) * 60
-        torch.testing.assert_close(plain(images), ours(images), rtol=1e-4, atol=1e-5)
+from alexnet_fast.bench.baseline_models import PlainStep, torchvision_alexnet
 
 
 def test_torchvisions_has_its_size() -> None:

@@ -20,11 +20,11 @@ from alexnet_fast.bench import baseline_loaders, interleaved, tune
 from alexnet_fast.bench import loader as benchmark
 from alexnet_fast.bench.measurement import Measurement
 from alexnet_fast.commands import bench_command
-from alexnet_fast.pipelines.augmentation import CROP
 from alexnet_fast.pipelines.decoded_cache import CachePlan
 from alexnet_fast.pipelines.loader import TrainingLoader
 from alexnet_fast.pipelines.pipeline_run import PipelineRun, to_torch
 from alexnet_fast.pipelines.settings import LoaderSettings
+from alexnet_fast.tools.crop import CROP
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.sharding.tar_writer import read_samples

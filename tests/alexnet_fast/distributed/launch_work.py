@@ -26,6 +26,17 @@ def add_ranks(mesh: Mesh, device: torch.device, offset: int) -> tuple[int, int, 
     return mesh.rank, mesh.world_size, int(total), mesh.split
 
 
+def group_timeouts(mesh: Mesh, device: torch.device) -> dict[str, tuple[list[int], float]]:
+    """Group -> its ranks, and the seconds that its collectives wait for a late one."""
+    groups = {"replica": mesh.replica_group, "tower": mesh.tower_group, "world": dist.group.WORLD}
+    found = {}
+    for name, group in groups.items():
+        if group is not None:
+            seconds = group._get_backend(torch.device("cpu")).options._timeout.total_seconds()
+            found[name] = (dist.get_process_group_ranks(group), seconds)
+    return found
+
+
 def fail(mesh: Mesh, device: torch.device, how: str) -> None:
     """Rank 1 fails while rank 0 waits for it."""
     if mesh.rank == 1:

@@ -62,7 +62,8 @@ def train(mesh: Mesh, net: str, steps: range, state: tuple[State, State] | None 
     for number in steps:
         weights = 0.01 if number < 8 else 0.002
         biases = 2 * weights if number < 12 else 0.001
-        optimizer.set_rates(weights=weights, biases=biases, conv1=None if number < 15 else 0.0)
+        frozen = None if number < 15 else 0.0
+        optimizer.set_rates(weights=weights, biases=biases, conv1_weights=frozen, conv1_biases=frozen)
         result = step(share(random_batch(number), mesh), step=number, seed=SEED)
         run.losses.append(float(mesh.sum_over_replicas(result.loss)) / mesh.num_replicas)
         run.errors.append(int(mesh.sum_over_replicas(result.errors)))

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 import torch
 
-from alexnet_fast.distributed.launcher import LostProcessError, launch, threads_per_process
+from alexnet_fast.distributed.launcher import LostProcessError, launch
+from alexnet_fast.distributed.mesh import TIMEOUT
 from alexnet_fast.distributed.parallelism import Layout
 from alexnet_fast.tools.errors import UsageError, UserError
 
@@ -33,6 +34,21 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_one_process_works_in_place(work: Any) -> None:
     assert launch(Layout(torch.device("cpu"), 1, False, ""), work.add_ranks, 10) == (0, 1, 10, False)
+
+
+@pytest.mark.parametrize(
+    ("num", "split", "expected"),
+    [
+        (2, True, {"tower": [0, 1], "world": [0, 1]}),
+        (4, True, {"replica": [0, 2], "tower": [0, 1], "world": [0, 1, 2, 3]}),
+        (2, False, {"replica": [0, 1], "world": [0, 1]}),
+    ],
+)
+def test_every_group_waits_as_long_as_declared(
+    work: Any, num: int, split: bool, expected: dict[str, list[int]]
+) -> None:
+    found = launch(Layout(torch.device("cpu"), num, split, ""), work.group_timeouts)
+    assert found == {name: (ranks, TIMEOUT.total_seconds()) for name, ranks in expected.items()}
 
 
 def test_two_processes_agree_and_rank_0_answers(work: Any) -> None:
@@ -111,15 +127,3 @@ def test_under_torchrun_each_takes_its_place() -> None:
     script = [str(HERE / "launch_work.py"), "torchrun"]
     done = subprocess.run([*run, *script], capture_output=True, text=True, timeout=120, check=True)
     assert sorted(done.stdout.splitlines()) == ["0 2 21 True", "1 2 21 True"]
-
-
-def test_threads_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(8)))
-    for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")):
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
-    assert threads_per_process() == 8
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
-    assert threads_per_process() == 2
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "16")
-    assert threads_per_process() == 1

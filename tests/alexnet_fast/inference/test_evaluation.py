@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet_fast.inference.evaluation import Predictor, evaluate, format_errors, with_progress
+from alexnet_fast.inference.evaluation import Predictor, credit, evaluate, format_errors, with_progress
 from alexnet_fast.network.model import NETS, AlexNet, small
 from alexnet_fast.pipelines.batch import EvaluationBatch
 from alexnet_fast.pipelines.evaluation_loader import view_cutter
@@ -19,8 +19,7 @@ NUM_IMAGES = 7
 
 def predictor_of(seed: int, num_classes: int) -> Predictor:
     """A small network with lively values: the initialization alone would make every logit tiny."""
-    model = AlexNet(small(NETS["167"], 16, image_size=224, num_classes=num_classes))
-    model.initialize(seed)
+    model = AlexNet(small(NETS["167"], 16, image_size=224, num_classes=num_classes), seed=seed).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.mul_(4 if name.endswith("weight") else 1)
@@ -110,11 +109,44 @@ def test_up_to_five_classes_have_no_top5_error(num_classes: int) -> None:
     assert ("top-5" in format_errors(result.top1_error, result.top5_error)) == (num_classes == 6)
 
 
-@pytest.mark.parametrize("value", [0.0, float("nan")])
-def test_a_network_that_knows_nothing_is_never_right(value: float) -> None:
+@pytest.mark.parametrize(("value", "errors"), [(0.0, (11 / 12, 7 / 12)), (float("nan"), (1.0, 1.0))])
+def test_a_network_without_an_opinion_is_right_as_a_guess(value: float, errors: tuple[float, float]) -> None:
+    """All classes tied: one of 12 counts as right; NaN never does."""
     predictor = predictor_of(0, 12)
     blank = {name: torch.full_like(weight, value) for name, weight in predictor.weights.items()}
     pixels, mean = images_and_mean()
     labels = torch.zeros(NUM_IMAGES, dtype=torch.int64)
     result = evaluate([Predictor(predictor.model, blank)], batches(pixels, mean, labels), num_views=1)
-    assert (result.top1_error, result.top5_error) == (1.0, 1.0)
+    assert (result.top1_error, result.top5_error) == pytest.approx(errors)
+
+
+def test_ties_count_fractionally() -> None:
+    """Against the rule in plain Python (src/layer_kernels.cu:108-117), on probabilities with many ties and NaN."""
+    generator = np.random.default_rng(1)
+    probabilities = generator.integers(0, 4, (200, 8)) / 4
+    probabilities[::17, 3] = np.nan
+    labels = generator.integers(0, 8, 200)
+
+    def expected(row: np.ndarray, label: int, places: int) -> float:
+        if np.isnan(row[label]):
+            return 0.0
+        before = sum(1 for p in row if p > row[label] or np.isnan(p))
+        equal = sum(1 for p in row if p == row[label])
+        left = places - before
+        return 0.0 if left <= 0 else 1.0 if equal <= left else left / equal
+
+    given = torch.from_numpy(probabilities)
+    of_label = given.gather(1, torch.from_numpy(labels)[:, None])
+    for places in (1, 5):
+        wanted = [expected(row, label, places) for row, label in zip(probabilities, labels, strict=True)]
+        assert credit(given, of_label, places).tolist() == wanted
+        assert sum(0 < value < 1 for value in wanted) > 0
+
+
+def test_the_precision_of_the_computation_is_said() -> None:
+    predictor = predictor_of(0, 12)
+    pixels, mean = images_and_mean()
+    labels = torch.zeros(NUM_IMAGES, dtype=torch.int64)
+    half = Predictor(predictor.model, predictor.model.working_weights(torch.bfloat16))
+    found = [evaluate([one], batches(pixels, mean, labels), num_views=1).precision for one in (predictor, half)]
+    assert found == ["fp32", "bf16"]

@@ -56,7 +56,7 @@ def test_onnxruntime_computes_the_same_logits(name: str, images: torch.Tensor, t
     onnxruntime = pytest.importorskip("onnxruntime")
     checkpoint = checkpoint_of(replace(load_recipe(name), width_divisor=8))
     written = export(checkpoint, tmp_path / "net.onnx")
-    model = AlexNet(checkpoint.architecture())
+    model = AlexNet(checkpoint.architecture(), seed=None).eval()
     load_whole_state(model, checkpoint.model)
     with torch.inference_mode():
         ours = model(images)

@@ -31,8 +31,7 @@ RGB = (100.0, 110.0, 120.0)
 @pytest.fixture(scope="module")
 def trained() -> Trained:
     recipe = replace(load_recipe("2013"), width_divisor=16, mean="rgb")
-    model = AlexNet(recipe.architecture(len(CLASSES)))
-    model.initialize(1)
+    model = AlexNet(recipe.architecture(len(CLASSES)), seed=1).eval()
     tensors = {name: tensor * (5 if "weight" in name else 1) for name, tensor in whole_state(model).items()}
     load_whole_state(model, tensors)
     mean = Mean("rgb", None, torch.tensor(RGB))

@@ -95,7 +95,14 @@ def source_of(kernel: Any, arguments: tuple[Any, ...]) -> Any:
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton's compiler is for Linux")
 @pytest.mark.parametrize(
     ("capability", "dtype"),
-    [(90, torch.bfloat16), (90, torch.float16), (90, torch.float32), (80, torch.bfloat16), (100, torch.bfloat16)],
+    [
+        (90, torch.bfloat16),
+        (90, torch.float16),
+        (90, torch.float32),
+        (80, torch.bfloat16),
+        (100, torch.bfloat16),
+        (120, torch.bfloat16),
+    ],
 )
 def test_kernels_compile(capability: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """As they are launched; the interpreter takes what the compiler does not."""

@@ -171,7 +171,7 @@ def test_a_disk_full_at_the_end_can_be_gone_on_from(
 
     run, recipe = tmp_path / "run", load_recipe("2013", [*SETTINGS, "epochs=0.5"])
     with monkeypatch.context() as patch:
-        patch.setattr("alexnet_fast.training.result.draw_report", full)
+        patch.setattr("alexnet_fast.training.illustrator.draw_report", full)
         with pytest.raises(UserError, match=r"No space left.*--resume"):
             train(tiny_dataset, recipe, run, device="cpu", quiet=True)
     train(tiny_dataset, recipe, run, device="cpu", resume=True, quiet=True)

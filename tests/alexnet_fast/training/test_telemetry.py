@@ -21,7 +21,7 @@ from alexnet_fast.training.metrics import Reading
 from alexnet_fast.training.telemetry import Telemetry
 
 READING = Reading(loss=1.5, error=0.25, images_per_s=1234.5, data_wait=0.125)
-RATES = Rates(0.01, 0.02, 0.01)
+RATES = Rates(0.01, 0.02, 0.01, 0.02)
 
 
 class Terminal(io.StringIO):

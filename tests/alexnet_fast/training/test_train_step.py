@@ -50,20 +50,45 @@ def test_update_is_the_authors(monkeypatch: pytest.MonkeyPatch) -> None:
     weights = {name: tensor.numpy().copy() for name, tensor in copies(model).items()}
     momentum = {name: np.zeros_like(array) for name, array in weights.items()}
     for number, (rate, lr_biases, lr_conv1) in enumerate([(0.1, 0.2, None), (0.03, 0.2, 0.005), (0.01, 0.02, 0.0)]):
+        conv1_biases = None if lr_conv1 is None else lr_conv1 / 3
         batch = Batch(random_batch(number).images.double(), random_batch(number).labels)
         dropout = DropoutKey(torch.tensor(step_key(7, number)))
         loss, _ = loss_and_errors(model(batch.images, dropout), batch.labels)
         gradients = dict(zip(weights, torch.autograd.grad(loss, list(model.parameters())), strict=True))
-        optimizer.set_rates(weights=rate, biases=lr_biases, conv1=lr_conv1)
+        optimizer.set_rates(weights=rate, biases=lr_biases, conv1_weights=lr_conv1, conv1_biases=conv1_biases)
         step(batch, step=number, seed=7)
         for name, gradient in gradients.items():
             bias = name.endswith("bias")
-            own = lr_biases if bias else lr_conv1 if name == "conv1.weight" and lr_conv1 is not None else rate
+            own = lr_biases if bias else rate
+            if name.startswith("conv1.") and lr_conv1 is not None and conv1_biases is not None:
+                own = conv1_biases if bias else lr_conv1
+            if own == 0:
+                continue  # frozen: momentum does not carry on
             decay = 0.0 if bias else 5e-4
             momentum[name] = 0.9 * momentum[name] - own * gradient.numpy() - decay * own * weights[name]
             weights[name] = weights[name] + momentum[name]
     for name, tensor in whole_state(model).items():
         np.testing.assert_allclose(tensor.numpy(), weights[name], rtol=1e-12, atol=1e-12, err_msg=name)
+        np.testing.assert_allclose(optimizer.velocities[name].numpy(), momentum[name], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("precision", [FP32, BF16])
+def test_frozen_conv1_stays_to_the_bit(precision: Precision) -> None:
+    """Weights, bias, momentum and the working copies; the other layers go on."""
+    model, optimizer, step = make(precision)
+    for number in range(3):
+        step(random_batch(number), step=number, seed=0)
+    before, velocities = copies(model), {name: tensor.clone() for name, tensor in optimizer.velocities.items()}
+    working = {name: tensor.detach().clone() for name, tensor in step.working.items()}
+    assert velocities["conv1.weight"].abs().max() > 0 and velocities["conv1.bias"].abs().max() > 0
+    optimizer.set_rates(weights=0.01, biases=0.02, conv1_weights=0.0, conv1_biases=0.0)
+    for number in range(3, 5):
+        step(random_batch(number), step=number, seed=0)
+    for name, tensor in copies(model).items():
+        frozen = name.startswith("conv1.")
+        assert torch.equal(tensor, before[name]) == frozen, name
+        assert torch.equal(optimizer.velocities[name], velocities[name]) == frozen, name
+        assert not frozen or torch.equal(step.working[name], working[name]), name
 
 
 def test_result_is_the_loss_before_the_update() -> None:
@@ -186,12 +211,23 @@ def test_precisions() -> None:
         choose_precision(cpu, "int8")
 
 
+def test_bfloat16_is_refused_on_gpus_that_compute_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    with pytest.raises(UsageError, match=r"bf16 on a Tesla T4: .* choose fp16 or fp32"):
+        choose_precision(gpu, "bf16")
+    assert choose_precision(gpu).name == choose_precision(gpu, "fp16").name == "fp16"
+    assert "TF32 is off" in choose_precision(gpu, "fp32").reason
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    assert choose_precision(gpu, "bf16").name == "bf16"
+
+
 def test_no_norm_is_no_norm() -> None:
     """Nets with and without norms differ, and in nothing but that."""
     logits = []
     for norms in ((), ("conv1",)):
-        model = AlexNet(replace(NET, norms=norms))
-        model.initialize(1)
+        model = AlexNet(replace(NET, norms=norms), seed=1).eval()
         logits.append(model(random_batch().images))
     assert not torch.allclose(logits[0], logits[1], rtol=1e-3)
 
@@ -248,7 +284,7 @@ def test_out_of_memory_counts_the_loader(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("precision", [BF16, FP16])
-@pytest.mark.parametrize("net", ["145", "tanh", "150"])
+@pytest.mark.parametrize("net", ["145", "147", "150"])
 def test_a_step_looks_at_no_number(net: str, precision: Precision, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the meta device there are no numbers to wait for: whoever wants to see one fails."""
     updates: list[tuple[torch.Tensor, ...]] = []

@@ -1,0 +1,73 @@
+"""What `train` says before the first step: the run at a glance, and what fits the data better."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from alexnet_fast.config.precision import Precision
+from alexnet_fast.config.recipe import counted_epochs
+from alexnet_fast.config.schedule import Schedule
+from alexnet_fast.tools.dataset import Dataset
+from alexnet_fast.tools.messages import command, counted, to_copy
+
+SMALL = 20_000
+"""Training images below which ImageNet's schedule does not fit."""
+LONG = 150_000
+"""Training images in all (epochs × images) beyond which a CPU needs more than a quarter of an hour or so."""
+DEMO_EPOCHS = 12
+"""Of the recipe `demo` on a few thousand photographs."""
+
+
+def header(
+    dataset: Dataset, schedule: Schedule, *, layout: str, device: torch.device, precision: Precision, run: Path,
+    step: int, resume: str,
+) -> str:  # fmt: skip
+    """Data set, recipe, device and the run's folder, a line each; the command that resumes the run on its own.
+
+    layout: what each process does.  step: already done.  resume: the command.
+    """
+    recipe = schedule.recipe
+    images = [f"{split.samples:,} {name} images" for name, split in dataset.splits.items()]
+    at = f", of which {step:,} are done" if step else ""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else counted(torch.get_num_threads(), "thread")
+    rows = {
+        "data set": f"{dataset.folder}: {counted(len(dataset.classes), 'class', 'classes')}, {', '.join(images)}",
+        "recipe": f"{recipe.name}: net {recipe.network}, learning rate {recipe.lr_weights[0]:g}",
+        "schedule": f"{counted_epochs(recipe.epochs)} × {counted(schedule.steps_per_epoch, 'step')} = "
+        f"{counted(schedule.num_steps, 'step')} of batch {recipe.batch_size}{at}",
+        "device": f"{layout} ({name})",
+        "precision": f"{precision.name}: {precision.reason}",
+        "run folder": str(run),
+    }
+    lines = [f"{name:11}{text}" for name, text in rows.items()]
+    return "\n".join([*lines, "to resume after Ctrl-C:", to_copy(resume)])
+
+
+def advice(dataset: Dataset, schedule: Schedule, device: torch.device) -> list[str]:
+    """What to know before waiting for this run: a schedule that does not fit, nothing to evaluate on."""
+    recipe = schedule.recipe
+    notes: list[str] = []
+    samples = dataset.split("train").samples
+    shown = schedule.num_steps * recipe.batch_size
+    if device.type == "cpu" and samples < SMALL and shown > LONG and recipe.schedule_epochs > 2 * DEMO_EPOCHS:
+        better = command("train", dataset.folder, "--recipe", "demo", "--epochs", DEMO_EPOCHS)
+        notes.append(
+            f"This schedule is meant for ImageNet on GPUs: on a CPU {counted_epochs(recipe.epochs)} of "
+            f"{samples:,} images take long. This one fits better:\n{to_copy(better)}"
+        )
+    return [*notes, *no_validation(dataset)]
+
+
+def no_validation(dataset: Dataset) -> Sequence[str]:
+    """Told before training, while there is still something to choose."""
+    if "val" in dataset.splits:
+        return []
+    others = [name for name in dataset.splits if name != "train"]
+    if others:
+        remedy = f"To evaluate on the {others[0]} split, start with --val-split {others[0]}."
+    else:
+        remedy = "`shard --val-fraction 0.1` draws one from the training images."
+    return [f"There is no validation split: nothing will be evaluated. {remedy}"]
