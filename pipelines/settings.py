@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from alexnet_fast.tools.cores import num_sharing, usable_cores
+from alexnet_fast.tools.cores import chosen_threads, num_sharing, usable_cores
 from alexnet_fast.tools.crop import CROP
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
@@ -52,6 +52,7 @@ def default_settings(
 ) -> LoaderSettings:
     """What was asked for, filled up with what `remember` kept for this machine, else with defaults."""
     known = remembered(device) or LoaderSettings(usable_cores(), 2, 0.65)
+    num_threads = num_threads if num_threads is not None else chosen_threads()
     return LoaderSettings(
         num_threads=num_threads if num_threads is not None else max(1, known.num_threads // num_sharing()),
         prefetch=prefetch if prefetch is not None else known.prefetch,

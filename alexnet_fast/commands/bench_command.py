@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from alexnet_fast.bench.measurement import Measurement, table
+from alexnet_fast.commands.threads_option import threads_option
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
 
@@ -31,7 +32,7 @@ MOST_IMAGES = 1_000_000
 )
 @click.option("--recipe", "recipe_name", default="2013", show_default=True, help="Whose network is trained.")
 @click.option("--precision", type=click.Choice(["auto", "bf16", "fp16", "fp32"]), default="auto", show_default=True)
-@click.option("--threads", type=click.IntRange(1), default=None, help="DALI's threads.  [default: as `train`]")
+@threads_option(expose=True)
 @click.option(
     "--cache-decoded",
     metavar="auto|GiB",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from alexnet_fast.commands.threads_option import threads_option
 from alexnet_fast.commands.train_flags import with_flags
 from alexnet_fast.distributed.torchrun_env import is_local_main_rank, is_main_rank
 from alexnet_fast.runs.resume_command import options_to_repeat, resume_command
@@ -42,6 +43,7 @@ DATA_VARIABLE = "ALEXNET_FAST_DATA"
 @click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Change a key of the recipe; repeatable.")
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="The run's folder.  [default: runs/RECIPE]")
 @click.option("--resume", is_flag=True, help="Go on with the run in that folder.")
+@threads_option()
 @click.option("--device", default=None, help="cpu, cuda or cuda:1.  [default: all GPUs, else the CPU]")
 @click.option("--gpus", type=int, default=None, help="How many GPUs; two are one tower each.")
 @click.option("--processes", type=int, default=None, help="On the CPU: how many processes, to try what GPUs would do.")
