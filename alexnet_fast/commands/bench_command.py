@@ -85,20 +85,6 @@ def command(
         write_json(json_file, part, rows)
 
 
-BEYOND = 1.15
-"""Times its limit that a layer may reach: the limit is the best of some products, and measured too."""
-
-
-def beyond_limit(layers: Sequence[Measurement]) -> list[str]:
-    """The layers that took less than the least time there is for them."""
-    found = []
-    for row in layers:
-        taken = float(row.details.get("forward ms", 0)) + float(row.details.get("back ms", 0))
-        if float(row.details.get("limit ms", 0)) > BEYOND * taken:
-            found.append(row.name)
-    return found
-
-
 def part_and_data(words: Sequence[str]) -> tuple[str, Path | None]:
     """What `[PART] [DATA]` says; a folder that is called as a part is given as ./model."""
     part, rest = (words[0], words[1:]) if words and words[0] in PARTS else ("all", words)
@@ -146,7 +132,8 @@ class Bench:
 
     def model(self, peers: bool) -> list[Measurement]:
         """Forward, training step, the same without norms, layers against the device's limits; the peers' step."""
-        from alexnet_fast.bench.model import measure_layers, measure_model
+        from alexnet_fast.bench.layers import measure_layers
+        from alexnet_fast.bench.model import measure_model
 
         batch_sizes = (
             (FULL_SWEEP if self.on_gpu else CPU_SWEEP) if self.asked_batch_size is None else (self.batch_size,)
@@ -157,11 +144,6 @@ class Bench:
             self.recipe.architecture(1000), device=self.device, batch_size=self.batch_size, precision=self.precision
         )
         show_table("Layers against this device's limits", layers)
-        if disturbed := beyond_limit(layers):
-            click.echo(
-                f"{', '.join(disturbed)}: faster than the limit that was measured for it, so that other work must have "
-                "disturbed the machine. Measure again when it is quiet."
-            )
         return [*rows, *layers, *(self.towers(batch_sizes) if self.on_gpu else [])]
 
     def towers(self, batch_sizes: Sequence[int]) -> list[Measurement]:
