@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from alexnet_fast.bench.measurement import Measurement
 from alexnet_fast.cli import VERBS, main
-from alexnet_fast.commands.bench_command import beyond_limit, part_and_data
+from alexnet_fast.commands.bench_command import part_and_data
 from alexnet_fast.config.recipe import load_recipe
 
 SETTINGS = ["width_divisor=16", "batch_size=8", "lr_base_batch_size=8", "epochs=1", "precision=fp32", "final_views=1"]
@@ -323,13 +322,3 @@ def test_bench_takes_a_folder_alone() -> None:
     assert part_and_data(("model",)) == ("model", None)
     assert part_and_data(("loader", "model")) == ("loader", Path("model"))
     assert part_and_data(()) == ("all", None)
-
-
-def test_layers_faster_than_their_limit_are_told() -> None:
-    times = {"forward ms": 2.0, "back ms": 3.0}
-    rows = [
-        Measurement("conv1", 1.0, 0.0, {**times, "limit ms": 5.5}),
-        Measurement("conv2", 1.0, 0.0, {**times, "limit ms": 6.0}),
-        Measurement("all layers", 1.0, 0.0, dict(times)),
-    ]
-    assert beyond_limit(rows) == ["conv2"]
