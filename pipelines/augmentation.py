@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from alexnet_fast.pipelines.dali import fn, types
+from alexnet_fast.pipelines.dali import Pipeline, fn, types
 from alexnet_fast.pipelines.decoding import Decoding, decode, decode_crop
 from alexnet_fast.pipelines.reader import Reading, read_samples, source_of
 from alexnet_fast.pipelines.seeds import derive_seed
@@ -34,6 +34,8 @@ class Augmentation:
     seed: int
     epoch: int
     rank: int
+    cropped_alike: int = 1
+    """Consecutive samples that get the same crop and mirror, counted from the epoch's first."""
 
     @property
     def scale(self) -> float:
@@ -67,9 +69,15 @@ def draw(augmentation: Augmentation, size: int) -> Draws:
     As few operators as can be: on a CPU each holds a batch up for 50 to 100 µs.
     """
     offsets = list(range(size - CROP + 1))
+    corner = fn.random.uniform(values=offsets, shape=[2], dtype=types.INT32, seed=augmentation.seed_for("corner"))
+    mirror = fn.random.coin_flip(seed=augmentation.seed_for("mirror"))
+    if augmentation.cropped_alike > 1:
+        alike = augmentation.cropped_alike
+        first = [place - place % alike for place in range(Pipeline.current().max_batch_size)]
+        corner, mirror = fn.permute_batch(corner, indices=first), fn.permute_batch(mirror, indices=first)
     return Draws(
-        corner=fn.random.uniform(values=offsets, shape=[2], dtype=types.INT32, seed=augmentation.seed_for("corner")),
-        mirror=fn.random.coin_flip(seed=augmentation.seed_for("mirror")),
+        corner=corner,
+        mirror=mirror,
         # Drawn with the jitter off too, so that an interrupted epoch can continue with it on or off.
         g=fn.random.normal(shape=[3], stddev=augmentation.strength, seed=augmentation.seed_for("colour")),
     )

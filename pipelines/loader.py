@@ -41,6 +41,8 @@ from alexnet_fast.tools.errors import UsageError, UserError
 __all__ = ["EvaluationLoader", "TrainingLoader"]
 
 STATE_VERSION = 5
+CROPPED_ALIKE = 32
+"""Consecutive images with the same crop and mirror in 2012.  Source: convdata.py:125 of the authors' release."""
 
 
 @dataclass
@@ -92,6 +94,8 @@ class TrainingLoader:
         mean: Literal["image", "rgb"] = "image",
         pca_jitter: float = 0.1,
         pca_jitter_divisor: bool = True,
+        pca_jitter_scale: Literal["sqrt_eigenvalue", "eigenvalue"] = "sqrt_eigenvalue",
+        exact_2012: bool = False,
         num_threads: int | None = None,
         shuffle_buffer: int = 8192,
         hw_decoder_load: float | None = None,
@@ -108,6 +112,10 @@ class TrainingLoader:
         mean: "image" subtracts the mean image's center 224 crop, whichever crop the image got, as in 2012; "rgb" one
             color.
         pca_jitter_divisor: divide by 1 + pca_jitter while the jitter is on (as in 2012): pixels keep their scale.
+        pca_jitter_scale: "sqrt_eigenvalue": sᵢ is the square root of the i-th eigenvalue, as in 2012; "eigenvalue": it
+            is the eigenvalue itself, for pixels of 0..1, as the paper's text can be read.
+        exact_2012: the stream as in 2012: samples in the shards' order in every epoch, one crop and mirror for
+            `CROPPED_ALIKE` consecutive ones, and the short last batch too.  For one rank.
         shuffle_buffer: samples in the reader's buffer of compressed images (about 0.2 GB at 8192).
         cache_decoded: GiB of the GPU's memory for decoded images, which are not decoded again until `close`; "auto"
             takes what is free less `memory_beside`, the bytes that others on this GPU will need.  Has not run on a GPU
@@ -117,13 +125,15 @@ class TrainingLoader:
             raise UsageError(f"PCA color jitter {pca_jitter:g}: give 0 (none) or more; 0.1 was used in 2012.")
         if shuffle_buffer < 1:
             raise UsageError(f"a shuffle buffer of {shuffle_buffer} samples: give 1 or more.")
+        if exact_2012 and num_ranks > 1:
+            raise UsageError(f"exact_2012 with {num_ranks} ranks: in 2012 there was one stream. Give one rank.")
         dataset, device = as_dataset(dataset), as_device(device)
         split_info = dataset.split(split)
         check_batch(dataset, split, batch_size=batch_size, rank=rank, num_ranks=num_ranks)
         dataset.check_sizes(split)
         settings = default_settings(device, num_threads, prefetch, hw_decoder_load)
         self.batch_size = batch_size
-        self.num_batches = split_info.samples // (batch_size * num_ranks)
+        self.num_batches = (split_info.samples + (batch_size - 1) * exact_2012) // (batch_size * num_ranks)
         """Of one epoch, on every rank."""
         self._dataset = dataset
         self._split = split
@@ -131,6 +141,7 @@ class TrainingLoader:
         self._rank, self._num_ranks = rank, num_ranks
         self._dtype = dtype
         self._pca_jitter, self._pca_jitter_divisor, self._mean = pca_jitter, pca_jitter_divisor, mean
+        self._pca_jitter_scale, self._exact_2012 = pca_jitter_scale, exact_2012
         self._shuffle_buffer = min(shuffle_buffer, split_info.samples // num_ranks)
         self.memory = self._memory(settings, device)
         """Of the GPU that this loader takes."""
@@ -216,7 +227,7 @@ class TrainingLoader:
             if self._run is None:
                 raise RuntimeError("this epoch was ended: the loader was closed")
             try:
-                batch = self._batch(finishing, self._run.next())
+                batch = self._batch(finishing, self._run.next(), self._count(progress.batches))
             except BaseException:
                 self._end_run()  # it stands behind a batch that nobody was given
                 raise
@@ -228,8 +239,13 @@ class TrainingLoader:
         if generation != self._generation:
             raise RuntimeError("this epoch was ended: another one was begun")
 
-    def _batch(self, finishing: Finishing, outputs: tuple[Any, ...]) -> Batch:
-        images_NHWC, labels = finishing.finish(outputs)
+    def _count(self, number: int) -> int:
+        """Samples of the epoch's batch with this number: the last one may be short."""
+        left = self._dataset.split(self._split).samples - number * self.batch_size
+        return min(self.batch_size, left)
+
+    def _batch(self, finishing: Finishing, outputs: tuple[Any, ...], count: int) -> Batch:
+        images_NHWC, labels = (output[:count] for output in finishing.finish(outputs))
         batch = Batch(images_NHWC.to(self._dtype).permute(0, 3, 1, 2), labels)
         check_labels(batch.labels, self._dataset)
         return batch
@@ -263,7 +279,9 @@ class TrainingLoader:
 
     def _reading(self, epoch: int) -> Reading:
         tars, indexes = self._dataset.tars(self._split), self._dataset.indexes(self._split)
-        if self._same_samples:
+        if self._exact_2012:
+            order = list(range(len(tars)))
+        elif self._same_samples:
             sizes = [shard.samples for shard in self._dataset.split(self._split).shards]
             order = shard_order_within_parts(sizes, self._num_ranks, self._seed, epoch)
         else:
@@ -273,21 +291,24 @@ class TrainingLoader:
             [indexes[place] for place in order],
             rank=self._rank,
             num_ranks=self._num_ranks,
-            shuffle_buffer=self._shuffle_buffer,
+            shuffle_buffer=None if self._exact_2012 else self._shuffle_buffer,
             seed=derive_seed(self._seed, epoch, self._rank, "shuffle"),
         )
 
     def augmentation(self, epoch: int, *, pca_jitter: bool) -> Augmentation:
         """The numbers that an epoch's images are made with."""
         statistics = self._dataset.statistics
+        deviations = statistics.standard_deviations  # √λ, of pixels 0..255
+        scales = deviations if self._pca_jitter_scale == "sqrt_eigenvalue" else deviations**2 / 255
         return Augmentation(
             mean=statistics.mean_rgb.astype(np.float32),
-            directions=(statistics.standard_deviations[:, None] * statistics.directions).T.astype(np.float32),
+            directions=(scales[:, None] * statistics.directions).T.astype(np.float32),
             strength=self._pca_jitter if pca_jitter else 0.0,
             divisor=1.0 + self._pca_jitter if pca_jitter and self._pca_jitter_divisor else 1.0,
             seed=self._seed,
             epoch=epoch,
             rank=self._rank,
+            cropped_alike=CROPPED_ALIKE if self._exact_2012 else 1,
         )
 
     # ------------------------------------------------------------------- state
@@ -343,11 +364,13 @@ class TrainingLoader:
             "split": self._split,
             "seed": str(self._seed),
             "batch size": str(self.batch_size),
+            **({"order": f"fixed, {CROPPED_ALIKE} cropped alike, short last batch"} if self._exact_2012 else {}),
             "rank": f"{self._rank} of {self._num_ranks}{', always the same samples' if self._same_samples else ''}",
             "shuffle buffer": str(self._shuffle_buffer),
             "crop": f"{CROP} of {self._dataset.image_options.size}",
             "mean": self._mean,
-            "pca_jitter": f"{self._pca_jitter}{'' if self._pca_jitter_divisor else ', undivided'}",
+            "pca_jitter": f"{self._pca_jitter}{'' if self._pca_jitter_divisor else ', undivided'}"
+            + ("" if self._pca_jitter_scale == "sqrt_eigenvalue" else f", by {self._pca_jitter_scale}"),
             "dtype": str(self._dtype).removeprefix("torch."),
             "decoder": self._decoding.describe(),
             "DALI": VERSION,
