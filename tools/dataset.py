@@ -339,5 +339,6 @@ def manifest_checksum(content: dict[str, Any]) -> str:
 def _from_version_1(content: dict[str, Any]) -> dict[str, Any]:
     """A manifest of version 1 (alexnet-fast 0.1) in the names of version 2; `checksum` covers the original names."""
     options = {("image_options" if key == "picture" else key): value for key, value in content["options"].items()}
+    options["image_options"] = options["image_options"] | {"damaged": "keep"}  # it could not tell them
     renamed = {("skipped" if key == "left_out" else key): value for key, value in content.items()}
     return renamed | {"version": FORMAT_VERSION, "options": options}

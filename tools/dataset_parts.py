@@ -71,6 +71,8 @@ class ImageOptions:
     """Filter for making smaller: one of image.FILTERS.  Making larger is always cubic."""
     exif: str = "apply"
     """"apply" turns images upright as their EXIF says, "ignore" leaves them as they are stored."""
+    damaged: str = "skip"
+    """"skip" leaves damaged JPEGs out, "keep" stores what can be decoded of them; both are listed."""
 
 
 @dataclass(frozen=True)

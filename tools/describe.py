@@ -70,6 +70,12 @@ def describe(dataset: Dataset) -> str:
     lines += [f"skipped    {escaped(note.file)}: {escaped(note.reason)}" for note in dataset.skipped[:5]]
     if len(dataset.skipped) > 5:
         lines.append(f"            … and {len(dataset.skipped) - 5:,} more, all in dataset.json")
+    lines += [
+        f"not used    {entry.count:,} in {escaped(entry.place)}: {escaped(entry.reason)}"
+        for entry in dataset.unused[:5]
+    ]
+    if len(dataset.unused) > 5:
+        lines.append(f"            … and more in {len(dataset.unused) - 5:,} places, all in dataset.json")
     lines += [f"note        {escaped(note)}" for note in dataset.notes]
     return "\n".join([*lines, "", statistics_table(dataset)])
 

@@ -11,9 +11,9 @@ import torch
 
 
 def finish(device: torch.device) -> None:
-    """Wait until the device has done everything that it was given."""
+    """Wait until the device has done everything that torch gave it, and not for what DALI decodes ahead."""
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
+        torch.cuda.current_stream(device).synchronize()
 
 
 @dataclass(frozen=True)

@@ -135,6 +135,8 @@ class Bench:
             check_gpu_memory(self.device.type)
         self.asked_batch_size = batch_size
         self.batch_size = batch_size or (1024 if self.on_gpu else 64)
+        self.tuned_batch_size = batch_size or load_recipe(recipe_name, []).batch_size
+        """What `train` will use: the recipe's."""
         self.precision = choose_precision(self.device, precision)
         self.threads = threads
         self.ffcv_python = ffcv_python
@@ -194,18 +196,26 @@ class Bench:
         """The sweep and the limits; the best is kept for `train`."""
         from alexnet_fast.bench.tune import tune
 
-        rows = tune(dataset, device=self.device, batch_size=self.batch_size, num_threads=self.threads, say=click.echo)
+        rows = tune(
+            dataset, device=self.device, batch_size=self.tuned_batch_size, num_threads=self.threads, say=click.echo
+        )
         show_table("Loader settings, and what each stage alone would reach", rows)
         return rows
 
     def loader(self, dataset: Dataset) -> list[Measurement]:
         """From the shards to torch tensors."""
         from alexnet_fast.bench.loader import measure_kept, measure_loader, our_loader
+        from alexnet_fast.pipelines.decoded_cache import CacheRequest
+        from alexnet_fast.pipelines.settings import LoaderOptions
 
         keeping = None
         if self.cache_decoded is not None:
             keeping = our_loader(
-                dataset, self.device, self.batch_size, num_threads=self.threads, cache_decoded=self.cache_decoded
+                dataset,
+                self.device,
+                self.batch_size,
+                options=LoaderOptions(self.threads),
+                cache=CacheRequest(self.cache_decoded),
             )
             assert keeping.cache is not None
             click.echo(keeping.cache.describe())
@@ -334,13 +344,13 @@ def cannot_write(file: Path, error: OSError) -> UserError:
 def write_json(file: Path, part: str, rows: Sequence[Measurement]) -> None:
     """The rows with what they were measured on."""
     from alexnet_fast.distributed.machine import describe_machine
-    from alexnet_fast.runs.folder import write_whole
+    from alexnet_fast.tools import atomic
 
     text = json.dumps(
         {"part": part, "machine": describe_machine(), "rows": [asdict(row) for row in rows]}, indent=2, default=str
     )
     try:
-        write_whole(file, text + "\n")
+        atomic.write_text(file, text + "\n")
     except OSError as error:
         raise cannot_write(file, error) from error
     click.echo(f"Written to {file}")

@@ -10,8 +10,6 @@ key "alexnet_fast": JSON with recipe, classes and step.  `eval`, `predict` and `
 from __future__ import annotations
 
 import json
-import os
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,7 @@ from alexnet_fast.network.kernels.pooling import POOL_STRIDE
 from alexnet_fast.network.layers import CONV1_KERNEL, CONV1_STRIDE, conv1_size
 from alexnet_fast.network.model import Architecture
 from alexnet_fast.runs.checkpoint import Checkpoint
-from alexnet_fast.runs.folder import write_whole
+from alexnet_fast.tools import atomic
 from alexnet_fast.tools.errors import UsageError, UserError
 
 KINDS = (".safetensors", ".onnx")
@@ -65,22 +63,8 @@ def export_safetensors(checkpoint: Checkpoint, file: Path) -> list[Path]:
         "steps_per_epoch": checkpoint.steps_per_epoch,
     }
     # Bytes first: the package's own writer reports a full disk as an error of its own kind, and flushes nothing.
-    write_bytes_whole(file, save(tensors, {"alexnet_fast": json.dumps(facts)}))
+    atomic.write_bytes(file, save(tensors, {"alexnet_fast": json.dumps(facts)}))
     return [file]
-
-
-def write_bytes_whole(file: Path, content: bytes) -> None:
-    """Write aside, flush to the disk, rename.  Raises OSError."""
-    aside = file.with_name(f".{file.name}.partial")
-    try:
-        with aside.open("wb") as opened:
-            opened.write(content)
-            opened.flush()
-            os.fsync(opened.fileno())
-        aside.replace(file)
-    finally:
-        with suppress(OSError):
-            aside.unlink(missing_ok=True)
 
 
 def export_onnx(checkpoint: Checkpoint, file: Path) -> list[Path]:
@@ -96,8 +80,8 @@ def export_onnx(checkpoint: Checkpoint, file: Path) -> list[Path]:
         )
     model = OnnxGraph(checkpoint.architecture(), checkpoint.model).build()
     onnx.checker.check_model(model)
-    write_bytes_whole(file, model.SerializeToString())
-    write_whole(beside, json.dumps(preprocessing(checkpoint)) + "\n")
+    atomic.write_bytes(file, model.SerializeToString())
+    atomic.write_text(beside, json.dumps(preprocessing(checkpoint)) + "\n")
     return [file, beside]
 
 

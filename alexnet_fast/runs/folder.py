@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alexnet_fast.tools import atomic
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.numbers import is_number
 from alexnet_fast.tools.storage.filesystem import open_file
 
 LOCK = ".lock"
+CHECKPOINTS = "checkpoints"
 RESULT_NUMBERS = ("steps", "epochs", "seconds")
 """Keys of result.json by which it is one."""
 METRICS_NUMBERS = {
@@ -50,7 +52,7 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
+        return self.path / CHECKPOINTS
 
     @property
     def figures(self) -> Path:
@@ -67,13 +69,15 @@ class RunFolder:
         return self.path / "result.json"
 
     def holds_a_run(self) -> bool:
-        """Whether there is something to go on with."""
+        """Whether there is something to resume."""
         return self.recipe.exists() or any(self.checkpoints.glob("*.pt"))
 
     def is_unbegun(self) -> bool:
         """Whether there is no more than what a process makes that is killed before it has written recipe.toml."""
         made = (self.checkpoints, self.figures)
-        if not all(path in made or path.name in (LOCK, aside_of(self.recipe).name) for path in self.path.iterdir()):
+        if not all(
+            path in made or path.name in (LOCK, atomic.partial_name(self.recipe).name) for path in self.path.iterdir()
+        ):
             return False
         return not any(path.exists() and (not path.is_dir() or any(path.iterdir())) for path in made)
 
@@ -87,7 +91,7 @@ class RunFolder:
 
     @contextmanager
     def taken(self, *, resume: bool) -> Iterator[None]:
-        """Make the folder, or find the run that is to go on, and keep other processes out in the block.
+        """Make the folder, or find the run to resume, and keep other processes out in the block.
 
         What was made is removed again if the block fails before it has written recipe.toml: nothing was begun.
         Raises UsageError or UserError where there can be no run.
@@ -106,11 +110,11 @@ class RunFolder:
             raise
 
     def prepare(self, *, resume: bool) -> None:
-        """Make the folder, or find the run that is to go on.  Raises UsageError or UserError where neither can be."""
+        """Make the folder, or find the run to resume.  Raises UsageError or UserError where neither can be."""
         if resume:
             self.check_resumable()
         if not resume and self.holds_a_run():
-            raise UsageError(f"{self.path} holds a run already: go on with --resume, or choose another --out.")
+            raise UsageError(f"{self.path} holds a run already: resume it with --resume, or choose another --out.")
         if not resume and self.path.exists() and not (self.path.is_dir() and self.is_unbegun()):
             raise UsageError(f"{self.path} is there and is no run of this program: choose another --out.")
         try:
@@ -175,7 +179,7 @@ class RunFolder:
                 text = file.read().decode(errors="replace")
         except OSError as error:
             raise UserError(
-                f"{self.metrics}: cannot be read ({error.strerror}). Mend that, or move it away."
+                f"{self.metrics}: cannot be read ({error.strerror}). Repair that, or move it away."
             ) from error
         lines = text.split("\n")
         found = [metrics_line(line) for line in lines[:-1]]  # after the last newline: nothing, or a line cut short
@@ -202,7 +206,7 @@ class RunFolder:
             if line["epoch"] <= epoch + EPOCH_ROUNDING
             and not (evaluations_too and line["kind"] == "val" and line["epoch"] >= epoch - EPOCH_ROUNDING)
         ]
-        write_whole(self.metrics, "".join(to_json(line) + "\n" for line in kept))
+        atomic.write_text(self.metrics, "".join(to_json(line) + "\n" for line in kept))
 
 
 def metrics_line(text: str) -> dict[str, Any] | None:
@@ -241,32 +245,18 @@ def finite(value: Any) -> Any:
     return [finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def aside_of(path: Path) -> Path:
-    """Where a file is written before it has its name."""
-    return path.with_name(f".{path.name}.partial")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write aside, flush to the disk, rename."""
-    aside = aside_of(path)
-    try:
-        with aside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
 @contextmanager
 def saying_what_is_full(run: Path, again: str) -> Iterator[None]:
-    """A disk that takes no more (full, over quota, read-only) becomes a UserError with `again`, the way on."""
+    """A disk that takes no more (full, over quota, read-only) becomes a UserError; `again` resumes the run."""
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise
         raise UserError(
-            f"{run}: cannot be written ({error.strerror}). What was saved is whole: make room, then go on with {again}."
+            f"{run}: cannot be written ({error.strerror}). What was saved is whole: make room, then {again}."
         ) from error
+
+
+write_whole = atomic.write_text
+"""Its name before tools/atomic.py."""

@@ -12,6 +12,7 @@ from PIL import Image
 
 from alexnet_fast.pipelines.batch import Batch
 from alexnet_fast.pipelines.loader import CROPPED_ALIKE, TrainingLoader
+from alexnet_fast.pipelines.settings import LoaderOptions
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.sharding.tar_writer import read_samples
@@ -22,7 +23,7 @@ SAMPLES = 59
 
 
 def exact_loader(dataset: Dataset, **choices: Any) -> TrainingLoader:
-    defaults: dict[str, Any] = {"batch_size": 32, "device": CPU, "seed": 3, "num_threads": 1, "exact_2012": True}
+    defaults: dict[str, Any] = {"batch_size": 32, "device": CPU, "seed": 3, "exact_2012": True}
     return TrainingLoader(dataset, **(defaults | choices))
 
 
@@ -69,6 +70,15 @@ def test_crops_and_mirrors_are_shared_by_32_images_in_the_shards_order(tiny_data
     assert len({group[0] for group in groups}) == 6  # each group, and each epoch, has another crop
 
 
+@pytest.mark.parametrize("batch_size", [7, 20, 59])
+def test_the_stream_is_the_same_in_batches_of_any_size(tiny_dataset: Dataset, batch_size: int) -> None:
+    with exact_loader(tiny_dataset) as loader:
+        expected = torch.cat([batch.images for batch in loader.epoch(1)])
+    with exact_loader(tiny_dataset, batch_size=batch_size) as loader:
+        found = torch.cat([batch.images for batch in loader.epoch(1)])
+    assert torch.equal(found, expected)
+
+
 def test_the_jitter_stays_each_images_own(tiny_dataset: Dataset) -> None:
     with exact_loader(tiny_dataset, mean="rgb", pca_jitter_divisor=False) as loader:
         jittered = next(iter(loader.epoch(0))).images
@@ -86,7 +96,7 @@ def test_a_resumed_epoch_goes_on_with_the_same_images(tiny_dataset: Dataset, epo
         batches = loader.epoch(epoch)
         next(batches)
         state = loader.state_dict()
-    with exact_loader(tiny_dataset, num_threads=2, prefetch=3) as loader:
+    with exact_loader(tiny_dataset, options=LoaderOptions(num_threads=2, prefetch=3)) as loader:
         loader.load_state_dict(state)
         rest = [(batch.images.clone(), batch.labels.clone()) for batch in loader.epoch(epoch)]
     assert len(rest) == 1 and len(rest[0][1]) == 27

@@ -139,6 +139,7 @@ _NAMES = {
     "fingerprint": "list of images in the source (names, sizes, folders or labels changed)",
     "encoder": "JPEG encoder",
     "exif": "--exif",
+    "damaged": "--keep-damaged",
     "filter": "--filter",
     "size": "--size",
     "quality": "--quality",

@@ -18,6 +18,7 @@ from PIL import Image
 from alexnet_fast.tools.dataset import MANIFEST, ONLY_A_COPY, Dataset, Shard, manifest_checksum
 from alexnet_fast.tools.errors import UserError
 from alexnet_fast.tools.messages import command, counted, few
+from alexnet_fast.tools.sharding.jpeg import decode_strictly
 from alexnet_fast.tools.sharding.process_pool import LostWorkerError, local_pool
 from alexnet_fast.tools.sharding.repair import file_hashes
 from alexnet_fast.tools.sharding.tar_writer import BrokenShardError, index_bytes, read_samples
@@ -220,10 +221,10 @@ def _undecodable(jpeg: bytes, size: int) -> str | None:
     """Why a stored image is not as it should be; None where it is."""
     try:
         with Image.open(io.BytesIO(jpeg), formats=("JPEG",)) as image:
-            image.load()
+            decode_strictly(jpeg, "RGB")
             if image.mode != "RGB" or image.size != (size, size) or image.info.get("progressive"):
                 return f"is {image.mode} {image.width}×{image.height}, not a baseline RGB {size}×{size}"
-    except Exception as error:  # whatever Pillow's decoder raises on damaged bytes
+    except Exception as error:  # whatever the decoders raise on damaged bytes
         return f"cannot be decoded ({error})"
     return None
 

@@ -1,4 +1,4 @@
-"""What lies among images besides them, told apart by name: the one place that decides it, for folders and tars alike."""
+"""What lies among images besides them, told apart by name, for folders and tars alike: the one place that decides."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ UNREAD_DATA = frozenset(
 NO_DATA = frozenset(
     b""".txt .md .rst .csv .tsv .json .jsonl .xml .yaml .yml .toml .ini .cfg .conf .html .htm .css .js .svg .pdf .doc
     .docx .xls .xlsx .ods .py .sh .bat .m .c .cpp .ipynb .log .db .sqlite .idx .index .mat .lst .list .names .data
-    .sha256 .sha1 .md5 .sum .asc .sig .torrent .url .lnk .bib .tex .lock .cls .label .labels .prototxt .wav .mp3""".split()
+    .sha256 .sha1 .md5 .sum .asc .sig .torrent .url .lnk .bib .tex .lock .cls .label .labels .prototxt""".split()
 )
 """Texts, tables and notes; a file with another ending is looked into."""
 
@@ -105,9 +105,7 @@ def unfinished(name: bytes) -> str | None:
     if lower.endswith(PARTIAL) or (lower.endswith((b".tmp", b".temp")) and could_be_data(lower[: lower.rfind(b".")])):
         return "is a download that is not finished. Finish it, or remove the file."
     if _PIECE.search(lower):
-        return (
-            "is a piece of an archive that was split. Join the pieces (cat PIECES > FILE), and unpack what comes out."
-        )
+        return "is a piece of an archive that was split. Join the pieces (cat PIECES > FILE) and unpack what comes out."
     return None
 
 

@@ -7,6 +7,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path as FilePath
 
 from alexnet_fast.tools.dataset_parts import Unused
 from alexnet_fast.tools.errors import UserError
@@ -177,7 +178,7 @@ def account_files(root: str, files: Iterable[bytes], accounts: Accounts, reason:
 def holds_data(path: str) -> bool:
     """Whether a file begins like an image or an archive, or cannot be read."""
     try:
-        with open(path, "rb", buffering=0) as file:
+        with FilePath(path).open("rb", buffering=0) as file:
             return looks_like_data(file.read(HEAD))
     except OSError:
         return True

@@ -81,8 +81,8 @@ def holds_bytes(kind: Any, struct: bool = False) -> bool:
     import pyarrow
 
     if pyarrow.types.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0
-    return not struct and (pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind))
+        return bool(kind.get_field_index("bytes") >= 0)
+    return not struct and bool(pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind))
 
 
 def rows(path: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -113,12 +113,14 @@ class SplitFinder:
             return {folder: Assignment("train", folder) for folder in self.folders}
         if self.classes_hold_splits(nodes, outside):
             return {
-                folder: node and Assignment(splits[node], node[:-1] + folder[len(node) :])
+                folder: Assignment(splits[node], node[:-1] + folder[len(node) :]) if node else None
                 for folder, node in nodes.items()
             }
         self.check_nodes(splits)
         self.check_outside(splits, outside)
-        return {folder: node and Assignment(splits[node], folder[len(node) :]) for folder, node in nodes.items()}
+        return {
+            folder: Assignment(splits[node], folder[len(node) :]) if node else None for folder, node in nodes.items()
+        }
 
     def split_of(self, node: Path) -> str:
         return self.named[node[:-1]][node[-1]]
@@ -194,10 +196,11 @@ class SplitFinder:
         if settled and below and not below & beside:
             return
         names = [shown(node) for node in splits]
+        others = few([shown(folder) for folder in outside])
         split = next(iter(splits.values()))
         raise ambiguous(
             self.root,
-            f"{few(names)} is a split by its name, and {few([shown(folder) for folder in outside])} beside it is not used",
+            f"{few(names)} is a split by its name, and {others} beside it is not used",
             "all of these are classes or folders of classes of one split",
             f"`--split {split}={names[0]}` uses nothing else; `--split train=. --split {split}={names[0]}` takes the "
             "rest for the train split; `--split train=.` makes all of them classes",
@@ -219,8 +222,8 @@ class SplitFinder:
                 if other != parent and 2 * len(common) >= min(len(leaves[parent]), len(leaves[other])):
                     raise ambiguous(
                         self.root,
-                        f"{shown(other)} and {shown(parent)} are splits, with the classes {few(sorted(map(text, common)))} "
-                        "in both",
+                        f"{shown(other)} and {shown(parent)} are splits, with the classes "
+                        f"{few(sorted(map(text, common)))} in both",
                         f"each is a part of the train split, with classes such as {shown((*other, name))!r} and "
                         f"{shown((*parent, name))!r}",
                         f"--split train={shown(other)} --split val={shown(parent)}, or --split train=.",

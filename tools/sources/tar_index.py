@@ -151,8 +151,8 @@ def entries(read_at: ReadAt, path: str, start: int, end: int) -> Iterator[Entry]
         header, head = block[:BLOCK], block[BLOCK:]
         if position + BLOCK > end or len(header) < BLOCK:
             raise TarError(
-                f"{path}: ends at byte {min(end, position + len(header)) - start:,} without a tar's end mark: the copy is "
-                "incomplete. Get it again."
+                f"{path}: ends at byte {min(end, position + len(header)) - start:,} without a tar's end mark: the copy "
+                "is incomplete. Get it again."
             )
         if not any(header):
             return

@@ -164,7 +164,7 @@ def test_a_second_ctrl_c_stops_at_once_without_harm(tiny_shards: Path, tmp_path:
         process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=20)
     assert process.returncode == 1
-    assert b"stopped at once; `alexnet-fast train " in told and b"goes on from the last checkpoint" in told
+    assert b"stopped at once; `alexnet-fast train " in told and b"resumes from the last checkpoint" in told
     assert b"Traceback" not in told
     assert load_checkpoint(saved_checkpoints(run / "checkpoints")[-1]).step == 2
 

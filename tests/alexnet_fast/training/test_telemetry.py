@@ -100,7 +100,7 @@ def test_without_room_for_tensorboard_the_rest_is_told(tmp_path: Path, capsys: p
     (tmp_path / "tensorboard").touch()
     tell_everything(telemetry_of(tmp_path))
     told = capsys.readouterr().err
-    assert told.count("TensorBoard's files could not be written (File exists); training goes on") == 1
+    assert told.count("TensorBoard's files could not be written (File exists); training continues") == 1
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 6
 
 
@@ -121,10 +121,10 @@ def test_a_terminal_has_a_bar_for_each_epoch(tmp_path: Path, monkeypatch: pytest
     tell_everything(telemetry_of(tmp_path, epochs=1.5))
     drawn = [text for text in terminal.getvalue().split("\r") if "|" in text]
     assert all(text.startswith(("epoch 1/2 |", "epoch 2/2 |")) for text in drawn)
-    half = next(text for text in drawn if "pic/s" in text)
-    assert half == "epoch 1/2 |#####     | 1:02:03 left, 1,234 pic/s, loss 1.500, error 25.0%, 12% waiting"
+    half = next(text for text in drawn if "img/s" in text)
+    assert half == "epoch 1/2 |#####     | 1:02:03 left, 1,234 img/s, loss 1.500, error 25.0%, 12% waiting"
     # The second epoch is half a one: its five steps are all there are.
-    assert "|##########| 1:02:03 left, 1,000 pic/s, loss nan, error 50.0%, 0% waiting" in drawn[-1]
+    assert "|##########| 1:02:03 left, 1,000 img/s, loss nan, error 50.0%, 0% waiting" in drawn[-1]
     assert "epoch 1: validation error 50.00% top-1" in terminal.getvalue()
 
 
@@ -135,6 +135,9 @@ class Clock:
         self.now = 100.0
 
     def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
         return self.now
 
 

@@ -287,16 +287,17 @@ def test_mistakes_leave_nothing_behind(images: Path, tmp_path: Path, capsys: pyt
             main(["shard", *map(str, words)])
         return ended.value.code, capsys.readouterr().err
 
-    for folder in ("classes/empty", "classes/full", "nothing/cat", "nothing/dog", "mine"):
+    for folder in ("classes/empty", "classes/full", "classes/also", "nothing/cat", "nothing/dog", "mine"):
         (tmp_path / folder).mkdir(parents=True)
     shutil.copy(next((images / "val" / "star").iterdir()), tmp_path / "classes" / "full")
+    shutil.copy(next((images / "val" / "star").iterdir()), tmp_path / "classes" / "also")
     (tmp_path / "mine" / "letter.txt").write_text("dear")
     (tmp_path / "file").write_text("")
     (tmp_path / "link").symlink_to("gone")
     before = sorted(entry.name for entry in tmp_path.iterdir())
     new = tmp_path / "new"
     for words, told in (
-        ((tmp_path / "classes", "--out", new, "--val-fraction", "0.5"), "0.5"),
+        ((tmp_path / "classes", "--out", new, "--val-fraction", "0.1"), "0.1"),
         ((tmp_path / "nothing", "--out", new, "--val-fraction", "0.5"), "no image"),
         ((tmp_path / "nowhere", "--out", new), "nowhere"),
         ((images, "--out", tmp_path / "mine"), "letter.txt"),

@@ -215,7 +215,7 @@ def test_folders_that_are_objects_are_no_files(bucket: str, tmp_path: Path) -> N
     found = find_source(f"{bucket}/console")
     assert [entry.name for entry in found.classes] == ["cat", "dog"] and len(found.table) == 2
     assert not any("other file" in note for note in found.notes), found.notes
-    assert "Not used: 1 image in the source itself, in no class folder." in found.notes
+    assert [(entry.place, entry.count) for entry in found.unused] == [("the source itself", 1)]
 
 
 def test_scan_of_stored_tars_is_kept_in_a_store(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
