@@ -7,7 +7,8 @@ import shlex
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from alexnet_fast.config.recipe import Recipe, counted_epochs, load_recipe, recipe_names, toml_value
+from alexnet_fast.config.recipe import Recipe, counted_epochs, load_recipe, recipe_names
+from alexnet_fast.config.recipe_values import toml_value
 from alexnet_fast.distributed.machine import describe_machine
 from alexnet_fast.report.published import published_for, why_not_comparable
 from alexnet_fast.report.subject import Subject

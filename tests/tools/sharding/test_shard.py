@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from alexnet_fast.cli import main
-from alexnet_fast.tools.dataset import Dataset, ImageOptions, Unused
+from alexnet_fast.tools.dataset import Dataset, ImageOptions
+from alexnet_fast.tools.dataset_parts import Unused
 from alexnet_fast.tools.describe import describe
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.sharding.image import encode
