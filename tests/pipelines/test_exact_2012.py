@@ -70,11 +70,11 @@ def test_crops_and_mirrors_are_shared_by_32_images_in_the_shards_order(tiny_data
     assert len({group[0] for group in groups}) == 6  # each group, and each epoch, has another crop
 
 
-@pytest.mark.parametrize("batch_size", [7, 20, 59])
-def test_the_stream_is_the_same_in_batches_of_any_size(tiny_dataset: Dataset, batch_size: int) -> None:
+@pytest.mark.parametrize(("batch_size", "decoded"), [(7, 1), (7, 28), (20, 60), (59, 1)])
+def test_the_stream_is_the_same_in_batches_of_any_size(tiny_dataset: Dataset, batch_size: int, decoded: int) -> None:
     with exact_loader(tiny_dataset) as loader:
         expected = torch.cat([batch.images for batch in loader.epoch(1)])
-    with exact_loader(tiny_dataset, batch_size=batch_size) as loader:
+    with exact_loader(tiny_dataset, batch_size=batch_size, options=LoaderOptions(decode_batch=decoded)) as loader:
         found = torch.cat([batch.images for batch in loader.epoch(1)])
     assert torch.equal(found, expected)
 
