@@ -37,6 +37,8 @@ class Augmentation:
     rank: int
     crop_and_mirror: bool = True
     """False: every image is its center crop, never mirrored."""
+    cropped_alike: int = 1
+    """Consecutive samples with the same crop and mirror, counted from the epoch's first."""
 
     @property
     def scale(self) -> float:
@@ -66,7 +68,7 @@ def draw(augmentation: Augmentation, size: int, start: int = 0) -> DrawNodes:
 
     To be called within a pipeline, whose first image is the sample `start` of the epoch.
     """
-    stream = DrawStream(augmentation.seed, augmentation.epoch, augmentation.rank, size)
+    stream = DrawStream(augmentation.seed, augmentation.epoch, augmentation.rank, size, augmentation.cropped_alike)
     batch_size = Pipeline.current().max_batch_size
     strength = np.float32(augmentation.strength)
     batches = count(start, batch_size)

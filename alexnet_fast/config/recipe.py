@@ -12,7 +12,7 @@ from typing import Any, Literal
 from alexnet_fast.config.recipe_checks import check_recipe, parse_norms
 from alexnet_fast.config.recipe_docs import KeyDoc, comments_of, docs_of, types_of
 from alexnet_fast.config.recipe_values import checked_value, parse_value, toml_value
-from alexnet_fast.network.model import NETS, POOLINGS, Architecture, small
+from alexnet_fast.network.architecture import NETS, POOLINGS, Architecture, small
 from alexnet_fast.tools.errors import UsageError
 from alexnet_fast.tools.messages import did_you_mean
 from alexnet_fast.tools.storage.filesystem import open_file

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from alexnet_fast.config.precision import DTYPES
 from alexnet_fast.config.recipe_docs import choices_of, types_of
-from alexnet_fast.network.model import LAYERS, NETS, NORMS
+from alexnet_fast.network.architecture import LAYERS, NETS, NORMS
 from alexnet_fast.tools.errors import UsageError
 from alexnet_fast.tools.messages import counted, did_you_mean
 

@@ -40,7 +40,8 @@ class SGD:
         What has a rate of 0 is frozen: neither it nor its momentum changes.
         """
         own = (weights if conv1_weights is None else conv1_weights, biases if conv1_biases is None else conv1_biases)
-        self.rates.copy_(torch.tensor([weights, biases, *own], dtype=torch.float64))
+        for kind, rate in enumerate((weights, biases, *own)):
+            self.rates[kind].fill_(rate)  # a kernel each: a copy from the host would wait for the device
 
     def step(
         self,
