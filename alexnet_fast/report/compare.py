@@ -10,10 +10,11 @@ from typing import Any
 from alexnet_fast.config.recipe import Recipe, toml_value
 from alexnet_fast.report import charts
 from alexnet_fast.report.page import number, percent, render, write_page
-from alexnet_fast.runs.describe import in_words, state_of
+from alexnet_fast.runs.describe import state_of
 from alexnet_fast.runs.folder import RunFolder
 from alexnet_fast.runs.resume import ONLY_WORDS, recipe_of_run
 from alexnet_fast.tools.errors import UsageError
+from alexnet_fast.tools.messages import duration
 from alexnet_fast.tools.sharding.finalize import escaped
 
 
@@ -95,7 +96,7 @@ def results(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
         ("training loss", ["–" if line is None else number(line["loss"], ".3f") for line in trains]),
         ("epoch", ["–" if line is None else number(line["epoch"], "g") for line in trains]),
         ("img/s", [number(None if run.result is None else run.result.get("images_per_s"), ",.0f") for run in runs]),
-        ("time", ["–" if run.result is None else in_words(run.result["seconds"]) for run in runs]),
+        ("time", ["–" if run.result is None else duration(run.result["seconds"]) for run in runs]),
     ]
     return rows
 
