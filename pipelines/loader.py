@@ -194,9 +194,9 @@ class TrainingLoader:
 
         After `load_state_dict` the first one gives what is left of the epoch that was interrupted.
         """
-        if self._progress is None:
+        if self._place is None:
             return self.epoch(0)
-        return self.epoch(self._progress.epoch + (0 if self._resuming else 1))
+        return self.epoch(self._place.epoch + (0 if self._resuming else 1))
 
     def epoch(self, number: int, *, pca_jitter: bool = True) -> Iterator[Batch]:
         """The batches of epoch `number` (0, 1, …); after `load_state_dict`, those that are left of it.

@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from alexnet_fast.bench.measurement import Measurement
 from alexnet_fast.cli import VERBS, main
-from alexnet_fast.commands.bench_command import beyond_limit, part_and_data
+from alexnet_fast.commands.bench_command import part_and_data
 from alexnet_fast.config.recipe import load_recipe
 
 SETTINGS = ["width_divisor=16", "batch_size=8", "lr_base_batch_size=8", "epochs=1", "precision=fp32", "final_views=1"]
@@ -102,7 +101,7 @@ MISTAKES = [
     (["bench", "loader", "{shards}", "--json", "{tmp}"], 2, "is a folder"),
     (["bench", "loader", "{shards}", "--json", "/proc/x.json"], 1, "cannot be written"),
     (["bench", "loader", "{shards}", "--json", "/dev/null"], 2, "a device"),
-    (["bench", "loader", "{shards}", "--peers", "--ffcv-python", "{tmp}/no"], 2, "cannot be started"),
+    (["bench", "loader", "{shards}", "--baselines", "--ffcv-python", "{tmp}/no"], 2, "cannot be started"),
     (["recipes", "2031"], 2, "did you mean '2010', '2012' or '2013'"),
     (["demo", "--out", "{tmp}/mine"], 2, "something else than a demo"),
 ]
@@ -260,7 +259,7 @@ def test_data_comes_from_the_environment(
     assert "30 images" in call(capsys, "eval", run_folder, "--views", "1")[1]
 
 
-@pytest.mark.parametrize("words", [["--json", "/proc/x.json"], ["--peers", "--ffcv-python", "nowhere"]])
+@pytest.mark.parametrize("words", [["--json", "/proc/x.json"], ["--baselines", "--ffcv-python", "nowhere"]])
 def test_bench_refuses_before_it_measures(
     words: list[str], tiny_shards: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -324,13 +323,3 @@ def test_bench_takes_a_folder_alone() -> None:
     assert part_and_data(("model",)) == ("model", None)
     assert part_and_data(("loader", "model")) == ("loader", Path("model"))
     assert part_and_data(()) == ("all", None)
-
-
-def test_layers_faster_than_their_limit_are_told() -> None:
-    times = {"forward ms": 2.0, "back ms": 3.0}
-    rows = [
-        Measurement("conv1", 1.0, 0.0, {**times, "limit ms": 5.5}),
-        Measurement("conv2", 1.0, 0.0, {**times, "limit ms": 6.0}),
-        Measurement("all layers", 1.0, 0.0, dict(times)),
-    ]
-    assert beyond_limit(rows) == ["conv2"]

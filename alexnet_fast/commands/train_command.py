@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from alexnet_fast.commands.threads_option import threads_option
 from alexnet_fast.commands.train_flags import with_flags
 from alexnet_fast.distributed.torchrun_env import is_local_main_rank, is_main_rank
 from alexnet_fast.runs.resume_command import options_to_repeat, resume_command
@@ -54,6 +55,7 @@ DATA_VARIABLE = "ALEXNET_FAST_DATA"
     help="Resume the run in that folder, from its newest checkpoint or from CHECKPOINT (newer ones are set aside); "
     "with a new --out, a new run starts from CHECKPOINT.",
 )
+@threads_option()
 @click.option("--device", default=None, help="cpu, cuda or cuda:1.  [default: all GPUs, else the CPU]")
 @click.option("--gpus", type=int, default=None, help="How many GPUs; two are one tower each.")
 @click.option("--processes", type=int, default=None, help="On the CPU: how many processes, to try what GPUs would do.")
