@@ -102,7 +102,7 @@ MISTAKES = [
     (["bench", "loader", "{shards}", "--json", "{tmp}"], 2, "is a folder"),
     (["bench", "loader", "{shards}", "--json", "/proc/x.json"], 1, "cannot be written"),
     (["bench", "loader", "{shards}", "--json", "/dev/null"], 2, "a device"),
-    (["bench", "loader", "{shards}", "--peers", "--ffcv-python", "{tmp}/no"], 2, "cannot be started"),
+    (["bench", "loader", "{shards}", "--baselines", "--ffcv-python", "{tmp}/no"], 2, "cannot be started"),
     (["recipes", "2031"], 2, "did you mean '2012' or '2013'"),
     (["demo", "--out", "{tmp}/mine"], 2, "something else than a demo"),
 ]
@@ -259,7 +259,7 @@ def test_data_comes_from_the_environment(
     assert "30 images" in call(capsys, "eval", run_folder, "--views", "1")[1]
 
 
-@pytest.mark.parametrize("words", [["--json", "/proc/x.json"], ["--peers", "--ffcv-python", "nowhere"]])
+@pytest.mark.parametrize("words", [["--json", "/proc/x.json"], ["--baselines", "--ffcv-python", "nowhere"]])
 def test_bench_refuses_before_it_measures(
     words: list[str], tiny_shards: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

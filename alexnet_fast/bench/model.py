@@ -104,11 +104,11 @@ def multiplications(architecture: Architecture) -> int:
 
 
 def measure_model(
-    *, device: torch.device, batch_sizes: Sequence[int], precision: Precision, peers: bool
+    *, device: torch.device, batch_sizes: Sequence[int], precision: Precision, baselines: bool
 ) -> list[Measurement]:
     """Forward and training step over the batch sizes; what the norms cost, and on a GPU bit-equal runs.
 
-    `peers`: other people's AlexNets too.
+    `baselines`: also other AlexNets, which people use instead.
     """
     if device.type == "cpu":
         keep_freed_memory()
@@ -124,7 +124,7 @@ def measure_model(
     rows += norm_costs(device, batch_size, precision)
     if device.type == "cuda":  # a CPU runs the same kernels either way
         rows += in_own_process(measure_deterministic, device, batch_size, precision)
-    if peers:
+    if baselines:
         # As people run them: what we do to this process's memory would help them too.
         rows += in_own_process(measure_baselines, device, batch_size, precision)
     reference = next(row for row in rows if row.name == "net 167, training step")

@@ -81,6 +81,9 @@ SHOWN_IMAGES = 10
     help="`imagenet`, or a file with a class a line: their indices.",
 )
 @click.option("--dry-run", is_flag=True, help="Print what was understood of SOURCE, and write nothing.")
+@click.option(
+    "--keep-damaged", is_flag=True, help="Keep damaged JPEGs, as far as they can be decoded, and list them as repaired."
+)
 @click.option("--strict", is_flag=True, help="Stop at the first image that cannot be used.")
 @click.option("--cluster", metavar="ADDRESS", default=None, help="Work on a Dask cluster, such as tcp://host:8786.")
 def command(
@@ -99,6 +102,7 @@ def command(
     labels: tuple[str, ...],
     classes: str | None,
     dry_run: bool,
+    keep_damaged: bool,
     strict: bool,
     cluster: str | None,
 ) -> None:
@@ -108,6 +112,10 @@ def command(
     parquet files, shards of this program.  What was understood is printed before anything is written.  Stop it whenever
     you like: the same command resumes where it stopped, and repairs what was lost or damaged since.  Exit code 3: done,
     but something was skipped or not used.
+
+    JPEG, PNG, GIF, BMP, WebP, TIFF, PPM, AVIF and JPEG 2000 become 8-bit RGB: gray, palettes, CMYK and 16 bits are
+    converted, transparency is laid on white, color profiles are dropped, EXIF orientation is applied.  dataset.json
+    lists what was converted and what was skipped, with reasons.  A JPEG must be whole to its last byte of image data.
     """
     signal.signal(signal.SIGTERM, _interrupt)
     if cluster is not None:
@@ -116,7 +124,8 @@ def command(
         check_scheduler(cluster)
     if size < SMALLEST_TRAINED:
         click.echo(f"--size {size}: `train` takes images of {SMALLEST_TRAINED} pixels or more.", err=True)
-    image = ImageOptions(size=size, quality=quality, filter=filter_name, exif=exif)
+    damaged = "keep" if keep_damaged else "skip"
+    image = ImageOptions(size=size, quality=quality, filter=filter_name, exif=exif, damaged=damaged)
     options = ShardOptions(image, shard_size, seed, val_fraction)
     find = partial(
         find_source, source, kind, val_fraction=val_fraction, seed=seed, splits=splits, labels=labels, classes=classes

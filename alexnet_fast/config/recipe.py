@@ -216,8 +216,13 @@ class Recipe:
 
     Source: paper, section 4.1; layers/layer-params-167.cfg:185.
     """
+    val_split: str = "val"
+    """Split of the evaluation after each epoch; a data set without it is not evaluated.
+
+    Source: ours.
+    """
     final_split: str = "val"
-    """Split of the evaluation at the end; after each epoch it is val.
+    """Split of the evaluation at the end; after each epoch it is val_split.
 
     Source: layers/layer-params-167.cfg:177-185; paper, section 6: validation and test errors differ by at most 0.1 %.
     """

@@ -264,20 +264,16 @@ class AlexNet(nn.Module):
         maps = layers.conv1(images, weights["conv1.weight"], weights["conv1.bias"])
         see("conv1", maps[0])
         norm = a.norm_alpha if "conv1" in a.norms else None
-        if a.relu_first:
-            x = self.pool(self.normalize(maps, norm, activate))
-        else:
-            x = self.pool_and_activate(self.normalize(maps, norm, None))
+        x = self.activate_norm_pool(maps, norm) if a.relu_first else self.pool_and_activate(maps, norm)
         see("norm1+pool1", x)
         maps = layers.convolve(x, weights["conv2.weight"], weights["conv2.bias"], a.conv2_padding, num_here)
         see("conv2", maps[0])
-        if {"conv2", "conv2-spatial"}.isdisjoint(a.norms):
-            x = self.pool_and_activate(maps)
+        norm = a.norm_alpha if "conv2" in a.norms else None
+        if "conv2-spatial" in a.norms:
+            x = layers.spatial_norm(layers.biased(self.normalize(maps, norm, activate)))
+            x = self.pool((x, None))
         else:
-            maps = self.normalize(maps, a.norm_alpha if "conv2" in a.norms else None, activate)
-            if "conv2-spatial" in a.norms:
-                maps = layers.spatial_norm(layers.biased(maps)), None
-            x = self.pool(maps)
+            x = self.activate_norm_pool(maps, norm)
         see("norm2+pool2", x)
         x = activate(self.see_both("conv3", x, weights))
         see("conv3", x)
@@ -311,10 +307,32 @@ class AlexNet(nn.Module):
             return maps
         return layers.local_response_norm(maps, len(self.towers), alpha, relu=activate is torch.relu), None
 
-    def pool_and_activate(self, maps: layers.Maps) -> torch.Tensor:
-        """Activations rise monotonically: pooling first is the same to the bit, and leaves a quarter to activate."""
-        pooled = self.pool(maps, relu=self.architecture.activation == "relu")
-        return pooled if self.architecture.activation == "relu" else torch.tanh(pooled)
+    def activate_norm_pool(self, maps: layers.Maps, alpha: float | None) -> torch.Tensor:
+        """Activation, the norm across the maps of each tower (if any), pooling."""
+        if alpha is None:
+            return self.pool_and_activate(maps)
+        relu = self.architecture.activation == "relu"
+        if not relu:
+            maps = torch.tanh(layers.biased(maps)), None
+        return self.norm_and_pool(maps, alpha, relu_first=relu)
+
+    def pool_and_activate(self, maps: layers.Maps, alpha: float | None = None) -> torch.Tensor:
+        """The norm across the maps of each tower (if any), pooling, activation.
+
+        Activations rise monotonically: pooling first is the same to the bit, and leaves a quarter to activate.
+        """
+        relu = self.architecture.activation == "relu"
+        pooled = self.pool(maps, relu=relu) if alpha is None else self.norm_and_pool(maps, alpha, relu_last=relu)
+        return pooled if relu else torch.tanh(pooled)
+
+    def norm_and_pool(
+        self, maps: layers.Maps, alpha: float, *, relu_first: bool = False, relu_last: bool = False
+    ) -> torch.Tensor:
+        """ReLU (`relu_first`), the norm across the maps of each tower, max pooling, ReLU (`relu_last`)."""
+        num_here, pool_size = len(self.towers), self.architecture.pool_size
+        if self.architecture.all_ties:
+            return self.pool((layers.local_response_norm(maps, num_here, alpha, relu=relu_first), None), relu=relu_last)
+        return layers.norm_and_pool(maps, num_here, alpha, pool_size, relu_first=relu_first, relu_last=relu_last)
 
     def pool(self, maps: layers.Maps, *, relu: bool = False) -> torch.Tensor:
         """Max pooling; `relu`: then a ReLU."""

@@ -13,7 +13,7 @@ from alexnet_fast.config.precision import Precision
 from alexnet_fast.config.recipe import Recipe
 from alexnet_fast.distributed.mesh import Mesh
 from alexnet_fast.pipelines.batch import Batch
-from alexnet_fast.pipelines.decoded_cache import CachePlan, CacheSize, LoaderMemory
+from alexnet_fast.pipelines.decoded_cache import CachePlan, CacheRequest, CacheSize, LoaderMemory
 from alexnet_fast.pipelines.loader import TrainingLoader
 from alexnet_fast.runs.resume_command import resume_command
 from alexnet_fast.tools.dataset import Dataset
@@ -68,6 +68,9 @@ class Job:
     options: tuple[str, ...] | None = ()
     """Options of `train` to repeat when the run is resumed; see `resume_command`."""
 
+    checkpoint: Path | None = None
+    """What to start from, instead of the run's newest."""
+
     @property
     def again(self) -> str:
         """The command that resumes the run."""
@@ -112,8 +115,9 @@ def make_loader(mesh: Mesh, device: torch.device, job: Job, precision: Precision
         pca_jitter=recipe.pca_jitter,
         pca_jitter_divisor=recipe.pca_jitter_divisor,
         shuffle_buffer=recipe.shuffle_buffer,
-        cache_decoded=job.cache_decoded,
-        memory_beside=memory_of_training(mesh, job, precision) if job.cache_decoded is not None else 0,
+        cache=None
+        if job.cache_decoded is None
+        else CacheRequest(job.cache_decoded, memory_of_training(mesh, job, precision)),
     )
 
 
