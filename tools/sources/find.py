@@ -237,11 +237,8 @@ def split_in_folders(contents: Contents, names: dict[str, bool]) -> bool:
 
 def unlike_the_challenge(contents: Contents) -> bool:
     """Whether a tar is only called as the challenge's: its images lie in class folders."""
-    inside = [
-        contents.scans.listing(join(contents.root, tar), True).names
-        for tar in contents.tars
-        if tar in TARS_2012.values()
-    ]
+    tars = [tar for tar in contents.tars if tar in TARS_2012.values()]
+    inside = [contents.scans.listing(join(contents.root, tar), tar == TARS_2012["train"]).names for tar in tars]
     return any(
         b"/" in name.removeprefix(b"./") and b"!" not in name and not split_of_name(name.rpartition(b"/")[2])
         for names in inside
