@@ -146,11 +146,11 @@ def split_of_content(root: str, folder: ImageFolder) -> str | None:
 
     UsageError where only some are, or where a folder of the training set holds them.
     """
-    told = Counter(map(split_of_name, folder.names))
-    if list(told) == [None]:
+    named = Counter(map(split_of_name, folder.names))
+    if list(named) == [None]:
         return None
     by_name = next((what.split for part in reversed(folder.path) if (what := said(part)) and not what.rest), None)
-    split = next(iter(told)) if len(told) == 1 else None
+    split = next(iter(named)) if len(named) == 1 else None
     if split is None or by_name not in (None, split):
         names = [text(name) for name in folder.names if split_of_name(name)]
         there = f"folder of the {by_name} split" if by_name and split else "folder with other images"

@@ -1,4 +1,4 @@
-"""What lies among images besides them, told apart by name, for folders and tars alike: the one place that decides."""
+"""What lies among images besides them, decided by name, for folders and tars alike, in this one place."""
 
 from __future__ import annotations
 

@@ -290,7 +290,7 @@ class Listing:
 
 
 class ScanCache:
-    """Lists of tars, kept in the output so that a run that goes on need not scan them again.
+    """Lists of tars, kept in the output so that a resumed run need not scan them again.
 
     New ones are held back until `save` is called, so that a run that is refused leaves nothing behind.
     """
