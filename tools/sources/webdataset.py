@@ -207,8 +207,8 @@ def check_evidence(root: str, collected: _Collected) -> None:
         )
     if known and known != {SCHEMES[0]}:
         raise UsageError(
-            f"{root}: the labels are not the classes' indices 0 to 999, as the images' names show ({shown}). Number the "
-            "classes by the sorted WordNet ids, from 0."
+            f"{root}: the labels are not the classes' indices 0 to 999, as the images' names show ({shown}). Number "
+            "the classes by the sorted WordNet ids, from 0."
         )
     meant: dict[int, tuple[str, int]] = {}
     for split, pairs in by_split.items():
