@@ -112,7 +112,7 @@ class TrainingLoader:
         self._split = split
         self._seed = seed
         self._rank, self._num_ranks = rank, num_ranks
-        self._dtype, self._device = dtype, device
+        self.dtype, self._device = dtype, device
         self._pca_jitter, self._pca_jitter_divisor, self._mean = pca_jitter, pca_jitter_divisor, mean
         self._shuffle_buffer = min(shuffle_buffer, split_info.samples // num_ranks)
         settings = (options or LoaderOptions()).settings(device)
@@ -153,7 +153,7 @@ class TrainingLoader:
         return loader_memory(
             size=self._dataset.image_options.size,
             jpeg_bytes=split.bytes / split.samples,
-            pixel_bytes=self._dtype.itemsize,
+            pixel_bytes=self.dtype.itemsize,
             decoded_at_once=settings.fitting_batch(self.batch_size, self.num_batches),
             batch_size=self.batch_size,
             num_threads=settings.num_threads,
@@ -182,9 +182,9 @@ class TrainingLoader:
 
         After `load_state_dict` the first one gives what is left of the epoch that was interrupted.
         """
-        if self._progress is None:
+        if self._place is None:
             return self.epoch(0)
-        return self.epoch(self._progress.epoch + (0 if self._resuming else 1))
+        return self.epoch(self._place.epoch + (0 if self._resuming else 1))
 
     def epoch(self, number: int, *, pca_jitter: bool = True) -> Iterator[Batch]:
         """The batches of epoch `number` (0, 1, …); after `load_state_dict`, those that are left of it.
@@ -238,7 +238,7 @@ class TrainingLoader:
 
     def _batch(self, finishing: Finishing, outputs: tuple[torch.Tensor, ...]) -> Batch:
         images_NHWC, labels = finishing.finish(outputs)
-        batch = Batch(images_NHWC.to(self._dtype).permute(0, 3, 1, 2), labels)
+        batch = Batch(images_NHWC.to(self.dtype).permute(0, 3, 1, 2), labels)
         check_labels(batch.labels, self._dataset)
         return batch
 
@@ -264,7 +264,7 @@ class TrainingLoader:
             mean=self._mean,
             decoding=self._decoding,
             device=self._device,
-            dtype=self._dtype,
+            dtype=self.dtype,
             workbench=self._workbench,
         )
 
@@ -336,7 +336,7 @@ class TrainingLoader:
             "crop": f"{CROP} of {self._dataset.image_options.size}",
             "mean": self._mean,
             "pca_jitter": f"{self._pca_jitter}{'' if self._pca_jitter_divisor else ', undivided'}",
-            "dtype": str(self._dtype).removeprefix("torch."),
+            "dtype": str(self.dtype).removeprefix("torch."),
             "decoder": self._decoding.describe(),
             "DALI": VERSION,
         }
