@@ -125,7 +125,7 @@ class TrainingLoader:
         self._split = split
         self._seed = seed
         self._rank, self._num_ranks = rank, num_ranks
-        self._dtype, self._device = dtype, device
+        self.dtype, self._device = dtype, device
         self._pca_jitter, self._pca_jitter_divisor, self._mean = pca_jitter, pca_jitter_divisor, mean
         self._crop_and_mirror = crop_and_mirror
         self._pca_jitter_scale, self._exact_2012 = pca_jitter_scale, exact_2012
@@ -168,7 +168,7 @@ class TrainingLoader:
         return loader_memory(
             size=self._dataset.image_options.size,
             jpeg_bytes=split.bytes / split.samples,
-            pixel_bytes=self._dtype.itemsize,
+            pixel_bytes=self.dtype.itemsize,
             decoded_at_once=settings.fitting_batch(self.batch_size, self.num_batches),
             batch_size=self.batch_size,
             num_threads=settings.num_threads,
@@ -254,7 +254,7 @@ class TrainingLoader:
 
     def _batch(self, finishing: Finishing, outputs: tuple[torch.Tensor, ...]) -> Batch:
         images_NHWC, labels = finishing.finish(outputs)
-        batch = Batch(images_NHWC.to(self._dtype).permute(0, 3, 1, 2), labels)
+        batch = Batch(images_NHWC.to(self.dtype).permute(0, 3, 1, 2), labels)
         check_labels(batch.labels, self._dataset)
         return batch
 
@@ -280,7 +280,7 @@ class TrainingLoader:
             mean=self._mean,
             decoding=self._decoding,
             device=self._device,
-            dtype=self._dtype,
+            dtype=self.dtype,
             workbench=self._workbench,
         )
 
@@ -360,7 +360,7 @@ class TrainingLoader:
             "mean": self._mean,
             "pca_jitter": f"{self._pca_jitter}{'' if self._pca_jitter_divisor else ', undivided'}"
             + ("" if self._pca_jitter_scale == "sqrt_eigenvalue" else f", by {self._pca_jitter_scale}"),
-            "dtype": str(self._dtype).removeprefix("torch."),
+            "dtype": str(self.dtype).removeprefix("torch."),
             "decoder": self._decoding.describe(),
             "DALI": VERSION,
         }

@@ -38,7 +38,9 @@ class StoppedError(UserError):
 class Loader(Protocol):
     """What training needs of a loader: `TrainingLoader` and `SyntheticLoader` have it."""
 
+    batch_size: int
     num_batches: int
+    dtype: torch.dtype
     memory: LoaderMemory
     cache: CachePlan | None
 

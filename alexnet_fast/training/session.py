@@ -23,6 +23,7 @@ from alexnet_fast.runs.resume import find_start, finished_result, restore_place
 from alexnet_fast.tools import atomic
 from alexnet_fast.tools.errors import EXIT_BY_SIGNAL
 from alexnet_fast.training.checkpointer import Checkpointer
+from alexnet_fast.training.divergence import DivergedError
 from alexnet_fast.training.evaluator import Evaluator
 from alexnet_fast.training.illustrator import Illustrator
 from alexnet_fast.training.job import Job, Loader, StoppedError, make_loader
@@ -30,7 +31,7 @@ from alexnet_fast.training.metrics import Meter
 from alexnet_fast.training.optimizer import SGD
 from alexnet_fast.training.result import finish
 from alexnet_fast.training.telemetry import Silent, Telemetry
-from alexnet_fast.training.train_step import DivergedError, TrainingStep
+from alexnet_fast.training.train_step import TrainingStep
 from alexnet_fast.training.trainer import Hook, Progress, Trainer
 
 
@@ -147,11 +148,13 @@ def open_session(
         load_whole_state(model, start.model)
         if start.optimizer is not None:
             optimizer.load_whole_state(start.optimizer)
-    record = recipe.cuda_graph and device.type == "cuda" and mesh.world_size == 1
     train_step = TrainingStep(
-        model, optimizer, precision=precision, mesh=mesh, record=record, loader_memory=loader.memory,
+        model, optimizer, precision=precision, mesh=mesh, loader_memory=loader.memory,
         loads_whole_batches=recipe.exact_2012, frozen=recipe.frozen,
     )  # fmt: skip
+    if recipe.cuda_graph and device.type == "cuda":  # before the loader's threads use the GPU
+        note = train_step.capture(loader.batch_size, loader.dtype)
+        notes += [note] if note is not None else []
     step, place_note = restore(start, train_step, loader, schedule, mesh)
     notes += [place_note] if place_note is not None else []
     progress = Progress(step) if start is None else Progress(step, start.error, start.best_error)

@@ -26,8 +26,13 @@ from alexnet_fast.tools.sources.table import SPLIT_ORDER, Source, TableBuilder
 
 _WNID = re.compile(rb"n\d{8}")
 
-_ONE_OF_MANY = re.compile(rb"(.*[-_.]\d+|0\d+)(-of-\d+)?")
-"""The name of a tar that is one of many: `shard-12`, `00007`."""
+_ONE_OF_MANY = re.compile(rb"(.*[-_.]|)(?:(?<=[-_.])\d+|0\d+)(?:-of-\d+)?")
+"""The name of a tar that is one of many: `shard-12`, `00007`; group 1 is what all of them share."""
+
+_TARS_OR_CLASSES = (
+    "If each tar is a class: --source class-tars. Else give tars with a .cls, or a JSON with a label, for each image, "
+    "or a table of labels with --labels FILE."
+)
 
 
 def class_of_path(path: Path) -> str | None:
@@ -141,11 +146,11 @@ def split_of_content(root: str, folder: ImageFolder) -> str | None:
 
     UsageError where only some are, or where a folder of the training set holds them.
     """
-    told = Counter(map(split_of_name, folder.names))
-    if list(told) == [None]:
+    named = Counter(map(split_of_name, folder.names))
+    if list(named) == [None]:
         return None
     by_name = next((what.split for part in reversed(folder.path) if (what := said(part)) and not what.rest), None)
-    split = next(iter(told)) if len(told) == 1 else None
+    split = next(iter(named)) if len(named) == 1 else None
     if split is None or by_name not in (None, split):
         names = [text(name) for name in folder.names if split_of_name(name)]
         there = f"folder of the {by_name} split" if by_name and split else "folder with other images"
@@ -179,23 +184,25 @@ def check_tar_classes(
 ) -> None:
     """UsageError where a class would be called as a tar that is one of many of a set, or that holds captions."""
     texts = set(captioned)
+    kinds: dict[tuple[Path, bytes], list[ImageFolder]] = defaultdict(list)
     for folder, one in zip(folders, assigned, strict=True):
         own = folder.tar_depth >= 0 and len(folder.path) == folder.tar_depth + 1
         label = class_of_path(one.class_path) if own and one else None
         if label is None or _WNID.fullmatch(label.encode()) or all(map(label_of_name, folder.names)):
             continue
-        what = None
         if folder.container in texts:
-            what = (
-                f"the images in {folder.where} have texts or JSON beside them, which say no labels (captions, perhaps)"
-            )
-        elif _ONE_OF_MANY.fullmatch(folder.path[-1]):
-            what = f"{folder.where} is called like one of several tars of a set, and no labels lie beside its images"
-        if what:
             raise UsageError(
-                f"{root}: {what}. If each tar is a class: --source class-tars. Else give tars with a .cls, or a JSON "
-                "with a label, for each image, or a table of labels with --labels FILE."
+                f"{root}: the images in {folder.where} have texts or JSON beside them, which say no labels (captions, "
+                f"perhaps). {_TARS_OR_CLASSES}"
             )
+        if matched := _ONE_OF_MANY.fullmatch(folder.path[-1]):
+            kinds[folder.path[:-1], matched[1]].append(folder)
+    many = next((alike for alike in kinds.values() if len(alike) > 1), None)
+    if many:
+        raise UsageError(
+            f"{root}: {few([folder.where for folder in many])} are called like the tars of one set, and no labels lie "
+            f"beside their images. {_TARS_OR_CLASSES}"
+        )
 
 
 def check_twice(root: str, groups: list[Group]) -> None:

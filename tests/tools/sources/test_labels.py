@@ -143,7 +143,7 @@ def test_captions_are_no_labels(tmp_path: Path) -> None:
     captions = [{"txt": b"a photo of a cat on a mat"}, {"txt": b"a dog"}]
     with pytest.raises(UsageError, match="texts or JSON beside them, which say no labels"):
         find_source(write_files(tmp_path / "a", {f"0000{i}.tar": tar(*captions) for i in range(2)}))
-    with pytest.raises(UsageError, match="called like one of several tars of a set"):
+    with pytest.raises(UsageError, match="are called like the tars of one set"):
         find_source(write_files(tmp_path / "c", {f"x-{i}.tar": tar({}, {}) for i in range(2)}))
     source = found(tmp_path / "b", *({"cls": number, **caption} for number, caption in enumerate(captions)))
     assert source.table.label.tolist() == [0, 1]
