@@ -22,7 +22,7 @@ from alexnet_fast.experiments.ablations import (
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError
 from alexnet_fast.training import run
-from alexnet_fast.training.train_step import DivergedError
+from alexnet_fast.training.divergence import DivergedError
 
 SMALL = ("width_divisor=16", "batch_size=16", "lr_base_batch_size=16", "epochs=1", "precision=fp32", "final_views=1")
 
