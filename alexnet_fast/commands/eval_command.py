@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from alexnet_fast.commands.threads_option import threads_option
 from alexnet_fast.commands.train_command import DATA_VARIABLE
 from alexnet_fast.tools.dataset import MANIFEST
 from alexnet_fast.tools.messages import counted
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 @click.option("--split", default="val", show_default=True, help="Which split.")
 @click.option("--views", type=click.Choice(["1", "10"]), default="10", show_default=True, help="Views of each image.")
 @click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True)
+@threads_option()
 @click.option("--device", default=None, help="cpu, cuda or cuda:1.  [default: the GPU where there is one]")
 @click.option("--precision", type=click.Choice(["auto", "bf16", "fp16", "fp32"]), default="auto", show_default=True)
 @click.option(

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from alexnet_fast.network.model import Architecture
+from alexnet_fast.network.architecture import Architecture
 from alexnet_fast.network.summary import LayerSummary, summarize
 
 LINE = "#26323f"
