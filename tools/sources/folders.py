@@ -382,8 +382,8 @@ def nothing_found(root: str, folders: list[ImageFolder], tables: LabelFiles, see
         )
     loose = sum(len(folder.names) for folder in folders)
     what = f"{counted(loose, 'image')} in no class folder" if loose else seen or "no files"
-    tables = "; a table with their labels is given with --labels FILE" if loose else ""
+    hint = "; a table with their labels is given with --labels FILE" if loose else ""
     return (
         f"{root}: no images in class folders. Looked for train/<class>/…, val/<class>/… and <class>/…, and for tars of "
-        f"these; found {what.rstrip('.')}. Give the folder that holds the classes' folders{tables}."
+        f"these; found {what.rstrip('.')}. Give the folder that holds the classes' folders{hint}."
     )
