@@ -13,6 +13,7 @@ from alexnet_fast import __version__
 from alexnet_fast.streams import drop_what_waits, explained_output, fill_closed
 from alexnet_fast.tools.errors import UserError
 from alexnet_fast.tools.messages import did_you_mean
+from alexnet_fast.tools.openmp import spin_briefly
 
 VERBS = {
     "shard": "Repack a folder of images into 256 px WebDataset shards.",
@@ -82,6 +83,7 @@ TOLD = (
 
 def main(arguments: list[str] | None = None) -> Any:
     """Run one verb; a `UserError` becomes its message on stderr and its exit code."""
+    spin_briefly()
     try:
         fill_closed()
         with explained_output():

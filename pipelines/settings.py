@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from alexnet_fast.pipelines.decoding import PLACES, DecodeOn
-from alexnet_fast.tools.cores import num_sharing, processor_name, usable_cores
+from alexnet_fast.tools import atomic
+from alexnet_fast.tools.cores import chosen_threads, num_sharing, processor_name, usable_cores
 from alexnet_fast.tools.crop import CROP
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
@@ -79,7 +80,8 @@ class LoaderOptions:
     def settings(self, device: torch.device) -> LoaderSettings:
         """Filled up with what `remember` kept for this machine, else with defaults."""
         known = remembered(device) or default_settings(device)
-        known = replace(known, num_threads=max(1, known.num_threads // num_sharing()))
+        threads = chosen_threads()
+        known = replace(known, num_threads=threads or max(1, known.num_threads // num_sharing()))
         return replace(known, **{name: value for name, value in asdict(self).items() if value is not None})
 
 
@@ -142,11 +144,9 @@ def store_settings(new: Mapping[str, Any]) -> Path:
     """Write what the file has and these; the file.  UserError where it cannot be written."""
     file = settings_file()
     content = {**stored_settings(file), **new}
-    aside = file.with_name(f".{file.name}.partial")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(json.dumps(content, indent=1), encoding="utf-8")
-        aside.replace(file)
+        atomic.write_text(file, json.dumps(content, indent=1))
     except OSError as error:
         raise UserError(
             f"{file}: cannot be written ({error.strerror}). Set XDG_CACHE_HOME to another folder."
@@ -185,12 +185,19 @@ def check_batch(dataset: Dataset, split: str, *, batch_size: int, rank: int, num
         )
 
 
-def check_splits(dataset: Dataset, *, batch_size: int, num_ranks: int, num_evaluation_ranks: int) -> None:
+def check_splits(
+    dataset: Dataset,
+    *,
+    batch_size: int,
+    num_ranks: int,
+    num_evaluation_ranks: int,
+    evaluated: Sequence[str] = ("val",),
+) -> None:
     """UsageError where a run cannot be given its images: to be known before its processes are started.
 
-    The train split must fill a batch of `batch_size` on each of `num_ranks`; the val split, where there is one, have a
-    sample for each of `num_evaluation_ranks`.
+    The train split must fill a batch of `batch_size` on each of `num_ranks`; the splits `evaluated`, where there are
+    such, have a sample for each of `num_evaluation_ranks`.
     """
     check_batch(dataset, "train", batch_size=batch_size, rank=0, num_ranks=num_ranks)
-    if "val" in dataset.splits:
-        check_share(dataset, "val", batch_size=1, rank=0, num_ranks=num_evaluation_ranks)
+    for split in (split for split in evaluated if split in dataset.splits):
+        check_share(dataset, split, batch_size=1, rank=0, num_ranks=num_evaluation_ranks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -10,12 +11,16 @@ import pytest
 
 from alexnet_fast.tools.dataset import Dataset
 
+ROOT = Path(__file__).resolve().parent.parent
+
 
 @pytest.fixture(scope="session", autouse=True)
 def empty_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No test, and no process that it starts, runs with the settings that this user keeps for the machine."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        # But the compiled loops are no setting: each state of the sources is compiled once.
+        patch.setenv("NUMBA_CACHE_DIR", os.environ.get("NUMBA_CACHE_DIR", str(ROOT / ".pytest_cache" / "numba")))
         yield
 
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from alexnet_fast.network.kernels.norms import runs_compiled
+
 MASK_32 = 0xFFFF_FFFF
 
 
@@ -34,21 +36,21 @@ def step_key(seed: int, step: int) -> int:
 
 def drop(x: torch.Tensor, dropout: DropoutKey, layer: int, first_unit: int, rate: float) -> torch.Tensor:
     """(rows, units) -> the same with dropped units 0; the others are not scaled.  See `dropout_mask`."""
-    if x.device.type == "cuda":
+    if x.device.type == "cuda" or runs_compiled(x):
         y: torch.Tensor = Dropped.apply(x, dropout, layer, first_unit, rate)  # type: ignore[no-untyped-call]
         return y
     return torch.where(dropout_mask(dropout, layer, x.shape[0], x.shape[1], first_unit, rate), x, 0)
 
 
 class Dropped(torch.autograd.Function):
-    """On a GPU; the mask is made again going back, which is cheaper than keeping it."""
+    """The mask is made again going back, which is cheaper than keeping it."""
 
     @staticmethod
     def forward(
         ctx: Any, x: torch.Tensor, dropout: DropoutKey, layer: int, first_unit: int, rate: float
     ) -> torch.Tensor:
         ctx.mask = (dropout.key, layer, dropout.first_row, first_unit, threshold(rate))
-        return zero_dropped(x, *ctx.mask)
+        return zero_dropped(x.contiguous(), *ctx.mask)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -56,6 +58,10 @@ class Dropped(torch.autograd.Function):
 
 
 def zero_dropped(x: torch.Tensor, *mask: Any) -> torch.Tensor:
+    if x.device.type == "cpu":
+        from alexnet_fast.network.kernels import cpu  # numba takes a moment to load
+
+        return cpu.zero_dropped(x, *mask)
     from alexnet_fast.network.kernels import triton_dropout  # a torch without CUDA comes without Triton
 
     return triton_dropout.zero_dropped(x, *mask)

@@ -42,6 +42,11 @@ def fold_images(images: torch.Tensor, cells: int, dtype: torch.dtype) -> torch.T
         from alexnet_fast.network.kernels import triton_folding  # a torch without CUDA comes without Triton
 
         return triton_folding.fold(images, cells, dtype)
+    compiled = images.dtype == torch.float32 and norms.runs_compiled(images) and dtype in norms.COMPILED_DTYPES
+    if compiled and not images.requires_grad:
+        from alexnet_fast.network.kernels import cpu  # numba takes a moment to load
+
+        return cpu.fold(norms.dense_maps(images), cells, dtype)
     images = images.to(dtype)  # first: while they are folded it would take a CPU twice as long
     num, colors, height, width = images.shape
     s = CONV1_STRIDE
@@ -89,6 +94,15 @@ def pool(maps: Maps, pool_size: int, *, relu: bool = False) -> torch.Tensor:
 def local_response_norm(maps: Maps, towers: int, alpha: float, *, relu: bool) -> torch.Tensor:
     """y = x / (2 + alpha/5 · Σ x² over 5 neighboring maps of the same tower)^0.75; `relu`: of x first."""
     return norms.local_response_norm(maps[0], towers, alpha, relu, maps[1])
+
+
+def norm_and_pool(
+    maps: Maps, towers: int, alpha: float, pool_size: int, *, relu_first: bool = False, relu_last: bool = False
+) -> torch.Tensor:
+    """`local_response_norm` (`relu_first`: of x first), then `pool` (`relu_last`: of the maxima)."""
+    return pooling.norm_and_pool(
+        maps[0], towers, alpha, pool_size, relu_first=relu_first, relu_last=relu_last, bias=maps[1]
+    )
 
 
 def spatial_norm(x: torch.Tensor) -> torch.Tensor:

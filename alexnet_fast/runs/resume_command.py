@@ -1,4 +1,4 @@
-"""The command that goes on with a run: what a run says when it stops, and `info` long after."""
+"""The command that resumes a run: a run prints it when it stops, and `info` long after."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alexnet_fast.distributed.torchrun_env import started_processes
+from alexnet_fast.tools.cores import chosen_threads
 from alexnet_fast.tools.messages import command
 
 THE_SAME = "the same torchrun command"
-"""Processes that torchrun starts again go on by themselves; how it was told to start them is not known here."""
+"""Processes that torchrun starts again resume by themselves; the command that started torchrun is not known here."""
 
 
 def options_to_repeat(
@@ -30,6 +31,7 @@ def options_to_repeat(
         "--processes": processes,
         "--parallel": None if parallel == "auto" else parallel,
         "--cache-decoded": cache_decoded,
+        "--threads": chosen_threads(),
     }
     words = [word for name, value in given.items() if value is not None for word in (name, str(value))]
     return (*words, "--deterministic") if deterministic else tuple(words)

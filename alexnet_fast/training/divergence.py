@@ -78,10 +78,11 @@ class Suspects:
         """(place on the way back, words) of the first layer whose weights' gradients are not finite."""
         logits = self.model(self.batch.images, self.dropout, weights=self.working)
         loss, _ = self.loss_and_errors(logits)
-        gradients = torch.autograd.grad(loss * self.scale, list(self.working.values()))
-        finite = {name: is_finite(gradient) for name, gradient in zip(self.working, gradients, strict=True)}
+        learning = {name: tensor for name, tensor in self.working.items() if tensor.requires_grad}
+        gradients = torch.autograd.grad(loss * self.scale, list(learning.values()))
+        finite = {name: is_finite(gradient) for name, gradient in zip(learning, gradients, strict=True)}
         for place, layer in enumerate(reversed(LAYERS)):
-            if not (finite[f"{layer}.weight"] and finite[f"{layer}.bias"]):
+            if not (finite.get(f"{layer}.weight", True) and finite.get(f"{layer}.bias", True)):
                 return place, f"the first to blame is the gradient of {layer}"
         return None
 

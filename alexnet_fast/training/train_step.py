@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -82,10 +82,12 @@ class TrainingStep:
         mesh: Mesh | None = None,
         loader_memory: LoaderMemory | None = None,
         loads_whole_batches: bool = False,
+        frozen: Collection[str] = (),
     ) -> None:
         """`loader_memory`: what the loader takes beside the step, for what is said when memory is too small.
         `loads_whole_batches`: both towers' processes load the replica's whole batch; else each loads half, and they
         exchange the halves.
+        `frozen`: layers that keep their weights.
         """
         self.model = model
         self.optimizer = optimizer
@@ -112,7 +114,9 @@ class TrainingStep:
         self.pending: deque[Pending] = deque()
         for name, parameter in self.parameters.items():
             self.working[name] = parameter if parameter.dtype == self.dtype else working_copy(parameter, self.dtype)
-            if self.mesh.replica_group is not None and name.endswith("weight"):
+            if name.split(".")[0] in frozen:  # no gradient, so no update, no momentum and no averaging
+                self.working[name].requires_grad_(False)
+            elif self.mesh.replica_group is not None and name.endswith("weight"):
                 self.working[name].register_post_accumulate_grad_hook(self.average_soon)  # type: ignore[no-untyped-call]
 
     def weights_changed(self) -> None:

@@ -1,4 +1,4 @@
-"""The two norms, forward and backward, by what the device has: Triton on a GPU, plain torch on a CPU."""
+"""The two norms, forward and backward: Triton on a GPU, compiled loops on a CPU, plain torch for other dtypes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,13 @@ from typing import Any, Protocol
 import torch
 
 from alexnet_fast.network.kernels import plain
+
+COMPILED_DTYPES = (torch.float32, torch.bfloat16)
+
+
+def runs_compiled(x: torch.Tensor) -> bool:
+    """Whether the compiled loops work on this tensor."""
+    return x.device.type == "cpu" and x.dtype in COMPILED_DTYPES
 
 
 class NormKernels(Protocol):
@@ -26,11 +33,15 @@ class NormKernels(Protocol):
 
 
 def kernels_for(x: torch.Tensor) -> NormKernels:
-    """The kernels for this tensor's device and dtype: Triton's on a GPU, but they compute no float64."""
+    """The kernels for this tensor's device and dtype; plain torch for those that have none."""
     if x.device.type == "cuda" and x.dtype != torch.float64:
         from alexnet_fast.network.kernels import triton_norms  # a torch without CUDA comes without Triton
 
         return triton_norms
+    if runs_compiled(x):
+        from alexnet_fast.network.kernels import cpu  # numba takes a moment to load
+
+        return cpu
     return plain
 
 

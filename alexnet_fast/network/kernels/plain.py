@@ -1,4 +1,4 @@
-"""The norms in plain torch, for any device and dtype: what a CPU runs, and the reference for the other kernels.
+"""The norms in plain torch, for any device and dtype: the reference for the other kernels.
 
 With d = k + a·S(x²), S the sum over a symmetric window of n numbers and p = 0.75:  y = x·d^-p,  and going back
 dx = g·d^-p − 2·p·a·x·S(g·x·d^-(p+1)).  Half precision is computed in float32.  d is computed as S(k/n + a·x²), where

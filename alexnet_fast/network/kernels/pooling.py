@@ -1,7 +1,7 @@
-"""Max pooling, with the ReLU after it, by what the device has: Triton on a GPU, torch's own on a CPU.
+"""Max pooling, alone or behind the norm across maps, with the ReLUs around it, by what the device has.
 
-torch's keeps for the way back its input and a place of 8 bytes for each maximum, and a ReLU what it gave.  On a GPU one
-byte says all: where in its window the maximum was, or that the ReLU let nothing through.
+Triton's kernels on a GPU and compiled loops on a CPU keep for the way back one byte for each maximum: where in its
+window it was, or that the ReLU let nothing through.  Plain torch keeps 8 bytes, its input, and what a ReLU gave.
 """
 
 from __future__ import annotations
@@ -11,7 +11,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from alexnet_fast.network.kernels.norms import dense_maps, local_response_norm, runs_compiled
+
 POOL_STRIDE = 2
+LARGEST_BYTE_WINDOW = 15
+"""Pixels on a side of the largest window of which one byte names every pixel, and one more."""
 
 
 def pooled_size(size: int, pool_size: int) -> int:
@@ -20,14 +24,72 @@ def pooled_size(size: int, pool_size: int) -> int:
 
 
 def max_pool(x: torch.Tensor, pool_size: int, relu: bool, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """(N, C, H, W) channels-last -> (N, C, h, w) channels-last; `bias` (C,) is added to the maxima, then `relu`."""
-    # Without numbers one reckons what a GPU would keep.
+    """(N, C, H, W) channels-last -> (N, C, h, w) channels-last; `bias` (C,) is added to the maxima, then `relu`.
+
+    Of a window's equal maxima the first, row by row, gets the gradient.
+    """
+    # Without numbers one estimates what a GPU would keep.
     if x.device.type in ("cuda", "meta") and x.dtype != torch.float64:
         y: torch.Tensor = Pooled.apply(x, bias, pool_size, relu)  # type: ignore[no-untyped-call]
+    elif runs_compiled(x) and bias is None and pool_size <= LARGEST_BYTE_WINDOW:
+        y = CompiledPool.apply(x, pool_size, None, False, relu)  # type: ignore[no-untyped-call]
+    else:
+        y = F.max_pool2d(x, pool_size, POOL_STRIDE, ceil_mode=True)
+        y = y if bias is None else y + bias[:, None, None]
+        y = torch.relu(y) if relu else y
+    return y
+
+
+def norm_and_pool(
+    x: torch.Tensor,
+    towers: int,
+    alpha: float,
+    pool_size: int,
+    *,
+    relu_first: bool,
+    relu_last: bool,
+    bias: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """`local_response_norm`, with `relu_first` before it, then `max_pool`, with `relu_last` behind it."""
+    if runs_compiled(x) and bias is None and pool_size <= LARGEST_BYTE_WINDOW:
+        y: torch.Tensor = CompiledPool.apply(x, pool_size, (towers, alpha), relu_first, relu_last)  # type: ignore[no-untyped-call]
         return y
-    pooled = F.max_pool2d(x, pool_size, POOL_STRIDE, ceil_mode=True)
-    pooled = pooled if bias is None else pooled + bias[:, None, None]
-    return torch.relu(pooled) if relu else pooled
+    return max_pool(local_response_norm(x, towers, alpha, relu_first, bias), pool_size, relu_last)
+
+
+def empty_pooled(x: torch.Tensor, pool_size: int) -> torch.Tensor:
+    """Room for the maxima of maps."""
+    num, maps, height, width = x.shape
+    shape = (num, maps, pooled_size(height, pool_size), pooled_size(width, pool_size))
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
+class CompiledPool(torch.autograd.Function):
+    """On a CPU; keeps the maps where a norm or a ReLU came first, else only a byte for each number it gives."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, pool_size: int, norm: tuple[int, float] | None, relu_first: bool, relu_last: bool
+    ) -> torch.Tensor:
+        from alexnet_fast.network.kernels import cpu  # numba takes a moment to load
+
+        x, y = dense_maps(x), empty_pooled(x, pool_size)
+        places = torch.empty_like(y, dtype=torch.uint8)
+        cpu.pool_forward(x, y, places, pool_size, norm=norm, relu_first=relu_first, relu_last=relu_last)
+        ctx.save_for_backward(x if norm is not None or relu_first else None, places)
+        ctx.shape, ctx.options = x.shape, (pool_size, norm, relu_first)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        from alexnet_fast.network.kernels import cpu
+
+        x, places = ctx.saved_tensors
+        pool_size, norm, relu_first = ctx.options
+        gradient = dense_maps(gradients[0])
+        dx = torch.empty(ctx.shape, dtype=gradient.dtype, memory_format=torch.channels_last)
+        cpu.pool_backward(x, gradient, places, dx, pool_size, norm=norm, relu_first=relu_first)
+        return dx, None, None, None, None
 
 
 class Pooled(torch.autograd.Function):
@@ -35,9 +97,7 @@ class Pooled(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, bias: torch.Tensor | None, pool_size: int, relu: bool) -> torch.Tensor:
-        num, maps, height, width = x.shape
-        shape = (num, maps, pooled_size(height, pool_size), pooled_size(width, pool_size))
-        y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+        y = empty_pooled(x, pool_size)
         places = torch.empty_like(y, dtype=torch.uint8)
         if x.device.type != "meta":
             from alexnet_fast.network.kernels import triton_pooling  # a torch without CUDA comes without Triton

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from alexnet_fast.network.kernels.norms import runs_compiled
+
 BLOCK = 2**20
-"""Numbers that a CPU updates at a time.  A quarter is no faster, and beside other work its threads meet too often."""
+"""Numbers that plain torch updates at a time: a CPU's cache holds them."""
 
 
 def update(
@@ -30,9 +32,32 @@ def update(
 
         assert gradient.stride() == weight.stride(), "a gradient lies otherwise than its weight"
         chosen = triton_update.update
+    elif runs_compiled(gradient) and weight.dtype == torch.float32:
+        chosen = compiled_update
     else:
         chosen = plain_update
     chosen(weight, velocity, gradient, working, rate, momentum, decay, gradient_scale, alive)
+
+
+def compiled_update(
+    weight: torch.Tensor,
+    velocity: torch.Tensor,
+    gradient: torch.Tensor,
+    working: torch.Tensor | None,
+    rate: torch.Tensor,
+    momentum: float,
+    decay: float,
+    gradient_scale: torch.Tensor,
+    alive: torch.Tensor,
+) -> None:
+    """On a CPU.  Looks at `alive` on the host."""
+    if not bool(alive):
+        return
+    from alexnet_fast.network.kernels import cpu  # numba takes a moment to load
+
+    slope, fade = float(rate) * float(gradient_scale), float(rate) * decay
+    w, v, g = (in_memory_order(tensor) for tensor in (weight, velocity, gradient))
+    cpu.update(w, v, g, None if working is None else in_memory_order(working), slope, fade, momentum)
 
 
 def plain_update(
@@ -46,7 +71,7 @@ def plain_update(
     gradient_scale: torch.Tensor,
     alive: torch.Tensor,
 ) -> None:
-    """In plain torch, on a CPU, in blocks that stay in its cache.  Looks at `alive`: a GPU would have to wait."""
+    """In plain torch, in blocks that stay in a CPU's cache.  Looks at `alive`: a GPU would have to wait."""
     if not bool(alive):
         return
     slope, fade = float(rate) * float(gradient_scale), float(rate) * decay
@@ -64,5 +89,6 @@ def plain_update(
 
 def in_memory_order(tensor: torch.Tensor) -> torch.Tensor:
     """All numbers of a dense tensor in one dimension, no copy."""
+    tensor = tensor.detach()
     rows = tensor.permute(0, 2, 3, 1) if tensor.dim() == 4 else tensor
     return rows.view(-1)

@@ -39,7 +39,7 @@ def test_a_norm_that_is_off_fails(place: Place, monkeypatch: pytest.MonkeyPatch)
         return right(x, *options) * 1.001
 
     monkeypatch.setattr(norms, "local_response_norm", off)
-    with pytest.raises(UserError, match="norm across maps differs from float64 by 1.0e-03"):
+    with pytest.raises(UserError, match=r"norm across maps differs from float64 by 1\.0e-03"):
         program.check_cpu_kernels(place)
 
 
