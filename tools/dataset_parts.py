@@ -61,7 +61,7 @@ class DatasetClass:
 
 @dataclass(frozen=True)
 class ImageOptions:
-    """How a image became a sample; see image.py."""
+    """How an image became a sample; see image.py."""
 
     size: int = 256
     """Pixels on each side of the stored square."""
@@ -77,7 +77,7 @@ class ImageOptions:
 
 @dataclass(frozen=True)
 class Note:
-    """A image that was repaired or skipped, and why."""
+    """An image that was repaired or skipped, and why."""
 
     file: str
     """Its path relative to the source, or tar!member."""
@@ -150,7 +150,7 @@ def classes_from_json(classes: list[Any]) -> tuple[DatasetClass, ...]:
 
 
 def plain(text: Any) -> str:
-    """A word of this program's own; ValueError where it holds what none of those does."""
+    """Text that this program wrote: printable ASCII; ValueError for any other."""
     if not typed(str, text).isascii() or not text.isprintable():
         raise ValueError(f"{text!r} is no plain text")
     return str(text)

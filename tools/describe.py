@@ -1,4 +1,4 @@
-"""A data set in words and tables, for people."""
+"""A data set described in text and tables, for people."""
 
 from __future__ import annotations
 

@@ -42,6 +42,7 @@ def check_quiet() -> None:
     busy = busy_cores()
     if busy > MOST_BUSY:
         raise UserError(
-            f"other programs keep {busy:.1f} of this machine's {os.cpu_count()} cores busy: settings found now would be "
-            "stored for all later runs, and be too slow. Run it again when the machine is quiet; nothing was stored."
+            f"other programs keep {busy:.1f} of this machine's {os.cpu_count()} cores busy: the settings found now "
+            "would be stored for all later runs, and be too slow. Run it again when the machine is quiet; nothing was "
+            "stored."
         )

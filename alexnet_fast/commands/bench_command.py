@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 from alexnet_fast.bench.measurement import Measurement, table
+from alexnet_fast.commands.threads_option import threads_option
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.messages import terminal_columns
@@ -33,7 +34,7 @@ MOST_IMAGES = 1_000_000
 )
 @click.option("--recipe", "recipe_name", default="2013", show_default=True, help="Whose network is trained.")
 @click.option("--precision", type=click.Choice(["auto", "bf16", "fp16", "fp32"]), default="auto", show_default=True)
-@click.option("--threads", type=click.IntRange(1), default=None, help="DALI's threads.  [default: as `train`]")
+@threads_option(expose=True)
 @click.option(
     "--cache-decoded",
     metavar="auto|GiB",
@@ -94,20 +95,6 @@ def command(
         write_json(json_file, part, rows)
 
 
-BEYOND = 1.15
-"""Times its limit that a layer may reach: the limit is the best of some products, and measured too."""
-
-
-def beyond_limit(layers: Sequence[Measurement]) -> list[str]:
-    """The layers that took less than the least time there is for them."""
-    found = []
-    for row in layers:
-        taken = float(row.details.get("forward ms", 0)) + float(row.details.get("back ms", 0))
-        if float(row.details.get("limit ms", 0)) > BEYOND * taken:
-            found.append(row.name)
-    return found
-
-
 def part_and_data(words: Sequence[str]) -> tuple[str, Path | None]:
     """What `[PART] [DATA]` says; a folder that is called as a part is given as ./model."""
     part, rest = (words[0], words[1:]) if words and words[0] in PARTS else ("all", words)
@@ -157,7 +144,8 @@ class Bench:
 
     def model(self, baselines: bool) -> list[Measurement]:
         """Forward, training step, the same without norms, layers against the device's limits; the baselines' step."""
-        from alexnet_fast.bench.model import measure_layers, measure_model
+        from alexnet_fast.bench.layers import measure_layers
+        from alexnet_fast.bench.model import measure_model
 
         batch_sizes = (
             (FULL_SWEEP if self.on_gpu else CPU_SWEEP) if self.asked_batch_size is None else (self.batch_size,)
@@ -168,11 +156,6 @@ class Bench:
             self.recipe.architecture(1000), device=self.device, batch_size=self.batch_size, precision=self.precision
         )
         show_table("Layers against this device's limits", layers)
-        if disturbed := beyond_limit(layers):
-            click.echo(
-                f"{', '.join(disturbed)}: faster than the limit that was measured for it, so that other work must have "
-                "disturbed the machine. Measure again when it is quiet."
-            )
         return [*rows, *layers, *(self.towers(batch_sizes) if self.on_gpu else [])]
 
     def towers(self, batch_sizes: Sequence[int]) -> list[Measurement]:

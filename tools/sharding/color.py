@@ -18,7 +18,7 @@ SIGNED, FLOAT = 2, 3
 
 
 class UnknownRangeError(Exception):
-    """The pixels' values cannot be told as colors; the message says why."""
+    """The pixels' values have no known meaning as colors; the message says why."""
 
 
 def to_rgb(image: Image.Image, png_bits: int | None) -> tuple[Image.Image, list[str]]:
@@ -33,7 +33,7 @@ def to_rgb(image: Image.Image, png_bits: int | None) -> tuple[Image.Image, list[
     if mode == "CMYK":
         return image.convert("RGB"), ["CMYK"]
     if png_bits == 16 and mode == "RGB" and transparent is not None:
-        raise UnknownRangeError("16-bit colors of which one is transparent; Pillow gives their upper bytes only")
+        raise UnknownRangeError("16-bit colors, one of them transparent; Pillow gives their upper bytes only")
     if png_bits in (2, 4) and mode == "L" and isinstance(transparent, int):
         image.info["transparency"] = transparent * 255 // (2**png_bits - 1)  # Pillow scales the pixels, but not this
     if mode == "1" and transparent is not None:

@@ -1,6 +1,6 @@
 """One image: bytes as somebody stored them → upright RGB → short side 256, center 256×256 → JPEG.
 
-The policy, of which docs/formats.md has every row:
+The policy, every row of which is in docs/formats.md:
 - the center square of the image is made `size` × `size`, smaller by area averaging (or another filter), larger by
   cubic interpolation, as cuda-convnet2 (2014) did; how images were resized in 2012 is not
   known;
@@ -269,7 +269,7 @@ def _decode_jpeg(
 
 
 def _orientation(image: Image.Image) -> int:
-    """As EXIF tells it; 1, upright, where there is none, or none that can be read: the pixels may be whole."""
+    """What EXIF says; 1, upright, where there is none, or none that can be read: the pixels may be whole."""
     for key in XMP:
         image.info.pop(key, None)
     try:

@@ -1,6 +1,6 @@
 """JPEGs decoded strictly: what libjpeg only warns of, and Pillow keeps to itself, makes an image damaged.
 
-libjpeg goes on where the data are damaged or end early, with gray or shifted blocks, and warns.  Its warnings are:
+libjpeg continues where the data are damaged or end early, with gray or shifted blocks, and warns.  Its warnings are:
 
 - `premature end of data segment`, `bad Huffman code`, `Premature end of JPEG file` and others: damage;
 - `N extraneous bytes before marker`: harmless where the bytes stand between header segments, or are padding in front of

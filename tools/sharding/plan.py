@@ -33,7 +33,7 @@ class ShardOptions:
 
 
 class PlannedImage(NamedTuple):
-    """A image on its way to a worker."""
+    """An image on its way to a worker."""
 
     location: Location
     stem: str

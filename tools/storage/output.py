@@ -181,7 +181,7 @@ def _write_error(file: Path, error: OSError) -> UserError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return UserError(
             f"{file}: no space left to write it ({error.strerror}). Make room and run the same command again: "
-            "it goes on where it stopped."
+            "it resumes where it stopped."
         )
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return UserError(
@@ -189,6 +189,6 @@ def _write_error(file: Path, error: OSError) -> UserError:
             "permissions and run the same command again."
         )
     return UserError(
-        f"{file}: cannot be written ({error.strerror or error}). Run the same command again when that is mended: "
-        "it goes on where it stopped."
+        f"{file}: cannot be written ({error.strerror or error}). Run the same command again when that is fixed: "
+        "it resumes where it stopped."
     )

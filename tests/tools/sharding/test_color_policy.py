@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from alexnet_fast.tools.dataset import ImageOptions
 from alexnet_fast.tools.sharding.image import BadImageError, encode
@@ -49,7 +49,7 @@ def scaled(bits: int) -> Pixels:
 
 
 def gray_with_level(bits: int) -> bytes:
-    """A PNG of which one gray level is transparent, where HOLE is; nowhere else is it used."""
+    """A PNG with one transparent gray level, where HOLE is; nowhere else is it used."""
     values = np.where(HOLE, 7 % 2**bits, np.where(depth(bits) == 7 % 2**bits, 8 % 2**bits, depth(bits)))
     return png(values, bits, 0, [(b"tRNS", struct.pack(">H", 7 % 2**bits))])
 
@@ -60,7 +60,7 @@ def level_truth(bits: int) -> Pixels:
 
 
 PALETTE = bytes(range(256)) + bytes(512)
-"""256 times (r, g, b), of which it is enough that they differ."""
+"""256 times (r, g, b), which only need to differ."""
 COLORS = np.frombuffer(PALETTE, np.uint8).reshape(256, 3)
 
 ROWS: list[tuple[str, Callable[[], bytes], Pixels, str, bool]] = [
@@ -179,6 +179,24 @@ ROWS: list[tuple[str, Callable[[], bytes], Pixels, str, bool]] = [
         "",
         True,
     ),
+    ("TIFF, CIELAB", lambda: stored(as_lab(), "TIFF"), COLOR, "CIELAB", False),  # OpenCV takes another white
+    ("TIFF, YCbCr", lambda: stored(SMOOTH.convert("YCbCr"), "TIFF"), COLOR, "YCbCr", True),
+    (
+        "GIF, animated",
+        lambda: stored(
+            Image.fromarray(GRAY), "GIF", save_all=True, append_images=[Image.fromarray(255 - GRAY)], duration=50
+        ),
+        rgb(GRAY),
+        "animation, first frame taken; palette",
+        True,
+    ),
+    (
+        "MPO",
+        lambda: stored(SMOOTH, "MPO", save_all=True, append_images=[Image.fromarray(255 - COLOR)], quality=98),
+        COLOR,
+        "",
+        True,
+    ),
     ("GIF", lambda: stored(Image.fromarray(GRAY), "GIF"), rgb(GRAY), "palette", True),
     ("BMP", lambda: stored(SMOOTH, "BMP"), COLOR, "", True),
     (
@@ -206,6 +224,13 @@ ROWS: list[tuple[str, Callable[[], bytes], Pixels, str, bool]] = [
         False,
     ),
 ]
+
+
+def as_lab() -> Image.Image:
+    srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    made = ImageCms.applyTransform(SMOOTH, ImageCms.buildTransform(srgb, lab, "RGB", "LAB"))
+    assert made is not None
+    return made
 
 
 def with_hole() -> Image.Image:
@@ -266,7 +291,7 @@ SKIPPED: list[tuple[str, Callable[[], bytes], str]] = [
     (
         "color of 16 bits with a transparent one",
         lambda: png(COLOR.astype(int) * 257, 16, 2, [(b"tRNS", struct.pack(">3H", 1, 2, 3))]),
-        "16-bit colors of which one is transparent",
+        "16-bit colors, one of them transparent",
     ),
     (
         "JPEG of 12 bits",

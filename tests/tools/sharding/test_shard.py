@@ -222,7 +222,7 @@ def test_mending_the_mean_can_be_interrupted(images: Path, unbroken: Path, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "arguments"),
     [
         ({"seed": 3}, "seed"),
         ({"shard_size": 11}, "shard"),
@@ -230,9 +230,9 @@ def test_mending_the_mean_can_be_interrupted(images: Path, unbroken: Path, tmp_p
         ({"image_options": ImageOptions(exif="ignore")}, "exif"),
     ],
 )
-def test_other_options_are_refused(options: dict[str, Any], words: str, images: Path, unbroken: Path) -> None:
+def test_other_options_are_refused(options: dict[str, Any], arguments: str, images: Path, unbroken: Path) -> None:
     before = digests(unbroken)
-    with pytest.raises(UsageError, match=f"other input or options:.*{words}"):
+    with pytest.raises(UsageError, match=f"other input or options:.*{arguments}"):
         run(images, unbroken, **options)
     assert digests(unbroken) == before
 
@@ -285,10 +285,10 @@ def test_names_cannot_command_the_terminal(tmp_path: Path, capsys: pytest.Captur
     )
     with pytest.raises(SystemExit) as ended:
         main(["shard", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--workers", "1"])
-    told = capsys.readouterr().out
+    shown = capsys.readouterr().out
     assert ended.value.code == 3
-    assert "\x1b" not in told
-    assert r"skipped: cat/\x1b[2J\nskipped: dog.jpg: not an image" in told
+    assert "\x1b" not in shown
+    assert r"skipped: cat/\x1b[2J\nskipped: dog.jpg: not an image" in shown
 
 
 def test_another_source_is_refused(images: Path, unbroken: Path, tmp_path: Path) -> None:
@@ -309,13 +309,13 @@ def test_other_images_of_the_same_names_are_another_source(images: Path, unbroke
 
 def test_the_last_words_fit_what_was_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_files(tmp_path / "in", {"cat/1.jpg": jpeg(1), "dog/1.jpg": jpeg(3)})
-    words = ["shard", str(tmp_path / "in"), "--out", str(tmp_path / "my shards"), "--workers", "1"]
-    for code, image, told in ((0, jpeg(2), "1 shard made in"), (3, b"no image", "dataset.json names all of them")):
+    arguments = ["shard", str(tmp_path / "in"), "--out", str(tmp_path / "my shards"), "--workers", "1"]
+    for code, image, shown in ((0, jpeg(2), "1 shard made in"), (3, b"no image", "dataset.json names all of them")):
         write_files(tmp_path / "in", {"cat/2.jpg": image})
         with pytest.raises(SystemExit) as ended:
-            main(words)
+            main(arguments)
         out = capsys.readouterr().out
-        assert (ended.value.code or 0) == code and told in out
+        assert (ended.value.code or 0) == code and shown in out
         assert f"`alexnet-fast train '{tmp_path}/my shards'`" in out
         assert ("names all of them" in out) == (code == 3)
         shutil.rmtree(tmp_path / "my shards")
