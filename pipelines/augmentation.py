@@ -35,6 +35,8 @@ class Augmentation:
     seed: int
     epoch: int
     rank: int
+    crop_and_mirror: bool = True
+    """False: every image is its center crop, never mirrored."""
     cropped_alike: int = 1
     """Consecutive samples with the same crop and mirror, counted from the epoch's first."""
 
@@ -74,6 +76,8 @@ def draw(augmentation: Augmentation, size: int, start: int = 0) -> DrawNodes:
     # It counts for itself: DALI's own count begins anew wherever a pipeline is restored.
     def next_draws(_: int) -> tuple[Any, Any, Any]:
         draws = stream.at(next(batches), batch_size)
+        if not augmentation.crop_and_mirror:
+            return np.full_like(draws.corner, (size - CROP) // 2), np.zeros_like(draws.mirror), draws.g * strength
         return draws.corner, draws.mirror, draws.g * strength
 
     corner, mirror, g = fn.external_source(

@@ -82,6 +82,7 @@ class TrainingLoader:
         mean: Literal["image", "rgb"] = "image",
         pca_jitter: float = 0.1,
         pca_jitter_divisor: bool = True,
+        crop_and_mirror: bool = True,
         pca_jitter_scale: Literal["sqrt_eigenvalue", "eigenvalue"] = "sqrt_eigenvalue",
         exact_2012: bool = False,
         shuffle_buffer: int = 8192,
@@ -98,6 +99,7 @@ class TrainingLoader:
             color.
         pca_jitter_divisor: divide by 1 + pca_jitter while there is pca_jitter, as in 2012, so that pixels keep their
             scale.
+        crop_and_mirror: False gives the center crop of every image, never mirrored.
         pca_jitter_scale: "sqrt_eigenvalue": sᵢ is the square root of the i-th eigenvalue, as in 2012; "eigenvalue": it
             is the eigenvalue itself, for pixels of 0..1, as the paper's text can be read.
         exact_2012: the stream as in 2012: samples in the shards' order in every epoch, one crop and mirror for
@@ -123,8 +125,9 @@ class TrainingLoader:
         self._split = split
         self._seed = seed
         self._rank, self._num_ranks = rank, num_ranks
-        self._dtype, self._device = dtype, device
+        self.dtype, self._device = dtype, device
         self._pca_jitter, self._pca_jitter_divisor, self._mean = pca_jitter, pca_jitter_divisor, mean
+        self._crop_and_mirror = crop_and_mirror
         self._pca_jitter_scale, self._exact_2012 = pca_jitter_scale, exact_2012
         self._shuffle_buffer = min(shuffle_buffer, split_info.samples // num_ranks)
         settings = (options or LoaderOptions()).settings(device)
@@ -165,7 +168,7 @@ class TrainingLoader:
         return loader_memory(
             size=self._dataset.image_options.size,
             jpeg_bytes=split.bytes / split.samples,
-            pixel_bytes=self._dtype.itemsize,
+            pixel_bytes=self.dtype.itemsize,
             decoded_at_once=settings.fitting_batch(self.batch_size, self.num_batches),
             batch_size=self.batch_size,
             num_threads=settings.num_threads,
@@ -251,7 +254,7 @@ class TrainingLoader:
 
     def _batch(self, finishing: Finishing, outputs: tuple[torch.Tensor, ...]) -> Batch:
         images_NHWC, labels = finishing.finish(outputs)
-        batch = Batch(images_NHWC.to(self._dtype).permute(0, 3, 1, 2), labels)
+        batch = Batch(images_NHWC.to(self.dtype).permute(0, 3, 1, 2), labels)
         check_labels(batch.labels, self._dataset)
         return batch
 
@@ -277,7 +280,7 @@ class TrainingLoader:
             mean=self._mean,
             decoding=self._decoding,
             device=self._device,
-            dtype=self._dtype,
+            dtype=self.dtype,
             workbench=self._workbench,
         )
 
@@ -313,6 +316,7 @@ class TrainingLoader:
             seed=self._seed,
             epoch=epoch,
             rank=self._rank,
+            crop_and_mirror=self._crop_and_mirror,
             cropped_alike=CROPPED_ALIKE if self._exact_2012 else 1,
         )
 
@@ -352,11 +356,11 @@ class TrainingLoader:
             **({"order": f"fixed, {CROPPED_ALIKE} cropped alike, short last batch"} if self._exact_2012 else {}),
             "rank": f"{self._rank} of {self._num_ranks}{', always the same samples' if self._same_samples else ''}",
             "shuffle buffer": str(self._shuffle_buffer),
-            "crop": f"{CROP} of {self._dataset.image_options.size}",
+            "crop": f"{CROP} of {self._dataset.image_options.size}{'' if self._crop_and_mirror else ', center'}",
             "mean": self._mean,
             "pca_jitter": f"{self._pca_jitter}{'' if self._pca_jitter_divisor else ', undivided'}"
             + ("" if self._pca_jitter_scale == "sqrt_eigenvalue" else f", by {self._pca_jitter_scale}"),
-            "dtype": str(self._dtype).removeprefix("torch."),
+            "dtype": str(self.dtype).removeprefix("torch."),
             "decoder": self._decoding.describe(),
             "DALI": VERSION,
         }

@@ -29,8 +29,9 @@ from alexnet_fast.tools.dataset import Dataset
 class Finishing(Protocol):
     """What a DALI graph gives, and what is still to be done to it."""
 
-    num_outputs: int
-    """Of a graph without its draws."""
+    @property
+    def num_outputs(self) -> int:
+        """Of a graph without its draws."""
 
     def graph(self, reading: Reading, *, start: int = 0, with_draws: bool = False) -> tuple[Any, ...]:
         """The graph's outputs, to be called within a pipeline; the options are those of `training_graph`."""

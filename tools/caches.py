@@ -9,8 +9,8 @@ PLACES: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
     "MPLCONFIGDIR": ("matplotlib", (("XDG_CACHE_HOME", ".cache"), ("XDG_CONFIG_HOME", ".config"))),
     "TRITON_CACHE_DIR": ("triton", (("TRITON_HOME", ".triton"),)),
 }
-"""Variable that moves a library's cache -> its folder's name; the places where the library has it otherwise, each with
-the variable that names it and its name in the user's home.  (Compiled loops: see `compilation`.)"""
+"""Variable that moves a library's cache -> its folder's name; the places where the library has it otherwise, each by
+the variable that names it and by its name in the user's home.  (Compiled loops: see `compilation`.)"""
 
 
 def place_caches(fallback: Path) -> None:

@@ -58,8 +58,10 @@ def measure_step(
     precision: Precision,
     record: bool = False,
 ) -> Measurement:
-    """Our training step."""
-    step = make_step(architecture, device, precision, record)
+    """Our training step; `record`: captured as a CUDA graph."""
+    step = make_step(architecture, device, precision)
+    if record:
+        step.capture(batch_size, precision.dtype)
     batch = batch_of(batch_size, device, precision.dtype)
     number = iter(range(10**9))
     rate, spread = time_rate(batch_size, lambda: step(batch, step=next(number), seed=0), device)
@@ -73,13 +75,11 @@ def measure_step(
     return Measurement("model, training step", rate, spread, details)
 
 
-def make_step(
-    architecture: Architecture, device: torch.device, precision: Precision, record: bool = False
-) -> TrainingStep:
+def make_step(architecture: Architecture, device: torch.device, precision: Precision) -> TrainingStep:
     model = AlexNet(architecture).to(device)
     optimizer = SGD(model)
     optimizer.set_rates(weights=1e-6, biases=1e-6)
-    return TrainingStep(model, optimizer, precision=precision, record=record)
+    return TrainingStep(model, optimizer, precision=precision)
 
 
 def memory(device: torch.device) -> dict[str, float]:

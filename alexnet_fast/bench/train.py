@@ -63,9 +63,10 @@ def measure_bare_step(recipe: Recipe, dataset: Dataset, loader: SyntheticLoader,
     model.initialize(recipe.seed)
     optimizer = SGD(model, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
     optimizer.set_rates(weights=1e-6, biases=1e-6)  # pca_jitter is nothing to learn from
-    record = recipe.cuda_graph and device.type == "cuda"  # as the trainer does
-    step = TrainingStep(model, optimizer, precision=choose_precision(device, recipe.precision), record=record)
+    step = TrainingStep(model, optimizer, precision=choose_precision(device, recipe.precision))
     batches = loader.epoch(0)
+    if recipe.cuda_graph and device.type == "cuda":  # as a run does
+        step.capture(recipe.batch_size, loader.dtype)
     number = 0
 
     def work(count: int) -> None:

@@ -134,12 +134,15 @@ NETS: dict[str, Architecture] = {
     "145-half": Architecture(norms=NORMS, num_towers=1, maps=(48, 128, 192, 192, 256)),
     "147": Architecture(norms=NORMS, pool_size=2, conv2_padding=1, conv5_padding=0),
     "148": Architecture(norms=()),
+    "caffe": Architecture(norms=("conv1", "conv2"), norm_alpha=2e-4, relu_first=True),
     "150": Architecture(norms=NORMS, exchanged=False, maps=(96, 320, 384, 384, 256), units=(8192, 4096)),
 }
 """The authors' numbered nets (layers/layers-NUMBER.cfg); "paper" is the paper's text.
 
 145: the paper's net as it ran.  167: one norm, not three.  145-half: one tower.  147: pooling without overlap.  148: no
 norms.  150: towers that never exchange.  Net 170 is net 145 with another schedule (its file is layers/layers-153.cfg).
+
+caffe: that of Caffe's published AlexNet, to fine-tune it.
 """
 POOLINGS: dict[str, dict[str, int]] = {
     "3/2": {"pool_size": 3, "conv2_padding": 2, "conv5_padding": 1},

@@ -38,7 +38,9 @@ class StoppedError(UserError):
 class Loader(Protocol):
     """What training needs of a loader: `TrainingLoader` and `SyntheticLoader` have it."""
 
+    batch_size: int
     num_batches: int
+    dtype: torch.dtype
     memory: LoaderMemory
     cache: CachePlan | None
 
@@ -115,6 +117,7 @@ def make_loader(mesh: Mesh, device: torch.device, job: Job, precision: Precision
         mean=recipe.mean,
         pca_jitter=recipe.pca_jitter,
         pca_jitter_divisor=recipe.pca_jitter_divisor,
+        crop_and_mirror=recipe.crop_and_mirror,
         pca_jitter_scale=recipe.pca_jitter_scale,
         exact_2012=recipe.exact_2012,
         shuffle_buffer=recipe.shuffle_buffer,

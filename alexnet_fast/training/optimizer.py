@@ -53,7 +53,8 @@ class SGD:
     ) -> None:
         """One update.
 
-        `gradients`: of the loss (uphill) by parameter name, each to be multiplied by `gradient_scale` (0-dim float32).
+        `gradients`: of the loss (uphill) by parameter name, each to be multiplied by `gradient_scale` (0-dim float32);
+        a parameter without one is frozen.
         `alive`: 0-dim bool; where it is False nothing changes.  `working`: half-precision copies to bring up to
         date, of those parameters that have one.
         """
@@ -61,6 +62,8 @@ class SGD:
             # The program skips the update where the rate is 0 (src/weights.cu:148): momentum must not carry on.
             updated = alive & (self.rates > 0)
             for name, parameter in self.parameters.items():
+                if name not in gradients:
+                    continue
                 bias = name.endswith("bias")
                 kind = KINDS.index(f"{'conv1 ' if name.startswith('conv1.') else ''}{'biases' if bias else 'weights'}")
                 update(

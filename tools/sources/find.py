@@ -14,7 +14,7 @@ from alexnet_fast.tools.messages import few
 from alexnet_fast.tools.sharding.tar_writer import MAX_LABEL
 from alexnet_fast.tools.sources.classes import ClassList, read_class_list
 from alexnet_fast.tools.sources.contents import Contents, read_contents, unreadable_formats
-from alexnet_fast.tools.sources.file_names import label_of_name
+from alexnet_fast.tools.sources.file_names import label_of_name, split_of_name
 from alexnet_fast.tools.sources.folders import find_class_folders
 from alexnet_fast.tools.sources.foreign import is_image, is_tar, text
 from alexnet_fast.tools.sources.ilsvrc import (
@@ -145,7 +145,7 @@ def find_kind(contents: Contents, kind: str | None, wishes: Wishes) -> Source:
 
 
 def find_folders(contents: Contents, wishes: Wishes, tars_are_classes: bool) -> Source:
-    tars = contents.image_tars
+    tars = sorted([*contents.image_tars, *contents.sample_tars]) if wishes.labels else contents.image_tars
     if tars_are_classes and not tars:
         raise UsageError(f"{contents.root}: holds no tars of images. Leave --source away: the format is detected.")
     folders = list(contents.folders(tars))
@@ -162,7 +162,7 @@ def find_folders(contents: Contents, wishes: Wishes, tars_are_classes: bool) -> 
         empty_folders=contents.empty_folders(folders),
         captioned=[number for number, tar in enumerate(tars) if has_companions(contents.listings[tar])],
         tars_are_classes=tars_are_classes,
-        seen=unreadable_formats(contents.tree) or " ".join(contents.notes()),
+        seen=unreadable_formats(contents.tree) or " ".join(contents.notes()).replace("Ignored: ", ""),
     )
     contents.account_rest(set(tars), folders_used=True)
     return source
@@ -200,7 +200,7 @@ def detect(contents: Contents, names: dict[str, bool], wishes: Wishes) -> str:
     if b"" in tree.manifests and contents.tars and is_manifest(join(root, MANIFEST)):
         return "shards"
     if not wishes.splits and not wishes.labels:
-        if is_ilsvrc2012(names) and not split_in_folders(contents, names):
+        if is_ilsvrc2012(names) and not split_in_folders(contents, names) and not unlike_the_challenge(contents):
             return "ilsvrc2012"
         if is_ilsvrc2010(names):
             return "ilsvrc2010"
@@ -233,6 +233,18 @@ def split_in_folders(contents: Contents, names: dict[str, bool]) -> bool:
     missing = {split for split, tar in TARS_2012.items() if tar not in names}
     # The train split as class tars in train/ is what the train tar unpacks to.
     return bool(missing & said_splits) and not (missing == {"train"} and class_tars(contents.root, names))
+
+
+def unlike_the_challenge(contents: Contents) -> bool:
+    """Whether a tar is only called as the challenge's: its images lie in class folders."""
+    tars = [tar for tar in contents.tars if tar in TARS_2012.values()]
+    inside = [contents.scans.listing(join(contents.root, tar), tar == TARS_2012["train"]).names for tar in tars]
+    return any(
+        b"/" in name.removeprefix(b"./") and b"!" not in name and not split_of_name(name.rpartition(b"/")[2])
+        for names in inside
+        for name in names
+        if is_image(name.rpartition(b"/")[2])
+    )
 
 
 def has_train_folder(contents: Contents) -> bool:

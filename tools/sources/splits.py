@@ -86,14 +86,18 @@ class SplitFinder:
         for folder in self.folders:
             for depth in range(len(folder)):
                 self.children.setdefault(folder[:depth], set()).add(folder[depth])
-        self.named = {parent: self._named(names) for parent, names in self.children.items()}
+        self.named = {parent: self._named(parent) for parent in self.children}
 
-    def _named(self, names: set[bytes]) -> dict[bytes, str]:
+    def _named(self, parent: Path) -> dict[bytes, str]:
         """The children of a folder that are splits by their names.
 
         A name that says more than a split ("steam train") is one only where a sibling says the same of another split
-        (`cats_train`, `cats_test`).
+        (`cats_train`, `cats_test`), or where it is the only child and holds folders, which are the classes then.
         """
+        names = self.children[parent]
+        only = next(iter(names))
+        if len(names) == 1 and (what := said(only)) and (*parent, only) in self.children:
+            return {only: what.split}
         all_said = {name: what for name in names if (what := said(name))}
         splits_of: dict[tuple[str, ...], set[str]] = {}
         for what in all_said.values():

@@ -178,9 +178,9 @@ def with_imagenet_names(
     classes: tuple[ClassName, ...], table: ImageTable, evidence: np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 ) -> tuple[ClassName, ...]:
     """ImageNet's 1,000 names, where the labels are numbers and every image's name that says a class agrees with it."""
-    told = evidence >= 0
+    known = evidence >= 0
     unnamed = all(entry.name == str(number) for number, entry in enumerate(classes))
-    agree = told.any() and np.array_equal(evidence[told], table.label[told])
+    agree = known.any() and np.array_equal(evidence[known], table.label[known])
     if not unnamed or len(classes) > len(imagenet_classes()) or not agree:
         return classes
     return tuple(class_name(entry.wnid) for entry in imagenet_classes())
@@ -193,22 +193,22 @@ def check_evidence(root: str, collected: _Collected) -> None:
     """UsageError where file names prove that numbers mean different classes in different splits, or are no indices."""
     labels = [label.number for label in collected.counts.labels]
     by_split: dict[str, Counter[tuple[int, int]]] = defaultdict(Counter)
-    for split, label, index in zip(collected.builder.splits, collected.builder.labels, collected.evidence, strict=True):
+    for place, label, index in zip(collected.builder.splits, collected.builder.labels, collected.evidence, strict=True):
         number = labels[label]
         if index >= 0 and number is not None:
-            by_split[SPLIT_ORDER[split]][index, number] += 1
+            by_split[SPLIT_ORDER[place]][index, number] += 1
     schemes = {split: scheme_of(pairs) for split, pairs in by_split.items()}
     known = {scheme for scheme in schemes.values() if scheme}
-    told = "; ".join(f"{split}: {scheme}" for split, scheme in schemes.items() if scheme)
+    shown = "; ".join(f"{split}: {scheme}" for split, scheme in schemes.items() if scheme)
     if len(known) > 1:
         raise UsageError(
-            f"{root}: the splits number ImageNet's classes differently, as the images' names show ({told}). Number "
+            f"{root}: the splits number ImageNet's classes differently, as the images' names show ({shown}). Number "
             "them alike in all tars."
         )
     if known and known != {SCHEMES[0]}:
         raise UsageError(
-            f"{root}: the labels are not the classes' indices 0 to 999, as the images' names show ({told}). Number the "
-            "classes by the sorted WordNet ids, from 0."
+            f"{root}: the labels are not the classes' indices 0 to 999, as the images' names show ({shown}). Number "
+            "the classes by the sorted WordNet ids, from 0."
         )
     meant: dict[int, tuple[str, int]] = {}
     for split, pairs in by_split.items():

@@ -8,6 +8,7 @@ import io
 import json
 import lzma
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,14 @@ def pixels(content: bytes) -> np.ndarray[Any, Any]:
         return np.asarray(square.resize((32, 32), Image.Resampling.BOX), dtype=float)
 
 
-PACKED = {"0.tar.gz": gzip.compress, "1.tgz": gzip.compress, "2.tar.bz2": bz2.compress, "3.tar.xz": lzma.compress,
-          "4.tar": gzip.compress, "5.tar": bytes}  # fmt: skip
+PACKED: dict[str, Callable[[bytes], bytes]] = {
+    "0.tar.gz": gzip.compress,
+    "1.tgz": gzip.compress,
+    "2.tar.bz2": bz2.compress,
+    "3.tar.xz": lzma.compress,
+    "4.tar": gzip.compress,
+    "5.tar": bytes,
+}
 """Ends of names -> how such a tar is made; gzip may be called .tar."""
 
 
@@ -233,7 +240,7 @@ def test_foreign_files_in_folders_and_tars(tmp_path: Path) -> None:
     ):
         assert [entry.name for entry in source.classes] == ["cat", "dog"] and len(source.table) == 2
         assert not source.unused
-    mac = {}
+    mac: dict[str, bytes] = {}
     for i in range(3):
         mac |= {f"./._{i}.cls": b"\0\5", f"./{i}.cls": b"%d" % (i % 2), f"./._{i}.jpg": b"\0\5", f"./{i}.jpg": jpeg(i)}
     source = find_source(write_files(tmp_path / "wds", {"a.tar": tar_bytes(mac)}))
