@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint bench install clean
+.PHONY: help demo test docs lint bench dist install clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -24,6 +24,9 @@ demo: install  ## Make a small data set, train on it, show the result (under fiv
 test: install  ## Run the tests (two cores, no GPU, under ten minutes)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+docs: install  ## Run every command and Python block of README.md and docs/, the slow ones too
+	ALEXNET_FAST_DOCS=all $(BIN)/python -m pytest -n 0 tests/test_docs.py
+
 lint: install  ## Check style (ruff) and types (mypy)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -31,6 +34,9 @@ lint: install  ## Check style (ruff) and types (mypy)
 
 bench: install  ## Measure loader, model and training in one run (synthetic data unless ALEXNET_FAST_DATA is set)
 	$(BIN)/alexnet-fast bench
+
+dist: install  ## Build the wheel and the source distribution into dist/
+	$(BIN)/python -m build --outdir dist .
 
 clean:  ## Remove the environment and the demo's output
 	rm -rf $(VENV) demo build dist *.egg-info

@@ -1,11 +1,11 @@
 """Sharding's speed and memory, beside a bare loop and beside what people use instead.
 
-    python benchmarks/bench_shard.py IMAGES [--json FILE] [--img2dataset COMMAND] [--ffcv-python PYTHON]
+    python benchmarks/bench_shard.py IMAGES [--json FILE] [--quick] [--img2dataset COMMAND] [--ffcv-python PYTHON]
 
-IMAGES holds class folders, as `alexnet-fast shard` reads them, of whole images: the others know no bad ones.  Every
-candidate makes the same number of images, in turns, three rounds; the file cache is warm.  Candidates of one core are
-bound to one.  img2dataset and FFCV need other versions of common libraries, so they are called in environments of their
-own.
+--quick: the worker beside the bare loop, and the image sizes, only.  IMAGES holds class folders of whole images, as
+`alexnet-fast shard` reads them: the others know no bad ones.  Every candidate makes the same number of images, in
+turns, three rounds; the file cache is warm.  Candidates of one core are bound to one.  img2dataset and FFCV need other
+versions of common libraries, so they are called in environments of their own.
 """
 
 from __future__ import annotations
@@ -37,14 +37,16 @@ from alexnet_fast.bench.measurement import Measurement, table
 from alexnet_fast.distributed.machine import describe_machine
 from alexnet_fast.tools.dataset import ImageOptions, Note, Shard
 from alexnet_fast.tools.freed_memory import keep_freed_blocks
+from alexnet_fast.tools.sharding.image import encode
 from alexnet_fast.tools.sharding.plan import Plan, ShardOptions, ShardTask
 from alexnet_fast.tools.sharding.process_pool import local_pool
+from alexnet_fast.tools.sharding.resize import average_area
 from alexnet_fast.tools.sharding.shard import shard
 from alexnet_fast.tools.sharding.statistics import PixelSums
 from alexnet_fast.tools.sharding.tar_writer import index_bytes
 from alexnet_fast.tools.sharding.worker import ShardRecord, make_shard, write_record
+from alexnet_fast.tools.sources import contents as source_contents
 from alexnet_fast.tools.sources.find import find_source
-from alexnet_fast.tools.sources.find import folders as source_folders
 from alexnet_fast.tools.sources.table import Source, read_bytes
 from alexnet_fast.tools.sources.tree import Tree
 from alexnet_fast.tools.storage.output import LocalOutput
@@ -132,6 +134,78 @@ def whole_run(source: Path, workers: int, folder: Path) -> float:
     return timed(work)
 
 
+# ------------------------------------------------------------------- image sizes
+
+SIZES = {"500 px": (500, 375, 96), "2 Mpx": (1632, 1224, 24), "12 Mpx": (4000, 3000, 4)}
+"""Name -> width, height and number of images."""
+
+
+def image_sizes(images: Path, folder: Path) -> list[dict[str, Any]]:
+    """For JPEG and PNG of every size: worker with either filter beside the bare loop, resizing alone, and memory."""
+    photos = [Image.open(file).convert("RGB") for file in sorted(images.rglob("*.*"))[:8]]
+    rows = []
+    for name, (width, height, count) in SIZES.items():
+        for form in ("JPEG", "PNG"):
+            source = folder / f"{name} {form}".replace(" ", "-")
+            for number in range(count):
+                file = source / str(number % 2) / f"{number}.{form.lower()}"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                photo = photos[number % len(photos)].resize((width, height), Image.Resampling.BICUBIC)
+                photo.save(file, form, quality=90, compress_level=1)
+            rows.append({"images": f"{name} {form}", **one_size(source, count, folder)})
+    return rows
+
+
+def one_size(source: Path, count: int, folder: Path) -> dict[str, float]:
+    found = find_source(str(source), None, val_fraction=None, seed=0, exclude=None, cache=None)
+    plans = {name: Plan(found, ShardOptions(ImageOptions(filter=name))) for name in ("area", "bilinear")}
+    candidates: dict[str, Candidate] = {
+        "bare loop": partial(in_one_core, partial(bare_loop, resampling=Image.Resampling.BILINEAR), plans["area"]),
+        "worker": partial(in_one_core, worker, plans["area"]),
+        "worker, bilinear": partial(in_one_core, worker, plans["bilinear"]),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(ROUNDS):
+        for name, candidate in candidates.items():
+            with tempfile.TemporaryDirectory(dir=folder) as out:
+                seconds[name].append(candidate(Path(out)))
+    rates = {f"{name}, img/s": count / statistics.median(times) for name, times in seconds.items()}
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return rates | pool.apply(resizing, (next(source.rglob("*.*")).read_bytes(),))
+
+
+def resizing(content: bytes) -> dict[str, float]:
+    """Milliseconds of the resize alone, by filter, and what making the image takes beside its decoded pixels."""
+    keep_freed_blocks()
+    before = memory_kb("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # begins a new peak
+    encode(content, "a", ImageOptions())
+    peak = memory_kb("VmHWM") - before
+    image = Image.open(io.BytesIO(content)).convert("RGB")
+    side, pixels = min(image.size), np.asarray(image)
+    box = ((image.width - side) // 2, (image.height - side) // 2)
+    square = pixels[box[1] : box[1] + side, box[0] : box[0] + side]
+    region = (box[0], box[1], box[0] + side, box[1] + side)
+    bilinear, area = Image.Resampling.BILINEAR, []
+    theirs = []
+    for _ in range(20):
+        theirs.append(timed(lambda: image.resize((256, 256), bilinear, box=region)))
+        area.append(timed(lambda: average_area(lambda first, last: square[first:last], side, 256)))
+    return {
+        "bilinear, ms": 1e3 * min(theirs),
+        "area, ms": 1e3 * min(area),
+        "area / bilinear": min(area) / min(theirs),
+        "decoded MB": pixels.nbytes / 1e6,
+        "peak MB": peak / 1e3,
+    }
+
+
+def memory_kb(key: str) -> int:
+    """Of this process: VmRSS now, VmHWM at its peak."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key))
+
+
 # ----------------------------------------------------------------- other people
 
 
@@ -139,16 +213,16 @@ def img2dataset(command: str, source: Path, processes: int, folder: Path) -> flo
     """img2dataset on file:// addresses, with the same crop, size and quality."""
     addresses = folder / "addresses.txt"
     addresses.write_text("".join(f"file://{file}\n" for file in sorted(source.rglob("*.*"))))
-    words = [
+    arguments = [
         command, "--url_list", addresses, "--output_folder", folder / "out", "--output_format", "webdataset",
         "--processes_count", processes, "--thread_count", 2 * processes, "--image_size", 256,
         "--resize_mode", "center_crop", "--encode_quality", QUALITY, "--number_sample_per_shard", 1000,
         "--enable_wandb", False, "--compute_hash", None,
     ]  # fmt: skip
-    seconds = timed(lambda: subprocess.run([str(word) for word in words], check=True, capture_output=True))
-    told = [json.loads(file.read_bytes()) for file in (folder / "out").glob("*_stats.json")]
-    made = sum(shard["successes"] for shard in told)
-    assert made == sum(shard["count"] for shard in told) > 0, "img2dataset could not use all of the images"
+    seconds = timed(lambda: subprocess.run([str(word) for word in arguments], check=True, capture_output=True))
+    written = [json.loads(file.read_bytes()) for file in (folder / "out").glob("*_stats.json")]
+    made = sum(shard["successes"] for shard in written)
+    assert made == sum(shard["count"] for shard in written) > 0, "img2dataset could not use all of the images"
     return seconds
 
 
@@ -171,9 +245,9 @@ print(time.perf_counter() - begun)
 
 def ffcv(python: str, source: Path, processes: int, folder: Path) -> float:
     """FFCV's writer in its JPEG mode; its images' longer side is 256, so they are smaller than ours."""
-    words = [python, "-c", FFCV_WRITER, str(source), str(folder), str(processes)]
-    told = subprocess.run(words, check=True, capture_output=True, text=True).stdout
-    return float(told.splitlines()[-1])
+    arguments = [python, "-c", FFCV_WRITER, str(source), str(folder), str(processes)]
+    printed = subprocess.run(arguments, check=True, capture_output=True, text=True).stdout
+    return float(printed.splitlines()[-1])
 
 
 # ---------------------------------------------------------------------- memory
@@ -223,7 +297,7 @@ def parent_memory(folder: Path) -> tuple[float, float]:
         tree.sizes[b"train/" + name] = array("q", range(len(files)))
     trees = [tree]  # given away, not kept
     del tree
-    setattr(source_folders, "read_tree", lambda *_: trees.pop())  # noqa: B010 (mypy knows the name as another module's)
+    setattr(source_contents, "read_tree", lambda *_: trees.pop())  # noqa: B010 (mypy knows the name as another module's)
     begun = time.perf_counter()
     found: Source = find_source(str(folder), "folders", val_fraction=None, seed=0, exclude=None, cache=None)
     plan = Plan(found, ShardOptions())
@@ -248,9 +322,12 @@ def measure(name: str, count: int, seconds: list[float], details: dict[str, Any]
 @click.command()
 @click.argument("images", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--json", "json_file", type=click.Path(path_type=Path), default=None)
+@click.option("--quick", is_flag=True, help="Worker, bare loop and image sizes only.")
 @click.option("--img2dataset", "img2dataset_command", default=None, help="Its command.")
 @click.option("--ffcv-python", default=None, help="A Python that has FFCV.")
-def main(images: Path, json_file: Path | None, img2dataset_command: str | None, ffcv_python: str | None) -> None:
+def main(
+    images: Path, json_file: Path | None, quick: bool, img2dataset_command: str | None, ffcv_python: str | None
+) -> None:
     """Measure sharding on IMAGES."""
     images = images.resolve()
     plan = Plan(find_source(str(images), None, val_fraction=None, seed=0, exclude=None, cache=None), ShardOptions())
@@ -261,12 +338,15 @@ def main(images: Path, json_file: Path | None, img2dataset_command: str | None, 
     one, two = {"cores": 1}, {"cores": 2}
     candidates: list[tuple[str, dict[str, Any], Candidate]] = [
         ("bare loop: Pillow decode, BILINEAR, encode", one, partial(in_one_core, bilinear, plan)),
-        ("bare loop with BOX", one, partial(in_one_core, box, plan)),
         ("our worker", one, partial(in_one_core, worker, plan)),
+    ]
+    others: list[tuple[str, dict[str, Any], Candidate]] = [
+        ("bare loop with BOX", one, partial(in_one_core, box, plan)),
         ("webdataset.ShardWriter in a loop, BILINEAR", one, partial(in_one_core, webdataset_loop, plan)),
         ("alexnet-fast shard --workers 1", {}, partial(whole_run, images, 1)),
         ("alexnet-fast shard --workers 2", two, partial(whole_run, images, 2)),
     ]
+    candidates += [] if quick else others
     if img2dataset_command:
         candidates.append(("img2dataset, 2 processes", two, partial(img2dataset, img2dataset_command, images, 2)))
     if ffcv_python:
@@ -280,8 +360,27 @@ def main(images: Path, json_file: Path | None, img2dataset_command: str | None, 
     rates = {row.name: row.rate for row in rows}
     click.echo(table(rows))
     ratio = rates["our worker"] / rates["bare loop: Pillow decode, BILINEAR, encode"]
+    click.echo(f"worker / bare loop: {ratio:.3f}")
+    content = {
+        "command": " ".join(["python", *sys.argv]), "machine": describe_machine(), "images": count,
+        "rows": [asdict(row) for row in rows], "worker / bare loop": ratio,
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        content["sizes"] = sizes = image_sizes(images, Path(folder))
+    for size in sizes:
+        click.echo(
+            "  ".join(f"{key} {value:.4g}" if isinstance(value, float) else str(value) for key, value in size.items())
+        )
+    if not quick:
+        content |= whole_runs(rates)
+    if json_file:
+        json_file.write_text(json.dumps(content, indent=2, default=str) + "\n")
+
+
+def whole_runs(rates: dict[str, float]) -> dict[str, Any]:
+    """What the whole program takes: processes' scaling, ImageNet's time, the parent's memory."""
     both = rates["alexnet-fast shard --workers 2"] / rates["alexnet-fast shard --workers 1"]
-    click.echo(f"worker / bare loop: {ratio:.3f}; two workers / one: {both:.2f}")
+    click.echo(f"two workers / one: {both:.2f}")
     per_core = rates["alexnet-fast shard --workers 2"] / 2
     hours = {cores: IMAGENET / (per_core * cores) / 3600 for cores in (2, 16, 64)}
     click.echo("ImageNet-2012, were its images like these and every core as fast: " + ", ".join(
@@ -289,13 +388,7 @@ def main(images: Path, json_file: Path | None, img2dataset_command: str | None, 
     with tempfile.TemporaryDirectory() as folder, multiprocessing.get_context("spawn").Pool(1) as pool:
         megabytes, took = pool.apply(parent_memory, (Path(folder),))
     click.echo(f"the parent with 1,281,167 images: {megabytes:.0f} MB at most, {took:.0f} s in all")
-    if json_file:
-        content = {
-            "command": " ".join(["python", *sys.argv]), "machine": describe_machine(), "images": count,
-            "rows": [asdict(row) for row in rows], "worker / bare loop": ratio, "two workers / one": both,
-            "ImageNet hours": hours, "parent MB with 1,281,167 images": megabytes,
-        }  # fmt: skip
-        json_file.write_text(json.dumps(content, indent=2, default=str) + "\n")
+    return {"two workers / one": both, "ImageNet hours": hours, "parent MB with 1,281,167 images": megabytes}
 
 
 if __name__ == "__main__":

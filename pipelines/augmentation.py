@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from alexnet_fast.pipelines.dali import fn, types
+from alexnet_fast.pipelines.dali import Pipeline, fn, types
 from alexnet_fast.pipelines.decoding import Decoding, decode, decode_crop
+from alexnet_fast.pipelines.draws import DrawStream
 from alexnet_fast.pipelines.reader import Reading, read_samples, source_of
-from alexnet_fast.pipelines.seeds import derive_seed
 from alexnet_fast.tools.crop import CROP
 
 Floats = npt.NDArray[np.float32]
@@ -34,6 +35,10 @@ class Augmentation:
     seed: int
     epoch: int
     rank: int
+    crop_and_mirror: bool = True
+    """False: every image is its center crop, never mirrored."""
+    cropped_alike: int = 1
+    """Consecutive samples with the same crop and mirror, counted from the epoch's first."""
 
     @property
     def scale(self) -> float:
@@ -45,13 +50,10 @@ class Augmentation:
         shifts: Floats = (self.directions * g[:, None]).sum(axis=2)
         return shifts
 
-    def seed_for(self, purpose: str) -> int:
-        return derive_seed(self.seed, self.epoch, self.rank, purpose)
-
 
 @dataclass(frozen=True)
-class Draws:
-    """What chance decided for each image; left in host memory."""
+class DrawNodes:
+    """What chance decided for each image of a batch, in DALI's hands; left in host memory."""
 
     corner: Any
     """(2,) int32, 0..size − 224: y and x of the crop."""
@@ -61,29 +63,43 @@ class Draws:
     """(3,) float32: how far the color goes along each direction, times `strength`."""
 
 
-def draw(augmentation: Augmentation, size: int) -> Draws:
-    """Draw once for each image; offsets uniform, mirror ½, g ~ strength · N(0, 1).
+def draw(augmentation: Augmentation, size: int, start: int = 0) -> DrawNodes:
+    """Draw once for each image: offsets uniform, mirror ½, g ~ strength · N(0, 1).
 
-    As few operators as can be: on a CPU each holds a batch up for 50 to 100 µs.
+    To be called within a pipeline, whose first image is the sample `start` of the epoch.
     """
-    offsets = list(range(size - CROP + 1))
-    return Draws(
-        corner=fn.random.uniform(values=offsets, shape=[2], dtype=types.INT32, seed=augmentation.seed_for("corner")),
-        mirror=fn.random.coin_flip(seed=augmentation.seed_for("mirror")),
-        # Drawn with the jitter off too, so that an interrupted epoch can continue with it on or off.
-        g=fn.random.normal(shape=[3], stddev=augmentation.strength, seed=augmentation.seed_for("colour")),
+    stream = DrawStream(augmentation.seed, augmentation.epoch, augmentation.rank, size, augmentation.cropped_alike)
+    batch_size = Pipeline.current().max_batch_size
+    strength = np.float32(augmentation.strength)
+    batches = count(start, batch_size)
+
+    # It counts for itself: DALI's own count begins anew wherever a pipeline is restored.
+    def next_draws(_: int) -> tuple[Any, Any, Any]:
+        draws = stream.at(next(batches), batch_size)
+        if not augmentation.crop_and_mirror:
+            return np.full_like(draws.corner, (size - CROP) // 2), np.zeros_like(draws.mirror), draws.g * strength
+        return draws.corner, draws.mirror, draws.g * strength
+
+    corner, mirror, g = fn.external_source(
+        next_draws, num_outputs=3, batch=True, dtype=[types.INT32, types.INT32, types.FLOAT], ndim=[1, 0, 1]
     )
+    return DrawNodes(corner, mirror, g)
 
 
-def augment(pixels: Any, draws: Draws, augmentation: Augmentation, size: int, dtype: Any) -> Any:
-    """(224, 224, 3) of `dtype`.  The PCA color jitter costs nothing: it is part of each image's own mean."""
-    position = draws.corner * (1 / max(1, size - CROP))  # DALI takes shares of the margin, and rounds to pixels
+def augment(pixels: Any, draws: DrawNodes, augmentation: Augmentation, size: int, dtype: Any) -> Any:
+    """Whole images (size, size, 3) or their crops (224, 224, 3), by `size` -> (224, 224, 3) of `dtype`.
+
+    The PCA color jitter costs nothing: it is part of each image's own mean.
+    """
+    position: dict[str, Any] = {}
+    if size > CROP:
+        share = draws.corner * (1 / (size - CROP))  # DALI takes shares of the margin, and rounds to pixels
+        position = {"crop_pos_y": share[0], "crop_pos_x": share[1]}
     shift = fn.reductions.sum(types.Constant(augmentation.directions) * draws.g, axes=[1])
     return fn.crop_mirror_normalize(
         pixels,
         crop=(CROP, CROP),
-        crop_pos_y=position[0],
-        crop_pos_x=position[1],
+        **position,
         mirror=draws.mirror,
         mean=types.Constant(augmentation.mean) - shift,
         std=[augmentation.divisor] * 3,
@@ -93,26 +109,38 @@ def augment(pixels: Any, draws: Draws, augmentation: Augmentation, size: int, dt
 
 
 def training_graph(
-    reading: Reading, decoding: Decoding, augmentation: Augmentation, dtype: Any, *, with_draws: bool = False
+    reading: Reading,
+    decoding: Decoding,
+    augmentation: Augmentation,
+    dtype: Any,
+    *,
+    start: int = 0,
+    with_draws: bool = False,
 ) -> tuple[Any, ...]:
-    """Images (224, 224, 3) and labels' digits (5,) uint8, on the decoder's device.
+    """Images (224, 224, 3) and labels' digits (5,) uint8, on the GPU if there is one.
 
-    With `with_draws` also, as the last NUM_DRAWN, the three `Draws` in their order, where each image came from, and
-    its decoded pixels.
+    start: samples of the epoch that come before the reader's first.
+    With `with_draws` also, as the last NUM_DRAWN, the three of `DrawNodes` in their order, where each image came from,
+    and its decoded pixels.
     """
     jpeg, digits = read_samples(reading)
-    pixels = decode(jpeg, decoding)
-    draws = draw(augmentation, decoding.size)
-    images = augment(pixels, draws, augmentation, decoding.size, dtype)
+    draws = draw(augmentation, decoding.size, start)
     if decoding.backend == "mixed":
+        pixels = decode(jpeg, decoding)
+        images = augment(pixels, draws, augmentation, decoding.size, dtype)
+    else:  # the CPU makes no pixel outside the crop, and copies none
+        pixels = decode_crop(jpeg, (CROP, CROP), draws.corner)
+        images = augment(pixels.gpu() if decoding.to_gpu else pixels, draws, augmentation, CROP, dtype)
+    if decoding.backend == "mixed" or decoding.to_gpu:
         digits = digits.gpu()
     if not with_draws:
         return images, digits
-    return images, digits, *_drawn(draws, jpeg, pixels)
+    whole = pixels if decoding.backend == "mixed" else decode(jpeg, decoding)
+    return images, digits, *_drawn(draws, jpeg, whole)
 
 
 def cutting_graph(
-    reading: Reading, decoding: Decoding, augmentation: Augmentation, *, with_draws: bool = False
+    reading: Reading, decoding: Decoding, augmentation: Augmentation, *, start: int = 0, with_draws: bool = False
 ) -> tuple[Any, ...]:
     """For a CPU, what is left to do outside DALI: crops (224, 224, 3) uint8, digits (5,) uint8, mirror, g.
 
@@ -120,11 +148,11 @@ def cutting_graph(
     it adds in `training_graph`.
     """
     jpeg, digits = read_samples(reading)
-    draws = draw(augmentation, decoding.size)
+    draws = draw(augmentation, decoding.size, start)
     crops = decode_crop(jpeg, (CROP, CROP), draws.corner)
     outputs = crops, digits, draws.mirror, draws.g
     return (*outputs, *_drawn(draws, jpeg, decode(jpeg, decoding))) if with_draws else outputs
 
 
-def _drawn(draws: Draws, jpeg: Any, pixels: Any) -> tuple[Any, ...]:
+def _drawn(draws: DrawNodes, jpeg: Any, pixels: Any) -> tuple[Any, ...]:
     return draws.corner, draws.mirror, draws.g, source_of(jpeg), pixels

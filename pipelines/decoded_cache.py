@@ -24,13 +24,22 @@ CacheSize = float | Literal["auto"]
 
 
 @dataclass(frozen=True)
+class CacheRequest:
+    """What a caller wants to keep of the decoded images."""
+
+    size: CacheSize
+    memory_beside: int = 0
+    """Bytes that others on this GPU will need; "auto" leaves them free."""
+
+
+@dataclass(frozen=True)
 class LoaderMemory:
     """What a loader takes of a GPU's memory, in bytes, reckoned; nothing on a CPU."""
 
     per_image: float = 0.0
-    """For each image of a batch: what is ready or in the making of it, compressed, decoded and finished."""
+    """For each image of a training batch, where as many are decoded together: ready, or in the making."""
     decoder: int = 0
-    """Whatever the batch."""
+    """Whatever the training batch: the decoder's threads, and decoded batches of a size of their own."""
     kept: int = 0
     """Decoded images that stay."""
 
@@ -88,14 +97,30 @@ def check_gpu_memory(device_type: str) -> None:
         )
 
 
-def loader_memory(*, size: int, jpeg_bytes: float, pixel_bytes: int, num_threads: int, prefetch: int) -> LoaderMemory:
+def loader_memory(
+    *,
+    size: int,
+    jpeg_bytes: float,
+    pixel_bytes: int,
+    decoded_at_once: int,
+    batch_size: int,
+    num_threads: int,
+    prefetch: int,
+    hw_decoder_load: float = 0.0,
+) -> LoaderMemory:
     """Of a loader of images of `size` pixels on each side; `pixel_bytes`: 2 where it finishes in float16, else 4.
 
-    DALI has one batch that is being copied to torch while `prefetch` more are ready or in the making.
+    DALI has one decoded batch that is being copied to torch while `prefetch` more are ready or in the making; torch has
+    the one that training batches are cut from, and the next.  The JPEG engines' share of a decoded batch is allocated
+    before the first one, and the decoder that keeps the cache alive has a thread's memory too.
     """
     finished = 3 * CROP**2 * pixel_bytes
     one = jpeg_bytes + 3 * size**2 + finished
-    return LoaderMemory((prefetch + 1) * one + finished, num_threads * DECODER_THREAD)
+    each = (prefetch + 1) * one + 2 * finished + hw_decoder_load * 3 * size**2
+    threads = (num_threads + 1) * DECODER_THREAD
+    if decoded_at_once == batch_size:
+        return LoaderMemory(each, threads)
+    return LoaderMemory(0.0, threads + int(each * decoded_at_once))
 
 
 def plan_cache(asked: CacheSize, *, free: int, needed: int, samples: int, size: int) -> CachePlan:

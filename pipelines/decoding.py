@@ -1,16 +1,22 @@
-"""JPEG bytes to pixels: on the CPU, or on the GPU's JPEG engines and cores."""
+"""JPEG bytes to pixels: on the CPU, on the GPU's JPEG engines, or on its CUDA cores."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+import torch
 
 from alexnet_fast.pipelines.dali import fn, types
+
+DecodeOn = Literal["engines", "cuda", "cpu"]
+"""For a GPU: its JPEG engines together with its CUDA cores, the CUDA cores alone, or the CPU, which crops too."""
+PLACES: tuple[DecodeOn, ...] = get_args(DecodeOn)
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How images are decoded.  All but `backend` are for the GPU."""
+    """How images are decoded.  `hw_decoder_load` and `cache_mib` are for the "mixed" backend."""
 
     backend: Literal["cpu", "mixed"]
     size: int
@@ -20,10 +26,22 @@ class Decoding:
     cache_mib: int = 0
     """MiB of decoded images that are kept in the GPU's memory, until it is full; 0 keeps none."""
 
+    to_gpu: bool = False
+    """Whether pixels decoded by the CPU are copied to the GPU, to be finished there."""
+
+    @classmethod
+    def on(cls, device: torch.device, size: int, place: DecodeOn, hw_decoder_load: float) -> Decoding:
+        """For a loader whose batches are on `device`; on a CPU there is one way."""
+        if device.type == "cpu":
+            return cls("cpu", size, 0.0)
+        if place == "cpu":
+            return cls("cpu", size, 0.0, to_gpu=True)
+        return cls("mixed", size, hw_decoder_load if place == "engines" else 0.0)
+
     def describe(self) -> str:
         """All of it that decides the pixels: those that are kept stay what the first to decode them made."""
         if self.backend == "cpu":
-            return "cpu"
+            return "cpu, finished on the GPU" if self.to_gpu else "cpu"
         kept = ", kept as first decoded" if self.cache_mib and 0 < self.hw_decoder_load < 1 else ""
         return f"{self.backend}, {self.hw_decoder_load:g} by the JPEG engines{kept}"
 

@@ -17,7 +17,7 @@ from alexnet_fast.pipelines.diagnosis import Shards, check_labels
 from alexnet_fast.pipelines.pipeline_run import Execution, PipelineRun, to_torch
 from alexnet_fast.pipelines.reader import Reading, labels_of, read_samples
 from alexnet_fast.pipelines.seeds import part_of_rank
-from alexnet_fast.pipelines.settings import check_share, default_settings
+from alexnet_fast.pipelines.settings import LoaderOptions, check_share
 from alexnet_fast.tools.crop import CROP, center_crop
 from alexnet_fast.tools.dataset import Dataset
 
@@ -49,9 +49,7 @@ class EvaluationLoader:
         mean: Literal["image", "rgb"] | torch.Tensor = "image",
         rank: int = 0,
         num_ranks: int = 1,
-        num_threads: int | None = None,
-        hw_decoder_load: float | None = None,
-        prefetch: int | None = None,
+        options: LoaderOptions | None = None,
     ) -> None:
         """batch_size: this rank's; the last batch holds what is left.  The rest as in TrainingLoader.
 
@@ -68,10 +66,10 @@ class EvaluationLoader:
         self._dataset, self._split = dataset, split
         self.num_batches = -(-len(self._places) // self._batch_size)
         """Of this rank."""
-        settings = default_settings(device, num_threads, prefetch, hw_decoder_load)
+        settings = (options or LoaderOptions()).settings(device)
         self._execution = Execution(self._batch_size, device, settings.num_threads, settings.prefetch)
         size = dataset.image_options.size
-        self._decoding = Decoding("cpu" if device.type == "cpu" else "mixed", size, settings.hw_decoder_load)
+        self._decoding = Decoding.on(device, size, settings.decode_on, settings.hw_decoder_load)
         self._reading = Reading.of(
             dataset.tars(split), dataset.indexes(split), rank=rank, num_ranks=num_ranks, shuffle_buffer=None, seed=0
         )
@@ -103,7 +101,10 @@ class EvaluationLoader:
 
     def _graph(self) -> tuple[Any, ...]:
         jpeg, digits = read_samples(self._reading)
-        return decode(jpeg, self._decoding), digits if self._decoding.backend == "cpu" else digits.gpu()
+        pixels = decode(jpeg, self._decoding)
+        if self._decoding.to_gpu:
+            pixels = pixels.gpu()
+        return pixels, digits.gpu() if self._execution.device.type == "cuda" else digits
 
 
 def view_cutter(pixels_NHWC: torch.Tensor, mean: torch.Tensor, dtype: torch.dtype) -> Callable[[int], torch.Tensor]:

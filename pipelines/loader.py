@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -20,7 +19,7 @@ from alexnet_fast.pipelines.dali import VERSION
 from alexnet_fast.pipelines.decoded_cache import (
     MIB,
     CachePlan,
-    CacheSize,
+    CacheRequest,
     LoaderMemory,
     check_gpu_memory,
     loader_memory,
@@ -29,29 +28,20 @@ from alexnet_fast.pipelines.decoded_cache import (
 from alexnet_fast.pipelines.decoding import Decoding
 from alexnet_fast.pipelines.diagnosis import Shards, check_labels
 from alexnet_fast.pipelines.evaluation_loader import EvaluationLoader
-from alexnet_fast.pipelines.normalization import Finishing, Workbench, finishing_of
-from alexnet_fast.pipelines.pipeline_run import CacheKeeper, Execution, PipelineRun
+from alexnet_fast.pipelines.normalization import Finishing, Workbench, finishing_of, take
+from alexnet_fast.pipelines.pipeline_run import CacheKeeper, Execution, PipelineRun, free_gpu_memory
+from alexnet_fast.pipelines.place import Checkpoint, Place, check_stream, check_version, place_in, state_of
 from alexnet_fast.pipelines.reader import Reading
 from alexnet_fast.pipelines.seeds import derive_seed, part_of_rank, shard_order, shard_order_within_parts
-from alexnet_fast.pipelines.settings import LoaderSettings, check_batch, default_settings
+from alexnet_fast.pipelines.settings import LoaderOptions, LoaderSettings, check_batch
 from alexnet_fast.tools.crop import CROP
 from alexnet_fast.tools.dataset import Dataset
-from alexnet_fast.tools.errors import UsageError, UserError
+from alexnet_fast.tools.errors import UsageError
 
 __all__ = ["EvaluationLoader", "TrainingLoader"]
 
-STATE_VERSION = 5
-
-
-@dataclass
-class _Progress:
-    """Where a loader stands: so many batches of an epoch have been handed out."""
-
-    epoch: int
-    batches: int
-    checkpoint: bytes | None
-    """DALI's state after those batches, while no run is there to ask for it; None where it was lost with a batch that
-    could not be made."""
+CROPPED_ALIKE = 32
+"""Consecutive images with the same crop and mirror in 2012.  Source: convdata.py:125 of the authors' release."""
 
 
 class TrainingLoader:
@@ -92,83 +82,106 @@ class TrainingLoader:
         mean: Literal["image", "rgb"] = "image",
         pca_jitter: float = 0.1,
         pca_jitter_divisor: bool = True,
-        num_threads: int | None = None,
+        crop_and_mirror: bool = True,
+        pca_jitter_scale: Literal["sqrt_eigenvalue", "eigenvalue"] = "sqrt_eigenvalue",
+        exact_2012: bool = False,
         shuffle_buffer: int = 8192,
-        hw_decoder_load: float | None = None,
-        prefetch: int | None = None,
-        cache_decoded: CacheSize | None = None,
-        memory_beside: int = 0,
+        options: LoaderOptions | None = None,
+        cache: CacheRequest | None = None,
     ) -> None:
         """dataset: a `Dataset`, or the path of a shards folder.  batch_size: images of a batch of this rank.
         device: where the batches are made and stay, such as "cpu" or "cuda:1"; None: the current GPU, else the CPU.
         seed, rank, num_ranks: the same seed on all ranks, and each rank its own number, give each its part of an epoch.
-        num_threads, hw_decoder_load, prefetch: None takes what was found best for this machine, else a default.
+        options: what decides the speed; None takes what was found best for this machine, else defaults.
 
         dtype: float32, or float16 (made by DALI on a GPU, where it is free).
         mean: "image" subtracts the mean image's center 224 crop, whichever crop the image got, as in 2012; "rgb" one
             color.
-        pca_jitter_divisor: divide by 1 + pca_jitter while the jitter is on (as in 2012): pixels keep their scale.
+        pca_jitter_divisor: divide by 1 + pca_jitter while there is pca_jitter, as in 2012, so that pixels keep their
+            scale.
+        crop_and_mirror: False gives the center crop of every image, never mirrored.
+        pca_jitter_scale: "sqrt_eigenvalue": sᵢ is the square root of the i-th eigenvalue, as in 2012; "eigenvalue": it
+            is the eigenvalue itself, for pixels of 0..1, as the paper's text can be read.
+        exact_2012: the stream as in 2012: samples in the shards' order in every epoch, one crop and mirror for
+            `CROPPED_ALIKE` consecutive ones, and the short last batch too.  For one rank.
         shuffle_buffer: samples in the reader's buffer of compressed images (about 0.2 GB at 8192).
-        cache_decoded: GiB of the GPU's memory for decoded images, which are not decoded again until `close`; "auto"
-            takes what is free less `memory_beside`, the bytes that others on this GPU will need.  Has not run on a GPU
+        cache: keep decoded images in the GPU's memory; they are not decoded again until `close`.  Has not run on a GPU
             yet.  One loader with a cache at a time on each GPU of a process.
         """
         if not (math.isfinite(pca_jitter) and pca_jitter >= 0):
             raise UsageError(f"PCA color jitter {pca_jitter:g}: give 0 (none) or more; 0.1 was used in 2012.")
         if shuffle_buffer < 1:
             raise UsageError(f"a shuffle buffer of {shuffle_buffer} samples: give 1 or more.")
+        if exact_2012 and num_ranks > 1:
+            raise UsageError(f"exact_2012 with {num_ranks} ranks: in 2012 there was one stream. Give one rank.")
         dataset, device = as_dataset(dataset), as_device(device)
         split_info = dataset.split(split)
         check_batch(dataset, split, batch_size=batch_size, rank=rank, num_ranks=num_ranks)
         dataset.check_sizes(split)
-        settings = default_settings(device, num_threads, prefetch, hw_decoder_load)
         self.batch_size = batch_size
-        self.num_batches = split_info.samples // (batch_size * num_ranks)
+        self.num_batches = (split_info.samples + (batch_size - 1) * exact_2012) // (batch_size * num_ranks)
         """Of one epoch, on every rank."""
         self._dataset = dataset
         self._split = split
         self._seed = seed
         self._rank, self._num_ranks = rank, num_ranks
-        self._dtype = dtype
+        self.dtype, self._device = dtype, device
         self._pca_jitter, self._pca_jitter_divisor, self._mean = pca_jitter, pca_jitter_divisor, mean
+        self._crop_and_mirror = crop_and_mirror
+        self._pca_jitter_scale, self._exact_2012 = pca_jitter_scale, exact_2012
         self._shuffle_buffer = min(shuffle_buffer, split_info.samples // num_ranks)
-        self.memory = self._memory(settings, device)
-        """Of the GPU that this loader takes."""
-        self.cache = None if cache_decoded is None else self._plan_cache(cache_decoded, device, memory_beside)
+        settings = (options or LoaderOptions()).settings(device)
+        self.cache: CachePlan | None = None
         """The decoded images that are kept; None where nobody asked for it."""
+        if cache is not None:
+            check_gpu_memory(device.type)
+            if settings.decode_on == "cpu":  # the cache belongs to the GPU's decoder
+                settings = replace(settings, decode_on="cuda")
+            self.cache = self._plan_cache(cache, settings)
         self._same_samples = self.cache is not None and num_ranks > 1
-        cache_mib = self.cache.mib if self.cache is not None else 0
-        self.memory = replace(self.memory, kept=cache_mib * MIB)
-        self._execution = Execution(batch_size, device, settings.num_threads, settings.prefetch, cache_mib)
-        self._decoding = Decoding(
-            "cpu" if device.type == "cpu" else "mixed", dataset.image_options.size, settings.hw_decoder_load, cache_mib
-        )
+        self._apply(settings)
         self._keeper: CacheKeeper | None = None
         self._workbench = Workbench(settings.num_threads)
         self._run: PipelineRun | None = None
-        self._progress: _Progress | None = None
+        self._place: Place | None = None
         self._resuming = False
         self._generation = 0
 
-    def _memory(self, settings: LoaderSettings, device: torch.device) -> LoaderMemory:
-        if device.type == "cpu":
+    def _apply(self, settings: LoaderSettings) -> None:
+        """Decode by these settings from the next epoch, or part of one, on."""
+        self._settings = settings
+        cache_mib = self.cache.mib if self.cache is not None else 0
+        self._decoding = replace(self._decoding_of(settings), cache_mib=cache_mib)
+        decode_batch = settings.fitting_batch(self.batch_size, self.num_batches)
+        self._execution = Execution(decode_batch, self._device, settings.num_threads, settings.prefetch, cache_mib)
+        self.memory = replace(self._memory(settings), kept=cache_mib * MIB)
+        """Of the GPU that this loader takes."""
+
+    def _decoding_of(self, settings: LoaderSettings) -> Decoding:
+        size = self._dataset.image_options.size
+        return Decoding.on(self._device, size, settings.decode_on, settings.hw_decoder_load)
+
+    def _memory(self, settings: LoaderSettings) -> LoaderMemory:
+        if self._device.type == "cpu":
             return LoaderMemory()
         split = self._dataset.split(self._split)
         return loader_memory(
             size=self._dataset.image_options.size,
             jpeg_bytes=split.bytes / split.samples,
-            pixel_bytes=self._dtype.itemsize,
+            pixel_bytes=self.dtype.itemsize,
+            decoded_at_once=settings.fitting_batch(self.batch_size, self.num_batches),
+            batch_size=self.batch_size,
             num_threads=settings.num_threads,
             prefetch=settings.prefetch,
+            hw_decoder_load=self._decoding_of(settings).hw_decoder_load,
         )
 
-    def _plan_cache(self, asked: CacheSize, device: torch.device, memory_beside: int) -> CachePlan:
-        check_gpu_memory(device.type)
-        free, _ = torch.cuda.mem_get_info(device)
+    def _plan_cache(self, asked: CacheRequest, settings: LoaderSettings) -> CachePlan:
+        free, _ = torch.cuda.mem_get_info(self._device)
         return plan_cache(
-            asked,
+            asked.size,
             free=free,
-            needed=self.memory.beside_kept(self.batch_size) + memory_beside,
+            needed=self._memory(settings).beside_kept(self.batch_size) + asked.memory_beside,
             samples=len(part_of_rank(self._dataset.split(self._split).samples, self._rank, self._num_ranks)),
             size=self._dataset.image_options.size,
         )
@@ -184,9 +197,9 @@ class TrainingLoader:
 
         After `load_state_dict` the first one gives what is left of the epoch that was interrupted.
         """
-        if self._progress is None:
+        if self._place is None:
             return self.epoch(0)
-        return self.epoch(self._progress.epoch + (0 if self._resuming else 1))
+        return self.epoch(self._place.epoch + (0 if self._resuming else 1))
 
     def epoch(self, number: int, *, pca_jitter: bool = True) -> Iterator[Batch]:
         """The batches of epoch `number` (0, 1, …); after `load_state_dict`, those that are left of it.
@@ -194,60 +207,70 @@ class TrainingLoader:
         pca_jitter: False omits the PCA color jitter, and its divisor with it; what is left of an epoch need not
             have the jitter that it was begun with.
         """
-        if not self._resuming or self._progress is None or self._progress.epoch != number:
-            self._progress = _Progress(number, 0, None)
+        if not self._resuming or self._place is None or self._place.epoch != number:
+            self._place = Place(number)
         self._resuming = False
         self.pause()
         self._generation += 1
-        return self._batches(self._generation, self._progress, pca_jitter)
+        return self._batches(self._generation, self._place, pca_jitter)
 
-    def _batches(self, generation: int, progress: _Progress, pca_jitter: bool) -> Iterator[Batch]:
+    def _batches(self, generation: int, place: Place, pca_jitter: bool) -> Iterator[Batch]:
         self._check_current(generation)
-        if progress.batches == self.num_batches:
+        if place.batches == self.num_batches:
             return
         if self._decoding.cache_mib and self._keeper is None:
             self._keeper = CacheKeeper(self._decoding, self._execution)
-        finishing = self.finishing(progress.epoch, pca_jitter=pca_jitter)
-        self._run = self._start(progress, finishing)
+        finishing = self.finishing(place.epoch, pca_jitter=pca_jitter)
+        self._run = self._start(place, finishing)
         self._run.check_num_samples(self._dataset, self._split)
-        progress.checkpoint = None
-        for _ in range(progress.batches, self.num_batches):
+        start = place.checkpoint.samples if place.checkpoint is not None else 0
+        decoded: tuple[torch.Tensor, ...] = ()
+        first, past = start, start  # of the decoded samples
+        while place.batches < self.num_batches:
             self._check_current(generation)
             if self._run is None:
                 raise RuntimeError("this epoch was ended: the loader was closed")
+            begin = place.batches * self.batch_size
             try:
-                batch = self._batch(finishing, self._run.next())
+                while begin >= past:
+                    if past > start:
+                        place.checkpoint = Checkpoint(past, self._run.checkpoint())
+                    decoded = take(finishing, self._run.next())
+                    first, past = past, past + self._execution.batch_size
+                end = min(begin + self.batch_size, self._dataset.split(self._split).samples)
+                part = slice(begin - first, end - first)
+                batch = self._batch(finishing, tuple(output[part] for output in decoded))
             except BaseException:
                 self._end_run()  # it stands behind a batch that nobody was given
                 raise
-            progress.batches += 1
+            place.batches += 1
             yield batch
+        place.checkpoint = None
         self._end_run()
 
     def _check_current(self, generation: int) -> None:
         if generation != self._generation:
             raise RuntimeError("this epoch was ended: another one was begun")
 
-    def _batch(self, finishing: Finishing, outputs: tuple[Any, ...]) -> Batch:
+    def _batch(self, finishing: Finishing, outputs: tuple[torch.Tensor, ...]) -> Batch:
         images_NHWC, labels = finishing.finish(outputs)
-        batch = Batch(images_NHWC.to(self._dtype).permute(0, 3, 1, 2), labels)
+        batch = Batch(images_NHWC.to(self.dtype).permute(0, 3, 1, 2), labels)
         check_labels(batch.labels, self._dataset)
         return batch
 
-    def _start(self, progress: _Progress, finishing: Finishing) -> PipelineRun:
-        reading = self._reading(progress.epoch)
-        start = 0 if progress.checkpoint is None else progress.batches
-        run = PipelineRun(
-            lambda: finishing.graph(reading),
+    def _start(self, place: Place, finishing: Finishing) -> PipelineRun:
+        """What decodes the rest of an epoch, from the place's checkpoint on."""
+        reading = self._reading(place.epoch)
+        start = place.checkpoint.samples if place.checkpoint is not None else 0
+        num_samples = self.num_batches * self.batch_size - start
+        return PipelineRun(
+            lambda: finishing.graph(reading, start=start),
             self._execution,
-            self.num_batches - start,
+            -(-num_samples // self._execution.batch_size),
             checkpointing=True,
-            checkpoint=progress.checkpoint,
+            checkpoint=place.checkpoint.dali if place.checkpoint is not None else None,
             shards=Shards.of(self._dataset, self._split),
         )
-        for _ in range(start, progress.batches):
-            run.next()  # the way to a place of which DALI's state was lost
-        return run
 
     def finishing(self, epoch: int, *, pca_jitter: bool) -> Finishing:
         """What is done to an epoch's images."""
@@ -256,14 +279,16 @@ class TrainingLoader:
             self.augmentation(epoch, pca_jitter=pca_jitter),
             mean=self._mean,
             decoding=self._decoding,
-            device=self._execution.device,
-            dtype=self._dtype,
+            device=self._device,
+            dtype=self.dtype,
             workbench=self._workbench,
         )
 
     def _reading(self, epoch: int) -> Reading:
         tars, indexes = self._dataset.tars(self._split), self._dataset.indexes(self._split)
-        if self._same_samples:
+        if self._exact_2012:
+            order = list(range(len(tars)))
+        elif self._same_samples:
             sizes = [shard.samples for shard in self._dataset.split(self._split).shards]
             order = shard_order_within_parts(sizes, self._num_ranks, self._seed, epoch)
         else:
@@ -273,68 +298,53 @@ class TrainingLoader:
             [indexes[place] for place in order],
             rank=self._rank,
             num_ranks=self._num_ranks,
-            shuffle_buffer=self._shuffle_buffer,
+            shuffle_buffer=None if self._exact_2012 else self._shuffle_buffer,
             seed=derive_seed(self._seed, epoch, self._rank, "shuffle"),
+            skip_cached=self._decoding.cache_mib > 0,
         )
 
     def augmentation(self, epoch: int, *, pca_jitter: bool) -> Augmentation:
         """The numbers that an epoch's images are made with."""
         statistics = self._dataset.statistics
+        deviations = statistics.standard_deviations  # √λ, of pixels 0..255
+        scales = deviations if self._pca_jitter_scale == "sqrt_eigenvalue" else deviations**2 / 255
         return Augmentation(
             mean=statistics.mean_rgb.astype(np.float32),
-            directions=(statistics.standard_deviations[:, None] * statistics.directions).T.astype(np.float32),
+            directions=(scales[:, None] * statistics.directions).T.astype(np.float32),
             strength=self._pca_jitter if pca_jitter else 0.0,
             divisor=1.0 + self._pca_jitter if pca_jitter and self._pca_jitter_divisor else 1.0,
             seed=self._seed,
             epoch=epoch,
             rank=self._rank,
+            crop_and_mirror=self._crop_and_mirror,
+            cropped_alike=CROPPED_ALIKE if self._exact_2012 else 1,
         )
 
     # ------------------------------------------------------------------- state
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands, after the last batch handed out: plain numbers and strings."""
-        progress = self._progress
-        if progress is None:
-            return {"version": STATE_VERSION, "stream": self.stream(), "epoch": None}
-        checkpoint = progress.checkpoint
-        if self._run is not None and 0 < progress.batches < self.num_batches:
-            checkpoint = self._run.checkpoint()
-        return {
-            "version": STATE_VERSION,
-            "stream": self.stream(),
-            "epoch": progress.epoch,
-            "batches": progress.batches,
-            "dali": None if checkpoint is None else base64.b64encode(checkpoint).decode("ascii"),
+        decoding = {
+            "decode_on": self._settings.decode_on,
+            "hw_decoder_load": self._settings.hw_decoder_load,
+            "decode_batch": self._execution.batch_size,
         }
+        return state_of(self._place, self.stream(), decoding)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken, in this process or another.
+        """Continue where `state_dict` was taken, in this process or another.
 
-        Raises UserError, naming the differences, where this loader would not give the stream that the state is of.
+        On a GPU this loader decodes from now on as the one that the state is of: which images the JPEG engines decode
+        rounds their pixels.  Raises UserError, naming the differences, where this loader would not give the same
+        stream.
         """
-        if state.get("version") != STATE_VERSION:
-            raise UserError(
-                f"the loader's state has version {state.get('version')!r}; this program reads {STATE_VERSION}. "
-                "Go on with the program that made it, or resume from an epoch's start."
-            )
-        theirs, ours = state["stream"], self.stream()
-        differences = [
-            f"{name} was {theirs.get(name)}, is {ours.get(name)}"
-            for name in sorted(theirs.keys() | ours.keys())
-            if theirs.get(name) != ours.get(name)
-        ]
-        if differences:
-            raise UserError(
-                f"the stream of images is not the one that was interrupted: {'; '.join(differences)}. "
-                "Go back to what it was, or resume from an epoch's start."
-            )
+        check_version(state)
         self.pause()
-        self._resuming = state["epoch"] is not None
-        self._progress = None
-        if self._resuming:
-            checkpoint = None if state["dali"] is None else base64.b64decode(state["dali"])
-            self._progress = _Progress(state["epoch"], state["batches"], checkpoint)
+        if self._device.type != "cpu" and state["stream"]["decoder"] != "cpu":
+            self._apply(replace(self._settings, **state["decoding"]))
+        check_stream(state["stream"], self.stream())
+        self._place = place_in(state)
+        self._resuming = self._place is not None
 
     def stream(self) -> dict[str, str]:
         """All that decides which images come, name -> value; two loaders that agree give the same batches."""
@@ -343,12 +353,14 @@ class TrainingLoader:
             "split": self._split,
             "seed": str(self._seed),
             "batch size": str(self.batch_size),
+            **({"order": f"fixed, {CROPPED_ALIKE} cropped alike, short last batch"} if self._exact_2012 else {}),
             "rank": f"{self._rank} of {self._num_ranks}{', always the same samples' if self._same_samples else ''}",
             "shuffle buffer": str(self._shuffle_buffer),
-            "crop": f"{CROP} of {self._dataset.image_options.size}",
+            "crop": f"{CROP} of {self._dataset.image_options.size}{'' if self._crop_and_mirror else ', center'}",
             "mean": self._mean,
-            "pca_jitter": f"{self._pca_jitter}{'' if self._pca_jitter_divisor else ', undivided'}",
-            "dtype": str(self._dtype).removeprefix("torch."),
+            "pca_jitter": f"{self._pca_jitter}{'' if self._pca_jitter_divisor else ', undivided'}"
+            + ("" if self._pca_jitter_scale == "sqrt_eigenvalue" else f", by {self._pca_jitter_scale}"),
+            "dtype": str(self.dtype).removeprefix("torch."),
             "decoder": self._decoding.describe(),
             "DALI": VERSION,
         }
@@ -357,8 +369,6 @@ class TrainingLoader:
 
     def pause(self) -> None:
         """Stop reading and free threads and buffers, not the decoded images; `state_dict` and `epoch` still work."""
-        if self._run is not None and self._progress is not None and 0 < self._progress.batches < self.num_batches:
-            self._progress.checkpoint = self._run.checkpoint()
         self._end_run()
         self._workbench.close()
 
@@ -371,6 +381,8 @@ class TrainingLoader:
         """`pause`, and give the decoded images up too; an epoch that is begun then decodes them anew."""
         self.pause()
         self._keeper = None
+        if self._device.type == "cuda":
+            free_gpu_memory()
 
     def __enter__(self) -> TrainingLoader:
         return self

@@ -29,11 +29,23 @@ from alexnet_fast.tools.dataset import Dataset
 class Finishing(Protocol):
     """What a DALI graph gives, and what is still to be done to it."""
 
-    def graph(self, reading: Reading, *, with_draws: bool = False) -> tuple[Any, ...]:
-        """The graph's outputs, to be called within a pipeline; `with_draws` as in `training_graph`."""
+    @property
+    def num_outputs(self) -> int:
+        """Of a graph without its draws."""
 
-    def finish(self, outputs: tuple[Any, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of a batch of those outputs: images (N, 224, 224, 3), float16 or float32, and labels (N,) int64."""
+    def graph(self, reading: Reading, *, start: int = 0, with_draws: bool = False) -> tuple[Any, ...]:
+        """The graph's outputs, to be called within a pipeline; the options are those of `training_graph`."""
+
+    def finish(self, outputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of those outputs, or a part of their images: images (N, 224, 224, 3), float16 or float32; labels (N,) int64.
+
+        What it is given may be written over: it is to be called once for each image.
+        """
+
+
+def take(finishing: Finishing, outputs: tuple[Any, ...]) -> tuple[torch.Tensor, ...]:
+    """What `Finishing.finish` takes, of a batch of DALI's outputs."""
+    return tuple(to_torch(output) for output in outputs[: finishing.num_outputs])
 
 
 def finishing_of(
@@ -68,11 +80,13 @@ class FinishingInDali:
     """(224, 224, 3), on the device: the mean image minus its mean color, divided as the pixels are."""
     dtype: Any
 
-    def graph(self, reading: Reading, *, with_draws: bool = False) -> tuple[Any, ...]:
-        return training_graph(reading, self.decoding, self.augmentation, self.dtype, with_draws=with_draws)
+    num_outputs: int = 2
 
-    def finish(self, outputs: tuple[Any, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-        images, digits = (to_torch(output) for output in outputs[:2])
+    def graph(self, reading: Reading, *, start: int = 0, with_draws: bool = False) -> tuple[Any, ...]:
+        return training_graph(reading, self.decoding, self.augmentation, self.dtype, start=start, with_draws=with_draws)
+
+    def finish(self, outputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+        images, digits = outputs
         if self.residual is not None:
             images.sub_(self.residual)
         return images, labels_of(digits)
@@ -128,12 +142,13 @@ class FinishingOnCpu:
         self._augmentation, self._decoding = augmentation, decoding
         self._mean = (np.tile(mean, CROP) if mean.ndim == 1 else mean).reshape(-1, CROP * 3)
         self._workbench = workbench
+        self.num_outputs = 4
 
-    def graph(self, reading: Reading, *, with_draws: bool = False) -> tuple[Any, ...]:
-        return cutting_graph(reading, self._decoding, self._augmentation, with_draws=with_draws)
+    def graph(self, reading: Reading, *, start: int = 0, with_draws: bool = False) -> tuple[Any, ...]:
+        return cutting_graph(reading, self._decoding, self._augmentation, start=start, with_draws=with_draws)
 
-    def finish(self, outputs: tuple[Any, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-        crops, digits, mirror, g = (to_torch(output) for output in outputs[:4])
+    def finish(self, outputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+        crops, digits, mirror, g = outputs
         images = self._workbench.take(tuple(crops.shape))
         pixels, results = crops.numpy().reshape(-1, CROP, CROP * 3), images.reshape(-1, CROP, CROP * 3)
         mirrored, shifts = mirror.numpy().ravel(), self._augmentation.shifts(g.numpy())

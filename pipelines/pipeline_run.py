@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 import torch.utils.dlpack
 
-from alexnet_fast.pipelines.dali import Pipeline, TensorCPU, feed_ndarray, to_torch_type
+from alexnet_fast.pipelines.dali import Pipeline, ReleaseUnusedMemory, TensorCPU, feed_ndarray, to_torch_type
 from alexnet_fast.pipelines.decoding import Decoding, decode_nothing
 from alexnet_fast.pipelines.diagnosis import Shards, altered, find_unusable
 from alexnet_fast.pipelines.reader import READER
@@ -82,7 +83,7 @@ class PipelineRun:
         try:
             with self._pipeline:
                 self._pipeline.set_outputs(*graph())
-            self._pipeline.build()
+            build(self._pipeline)
             if num_batches:
                 self._pipeline.schedule_run()  # the first call schedules `depth` batches
         except (RuntimeError, MemoryError) as error:
@@ -150,9 +151,25 @@ class CacheKeeper:
         try:
             with self._pipeline:
                 self._pipeline.set_outputs(decode_nothing(decoding))
-            self._pipeline.build()
+            build(self._pipeline)
         except (RuntimeError, MemoryError) as error:
             raise explained(error, execution) from error
+
+
+def build(pipeline: Any) -> None:
+    """Build it, without DALI's warnings that nobody can heed.
+
+    That libraries of CUDA are missing which no graph of ours uses; that a part of a graph needs not all draws.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"The external source node .* produces 3 outputs")
+        warnings.filterwarnings("ignore", r".*no longer shipped with CUDA runtime.*(cuFFT|NPP)")
+        pipeline.build()
+
+
+def free_gpu_memory() -> None:
+    """Give what DALI's pools hold and no pipeline uses back to the GPU: torch cannot have it otherwise."""
+    ReleaseUnusedMemory()
 
 
 def device_id(device: torch.device) -> int | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,14 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from alexnet_fast.pipelines.augmentation import NUM_DRAWN, draw
+from alexnet_fast.pipelines.augmentation import NUM_DRAWN
 from alexnet_fast.pipelines.diagnosis import Shards, altered, problem_of
+from alexnet_fast.pipelines.draws import DrawStream
 from alexnet_fast.pipelines.loader import TrainingLoader
+from alexnet_fast.pipelines.normalization import take
 from alexnet_fast.pipelines.pipeline_run import Execution, PipelineRun, to_torch
 from alexnet_fast.pipelines.reader import Reading
+from alexnet_fast.tools import atomic
 from alexnet_fast.tools.crop import CROP, center_crop
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UserError
@@ -132,7 +134,7 @@ def network_views(dataset: Dataset, split: str, *, num_images: int, num_views: i
             shards=Shards.of(dataset, split),
         )
         outputs = run.next()
-        images, labels = finishing.finish(outputs)
+        images, labels = finishing.finish(take(finishing, outputs))
         corner, mirror, g, _, originals = outputs[-NUM_DRAWN:]
         views.append(images.numpy())
         corners.append(as_array(corner).astype(np.int64))
@@ -153,10 +155,8 @@ def color_shifts(dataset: Dataset, split: str, count: int, *, seed: int = 0) -> 
     cpu = torch.device("cpu")
     loader = TrainingLoader(dataset, split=split, batch_size=1, device=cpu, seed=seed)
     augmentation = loader.augmentation(0, pca_jitter=True)
-    run = PipelineRun(
-        lambda: (draw(augmentation, dataset.image_options.size).g,), Execution(count, cpu, num_threads=1, prefetch=1), 1
-    )
-    return augmentation.shifts(as_array(run.next()[0]))
+    stream = DrawStream(augmentation.seed, augmentation.epoch, augmentation.rank, dataset.image_options.size)
+    return augmentation.shifts(stream.at(0, count).g * np.float32(augmentation.strength))
 
 
 def as_array(output: Any) -> Any:
@@ -240,7 +240,11 @@ def write(axes: Any, x: float, y: float, text: str, **placing: Any) -> None:
 
 def draw_views(part: Any, dataset: Dataset, views: Views) -> None:
     """Each image with its crops framed, then what the network got of it, the mean added back."""
-    part.suptitle("what the network sees (the mean added back for the eye)")
+    offsets = dataset.image_options.size - CROP + 1
+    part.suptitle(
+        f"what the network sees, some of {offsets}² · 2 = {2 * offsets**2:,} views of each image"
+        f"{', where the paper says 2,048' if offsets == 33 else ''} (the mean added back for the eye)"
+    )
     part.supxlabel(
         "above: the corner (x, y) of the random 224 crop, and whether it is mirrored; below: the color added (R G B)",
         fontsize=9,
@@ -305,16 +309,12 @@ def draw_colors(part: Any, dataset: Dataset, shifts: Floats) -> None:
 
 
 def save(figure: Any, out: Path) -> None:
-    """Write a figure as PNG, aside first."""
-    aside = out.with_name(f".{out.name}.part")
+    """Write a figure as PNG; UserError where that cannot be."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph .* missing")  # a box is drawn instead, which says it all
-            figure.savefig(aside, format="png")
-        aside.replace(out)
+            with atomic.writing(out) as file:
+                figure.savefig(file, format="png")
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror}). Give --out another place.") from error
-    finally:
-        with suppress(OSError):
-            aside.unlink(missing_ok=True)

@@ -35,6 +35,8 @@ class Reading:
     """Samples in the buffer out of which samples are drawn at random; None reads them in order."""
     seed: int
     """Of the buffer's draws."""
+    skip_cached: bool = False
+    """Whether images that the decoder has kept are not read again."""
 
     @classmethod
     def of(cls, tars: Sequence[Path], indexes: Sequence[Path], **choices: Any) -> Reading:
@@ -62,6 +64,7 @@ def read_samples(reading: Reading) -> tuple[Any, Any]:
         # True would map every tar with all its pages: each epoch would begin by reading the whole data set.
         read_ahead=False,
         tensor_init_bytes=TENSOR_BYTES,
+        skip_cached_images=reading.skip_cached,
     )
     return jpeg, digits
 

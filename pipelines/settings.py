@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from alexnet_fast.tools.cores import chosen_threads, num_sharing, usable_cores
+from alexnet_fast.pipelines.decoding import PLACES, DecodeOn
+from alexnet_fast.tools import atomic
+from alexnet_fast.tools.cores import chosen_threads, num_sharing, processor_name, usable_cores
 from alexnet_fast.tools.crop import CROP
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
 
 MOST_THREADS = 4096
 MOST_PREFETCH = 1024
+MOST_DECODED = 65_536
 """Beyond these it is a slip of the pen: each thread and each batch ahead takes memory."""
+GPU_DECODE_BATCH = 1024
+"""Images: of small batches DALI's operators take as long as of large ones."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +36,13 @@ class LoaderSettings:
 
     num_threads: int
     prefetch: int
-    """Batches ahead of the one in use."""
-    hw_decoder_load: float
+    """Decoded batches ahead of the one in use."""
+    hw_decoder_load: float = 0.65
     """Share of a batch for the GPU's JPEG engines, 0..1; means nothing on a CPU."""
+    decode_on: DecodeOn = "engines"
+    """Means nothing on a CPU."""
+    decode_batch: int = 1
+    """Images that are decoded together, about: a multiple of the training batch that is near."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_threads <= MOST_THREADS:
@@ -45,19 +53,42 @@ class LoaderSettings:
             raise UsageError(
                 f"hw_decoder_load {self.hw_decoder_load}: it is the share of the JPEG engines, give 0 to 1."
             )
+        if self.decode_on not in PLACES:
+            raise UsageError(f"decode_on {self.decode_on!r}: choose {', '.join(PLACES)}.")
+        if not 1 <= self.decode_batch <= MOST_DECODED:
+            raise UsageError(f"a decode batch of {self.decode_batch} images: give 1 to {MOST_DECODED:,}.")
+
+    def fitting_batch(self, batch_size: int, num_batches: int) -> int:
+        """Images to decode together: a multiple of `batch_size` near `decode_batch`, of which few are decoded in vain.
+
+        num_batches: training batches of an epoch.
+        """
+        times = min(num_batches, max(1, round(num_batches * batch_size / self.decode_batch)))
+        return -(-num_batches // times) * batch_size
 
 
-def default_settings(
-    device: torch.device, num_threads: int | None, prefetch: int | None, hw_decoder_load: float | None
-) -> LoaderSettings:
-    """What was asked for, filled up with what `remember` kept for this machine, else with defaults."""
-    known = remembered(device) or LoaderSettings(usable_cores(), 2, 0.65)
-    num_threads = num_threads if num_threads is not None else chosen_threads()
-    return LoaderSettings(
-        num_threads=num_threads if num_threads is not None else max(1, known.num_threads // num_sharing()),
-        prefetch=prefetch if prefetch is not None else known.prefetch,
-        hw_decoder_load=hw_decoder_load if hw_decoder_load is not None else known.hw_decoder_load,
-    )
+@dataclass(frozen=True)
+class LoaderOptions:
+    """What a caller asks for of `LoaderSettings`; None: what was found best for this machine, else a default."""
+
+    num_threads: int | None = None
+    prefetch: int | None = None
+    hw_decoder_load: float | None = None
+    decode_on: DecodeOn | None = None
+    decode_batch: int | None = None
+
+    def settings(self, device: torch.device) -> LoaderSettings:
+        """Filled up with what `remember` kept for this machine, else with defaults."""
+        known = remembered(device) or default_settings(device)
+        threads = chosen_threads()
+        known = replace(known, num_threads=threads or max(1, known.num_threads // num_sharing()))
+        return replace(known, **{name: value for name, value in asdict(self).items() if value is not None})
+
+
+def default_settings(device: torch.device) -> LoaderSettings:
+    """Of a machine that nothing is known of."""
+    on_gpu = device.type != "cpu"
+    return LoaderSettings(usable_cores(), 2, decode_batch=GPU_DECODE_BATCH if on_gpu else 1)
 
 
 def settings_file() -> Path:
@@ -71,9 +102,9 @@ def settings_file() -> Path:
 
 
 def machine_key(device: torch.device) -> str:
-    """What the settings were found for: host, cores, kind of device."""
+    """What the settings were found for: processor, cores, kind of device.  No host name: containers get a new one."""
     what = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    return f"{platform.node()}, {usable_cores()} cores, {what}"
+    return f"{processor_name()}, {usable_cores()} cores, {what}"
 
 
 def remembered(device: torch.device) -> LoaderSettings | None:
@@ -84,13 +115,13 @@ def remembered(device: torch.device) -> LoaderSettings | None:
         return None  # without a place to keep them there are defaults
     if not isinstance(kept, dict):
         return None
-    threads, prefetch, load = (kept.get(field.name) for field in fields(LoaderSettings))
-    if type(threads) is not int or type(prefetch) is not int:
-        return None
-    if not isinstance(load, int | float) or isinstance(load, bool):
+    kinds: dict[str, tuple[type, ...]] = {"hw_decoder_load": (int, float), "decode_on": (str,)}
+    if kept.keys() != {field.name for field in fields(LoaderSettings)}:
+        return None  # of another release
+    if any(type(value) not in kinds.get(name, (int,)) for name, value in kept.items()):
         return None
     try:
-        return LoaderSettings(threads, prefetch, load)
+        return LoaderSettings(**kept)
     except UsageError:
         return None
 
@@ -113,11 +144,9 @@ def store_settings(new: Mapping[str, Any]) -> Path:
     """Write what the file has and these; the file.  UserError where it cannot be written."""
     file = settings_file()
     content = {**stored_settings(file), **new}
-    aside = file.with_name(f".{file.name}.partial")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(json.dumps(content, indent=1), encoding="utf-8")
-        aside.replace(file)
+        atomic.write_text(file, json.dumps(content, indent=1))
     except OSError as error:
         raise UserError(
             f"{file}: cannot be written ({error.strerror}). Set XDG_CACHE_HOME to another folder."
@@ -156,12 +185,19 @@ def check_batch(dataset: Dataset, split: str, *, batch_size: int, rank: int, num
         )
 
 
-def check_splits(dataset: Dataset, *, batch_size: int, num_ranks: int, num_evaluation_ranks: int) -> None:
+def check_splits(
+    dataset: Dataset,
+    *,
+    batch_size: int,
+    num_ranks: int,
+    num_evaluation_ranks: int,
+    evaluated: Sequence[str] = ("val",),
+) -> None:
     """UsageError where a run cannot be given its images: to be known before its processes are started.
 
-    The train split must fill a batch of `batch_size` on each of `num_ranks`; the val split, where there is one, have a
-    sample for each of `num_evaluation_ranks`.
+    The train split must fill a batch of `batch_size` on each of `num_ranks`; the splits `evaluated`, where there are
+    such, have a sample for each of `num_evaluation_ranks`.
     """
     check_batch(dataset, "train", batch_size=batch_size, rank=0, num_ranks=num_ranks)
-    if "val" in dataset.splits:
-        check_share(dataset, "val", batch_size=1, rank=0, num_ranks=num_evaluation_ranks)
+    for split in (split for split in evaluated if split in dataset.splits):
+        check_share(dataset, split, batch_size=1, rank=0, num_ranks=num_evaluation_ranks)

@@ -53,7 +53,7 @@ MISTAKES = [
     (["shard", "{tmp}/empty"], 2, "empty"),
     (["train", "{tmp}/nowhere"], 2, "there is no such folder"),
     (["train", "{tmp}/empty"], 2, "no shards folder"),
-    (["train", "{shards}", "--recipe", "2031"], 2, "did you mean '2012' or '2013'"),
+    (["train", "{shards}", "--recipe", "2031"], 2, "did you mean '2010', '2012' or '2013'"),
     (["train", "{shards}", "--set", "batchsize=4"], 2, "did you mean 'batch_size'"),
     (["train", "{shards}", "--set", "epochs=many"], 2, "it must be a number"),
     (["train", "{shards}", "--set", "batch_size=100", "--out", "{tmp}/run"], 2, "59 samples, less than one batch"),
@@ -101,8 +101,8 @@ MISTAKES = [
     (["bench", "loader", "{shards}", "--json", "{tmp}"], 2, "is a folder"),
     (["bench", "loader", "{shards}", "--json", "/proc/x.json"], 1, "cannot be written"),
     (["bench", "loader", "{shards}", "--json", "/dev/null"], 2, "a device"),
-    (["bench", "loader", "{shards}", "--peers", "--ffcv-python", "{tmp}/no"], 2, "cannot be started"),
-    (["recipes", "2031"], 2, "did you mean '2012' or '2013'"),
+    (["bench", "loader", "{shards}", "--baselines", "--ffcv-python", "{tmp}/no"], 2, "cannot be started"),
+    (["recipes", "2031"], 2, "did you mean '2010', '2012' or '2013'"),
     (["demo", "--out", "{tmp}/mine"], 2, "something else than a demo"),
 ]
 
@@ -172,6 +172,7 @@ def test_eval_and_its_json(tiny_shards: Path, run_folder: Path, capsys: pytest.C
     found = json.loads(out)
     recorded = json.loads((run_folder / "result.json").read_text())["center_view"]
     assert code == 0
+    assert found["precision"] == recorded.pop("precision") == "fp32"
     assert {key: found[key] for key in recorded} == pytest.approx(recorded, rel=1e-5)
     best = run_folder / "checkpoints" / "best.pt"
     code, out, _ = call(capsys, "eval", run_folder, best, tiny_shards, "--views", "10")
@@ -258,7 +259,7 @@ def test_data_comes_from_the_environment(
     assert "30 images" in call(capsys, "eval", run_folder, "--views", "1")[1]
 
 
-@pytest.mark.parametrize("words", [["--json", "/proc/x.json"], ["--peers", "--ffcv-python", "nowhere"]])
+@pytest.mark.parametrize("words", [["--json", "/proc/x.json"], ["--baselines", "--ffcv-python", "nowhere"]])
 def test_bench_refuses_before_it_measures(
     words: list[str], tiny_shards: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

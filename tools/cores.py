@@ -1,9 +1,10 @@
-"""How many CPU cores this process may use: by affinity, by the container's limits, beside the run's other processes."""
+"""The processor, and how many of its cores this process may use beside its container's limits and its own run."""
 
 from __future__ import annotations
 
 import math
 import os
+import platform
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
@@ -58,6 +59,16 @@ def usable_cores(process: Path = PROCESS, cgroups: Path = CGROUPS) -> int:
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # A container's share may be a fraction of a core; a thread more than that keeps it busy, two more only wait.
     return max(1, min([allowed, *(math.ceil(limit) for limit in _cgroup_limits(process, cgroups))]))
+
+
+def processor_name() -> str:
+    """The processor's model as the kernel names it, else the architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
 def _cgroup_limits(process: Path, cgroups: Path) -> Iterator[float]:

@@ -1,7 +1,7 @@
 """dataset.json, the contract between the rooms: what a shards folder holds, read, written and checked.
 
 A shards folder: `train-000000.tar`, … with `train-000000.idx` beside each, `dataset.json`, `mean_image.npy`,
-`sources.tsv` (sample → source file) and timm's `_info.json`.
+`sources.tsv` (sample → source file), timm's `_info.json` and a card for Hugging Face, `README.md`.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ MANIFEST = "dataset.json"
 MEAN_IMAGE = "mean_image.npy"
 SOURCES = "sources.tsv"
 TIMM_INFO = "_info.json"
+CARD = "README.md"
 
 SHARD_FILES = (".tar", ".idx", ".npy", ".tsv")
 """Ends of the names of what lies beside the manifest."""
@@ -83,7 +84,7 @@ class Dataset:
     notes: tuple[str, ...]
     """What the source holds besides, and lacks: images in no class folder, without a label; sentences for people."""
     file_hashes: dict[str, str]
-    """Sha256 of mean_image.npy and sources.tsv."""
+    """Sha256 of mean_image.npy, sources.tsv and, since version 2, timm's _info.json."""
     unused: tuple[Unused, ...] = ()
     """What else in the source may be data: images in no class folder, without a label, archives."""
 
@@ -103,7 +104,7 @@ class Dataset:
     def read(cls, path: Path | str) -> Dataset:
         """As `load`, but from a URL too: enough to describe and to verify the data set, not to train on it."""
         if str(path) == "":
-            raise UsageError("DATA is empty. Give the shards folder, or leave the word away for ./shards.")
+            raise UsageError("DATA is empty. Give the shards folder, or leave it out for ./shards.")
         place = as_text(path).rstrip("/") or "/"
         folder, _, name = place.rpartition("/")
         if name == MANIFEST:
@@ -161,7 +162,7 @@ class Dataset:
             skipped=notes_from_json(content["skipped"]),
             # Absent in the first shards ever made.
             notes=tuple(typed(str, note) for note in content.get("notes", ())),
-            file_hashes={name: hash_from_json(content["files"][name]) for name in (MEAN_IMAGE, SOURCES)},
+            file_hashes=file_hashes_from_json(content["files"]),
             # Absent in the shards of 0.1, whose notes say it.
             unused=tuple(from_fields(Unused, entry) for entry in content.get("unused", ())),
         )
@@ -298,10 +299,19 @@ class Dataset:
         return digest.hexdigest()
 
 
+def file_hashes_from_json(files: dict[str, Any]) -> dict[str, str]:
+    """File -> its hash, of those that stand beside the shards."""
+    return {
+        name: hash_from_json(files[name])
+        for name in (MEAN_IMAGE, SOURCES, TIMM_INFO)
+        if name != TIMM_INFO or name in files
+    }
+
+
 def _no_folder(path: Path) -> UsageError:
     """What is wrong with a place that is no folder."""
     if path.is_symlink() and not path.exists():
-        return UsageError(f"{path}: is a link that leads nowhere. Mend it, or give the folder itself.")
+        return UsageError(f"{path}: is a link that leads nowhere. Repair it, or give the folder itself.")
     if not path.exists():
         return UsageError(f"{path}: there is no such folder. {command('shard', 'SOURCE', '--out', path)} makes it.")
     if path.suffix in SHARD_FILES:
@@ -314,7 +324,7 @@ def _no_manifest(place: str, names: list[str]) -> UsageError:
     if WORK in names:
         return UsageError(
             f"{place}: its shards are not finished, there is no {MANIFEST} yet. Run the command that began them again: "
-            "it goes on where it stopped."
+            "it resumes where it stopped."
         )
     if any(name.endswith(".idx") for name in names):
         return UsageError(f"{place}: its {MANIFEST} is lost. {ONLY_A_COPY}")
@@ -339,5 +349,6 @@ def manifest_checksum(content: dict[str, Any]) -> str:
 def _from_version_1(content: dict[str, Any]) -> dict[str, Any]:
     """A manifest of version 1 (alexnet-fast 0.1) in the names of version 2; `checksum` covers the original names."""
     options = {("image_options" if key == "picture" else key): value for key, value in content["options"].items()}
+    options["image_options"] = options["image_options"] | {"damaged": "keep"}  # it stored them unnoticed
     renamed = {("skipped" if key == "left_out" else key): value for key, value in content.items()}
     return renamed | {"version": FORMAT_VERSION, "options": options}

@@ -61,7 +61,7 @@ class DatasetClass:
 
 @dataclass(frozen=True)
 class ImageOptions:
-    """How a image became a sample; see image.py."""
+    """How an image became a sample; see image.py."""
 
     size: int = 256
     """Pixels on each side of the stored square."""
@@ -71,11 +71,13 @@ class ImageOptions:
     """Filter for making smaller: one of image.FILTERS.  Making larger is always cubic."""
     exif: str = "apply"
     """"apply" turns images upright as their EXIF says, "ignore" leaves them as they are stored."""
+    damaged: str = "skip"
+    """"skip" leaves damaged JPEGs out, "keep" stores what can be decoded of them; both are listed."""
 
 
 @dataclass(frozen=True)
 class Note:
-    """A image that was repaired or skipped, and why."""
+    """An image that was repaired or skipped, and why."""
 
     file: str
     """Its path relative to the source, or tar!member."""
@@ -148,7 +150,7 @@ def classes_from_json(classes: list[Any]) -> tuple[DatasetClass, ...]:
 
 
 def plain(text: Any) -> str:
-    """A word of this program's own; ValueError where it holds what none of those does."""
+    """Text that this program wrote: printable ASCII; ValueError for any other."""
     if not typed(str, text).isascii() or not text.isprintable():
         raise ValueError(f"{text!r} is no plain text")
     return str(text)

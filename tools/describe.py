@@ -1,4 +1,4 @@
-"""A data set in words and tables, for people."""
+"""A data set described in text and tables, for people."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.messages import counted
 from alexnet_fast.tools.sharding.finalize import escaped
 
-PROGRAM_2012 = {
+CUDA_CONVNET2 = {
     "mean R G B": (127.30, 119.72, 104.91),
     "deviations": (121.78, 37.09, 19.72),
     "direction 1": (0.5635, 0.5762, 0.5920),
     "direction 2": (-0.7126, -0.0235, 0.7012),
     "direction 3": (0.4180, -0.8170, 0.3973),
 }
-"""The 2012 program's values for ImageNet, its first direction turned round (directions have no sign)."""
+"""ImageNet's values in cuda-convnet2 (2014), by the same author; the first direction turned round (it has no sign)."""
 
 
 def counts_table(dataset: Dataset) -> str:
@@ -45,7 +45,7 @@ def human_bytes(size: int) -> str:
 
 
 def describe(dataset: Dataset) -> str:
-    """What a data set is: splits, classes, sizes, how it was made, statistics beside those of 2012."""
+    """What a data set is: splits, classes, sizes, how it was made, statistics beside ImageNet's."""
     image = dataset.image_options
     classes = counted(len(dataset.classes), "class", "classes")
     shown = ", ".join(escaped(entry.label) for entry in dataset.classes[:6])
@@ -70,22 +70,28 @@ def describe(dataset: Dataset) -> str:
     lines += [f"skipped    {escaped(note.file)}: {escaped(note.reason)}" for note in dataset.skipped[:5]]
     if len(dataset.skipped) > 5:
         lines.append(f"            … and {len(dataset.skipped) - 5:,} more, all in dataset.json")
+    lines += [
+        f"not used    {entry.count:,} in {escaped(entry.place)}: {escaped(entry.reason)}"
+        for entry in dataset.unused[:5]
+    ]
+    if len(dataset.unused) > 5:
+        lines.append(f"            … and more in {len(dataset.unused) - 5:,} places, all in dataset.json")
     lines += [f"note        {escaped(note)}" for note in dataset.notes]
     return "\n".join([*lines, "", statistics_table(dataset)])
 
 
 def statistics_table(dataset: Dataset) -> str:
-    """The statistics beside those of the 2012 program on ImageNet."""
+    """The statistics beside those of cuda-convnet2 on ImageNet."""
     statistics = dataset.statistics
     rows = [
         ("mean R G B", statistics.mean_rgb),
         ("deviations", statistics.standard_deviations),
         *((f"direction {number + 1}", row) for number, row in enumerate(statistics.directions)),
     ]
-    lines = [f"{f'statistics of {statistics.split}':22} {'here':>26}   {'2012 program, ImageNet':>26}"]
+    lines = [f"{f'statistics of {statistics.split}':22} {'here':>26}   {'cuda-convnet2, ImageNet':>26}"]
     for name, values in rows:
         digits = 4 if name.startswith("direction") else 2
-        theirs = PROGRAM_2012[name]
+        theirs = CUDA_CONVNET2[name]
         # A direction and its opposite are the same; show ours turned the way of theirs.
         turn = -1.0 if digits == 4 and sum(a * b for a, b in zip(values, theirs, strict=True)) < 0 else 1.0
         here = " ".join(f"{turn * value:8.{digits}f}" for value in values)

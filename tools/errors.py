@@ -1,5 +1,8 @@
 """Errors that are meant for people: the command line prints them as one message, without a traceback."""
 
+EXIT_BY_SIGNAL = 128
+"""Added to a signal's number it is the exit code of a command that the signal stopped and that lost nothing."""
+
 
 class UserError(Exception):
     """Something outside the program is wrong.  The message says what, with the value and the file, and what to do.

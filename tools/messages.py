@@ -23,6 +23,13 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
+def duration(seconds: float) -> str:
+    """In the unit that suits it: 27 s, 12 min, 3.5 h."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:,.1f} h"
+
+
 def command(*words: object) -> str:
     """A command of this program that can be copied into a shell as it is: `alexnet-fast info 'my shards'`.
 
@@ -50,13 +57,11 @@ def _typed(given: object) -> str:
 
 
 def _in_ansi_c(word: str) -> str:
-    """A word with line ends or bytes that are no UTF-8, which no message can show as they are: $'a\\nb\\xff'."""
-    short = {"\\": r"\\", "'": r"\'", "\n": r"\n", "\t": r"\t"}
-    return "$'" + "".join(short.get(char) or (char if char.isprintable() else _bytes_of(char)) for char in word) + "'"
+    """A word with line ends or bytes that are no UTF-8, which no message can show as they are: $'a\\nb\\xff'.
 
-
-def _bytes_of(character: str) -> str:
-    return "".join(f"\\x{byte:02x}" for byte in os.fsencode(character))
+    Python's escapes of bytes are the shell's; the added quotation mark makes it choose single quotes.
+    """
+    return "$'" + repr(os.fsencode(word) + b'"')[2:-2] + "'"
 
 
 def to_copy(*commands: str) -> str:

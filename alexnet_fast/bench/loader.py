@@ -27,7 +27,7 @@ from alexnet_fast.pipelines.decoding import Decoding, decode
 from alexnet_fast.pipelines.loader import TrainingLoader
 from alexnet_fast.pipelines.pipeline_run import Execution, PipelineRun, to_torch
 from alexnet_fast.pipelines.reader import Reading, labels_of, read_samples
-from alexnet_fast.pipelines.settings import LoaderSettings, default_settings
+from alexnet_fast.pipelines.settings import LoaderOptions, LoaderSettings
 from alexnet_fast.tools.cores import num_cores
 from alexnet_fast.tools.crop import CROP
 from alexnet_fast.tools.dataset import Dataset
@@ -44,13 +44,13 @@ DECODED_KEPT = "loader, decoded images kept"
 
 def measure_loader(dataset: Dataset, *, device: torch.device, batch_size: int, num_threads: int | None) -> Measurement:
     """Our whole graph, from the shards to torch tensors: crop, mirror, PCA color jitter, mean image."""
-    named = {FULL_GRAPH: {"num_threads": num_threads}}
+    named = {FULL_GRAPH: LoaderOptions(num_threads)}
     (row,) = measure_settings(named, dataset, device, batch_size, turns=TURNS, count=BATCHES)
     return row
 
 
 def measure_settings(
-    named: Mapping[str, Mapping[str, Any]],
+    named: Mapping[str, LoaderOptions],
     dataset: Dataset,
     device: torch.device,
     batch_size: int,
@@ -59,11 +59,9 @@ def measure_settings(
     count: int,
 ) -> list[Measurement]:
     """Our loader with each of the named settings, in turns of `count` batches; one of them is open at a time."""
+    loaders = {name: our_loader(dataset, device, batch_size, options=options) for name, options in named.items()}
     candidates = [
-        Candidate(
-            name, partial(stream_turn, partial(epochs, our_loader(dataset, device, batch_size, **choices)), device)
-        )
-        for name, choices in named.items()
+        Candidate(name, partial(stream_turn, partial(epochs, loader), device)) for name, loader in loaders.items()
     ]
     return measure_interleaved(candidates, batch_size=batch_size, count=count, turns=turns, device=device)
 
@@ -87,7 +85,7 @@ def measure_kept(loader: TrainingLoader, *, share: float, device: torch.device) 
 def our_loader(dataset: Dataset, device: torch.device, batch_size: int, **settings: Any) -> TrainingLoader:
     """As `train` makes it."""
     if device.type == "cpu":
-        keep_freed_memory()  # as the step does in `train`'s process; the peers' are of another kind
+        keep_freed_memory()  # as the step does in `train`; the baselines do their work in processes of their own
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     return TrainingLoader(dataset, batch_size=batch_size, device=device, seed=0, dtype=dtype, **settings)
 
@@ -119,10 +117,10 @@ def measure_baselines(
     threads, handing_over = num_threads if num_threads is not None else num_cores(), HandOver()
     jpegs = list(islice(all_jpegs(dataset, SPLIT), (LEAD + BATCHES) * batch_size))
     recipe = Recipe.of(dataset)
-    parts = Parts(dataset, device, batch_size, default_settings(device, num_threads, None, None))
+    parts = Parts(dataset, device, batch_size, LoaderOptions(num_threads).settings(device))
 
     def ours(**choices: Any) -> Callable[[], Iterator[object]]:
-        return partial(epochs, our_loader(dataset, device, batch_size, num_threads=num_threads, **choices))
+        return partial(epochs, our_loader(dataset, device, batch_size, options=LoaderOptions(num_threads), **choices))
 
     with ExitStack() as stack:
         streams = {
@@ -194,8 +192,8 @@ class Parts:
         self.dataset = dataset
         self.device = device
         self.execution = Execution(batch_size, device, settings.num_threads, settings.prefetch)
-        backend: Any = "cpu" if device.type == "cpu" else "mixed"
-        self.decoding = Decoding(backend, dataset.image_options.size, settings.hw_decoder_load)
+        size = dataset.image_options.size
+        self.decoding = Decoding.on(device, size, settings.decode_on, settings.hw_decoder_load)
         self.reading = Reading.of(
             dataset.tars(SPLIT), dataset.indexes(SPLIT), rank=0, num_ranks=1,
             shuffle_buffer=min(8192, dataset.split(SPLIT).samples), seed=0,
@@ -224,7 +222,7 @@ class Parts:
 
     def whole(self) -> tuple[Any, ...]:
         """Everything in DALI, with a mean color: what the training loader runs on a GPU."""
-        dtype = types.FLOAT16 if self.decoding.backend == "mixed" else types.FLOAT
+        dtype = types.FLOAT16 if self.device.type == "cuda" else types.FLOAT
         return training_graph(self.reading, self.decoding, self.augmentation(), dtype)
 
     def augmentation(self) -> Augmentation:

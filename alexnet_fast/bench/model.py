@@ -58,8 +58,10 @@ def measure_step(
     precision: Precision,
     record: bool = False,
 ) -> Measurement:
-    """Our training step."""
-    step = make_step(architecture, device, precision, record)
+    """Our training step; `record`: captured as a CUDA graph."""
+    step = make_step(architecture, device, precision)
+    if record:
+        step.capture(batch_size, precision.dtype)
     batch = batch_of(batch_size, device, precision.dtype)
     number = iter(range(10**9))
     rate, spread = time_rate(batch_size, lambda: step(batch, step=next(number), seed=0), device)
@@ -73,13 +75,11 @@ def measure_step(
     return Measurement("model, training step", rate, spread, details)
 
 
-def make_step(
-    architecture: Architecture, device: torch.device, precision: Precision, record: bool = False
-) -> TrainingStep:
+def make_step(architecture: Architecture, device: torch.device, precision: Precision) -> TrainingStep:
     model = AlexNet(architecture).to(device)
     optimizer = SGD(model)
     optimizer.set_rates(weights=1e-6, biases=1e-6)
-    return TrainingStep(model, optimizer, precision=precision, record=record)
+    return TrainingStep(model, optimizer, precision=precision)
 
 
 def memory(device: torch.device) -> dict[str, float]:
@@ -101,11 +101,11 @@ def multiplications(architecture: Architecture) -> int:
 
 
 def measure_model(
-    *, device: torch.device, batch_sizes: Sequence[int], precision: Precision, peers: bool
+    *, device: torch.device, batch_sizes: Sequence[int], precision: Precision, baselines: bool
 ) -> list[Measurement]:
     """Forward and training step over the batch sizes; what the norms cost, and on a GPU bit-equal runs.
 
-    `peers`: other people's AlexNets too.
+    `baselines`: also other AlexNets, which people use instead.
     """
     if device.type == "cpu":
         keep_freed_memory()
@@ -121,7 +121,7 @@ def measure_model(
     rows += norm_costs(device, batch_size, precision)
     if device.type == "cuda":  # a CPU runs the same kernels either way
         rows += in_own_process(measure_deterministic, device, batch_size, precision)
-    if peers:
+    if baselines:
         # As people run them: what we do to this process's memory would help them too.
         rows += in_own_process(measure_baselines, device, batch_size, precision)
     reference = next(row for row in rows if row.name == "net 167, training step")

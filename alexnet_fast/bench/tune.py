@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 
 import torch
 
+from alexnet_fast.bench.busy import check_quiet
 from alexnet_fast.bench.interleaved import Candidate, measure_interleaved, stream_turn
 from alexnet_fast.bench.loader import SPLIT, Parts, measure_settings
 from alexnet_fast.bench.measurement import Measurement, measure_rate
-from alexnet_fast.pipelines.settings import LoaderSettings, remember, store_settings
+from alexnet_fast.pipelines.settings import LoaderOptions, LoaderSettings, default_settings, remember, store_settings
 from alexnet_fast.tools.cores import num_cores
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.messages import counted
@@ -25,6 +29,8 @@ BUDGET = 180.0
 """Seconds after which the sweep begins no further round."""
 LOADS = (0.0, 0.12, 0.25, 0.5, 0.65, 0.8, 1.0)
 """Shares of the JPEG engines; NVIDIA's own tests run with 0.12 beside many CPU threads, DALI's default is 0.65."""
+DECODE_BATCHES = (512, 1024, 2048)
+FEW_SAMPLES = 50_000
 PREFETCH = (2, 1, 4)
 READ_AT_MOST = 1 << 30
 """Bytes of the shards that are read to find the disk's rate."""
@@ -44,49 +50,103 @@ def tune(
 ) -> list[Measurement]:
     """Find the best settings, keep them for this machine, and say what the bottleneck is.
 
+    batch_size: the training batch; decoded batches have a size of their own, which is tuned too.
     num_threads: the only number of threads to try; None tries several.
+    Reads the first FEW_SAMPLES of the shards alone: with more, a sweep would spend its time on their indexes.
     Returns the settings' rows, the fastest first, then the limits' rows, the lowest first.
     """
 
     def attempt(candidates: list[LoaderSettings]) -> list[Measurement]:
-        named = {setting_name(settings, device): asdict(settings) for settings in candidates}
-        return measure_settings(named, dataset, device, batch_size, turns=TURNS, count=BATCHES)
+        named = {setting_name(settings, device): LoaderOptions(**asdict(settings)) for settings in candidates}
+        return measure_settings(named, some, device, batch_size, turns=TURNS, count=BATCHES)
 
+    check_quiet()
     store_settings({})  # a place that cannot be written is told now and not after the sweep
-    best, tried = sweep(attempt, device, num_threads, deadline=time.monotonic() + BUDGET)
-    say(f"The best is kept in {remember(device, best)}: {tried[best].name}")
+    some = first_shards(dataset, FEW_SAMPLES)
+    engines = has_jpeg_engines(device)
+    best, tried, skipped = sweep(
+        attempt, device, num_threads, engines=engines is not False, deadline=time.monotonic() + BUDGET
+    )
+    if device.type == "cuda" and engines is False:
+        say("This GPU has no JPEG engines: they were not tried.")
+    if skipped:
+        say(f"Not tried, the sweep's {BUDGET:.0f} s were over: {', '.join(skipped)}.")
+    file = remember(device, best)
+    say(f"The fastest: {tried[best].name}. Every later run on this machine uses it; it is stored in\n  {file}")
+    say(f"To return to the defaults:\n  rm {shlex.quote(str(file))}")
     limits = measure_limits(dataset, device, batch_size, best)
     say(wall(tried[best].rate, limits, fits_memory=bytes_of(dataset) < memory() / 2))
     return [*sorted(tried.values(), key=lambda row: -row.rate), *limits]
 
 
 def sweep(
-    attempt: Attempt, device: torch.device, num_threads: int | None, *, deadline: float
-) -> tuple[LoaderSettings, dict[LoaderSettings, Measurement]]:
-    """The best settings, and the row of all that were tried.
+    attempt: Attempt, device: torch.device, num_threads: int | None, *, engines: bool = True, deadline: float
+) -> tuple[LoaderSettings, dict[LoaderSettings, Measurement], list[str]]:
+    """The best settings, the row of all that were tried, and the rounds that were skipped.
 
-    A round for each axis: the best so far against its neighbors on that axis; on a GPU a last one between the shares.
+    A round for each axis: the best so far against its neighbors on that axis; on a GPU also where images are decoded,
+    with several shares of the JPEG engines if it has `engines`, and a last round between the shares.
     No round is begun after `deadline` (of time.monotonic), except the first.
     """
     on_gpu = device.type == "cuda"
     threads = [num_threads] if num_threads is not None else thread_counts(num_cores(), on_gpu)
-    best = LoaderSettings(threads[0], PREFETCH[0], 0.65)
-    rounds: list[Callable[[], list[LoaderSettings]]] = [
-        lambda: [replace(best, num_threads=number) for number in threads],
-        lambda: [replace(best, prefetch=depth) for depth in PREFETCH],
-    ]
+    first = replace(default_settings(device), num_threads=threads[0], prefetch=PREFETCH[0])
+    best = first if engines else replace(first, decode_on="cuda")
+    rounds: dict[str, Callable[[], list[LoaderSettings]]] = {
+        "threads": lambda: [replace(best, num_threads=number) for number in threads],
+        "prefetch": lambda: [replace(best, prefetch=depth) for depth in PREFETCH],
+    }
     if on_gpu:
-        rounds.insert(0, lambda: [replace(best, hw_decoder_load=load) for load in LOADS])
-        rounds.append(lambda: [replace(best, hw_decoder_load=load) for load in between(best.hw_decoder_load)])
+        shares = [replace(first, hw_decoder_load=load) for load in LOADS] if engines else []
+        places = [*shares, replace(first, decode_on="cuda"), replace(first, decode_on="cpu")]
+        rounds = {
+            "where to decode": lambda: places,
+            "threads": rounds["threads"],
+            "images decoded together": lambda: [replace(best, decode_batch=size) for size in DECODE_BATCHES],
+            "prefetch": rounds["prefetch"],
+            "shares between those": lambda: (
+                [replace(best, hw_decoder_load=load) for load in between(best.hw_decoder_load)]
+                if best.decode_on == "engines"
+                else []
+            ),
+        }
     tried: dict[LoaderSettings, Measurement] = {}
-    for neighbors in rounds:
+    skipped: list[str] = []
+    for name, neighbors in rounds.items():
         candidates = list(dict.fromkeys([best, *neighbors()]))
-        if len(candidates) == 1 or (tried and time.monotonic() >= deadline):
+        if len(candidates) == 1:
+            continue
+        if tried and time.monotonic() >= deadline:
+            skipped.append(name)
             continue
         rows = attempt(candidates)
         tried |= zip(candidates, rows, strict=True)
         best = candidates[max(range(len(rows)), key=lambda place: rows[place].rate)]
-    return best, tried
+    return best, tried, skipped
+
+
+def has_jpeg_engines(device: torch.device) -> bool | None:
+    """Whether NVIDIA's management library finds JPEG engines on the GPU; None where nobody can tell."""
+    if device.type != "cuda":
+        return False
+    try:
+        library = importlib.import_module("pynvml")
+        library.nvmlInit()
+        uuid = str(torch.cuda.get_device_properties(device).uuid).removeprefix("GPU-")
+        library.nvmlDeviceGetJpgUtilization(library.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}"))
+    except Exception as error:  # no package, no driver library, an old driver: each has its own kind of error
+        return False if type(error).__name__ == "NVMLError_NotSupported" else None
+    return True
+
+
+def first_shards(dataset: Dataset, num_samples: int) -> Dataset:
+    """The data set with so many of its first training shards that they have `num_samples` samples, or all."""
+    split = dataset.split(SPLIT)
+    totals = accumulate(shard.samples for shard in split.shards)
+    count = next((count for count, total in enumerate(totals, 1) if total >= num_samples), len(split.shards))
+    shards = split.shards[:count]
+    samples = sum(shard.samples for shard in shards)
+    return replace(dataset, splits={**dataset.splits, SPLIT: replace(split, shards=shards, samples=samples)})
 
 
 def thread_counts(cores: int, on_gpu: bool) -> list[int]:
@@ -104,7 +164,10 @@ def between(load: float) -> list[float]:
 def setting_name(settings: LoaderSettings, device: torch.device) -> str:
     """As the table calls it."""
     name = f"{counted(settings.num_threads, 'thread')}, prefetch {settings.prefetch}"
-    return f"{name}, engines {settings.hw_decoder_load:g}" if device.type == "cuda" else name
+    if device.type != "cuda":
+        return name
+    where = f"engines {settings.hw_decoder_load:g}" if settings.decode_on == "engines" else settings.decode_on
+    return f"{name}, {where}, {settings.decode_batch:,} at once"
 
 
 # ---------------------------------------------------------------------- limits
@@ -126,7 +189,8 @@ def measure_limits(
         rows.append(copy_limit(device, size))
         graphs |= {"limit: decoding, engines and CUDA cores": parts.decoded}
         for name, load in (("limit: decoding, engines alone", 1.0), ("limit: decoding, CUDA cores alone", 0.0)):
-            alone = Parts(dataset, device, batch_size, replace(settings, hw_decoder_load=load))
+            own = replace(settings, decode_on="engines", hw_decoder_load=load)
+            alone = Parts(dataset, device, batch_size, own)
             graphs[name] = alone.decoded
     else:
         graphs["limit: CPU, decoding"] = parts.decoded
@@ -178,14 +242,14 @@ def memory() -> int:
 
 
 def wall(rate: float, limits: Sequence[Measurement], *, fits_memory: bool) -> str:
-    """Which limit is nearest to the loader's rate, in words.
+    """The bottleneck: the limit that is nearest to the loader's rate.
 
     The disk counts where the shards do not fit into memory; one kind of decoder alone never does.
     """
     counting = [row for row in limits if not row.name.endswith(" alone") and not (fits_memory and row.name == DISK)]
     nearest = min(counting, key=lambda row: row.rate)
     text = (
-        f"The wall is {nearest.name.removeprefix('limit: ')}: alone it reaches {nearest.rate:,.0f} img/s, "
+        f"The bottleneck is {nearest.name.removeprefix('limit: ')}: alone it reaches {nearest.rate:,.0f} img/s, "
         f"and the whole loader {rate / nearest.rate:.0%} of that."
     )
     disk = next((row for row in limits if row.name == DISK), None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from alexnet_fast.bench.measurement import Measurement, table
 from alexnet_fast.commands.threads_option import threads_option
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
+from alexnet_fast.tools.messages import terminal_columns
 
 PARTS = ("all", "loader", "model", "train")
 FULL_SWEEP = (128, 256, 512, 1024, 2048)
@@ -39,8 +41,11 @@ MOST_IMAGES = 1_000_000
     default=None,
     help="Also the loader with decoded images kept on the GPU, as `train` would.  Not tried on a GPU yet.",
 )
-@click.option("--peers", is_flag=True, help="Also what people use instead: other loaders, other AlexNets.")
-@click.option("--ffcv-python", type=click.Path(path_type=Path), default=None, help="A Python with FFCV, for --peers.")
+@click.option("--baselines", is_flag=True, help="Also what people use instead: other loaders, other AlexNets.")
+@click.option("--gpus", type=click.IntRange(1), default=None, help="Measure training on so many GPUs.")
+@click.option(
+    "--ffcv-python", type=click.Path(path_type=Path), default=None, help="A Python with FFCV, for --baselines."
+)
 @click.option("--tune", is_flag=True, help="Find the loader's best settings for this machine and keep them.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), default=None, help="Also write the rows there.")
 def command(
@@ -51,7 +56,8 @@ def command(
     precision: str,
     threads: int | None,
     cache_decoded: str | None,
-    peers: bool,
+    baselines: bool,
+    gpus: int | None,
     ffcv_python: Path | None,
     tune: bool,
     json_file: Path | None,
@@ -63,10 +69,12 @@ def command(
     part, data = part_and_data(words)
     if tune and part not in ("loader", "all"):
         raise UsageError(f"--tune is about the loader: `alexnet-fast bench loader --tune`, not `bench {part}`.")
+    if gpus is not None and part != "train":
+        raise UsageError("--gpus is about training: `alexnet-fast bench train --gpus 2`.")
     if cache_decoded is not None and part != "loader":
         raise UsageError("--cache-decoded is about the loader: `alexnet-fast bench loader --cache-decoded auto`.")
-    if ffcv_python is not None and not (peers and part in ("loader", "all")):
-        raise UsageError("--ffcv-python is about the loader's peers: `alexnet-fast bench loader --peers`.")
+    if ffcv_python is not None and not (baselines and part in ("loader", "all")):
+        raise UsageError("--ffcv-python is about the loader's baselines: `alexnet-fast bench loader --baselines`.")
     if json_file is not None:
         check_can_be_written(json_file)
     if ffcv_python is not None:
@@ -77,10 +85,12 @@ def command(
     rows: list[Measurement] = []
     with explained_memory():
         if part == "model":
-            rows += bench.model(peers)
+            rows += bench.model(baselines)
         else:
             with shards_to_read(data) as folder:
-                rows += bench.with_data(part, folder, peers=peers, tune=tune)
+                rows += bench.with_data(part, folder, baselines=baselines, tune=tune)
+                if gpus is not None:
+                    rows += bench.processes(folder, gpus)
     if json_file is not None:
         write_json(json_file, part, rows)
 
@@ -122,6 +132,8 @@ class Bench:
             check_gpu_memory(self.device.type)
         self.asked_batch_size = batch_size
         self.batch_size = batch_size or (1024 if self.on_gpu else 64)
+        self.tuned_batch_size = batch_size or load_recipe(recipe_name, []).batch_size
+        """What `train` will use: the recipe's."""
         self.precision = choose_precision(self.device, precision)
         self.threads = threads
         self.ffcv_python = ffcv_python
@@ -130,15 +142,15 @@ class Bench:
             settings.append(f"precision={precision}")
         self.recipe = load_recipe(recipe_name, settings)
 
-    def model(self, peers: bool) -> list[Measurement]:
-        """Forward, training step, the same without norms, layers against the device's limits; the peers' step."""
+    def model(self, baselines: bool) -> list[Measurement]:
+        """Forward, training step, the same without norms, layers against the device's limits; the baselines' step."""
         from alexnet_fast.bench.layers import measure_layers
         from alexnet_fast.bench.model import measure_model
 
         batch_sizes = (
             (FULL_SWEEP if self.on_gpu else CPU_SWEEP) if self.asked_batch_size is None else (self.batch_size,)
         )
-        rows = measure_model(device=self.device, batch_sizes=batch_sizes, precision=self.precision, peers=peers)
+        rows = measure_model(device=self.device, batch_sizes=batch_sizes, precision=self.precision, baselines=baselines)
         show_table("Model, synthetic input", rows)
         layers = measure_layers(
             self.recipe.architecture(1000), device=self.device, batch_size=self.batch_size, precision=self.precision
@@ -158,7 +170,7 @@ class Bench:
         click.echo(ASSUMPTIONS)
         return rows
 
-    def with_data(self, part: str, folder: Path, *, peers: bool, tune: bool) -> list[Measurement]:
+    def with_data(self, part: str, folder: Path, *, baselines: bool, tune: bool) -> list[Measurement]:
         """Everything that reads shards."""
         dataset = Dataset.load(folder)
         dataset.check_sizes()
@@ -169,26 +181,34 @@ class Bench:
             click.echo(self.shuffle(dataset))
         if part == "all":
             click.echo(wall(rows[0].rate, rows[1].rate, rows[2].rate, shared=not self.on_gpu))
-        if peers:
-            rows += self.peers(part, dataset)
+        if baselines:
+            rows += self.baselines(part, dataset)
         return [*rows, *tuned]
 
     def tune(self, dataset: Dataset) -> list[Measurement]:
         """The sweep and the limits; the best is kept for `train`."""
         from alexnet_fast.bench.tune import tune
 
-        rows = tune(dataset, device=self.device, batch_size=self.batch_size, num_threads=self.threads, say=click.echo)
+        rows = tune(
+            dataset, device=self.device, batch_size=self.tuned_batch_size, num_threads=self.threads, say=click.echo
+        )
         show_table("Loader settings, and what each stage alone would reach", rows)
         return rows
 
     def loader(self, dataset: Dataset) -> list[Measurement]:
         """From the shards to torch tensors."""
         from alexnet_fast.bench.loader import measure_kept, measure_loader, our_loader
+        from alexnet_fast.pipelines.decoded_cache import CacheRequest
+        from alexnet_fast.pipelines.settings import LoaderOptions
 
         keeping = None
         if self.cache_decoded is not None:
             keeping = our_loader(
-                dataset, self.device, self.batch_size, num_threads=self.threads, cache_decoded=self.cache_decoded
+                dataset,
+                self.device,
+                self.batch_size,
+                options=LoaderOptions(self.threads),
+                cache=CacheRequest(self.cache_decoded),
             )
             assert keeping.cache is not None
             click.echo(keeping.cache.describe())
@@ -229,7 +249,15 @@ class Bench:
 
         return measure_training(dataset, self.recipe, device=self.device)
 
-    def peers(self, part: str, dataset: Dataset) -> list[Measurement]:
+    def processes(self, folder: Path, gpus: int) -> list[Measurement]:
+        """`train` on several GPUs."""
+        from alexnet_fast.bench.train import measure_processes
+
+        row = measure_processes(Dataset.load(folder), self.recipe, gpus=gpus, processes=None)
+        show_table("On several GPUs", [row])
+        return [row]
+
+    def baselines(self, part: str, dataset: Dataset) -> list[Measurement]:
         """What people use instead, for the parts that were measured."""
         rows: list[Measurement] = []
         if part in ("loader", "all"):
@@ -241,7 +269,7 @@ class Bench:
             )  # fmt: skip
             show_table("Loaders on the same images", rows)
         if part == "all":
-            rows += self.model(peers=True)
+            rows += self.model(baselines=True)
         return rows
 
 
@@ -292,7 +320,7 @@ def wall(loader: float, model: float, training: float, *, shared: bool) -> str:
 
 def show_table(title: str, rows: Sequence[Measurement]) -> None:
     """Print the rows under a title."""
-    click.echo(f"\n{title}\n{table(rows)}")
+    click.echo(f"\n{title}\n{table(rows, terminal_columns(sys.stdout))}")
 
 
 def check_can_be_written(file: Path) -> None:
@@ -317,13 +345,13 @@ def cannot_write(file: Path, error: OSError) -> UserError:
 def write_json(file: Path, part: str, rows: Sequence[Measurement]) -> None:
     """The rows with what they were measured on."""
     from alexnet_fast.distributed.machine import describe_machine
-    from alexnet_fast.runs.folder import write_whole
+    from alexnet_fast.tools import atomic
 
     text = json.dumps(
         {"part": part, "machine": describe_machine(), "rows": [asdict(row) for row in rows]}, indent=2, default=str
     )
     try:
-        write_whole(file, text + "\n")
+        atomic.write_text(file, text + "\n")
     except OSError as error:
         raise cannot_write(file, error) from error
     click.echo(f"Written to {file}")

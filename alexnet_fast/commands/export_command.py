@@ -15,9 +15,10 @@ import click
 def command(checkpoint: Path, out: Path) -> None:
     """Write the network of CHECKPOINT (.pt file, run's folder: its newest, .safetensors) for other programs.
 
-    .safetensors holds everything to use it again with `eval` and `predict`.  .onnx computes logits from pixels less the
-    mean; a .json of the same name beside it says how to make a image ready (size, mean) and names the classes.
-    onnxruntime's logits differ from ours in float32 by at most 1e-4 of the largest, on one CPU.
+    .safetensors holds everything to use it again with `eval` and `predict`.  .onnx computes logits from RGB pixels of
+    0..255 and subtracts the mean itself; a .json of the same name beside it says how to make an image ready and names
+    the classes.  A model card, a .md, is written beside both.  onnxruntime's logits differ from ours in float32 by at
+    most 1e-4 of the largest, on one CPU.
     """
     from alexnet_fast.inference.export import export
     from alexnet_fast.inference.load import load_safetensors

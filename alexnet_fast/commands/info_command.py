@@ -6,26 +6,75 @@ from pathlib import Path
 
 import click
 
+from alexnet_fast.tools import atomic
 from alexnet_fast.tools.dataset import MANIFEST, SHARD_FILES, Dataset
 from alexnet_fast.tools.describe import describe
-from alexnet_fast.tools.errors import UsageError
+from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.storage.filesystem import as_text, is_url
 from alexnet_fast.tools.storage.output import WORK
 
 
 @click.command()
 @click.argument("path", required=False)
-def command(path: str | None) -> None:
+@click.option("--recipe", "recipe_name", default=None, help="Describe a recipe's network: a name, or a .toml file.")
+@click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Change a key of the recipe; repeatable.")
+@click.option(
+    "--diagram",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    default=None,
+    help="Draw the recipe's network as in the paper's figure 2: .png, .svg or .pdf.",
+)
+def command(path: str | None, recipe_name: str | None, settings: tuple[str, ...], diagram: Path | None) -> None:
     """Describe PATH: a shards folder (or its URL), a run's folder (also while it runs), a checkpoint.
 
-    Without PATH: this machine, and what `train` would choose on it.
+    Without PATH: this machine, and what `train` would choose on it.  With --recipe: the network layer by layer.
     """
+    if recipe_name is None and (settings or diagram is not None):
+        raise UsageError(f"{'--diagram' if diagram is not None else '--set'} needs a network: add --recipe 2012")
+    if recipe_name is not None and path is not None:
+        raise UsageError(f"PATH {path} and --recipe {recipe_name} are two things: give one of them")
     if path == "":
-        raise UsageError("PATH is empty. Leave the word away to hear about this machine")
-    if path is not None and is_url(as_text(path)):
+        raise UsageError("PATH is empty. Omit it for a description of this machine")
+    if recipe_name is not None:
+        click.echo(about_recipe(recipe_name, settings, diagram))
+    elif path is not None and is_url(as_text(path)):
         click.echo(describe(Dataset.read(path)))
     else:
         click.echo(about(None if path is None else Path(as_text(path))))
+
+
+def about_recipe(name: str, settings: tuple[str, ...], diagram: Path | None) -> str:
+    """The layers of a recipe's network for 1,000 classes, and what two processes exchange; draws it into `diagram`."""
+    from alexnet_fast.config.recipe import load_recipe
+    from alexnet_fast.network.diagram import FORMATS, draw_diagram
+    from alexnet_fast.network.summary import table
+
+    recipe = load_recipe(name, settings)
+    architecture = recipe.architecture(num_classes=1000)
+    width = 4 if recipe.precision_to_train_in == "fp32" else 2
+    lines = [
+        f"Recipe {recipe.name}: {recipe.description}",
+        f"Net {recipe.network}, 1,000 classes; MACs are those of one image, forward.",
+        "",
+        table(architecture, batch_size=recipe.batch_size, bytes_per_value=width),
+    ]
+    if architecture.num_towers == 2:
+        lines += [
+            "",
+            f"exchanged: sent by each of two processes with one tower each in a training step at batch "
+            f"{recipe.batch_size}, in {8 * width} bits.",
+        ]
+    if diagram is not None:
+        suffix = diagram.suffix.lower().lstrip(".")
+        if suffix not in FORMATS:
+            raise UsageError(f"--diagram {diagram}: the name must end in {', '.join(f'.{kind}' for kind in FORMATS)}")
+        try:
+            atomic.write_bytes(diagram, draw_diagram(architecture, suffix))
+        except OSError as error:
+            raise UserError(f"{diagram}: cannot be written ({error.strerror}). Choose another place.") from error
+        lines += ["", f"The diagram is in {diagram}."]
+    return "\n".join(lines)
 
 
 def is_of_shards(path: Path) -> bool:

@@ -24,7 +24,7 @@ from alexnet_fast.tools.sharding.process_pool import MOST_WORKERS, Pool, local_p
 from alexnet_fast.tools.sharding.progress import ProgressBar
 from alexnet_fast.tools.sharding.shard import Outcome, refuse_foreign, shard
 from alexnet_fast.tools.sources.find import KINDS, find_source
-from alexnet_fast.tools.sources.summary import summary, unused_lines
+from alexnet_fast.tools.sources.summary import summary
 from alexnet_fast.tools.storage.filesystem import copied_first, is_url
 from alexnet_fast.tools.storage.output import open_output
 
@@ -78,9 +78,12 @@ SHOWN_IMAGES = 10
     "--classes",
     metavar="LIST",
     default=None,
-    help="`imagenet`, or a file with a class in a line: the classes' indices.",
+    help="`imagenet`, or a file with a class a line: their indices.",
 )
 @click.option("--dry-run", is_flag=True, help="Print what was understood of SOURCE, and write nothing.")
+@click.option(
+    "--keep-damaged", is_flag=True, help="Keep damaged JPEGs, as far as they can be decoded, and list them as repaired."
+)
 @click.option("--strict", is_flag=True, help="Stop at the first image that cannot be used.")
 @click.option("--cluster", metavar="ADDRESS", default=None, help="Work on a Dask cluster, such as tcp://host:8786.")
 def command(
@@ -99,6 +102,7 @@ def command(
     labels: tuple[str, ...],
     classes: str | None,
     dry_run: bool,
+    keep_damaged: bool,
     strict: bool,
     cluster: str | None,
 ) -> None:
@@ -108,6 +112,10 @@ def command(
     parquet files, shards of this program.  What was understood is printed before anything is written.  Stop it whenever
     you like: the same command resumes where it stopped, and repairs what was lost or damaged since.  Exit code 3: done,
     but something was skipped or not used.
+
+    JPEG, PNG, GIF, BMP, WebP, TIFF, PPM, AVIF and JPEG 2000 become 8-bit RGB: gray, palettes, CMYK and 16 bits are
+    converted, transparency is laid on white, color profiles are dropped, EXIF orientation is applied.  dataset.json
+    lists what was converted and what was skipped, with reasons.  A JPEG must be whole to its last byte of image data.
     """
     signal.signal(signal.SIGTERM, _interrupt)
     if cluster is not None:
@@ -116,7 +124,8 @@ def command(
         check_scheduler(cluster)
     if size < SMALLEST_TRAINED:
         click.echo(f"--size {size}: `train` takes images of {SMALLEST_TRAINED} pixels or more.", err=True)
-    image = ImageOptions(size=size, quality=quality, filter=filter_name, exif=exif)
+    damaged = "keep" if keep_damaged else "skip"
+    image = ImageOptions(size=size, quality=quality, filter=filter_name, exif=exif, damaged=damaged)
     options = ShardOptions(image, shard_size, seed, val_fraction)
     find = partial(
         find_source, source, kind, val_fraction=val_fraction, seed=seed, splits=splits, labels=labels, classes=classes
@@ -140,7 +149,7 @@ def command(
     finally:
         bar.close()
     _report(outcome, time.monotonic() - begun, out)
-    if outcome.dataset.skipped or outcome.dataset.unused:
+    if outcome.dataset.skipped or outcome.dataset.unused or found.unused:
         sys.exit(3)
 
 
@@ -170,8 +179,9 @@ def _report(outcome: Outcome, seconds: float, out: str) -> None:
     if len(dataset.skipped) > SHOWN_IMAGES:
         click.echo(f"  … and {len(dataset.skipped) - SHOWN_IMAGES:,} more")
     place = out.rstrip("/") or out
-    for line in unused_lines(dataset.unused):
-        click.echo(escaped(line))
+    if dataset.unused:
+        count = sum(entry.count for entry in dataset.unused)
+        click.echo(f"Not used: {counted(count, 'image or file', 'images and files')}, named above.")
     if dataset.repaired or dataset.skipped or dataset.unused:
         click.echo(f"{escaped(place)}/{MANIFEST} names all of them, with reasons.")
     training = f", {_training(place)}" if dataset.image_options.size >= SMALLEST_TRAINED else ""

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from alexnet_fast.commands.threads_option import threads_option
 from alexnet_fast.commands.train_flags import with_flags
 from alexnet_fast.distributed.torchrun_env import is_local_main_rank, is_main_rank
 from alexnet_fast.runs.resume_command import options_to_repeat, resume_command
-from alexnet_fast.tools.errors import UserError
+from alexnet_fast.tools.dataset import MANIFEST
+from alexnet_fast.tools.errors import EXIT_BY_SIGNAL, UserError
 from alexnet_fast.tools.messages import command as command_line
 from alexnet_fast.tools.messages import counted, to_copy
 
@@ -40,9 +43,25 @@ DATA_VARIABLE = "ALEXNET_FAST_DATA"
     help="First learning rate of the weights; that of the biases and the whole schedule are scaled with it.",
 )
 @click.option("--seed", type=int, default=None, help="Of initialization, order, crops, mirrors, colors and dropout.")
+@click.option(
+    "--init",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Start from the weights of a checkpoint, or of Caffe's AlexNet (.npz); fc8 anew where the classes are others.",
+)
+@click.option("--freeze", metavar="LAYER,…", default=None, help="Layers that keep the weights of --init: conv1,conv2.")
+@click.option("--val-split", default=None, help="Evaluate on this split of DATA instead of val, such as test.")
 @click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Change a key of the recipe; repeatable.")
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="The run's folder.  [default: runs/RECIPE]")
-@click.option("--resume", is_flag=True, help="Go on with the run in that folder.")
+@click.option(
+    "--resume",
+    metavar="[CHECKPOINT]",
+    is_flag=False,
+    flag_value="",
+    default=None,
+    help="Resume the run in that folder, from its newest checkpoint or from CHECKPOINT (newer ones are set aside); "
+    "with a new --out, a new run starts from CHECKPOINT.",
+)
 @threads_option()
 @click.option("--device", default=None, help="cpu, cuda or cuda:1.  [default: all GPUs, else the CPU]")
 @click.option("--gpus", type=int, default=None, help="How many GPUs; two are one tower each.")
@@ -72,9 +91,12 @@ def command(
     batch_size: int | None,
     lr: float | None,
     seed: int | None,
+    init: Path | None,
+    freeze: str | None,
+    val_split: str | None,
     settings: tuple[str, ...],
     out: Path | None,
-    resume: bool,
+    resume: str | None,
     device: str | None,
     gpus: int | None,
     processes: int | None,
@@ -87,27 +109,35 @@ def command(
     """Train AlexNet on DATA, a shards folder ($ALEXNET_FAST_DATA, else ./shards).
 
     Everything goes into the run's folder: recipe.toml, metrics.jsonl, checkpoints, figures, result.json.  Ctrl-C,
-    SIGTERM and a lost terminal finish the step and save; a second Ctrl-C stops at once.  --resume goes on where the
-    run stood, to the image, by the run's own recipe.toml if no --recipe is given; --set changes that.
+    SIGTERM, SIGHUP (a lost terminal), SIGUSR1 and SIGUSR2 finish the step, save and stop, with exit code 128 + the
+    signal's number; a second Ctrl-C stops at once.  --resume continues where the run stood, to the image, by the run's
+    own recipe.toml if no --recipe is given; --set changes that.
     """
     run: Path | None = out
     try:
         # Torch is loaded here, which takes seconds: long enough for somebody to think better of it.
         from alexnet_fast.config.recipe import load_recipe, override
         from alexnet_fast.pipelines.decoded_cache import parse_cache_size
-        from alexnet_fast.runs.folder import RunFolder
-        from alexnet_fast.runs.resume import recipe_of_run
+        from alexnet_fast.runs.resume import Resume, recipe_to_resume, resume_target
         from alexnet_fast.tools.dataset import Dataset
         from alexnet_fast.training.run import train
 
         cache_size = None if cache_decoded is None else parse_cache_size(cache_decoded)
-        if resume and recipe_name is None:
-            run = out if out is not None else Path("runs") / DEFAULT_RECIPE
-            recipe = override(recipe_of_run(RunFolder(run)), settings)
-        else:
-            recipe = load_recipe(DEFAULT_RECIPE if recipe_name is None else recipe_name, settings)
-            run = out if out is not None else Path("runs") / recipe.name
-        recipe = with_flags(recipe, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed)
+        if resume and names_data(resume):  # train --resume DATA
+            data, resume = Path(resume), ""
+        recipe = load_recipe(recipe_name or DEFAULT_RECIPE, settings) if recipe_name or resume is None else None
+        default = Path("runs") / (recipe.name if recipe is not None else DEFAULT_RECIPE)
+        run = out if out is not None else default
+        start: Resume | None = None
+        if resume is not None:
+            start = resume_target(Path(resume) if resume else None, out, default)
+            run = start.run
+            recipe = recipe if recipe is not None else override(recipe_to_resume(start), settings)
+        assert recipe is not None
+        recipe = with_flags(
+            recipe, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, val_split=val_split, init=init,
+            freeze=freeze,
+        )  # fmt: skip
         dataset = Dataset.load(data)
         if check_hashes and is_local_main_rank():  # of torchrun's processes one on each machine
             check_every_byte(dataset, quiet=quiet)
@@ -115,7 +145,8 @@ def command(
             dataset,
             recipe,
             run,
-            resume=resume,
+            resume=start is not None and not start.begins_run,
+            checkpoint=start.checkpoint if start is not None else None,
             device=device,
             gpus=gpus,
             processes=processes,
@@ -129,19 +160,31 @@ def command(
             device=device, gpus=gpus, processes=processes, parallel=parallel, deterministic=deterministic,
             cache_decoded=cache_decoded,
         )  # fmt: skip
-        raise UserError(stopped_at_once(data, run, options)) from error
+        raise stopped_at_once(data, run, options, *error.args) from error
     if not quiet and is_main_rank():
         click.echo(summary(result, run))
 
 
-def stopped_at_once(data: Path, run: Path | None, options: Sequence[str] | None) -> str:
-    """What to say after a Ctrl-C that nobody could answer with a checkpoint."""
+def names_data(word: str) -> bool:
+    """Whether what stands after --resume is the shards folder, which is not named otherwise."""
+    source = click.get_current_context().get_parameter_source("data")
+    return source in (ParameterSource.DEFAULT, ParameterSource.ENVIRONMENT) and (Path(word) / MANIFEST).exists()
+
+
+def stopped_at_once(
+    data: Path, run: Path | None, options: Sequence[str] | None, number: int = signal.SIGINT
+) -> UserError:
+    """What to raise after a Ctrl-C, or the signal with that number, that could not be answered with a checkpoint."""
     again = "" if run is None else resume_command(data, run, options)
-    if run is not None and any((run / "checkpoints").glob("step-*.pt")):
-        return f"stopped at once; {again} goes on from the last checkpoint in {run / 'checkpoints'}."
+    if run is not None and any((run / "checkpoints").glob("*.pt")):
+        return UserError(f"stopped at once; {again} resumes from the last checkpoint in {run / 'checkpoints'}.")
     if run is not None and (run / "recipe.toml").exists():
-        return f"stopped at once, before a checkpoint was saved in {run}; {again} begins anew."
-    return "stopped before the training had begun; nothing was written."
+        return UserError(
+            f"stopped at once, before a checkpoint was saved in {run}; {again} starts from the first step."
+        )
+    error = UserError("stopped before the training had begun; nothing was written.")
+    error.exit_code = EXIT_BY_SIGNAL + number
+    return error
 
 
 def check_every_byte(dataset: Dataset, *, quiet: bool) -> None:

@@ -41,7 +41,7 @@ def docs_of(recipe: type) -> dict[str, KeyDoc]:
 def comments_of(toml: str) -> dict[str, str]:
     """Key -> the comment lines directly above it and the comment behind its value, as one text; "" without any.
 
-    For files with one key a line whose numbers and words hold no "#", as the recipes of this project are.
+    For files with one key on a line and no "#" inside a value, such as the recipes of this project.
     """
     found: dict[str, str] = {}
     above: list[str] = []

@@ -10,7 +10,6 @@ from __future__ import annotations
 import colorsys
 import io
 import math
-import shutil
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +18,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+
+from alexnet_fast.tools import atomic
 
 Floats = npt.NDArray[np.float32]
 
@@ -195,17 +196,15 @@ def draw_dataset(folder: Path, data: DemoData, progress: Callable[[int], None] =
     The last training image of the first class is cut short, as a broken download would be.  A image depends on
     `data.seed`, its split, class and number alone.  progress: is told of each image drawn.
     """
-    aside = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(aside, ignore_errors=True)
-    for split, count in (("train", data.num_train), ("val", data.num_val)):
-        for name, kind in KINDS.items():
-            place = aside / split / name
-            place.mkdir(parents=True)
-            for number in range(count):
-                seed = [data.seed, zlib.crc32(f"{split}/{name}".encode()), number]
-                content = store(draw_image(kind, np.random.default_rng(seed)), number)
-                if split == "train" and name == next(iter(KINDS)) and number == count - 1:
-                    content = content[: len(content) // 2]
-                (place / f"{name}_{number:04}.JPEG").write_bytes(content)
-                progress(1)
-    aside.rename(folder)
+    with atomic.making_folder(folder) as partial:
+        for split, count in (("train", data.num_train), ("val", data.num_val)):
+            for name, kind in KINDS.items():
+                place = partial / split / name
+                place.mkdir(parents=True)
+                for number in range(count):
+                    seed = [data.seed, zlib.crc32(f"{split}/{name}".encode()), number]
+                    content = store(draw_image(kind, np.random.default_rng(seed)), number)
+                    if split == "train" and name == next(iter(KINDS)) and number == count - 1:
+                        content = content[: len(content) // 2]
+                    (place / f"{name}_{number:04}.JPEG").write_bytes(content)
+                    progress(1)

@@ -1,4 +1,4 @@
-"""The whole way, once: draw a data set, shard it, train on it, test with ten views, show the result."""
+"""From images to a trained network, once: draw a data set, shard it, train on it, test, show what was learned."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from alexnet_fast.runs.folder import RunFolder
 from alexnet_fast.tools.cores import num_cores
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
-from alexnet_fast.tools.messages import command
+from alexnet_fast.tools.messages import command, to_copy
 from alexnet_fast.tools.sharding.plan import Plan, ShardOptions
 from alexnet_fast.tools.sharding.process_pool import local_pool
 from alexnet_fast.tools.sharding.shard import shard
@@ -29,6 +29,13 @@ MARKER = ".alexnet-fast-demo"
 """A file by which the demo knows a folder that it made: in any other, what has these names is somebody else's."""
 SHARD_SIZE = 300
 """Small, so that the small data set has several shards."""
+FIGURES = {
+    "preview": "preview.png",
+    "guesses": "guesses.png",
+    "conv1": "conv1.png",
+    "report": "report.html",
+}
+"""What the demo shows, in its folder."""
 BENCH_DATA = DemoData(num_train=100, num_val=2)
 
 
@@ -64,16 +71,40 @@ def run_demo(folder: Path, say: Callable[[str], None], *, device: str | None = N
     seconds: dict[str, float] = {}
     try:
         take(folder)
-        with timed(seconds, "draw and shard"):
-            say("Drawing ten classes of shapes and textures, and sharding them …")
+        with timed(seconds, "drawing and sharding"):
+            say("1/3  Drawing ten classes of shapes and textures, and sharding them …")
             dataset = Dataset.load(draw_shards(folder, DemoData()))
         remove_run(RunFolder(folder / RUN))
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}). Give --out another folder.") from error
-    with timed(seconds, "train and test"):
-        say("Training the two-tower network …")
+    with timed(seconds, "training and testing"):
+        say("2/3  Training the two-tower network …")
         result = train(dataset, load_recipe("demo"), folder / RUN, device=device)
+    with timed(seconds, "figures and report"):
+        say("3/3  Drawing what it has learned …")
+        draw(folder, dataset, device)
     return DemoResult(dataset, result, seconds)
+
+
+def draw(folder: Path, dataset: Dataset, device: str | None) -> None:
+    """The figures of `FIGURES`, and the run's report."""
+    from alexnet_fast.demo.figures import draw_conv1, draw_guesses
+    from alexnet_fast.inference.trained_network import load
+    from alexnet_fast.pipelines.preview import draw_preview
+    from alexnet_fast.report.report import write_report
+    from alexnet_fast.runs.figures import initial_conv1
+
+    network = load(folder / RUN, device=device)
+    draw_preview(dataset, folder / FIGURES["preview"])
+    draw_guesses(network, folder / IMAGES / "val", folder / FIGURES["guesses"])
+    checkpoint = network.checkpoint
+    draw_conv1(
+        checkpoint.model["conv1.weight"].numpy(),
+        initial_conv1(checkpoint.recipe, len(checkpoint.classes)),
+        checkpoint.architecture().num_towers,
+        folder / FIGURES["conv1"],
+    )
+    write_report(folder / RUN, folder / SHARDS, folder / FIGURES["report"], device=device, say=lambda text: None)
 
 
 def take(folder: Path) -> None:
@@ -100,37 +131,63 @@ def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     seconds[stage] = time.monotonic() - begun
 
 
-def copied(*commands: str) -> list[str]:
-    """Each on a line of its own."""
-    return [f"  {text.strip('`')}" for text in commands]
-
-
 def summary(demo: DemoResult, folder: Path) -> str:
-    """A short table, and the paths of the images."""
+    """The error, the figures to look at, and a lesson with a command each."""
     dataset, result = demo.dataset, demo.result
-    center, ten = result["center_view"], result["10_views"]
-    counts = dataset.accounting()
-    rows = [
-        ("images drawn", f"{counts['found']:,}, {counts['written']:,} in shards"),
-        ("repaired", f"{len(dataset.repaired):,} (some are drawn odd on purpose: gray, CMYK, turned)"),
-        ("skipped", "; ".join(f"{note.file} ({note.reason})" for note in dataset.skipped)),
-        ("network", f"net {result['recipe']['network']}, two towers, {result['precision']} on {result['device']}"),
-        ("training", f"{counted_epochs(result['epochs'])}, {result['images_per_s']:,.0f} img/s"),
-        ("error, center view", f"{center['top1_error']:.1%} of {center['num_samples']} held-out images"),
-        ("error, ten views", f"{ten['top1_error']:.1%} (guessing: 90 %)"),
-        *((stage, f"{seconds:,.0f} s") for stage, seconds in demo.seconds.items()),
+    ten, counts, recipe = result["10_views"], dataset.accounting(), result["recipe"]
+    seconds = ", ".join(f"{stage} {seconds:,.0f} s" for stage, seconds in demo.seconds.items())
+    skipped = "; ".join(f"{note.file} ({note.reason})" for note in dataset.skipped)
+    run, shards, images = folder / RUN, folder / SHARDS, folder / IMAGES
+    lines = [
+        "",
+        f"Top-1 error {ten['top1_error']:.1%} on {ten['num_samples']:,} held-out images, ten views (guessing: 90 %).",
+        f"  net {recipe['network']}, two towers, {counted_epochs(result['epochs'])} of "
+        f"{dataset.split('train').samples:,} images, {result['images_per_s']:,.0f} img/s",
+        f"  {counts['found']:,} images drawn, {len(dataset.repaired):,} converted (gray, CMYK, turned: odd on purpose)",
+        f"  skipped: {skipped}",
+        f"  {seconds}",
+        "",
+        "Look at",
+        f"  {folder / FIGURES['preview']!s:<22}  the data, and what the network sees of it",
+        f"  {folder / FIGURES['guesses']!s:<22}  held-out images and the network's answers",
+        f"  {folder / FIGURES['conv1']!s:<22}  what the first layer has learned",
+        f"  {folder / FIGURES['report']!s:<22}  everything on one page, for a browser",
+        "",
+        "Ask it:",
+        to_copy(command("predict", run, example(images))),
     ]
-    figures = RunFolder(folder / RUN).figures
-    lines = ["", *(f"{name:20} {value}" for name, value in rows), "", "Look at"]
-    lines += [f"  {file}" for file in sorted(figures.glob("*.png"))]
-    image = sorted((folder / IMAGES / "val").rglob("*.JPEG"))[2]  # the first of a class are the odd ones
-    lines += [
-        "and try",
-        *copied(command("predict", folder / RUN, image), command("preview", folder / SHARDS)),
-        "then, with images of your own, a folder for each class:",
-        *copied(
-            command("shard", "IMAGES", "--val-fraction", "0.1"),
-            command("train", "shards", "--recipe", "demo"),
+    for lesson, words in lessons(shards, folder):
+        lines += ["", lesson, to_copy(*(command(*one) for one in words))]
+    return "\n".join(lines)
+
+
+def example(images: Path) -> Path:
+    """A held-out image that is not drawn odd on purpose."""
+    return sorted((images / "val").glob("star/*.JPEG"))[-1]
+
+
+def lessons(shards: Path, folder: Path) -> list[tuple[str, list[tuple[object, ...]]]]:
+    """(a sentence, the commands that show it)."""
+    again = ("train", shards, "--recipe", "demo")
+    tanh, dropout, towers = (folder / name for name in ("tanh", "no-dropout", "towers"))
+    return [
+        (
+            "ReLU learns several times faster than tanh, the paper's first figure; the same training with tanh:",
+            [(*again, "--set", "activation=tanh", "--out", tanh), ("compare", folder / RUN, tanh)],
+        ),
+        (
+            "Dropout keeps the network from learning the images by heart; without it:",
+            [(*again, "--set", "dropout=0", "--out", dropout), ("compare", folder / RUN, dropout)],
+        ),
+        (
+            "Each tower can have a process, or a GPU, of its own, as in 2012, and the result is the same:",
+            [(*again, "--device", "cpu", "--processes", 2, "--parallel", "towers", "--out", towers)],
+        ),
+        (
+            "Any folder with a folder of images for each class can be trained on:",
+            [
+                ("shard", "IMAGES", "--val-fraction", 0.1, "--out", "shards"),
+                ("train", "shards", "--recipe", "demo", "--epochs", 12),
+            ],
         ),
     ]
-    return "\n".join(lines)

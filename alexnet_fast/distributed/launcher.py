@@ -30,6 +30,7 @@ from alexnet_fast.distributed.parallelism import Layout, different_kinds
 from alexnet_fast.distributed.signals import StopSignals
 from alexnet_fast.distributed.threads import use_threads
 from alexnet_fast.distributed.torchrun_env import LauncherEnv, launcher_env, local_world_size, set_launcher
+from alexnet_fast.streams import quiet_errors
 from alexnet_fast.tools.cores import share_machine
 from alexnet_fast.tools.errors import UsageError, UserError
 
@@ -37,13 +38,13 @@ Result = TypeVar("Result")
 
 
 SETTLE_SECONDS = 1.0
-"""After the first failure, how long the others may tell theirs: a lost peer's complaint often comes first."""
+"""After the first failure, how long the others may report theirs: that a process is lost often comes first."""
 STOP_SECONDS = 5.0
 """After that, how long a process may take to end before it is killed."""
 
 
 class LostProcessError(UserError):
-    """A process is gone without a word; what was saved before is still there."""
+    """A process is gone without a report; what was saved before is still there."""
 
 
 @dataclass
@@ -58,7 +59,7 @@ class Worker:
 
 @dataclass(frozen=True)
 class Report:
-    """The last word of a process."""
+    """What a process reports at its end."""
 
     result: object = None
     error: UserError | KeyboardInterrupt | None = None
@@ -167,7 +168,8 @@ def run_worker(rank: int, port: int, layout: Layout, task: bytes, reports: Conne
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         work, arguments = pickle.loads(task)
-        report = Report(result=take_part(layout, work, arguments))
+        with quiet_errors():
+            report = Report(result=take_part(layout, work, arguments))
     except UserError as error:
         report = Report(error=error)
     except KeyboardInterrupt:
@@ -219,7 +221,7 @@ def pass_on(number: signal.Signals, workers: Sequence[Worker]) -> None:
 
 
 def settle(workers: Sequence[Worker]) -> None:
-    """Give the others time to tell their failure too."""
+    """Give the others time to report their failure too."""
     deadline = time.monotonic() + SETTLE_SECONDS
     while time.monotonic() < deadline and any(worker.report is None for worker in workers if is_running(worker)):
         collect(workers, timeout=deadline - time.monotonic())
@@ -284,7 +286,7 @@ def name_of(rank: int, layout: Layout) -> str:
 def manner_of_death(exit_code: int) -> str:
     """In words; negative codes are signals."""
     if exit_code >= 0:
-        return f"ended with exit code {exit_code} without a word"
+        return f"ended with exit code {exit_code} without a report"
     name = signal.Signals(-exit_code).name
     return f"was killed by {name}" + (" (the system does so when memory runs out)" if name == "SIGKILL" else "")
 

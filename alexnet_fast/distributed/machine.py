@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from alexnet_fast import __version__
-from alexnet_fast.tools.cores import usable_cores
+from alexnet_fast.tools.cores import processor_name, usable_cores
 
 PACKAGES = ("torch", "triton", "nvidia-dali-cuda120", "nvidia-dali-cuda130", "webdataset", "numba", "numpy", "pillow")
 
@@ -37,16 +37,6 @@ def installed_version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return ""
-
-
-def processor_name() -> str:
-    """As the kernel tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def gpu_names() -> str:

@@ -22,8 +22,6 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.
 when ssh breaks off; what Slurm's `--signal` is usually set to.  All mean: save and stop."""
 SAME_SECONDS = 0.5
 """A second Ctrl-C within this time is the first one: `timeout -s INT` signals the process and then its group."""
-EXIT_BY_SIGNAL = 128
-"""Added to a signal's number it is the exit code of a run that the signal stopped and that saved everything."""
 
 
 class StopSignals:

@@ -76,6 +76,11 @@ def launcher_holds_store() -> bool:
     return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
+def is_restarted() -> bool:
+    """Whether torchrun started this process again after a failure."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+
+
 def set_launcher(env: LauncherEnv, port: int) -> None:
     """Tell this process its rank as torchrun would; the store is held at `port` of this machine."""
     os.environ |= {

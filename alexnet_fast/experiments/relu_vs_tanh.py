@@ -35,7 +35,8 @@ from alexnet_fast.experiments.four_layers import (
     epochs_to_goal,
     prepare,
 )
-from alexnet_fast.runs.folder import to_json, write_whole
+from alexnet_fast.runs.folder import to_json
+from alexnet_fast.tools import atomic
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.messages import counted
 
@@ -163,16 +164,16 @@ class Experiment:
             "velocities": velocities,
         }
         self.out.mkdir(parents=True, exist_ok=True)
-        aside = self.out / f".{CURRENT}.partial"
-        torch.save(content, aside)
-        aside.replace(self.out / CURRENT)
+        with atomic.writing(self.out / CURRENT) as file:
+            torch.save(content, file)
         trials = {"settings": self.settings, "trials": [asdict(trial) for trial in self.trials]}
-        write_whole(self.out / STATE, to_json(trials, indent=1) + "\n")
+        atomic.write_text(self.out / STATE, to_json(trials, indent=1) + "\n")
 
     def saved_state(self, trial: Trial) -> TrialState | None:
         """Where the trial was stopped, with its errors until then; None where nothing of it was saved."""
         file = self.out / CURRENT
-        content = torch.load(file, map_location="cpu", weights_only=True) if file.exists() else {"trial": None}
+        none: dict[str, Any] = {"trial": None}
+        content = torch.load(file, map_location="cpu", weights_only=True) if file.exists() else none
         if content["trial"] != [trial.activation, trial.lr, trial.seed] or not content["epoch"]:
             trial.errors = []
             return None
@@ -238,7 +239,7 @@ def relu_vs_tanh(
     say(f"{counted(len(cifar.train_labels), 'training image')} from {data} ({cifar.kind})")
     experiment = Experiment(cifar, out, device=place, max_epochs=max_epochs, start=start, say=say)
     outcome = experiment.run(num_seeds)
-    write_whole(out / RESULT, to_json(result_of(outcome, experiment, cifar), indent=1) + "\n")
+    atomic.write_text(out / RESULT, to_json(result_of(outcome, experiment, cifar), indent=1) + "\n")
     draw(outcome, out / FIGURE)
     (out / CURRENT).unlink(missing_ok=True)
     return table(outcome)
@@ -297,10 +298,8 @@ def draw(outcome: Outcome, file: Path) -> None:
     axes.legend(frameon=False)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    aside = file.with_name(f".{file.name}.partial")
     try:
-        figure.savefig(aside, format="png")
-        aside.replace(file)
+        with atomic.writing(file) as opened:
+            figure.savefig(opened, format="png")
     finally:
         plt.close(figure)
-        aside.unlink(missing_ok=True)

@@ -34,7 +34,8 @@ from alexnet_fast.inference.load import Trained, load_trained, mean_to_subtract
 from alexnet_fast.inference.predict import files_below, prepare, read
 from alexnet_fast.pipelines.evaluation_loader import EvaluationLoader, view_cutter
 from alexnet_fast.pipelines.seeds import part_of_rank
-from alexnet_fast.runs.folder import to_json, write_whole
+from alexnet_fast.runs.folder import to_json
+from alexnet_fast.tools import atomic
 from alexnet_fast.tools.dataset import MANIFEST, Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.sharding.finalize import escaped
@@ -252,7 +253,7 @@ class Target:
         self.shape = (images.num_images, width)
         self.num_parts = -(-images.num_images // PART_IMAGES)
         out = request.out
-        self.array = out.with_name(f".{out.name}.partial")
+        self.array = atomic.partial_name(out)
         self.parts = out.with_name(f".{out.name}.parts")
         self.table = out.with_suffix(".tsv")
         digest = hashlib.sha256()
@@ -294,7 +295,7 @@ class Target:
         except OSError:
             self.remove()
             raise
-        write_whole(noted, to_json(self.settings))
+        atomic.write_text(noted, to_json(self.settings))
 
     def remove(self) -> None:
         """Remove everything that was begun."""
@@ -319,7 +320,8 @@ class Target:
         for rows, images, good in batches:
             values = np.full((len(rows), self.shape[1]), np.nan, dtype=array.dtype)
             if good:
-                values[good] = layer_output(trained.predictor, images, self.request.layer).cpu().numpy()
+                output = layer_output(trained.predictor, images, self.request.layer)
+                values[good] = output.to(getattr(torch, self.request.dtype)).cpu().numpy()
                 if not np.isfinite(values[good]).all():
                     raise UserError(
                         f"{self.request.layer} has values that {array.dtype} cannot hold, from {rows[0].sample} on: "
@@ -329,7 +331,7 @@ class Target:
             done += rows
         try:
             array.flush()  # type: ignore[attr-defined]
-            write_whole(self.part_file(number), to_json([asdict(row) for row in done]))
+            atomic.write_text(self.part_file(number), to_json([asdict(row) for row in done]))
         except OSError as error:
             raise self.unwritable(error) from error
 
@@ -345,22 +347,18 @@ class Target:
     def finish(self, labels: Sequence[str]) -> list[Row]:
         """Put table and array under their names; the rows with a problem."""
         problems: list[Row] = []
-        aside = self.table.with_name(f".{self.table.name}.partial")
         try:
-            with aside.open("w", encoding="utf-8") as file:
-                file.write("row\tsample\tlabel\tclass\tproblem\n")
+            with atomic.writing(self.table) as file:
+                file.write(b"row\tsample\tlabel\tclass\tproblem\n")
                 for place, row in enumerate(self.rows()):
                     name = "" if row.label is None else escaped(labels[row.label])
                     label = "" if row.label is None else row.label
-                    file.write(f"{place}\t{escaped(row.sample)}\t{label}\t{name}\t{escaped(row.problem)}\n")
+                    line = f"{place}\t{escaped(row.sample)}\t{label}\t{name}\t{escaped(row.problem)}\n"
+                    file.write(line.encode())
                     problems += [row] if row.problem else []
-            aside.replace(self.table)
-            self.array.replace(self.request.out)
+            atomic.rename(self.array, self.request.out)
         except OSError as error:
             raise self.unwritable(error) from error
-        finally:
-            with suppress(OSError):
-                aside.unlink(missing_ok=True)
         shutil.rmtree(self.parts, ignore_errors=True)
         return problems
 

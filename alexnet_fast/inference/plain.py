@@ -39,7 +39,7 @@ class PlainAlexNet(nn.Module):
         self.fc8 = GroupedLinear(a.units[1], a.num_classes, 1)
         self.activation: nn.Module = nn.ReLU() if a.activation == "relu" else nn.Tanh()
         self.pool = nn.MaxPool2d(a.pool_size, 2, ceil_mode=True)
-        self.dropout = Dropout2012(a.dropout)
+        self.dropout: nn.Module = nn.Dropout(a.dropout) if a.dropout_inverted else Dropout2012(a.dropout)
 
     @classmethod
     def from_checkpoint(cls, path: Path | str) -> PlainAlexNet:

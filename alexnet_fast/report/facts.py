@@ -7,13 +7,14 @@ import shlex
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from alexnet_fast.config.recipe import Recipe, counted_epochs, load_recipe, recipe_names, toml_value
+from alexnet_fast.config.recipe import Recipe, counted_epochs, load_recipe, recipe_names
+from alexnet_fast.config.recipe_values import toml_value
 from alexnet_fast.distributed.machine import describe_machine
 from alexnet_fast.report.published import published_for, why_not_comparable
 from alexnet_fast.report.subject import Subject
-from alexnet_fast.runs.describe import in_words
 from alexnet_fast.runs.describe import state_of as state_in_words
 from alexnet_fast.runs.resume import ONLY_WORDS
+from alexnet_fast.tools.messages import duration
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,16 @@ class ResultRow:
     remark: str = ""
     own: bool = True
     """Whether it is this run's."""
+
+
+def summary_of(subject: Subject) -> str:
+    """The network and what it was trained on, in half a sentence."""
+    text = f"Net {subject.recipe.network}, recipe {subject.recipe.name}"
+    if subject.trained is not None:
+        text += f", {len(subject.trained.checkpoint.classes):,} classes"
+    if subject.dataset is not None:
+        text += f", {sum(split.samples for split in subject.dataset.splits.values()):,} images"
+    return f"{text}."
 
 
 def state_of(subject: Subject) -> str:
@@ -96,7 +107,7 @@ def facts_of(subject: Subject) -> Facts:
     if result.get("images_per_s") is not None:
         rows += [
             ("throughput", f"{result['images_per_s']:,.0f} img/s, {result['data_wait']:.1%} waiting for data"),
-            ("time", in_words(result["seconds"])),
+            ("time", duration(result["seconds"])),
         ]
     if result.get("energy_kwh") is not None:
         rows.append(("energy", f"{result['energy_kwh']:.2f} kWh (GPUs)"))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
 from alexnet_fast.report.charts import javascript
+from alexnet_fast.tools import atomic
 from alexnet_fast.tools.errors import UserError
 
 START = """
@@ -56,17 +55,9 @@ def number(value: float | None, form: str = ",.3g") -> str:
 
 
 def write_page(file: Path, page: str) -> None:
-    """Write aside, flush, rename.  Raises UserError."""
-    aside = file.with_name(f".{file.name}.partial")
+    """Write a page as UTF-8; UserError where that cannot be."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("w", encoding="utf-8", errors="backslashreplace") as opened:
-            opened.write(page)
-            opened.flush()
-            os.fsync(opened.fileno())
-        aside.replace(file)
+        atomic.write_bytes(file, page.encode("utf-8", "backslashreplace"))
     except OSError as error:
         raise UserError(f"{file}: cannot be written ({error.strerror}). Give --out another place.") from error
-    finally:
-        with suppress(OSError):
-            aside.unlink(missing_ok=True)

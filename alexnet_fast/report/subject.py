@@ -13,7 +13,7 @@ from alexnet_fast.config.recipe import Recipe
 from alexnet_fast.inference.load import Trained, load_trained
 from alexnet_fast.runs.checkpoint import saved_checkpoints
 from alexnet_fast.runs.folder import RunFolder
-from alexnet_fast.runs.resume import check_classes, recipe_of_run
+from alexnet_fast.runs.resume import check_same_classes, recipe_of_run
 from alexnet_fast.tools.dataset import MANIFEST, Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
 
@@ -77,7 +77,7 @@ def find_dataset(
     if data is not None:
         dataset = Dataset.load(data)
         if trained is not None:
-            check_classes(trained.checkpoint, dataset)
+            check_same_classes(trained.checkpoint, dataset)
         return dataset, ""
     sessions = [line["data"] for line in metrics if line["kind"] == "session"]
     if not sessions:
@@ -89,7 +89,7 @@ def find_dataset(
         dataset = Dataset.load(place)
         dataset.check_sizes()
         if trained is not None:
-            check_classes(trained.checkpoint, dataset)
+            check_same_classes(trained.checkpoint, dataset)
     except UserError as error:
         return None, f"The run's shards cannot be used: {error}"
     return dataset, ""

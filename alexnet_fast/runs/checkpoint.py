@@ -1,4 +1,4 @@
-"""Checkpoints: one file with everything that a run needs to go on, or a network to be used.
+"""Checkpoints: one file with everything that a run needs to be resumed, or a network to be used.
 
 Whole tensors, whatever the number of processes; nothing but tensors and plain values, so that a file from a stranger
 can be read without running code of his.
@@ -6,11 +6,9 @@ can be read without running code of his.
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
 import zipfile
-from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from alexnet_fast.config.recipe import Recipe, recipe_from
 from alexnet_fast.network.model import Architecture
 from alexnet_fast.runs.checkpoint_validation import check_tensors, check_values
 from alexnet_fast.runs.totals import Totals
+from alexnet_fast.tools import atomic
 from alexnet_fast.tools.dataset import Dataset, ImageOptions
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.storage.filesystem import check_regular
@@ -107,9 +106,9 @@ def classes_of(dataset: Dataset) -> tuple[tuple[str, str], ...]:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write aside, flush to the disk, rename: under `path` there is a whole checkpoint or none.
+    """Write a whole checkpoint: under `path` there is one, or what was there before.
 
-    Raises OSError (disk full, no permission); what was there before stays.
+    Raises OSError (disk full, no permission).
     """
     content = {field.name: getattr(checkpoint, field.name) for field in fields(Checkpoint)}
     content |= {
@@ -121,19 +120,11 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "loaders": list(checkpoint.loaders),
         "totals": asdict(checkpoint.totals),
     }
-    aside = path.with_name(f".{path.name}.partial")
     try:
-        with aside.open("wb") as file:
+        with atomic.writing(path) as file:
             torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-        sync_folder(path.parent)
     except RuntimeError as error:  # torch's writer stumbles over the system's complaint and raises its own
         raise system_error(error) from error
-    finally:
-        with suppress(OSError):
-            aside.unlink(missing_ok=True)
 
 
 def system_error(error: BaseException) -> OSError:
@@ -142,15 +133,6 @@ def system_error(error: BaseException) -> OSError:
     while cause is not None and not isinstance(cause, OSError):
         cause = cause.__context__
     return OSError(cause.errno, cause.strerror) if cause is not None else OSError(str(error))
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush the folder's own entries to the disk, so that a rename survives a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -238,9 +220,29 @@ def step_of(file: Path) -> int:
 
 
 def saved_checkpoints(folder: Path) -> list[Path]:
-    """A run's checkpoints, the oldest first; without the best's second name."""
+    """A run's step-*.pt, the oldest first; without best.pt."""
     found = [file for file in folder.glob("step-*.pt") if NAME.fullmatch(file.name) and file.is_file()]
     return sorted(found, key=lambda file: file.name)
+
+
+def all_checkpoints(folder: Path) -> list[Path]:
+    """Every checkpoint that a run can be resumed from, the oldest first: step-*.pt, and best.pt by the step in it.
+
+    best.pt is left out where it is one of the others under a second name; one that cannot be read comes first.
+    """
+    files, best = saved_checkpoints(folder), folder / BEST
+    if not best.is_file() or any(best.samefile(file) for file in files):
+        return files
+    steps = {file: step_of(file) for file in files}
+    return sorted([best, *files], key=lambda file: steps[file] if file in steps else step_in(best))
+
+
+def step_in(file: Path) -> int:
+    """Steps done, by the checkpoint itself, without reading its tensors; -1 where it cannot be read."""
+    try:
+        return int(torch.load(file, map_location="cpu", weights_only=True, mmap=True)["step"])
+    except Exception:  # whatever a damaged file makes torch's reader do; who loads it whole hears the reason
+        return -1
 
 
 def newest_checkpoint(folder: Path) -> tuple[Checkpoint, list[str]] | None:
@@ -249,13 +251,16 @@ def newest_checkpoint(folder: Path) -> tuple[Checkpoint, list[str]] | None:
     Raises UserError if there are some and none can be read.
     """
     complaints: list[str] = []
-    for file in reversed(saved_checkpoints(folder)):
+    for file in reversed(all_checkpoints(folder)):
         try:
             return load_checkpoint(file), complaints
         except UserError as error:  # noqa: PERF203
             complaints.append(str(error))
     if complaints:
-        raise UserError(f"{folder}: no checkpoint can be read; begin anew with another --out. " + " ".join(complaints))
+        raise UserError(
+            f"{folder}: no checkpoint can be read, and none is overwritten; start another run with another --out. "
+            + " ".join(complaints)
+        )
     return None
 
 
@@ -267,7 +272,7 @@ def resolve_checkpoint(path: Path) -> Path:
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
     if not folder.is_dir():
         return path
-    saved = saved_checkpoints(folder)
+    saved = all_checkpoints(folder)
     if not saved:
         raise UsageError(f"{path}: there is no checkpoint in it; give {WANTED}")
     whole = [file for file in saved if zipfile.is_zipfile(file)]  # the archive's end says so; no need to read it all

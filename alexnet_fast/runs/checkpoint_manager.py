@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-import os
+import itertools
 import shutil
 import time
 import zipfile
@@ -11,8 +11,21 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from alexnet_fast.distributed.mesh import Mesh, broadcast_object
-from alexnet_fast.runs.checkpoint import BEST, Checkpoint, checkpoint_path, save_checkpoint, saved_checkpoints, step_of
+from alexnet_fast.network.model import Architecture
+from alexnet_fast.runs.checkpoint import (
+    BEST,
+    Checkpoint,
+    checkpoint_path,
+    save_checkpoint,
+    saved_checkpoints,
+    step_in,
+    step_of,
+)
+from alexnet_fast.tools import atomic
+from alexnet_fast.tools.messages import counted
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """Complaints that removing files can help."""
@@ -73,9 +86,27 @@ class CheckpointManager:
             file.unlink(missing_ok=True)
         if start is not None and start.is_best:
             file, best = checkpoint_path(self.folder, start.step), self.folder / BEST
-            if not best.exists() or best.stat().st_mtime_ns < file.stat().st_mtime_ns:
+            if file.exists() and step_in(best) < start.step:
                 with suppress(OSError):  # the run itself can be resumed
                     mark_best(file)
+
+    def set_aside(self, step: int, metrics: Path) -> str | None:
+        """Move the checkpoints after `step`, and a copy of the metrics, where nothing overwrites them.
+
+        For a run that goes back to an older checkpoint by its user's wish.  Returns a sentence about it; None: there
+        are none.  On the main rank.
+        """
+        newer = [file for file in (*saved_checkpoints(self.folder), self.folder / BEST) if step_in(file) > step]
+        if not newer:
+            return None
+        places = (self.folder / f"set-aside-{number}" for number in itertools.count(1))
+        place = next(place for place in places if not place.exists())
+        place.mkdir()
+        if metrics.exists():
+            shutil.copy2(metrics, place)
+        for file in newer:
+            file.rename(place / file.name)
+        return f"{counted(len(newer), 'newer checkpoint')} and a copy of {metrics.name} were moved to {place}."
 
     def save(self, checkpoint: Checkpoint | None) -> Outcome:
         """Write, mark the best, drop what is no longer needed; what was there before stays if that cannot be.
@@ -141,6 +172,20 @@ class CheckpointManager:
             file.unlink(missing_ok=True)
 
 
+def lack_of_room(folder: Path, architecture: Architecture, keep: int) -> str | None:
+    """What people should know before they wait for checkpoints that will not fit; None: there is room."""
+    weights = sum(torch.Size(shape).numel() for shape in architecture.weight_shapes.values())
+    files = keep + 2  # the best, and the one that is being written
+    needed = files * 2 * 4 * weights  # weights and momentum in float32
+    free = shutil.disk_usage(folder).free + sum(file.stat().st_size for file in folder.glob("*.pt"))
+    if free >= needed:
+        return None
+    return (
+        f"{folder}: {free / 1e9:.2g} GB are free, and this run's checkpoints need {needed / 1e9:.2g} GB. Where the "
+        "disk is full, older ones are removed, and training continues without new ones."
+    )
+
+
 def first_not_finite(checkpoint: Checkpoint) -> str:
     """A clause that names the first weight or momentum with NaN or infinity in it; "" where there is none."""
     for kind, tensors in (("", checkpoint.model), ("the momentum of ", checkpoint.optimizer or {})):
@@ -152,14 +197,4 @@ def first_not_finite(checkpoint: Checkpoint) -> str:
 
 def mark_best(file: Path) -> None:
     """Give the checkpoint the second name best.pt: a hard link, or a copy where the file system has none."""
-    aside = file.with_name(f".{BEST}.partial")
-    try:
-        aside.unlink(missing_ok=True)
-        try:
-            os.link(file, aside)
-        except OSError:
-            shutil.copy2(file, aside)
-        aside.replace(file.with_name(BEST))
-    finally:
-        with suppress(OSError):
-            aside.unlink(missing_ok=True)
+    atomic.link(file, file.with_name(BEST))

@@ -55,6 +55,7 @@ def check_image(image: Any) -> None:
     want(is_count(image["quality"]), "image quality")
     want(isinstance(image["filter"], str) and image["filter"] in FILTERS, "image filter")
     want(image["exif"] in ("apply", "ignore"), "image exif")
+    want(image.get("damaged", "skip") in ("skip", "keep"), "damaged images")
 
 
 def check_mean(mean: Any, size: int) -> None:

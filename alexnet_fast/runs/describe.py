@@ -12,11 +12,11 @@ from alexnet_fast.distributed.devices import choose_device
 from alexnet_fast.distributed.machine import describe_machine
 from alexnet_fast.distributed.parallelism import choose_layout
 from alexnet_fast.distributed.threads import describe_threads, use_threads
-from alexnet_fast.runs.checkpoint import Checkpoint, saved_checkpoints
+from alexnet_fast.runs.checkpoint import Checkpoint, all_checkpoints
 from alexnet_fast.runs.folder import RunFolder
 from alexnet_fast.runs.resume import recipe_of_run
 from alexnet_fast.runs.resume_command import resume_command
-from alexnet_fast.tools.messages import counted
+from alexnet_fast.tools.messages import counted, duration
 from alexnet_fast.tools.sharding.finalize import escaped
 
 SHOWN_EPOCHS = 12
@@ -25,7 +25,7 @@ SHOWN_EPOCHS = 12
 def describe_run(folder: RunFolder) -> str:
     """State, speed, errors by epoch, checkpoints.
 
-    Raises UsageError where nothing says the run's recipe: it could not go on.
+    Raises UsageError where nothing says the run's recipe: it could not be resumed.
     """
     recipe = recipe_of_run(folder)
     metrics = folder.read_metrics()
@@ -41,7 +41,7 @@ def describe_run(folder: RunFolder) -> str:
     events = [line for line in metrics if line["kind"] in ("event", "diverged")]
     if events:
         lines.append(f"last event   epoch {events[-1]['epoch']:.2f}: {escaped(events[-1]['event'])}")
-    saved = saved_checkpoints(folder.checkpoints)
+    saved = all_checkpoints(folder.checkpoints)
     lines.append(f"checkpoints  {len(saved)}" + (f", the newest {saved[-1].name}" if saved else ""))
     validations = [line for line in metrics if line["kind"] == "val"]
     if validations:
@@ -68,13 +68,6 @@ def number(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def in_words(seconds: float) -> str:
-    """In the unit that suits it: 27 s, 12 min, 3.5 h"""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:,.1f} h"
-
-
 def state_of(folder: RunFolder, recipe: Recipe, metrics: list[dict[str, Any]]) -> str:
     """Running, done, diverged or stopped, and where."""
     trains = [line for line in metrics if line["kind"] == "train"]
@@ -85,7 +78,7 @@ def state_of(folder: RunFolder, recipe: Recipe, metrics: list[dict[str, Any]]) -
         rate = trains[-1]["images_per_s"] if trains else None
         if epoch and rate:
             images = trains[-1]["step"] / epoch * (recipe.epochs - epoch) * recipe.batch_size
-            left = f", about {in_words(images / rate)} of training left"
+            left = f", about {duration(images / rate)} of training left"
         return f"running, {place}{left}"
     if metrics and metrics[-1]["kind"] == "diverged":
         return f"diverged at {place}"
@@ -94,10 +87,10 @@ def state_of(folder: RunFolder, recipe: Recipe, metrics: list[dict[str, Any]]) -
     again = resume_command(data, folder.path, options)
     result = folder.read_result()
     if result is not None:
-        return f"done after {counted_epochs(result['epochs'])} ({in_words(result['seconds'])} of work)"
+        return f"done after {counted_epochs(result['epochs'])} ({duration(result['seconds'])} of work)"
     if folder.result.exists():
         return f"done, but {folder.result} is damaged; {again} writes it again"
-    return f"stopped at {place}; {again} goes on"
+    return f"stopped at {place}; {again} resumes it"
 
 
 def describe_checkpoint(file: Path, checkpoint: Checkpoint) -> str:
@@ -114,7 +107,7 @@ def describe_checkpoint(file: Path, checkpoint: Checkpoint) -> str:
             f"classes      {len(checkpoint.classes):,}: {labels}{', …' if len(checkpoint.classes) > 6 else ''}",
             f"mean         {checkpoint.mean.kind}, R G B {' '.join(f'{value:.2f}' for value in checkpoint.mean.rgb)}",
             f"data set     {escaped(checkpoint.dataset_fingerprint[:16])}",
-            f"holds        weights{'' if checkpoint.optimizer is None else ' and momentum: training can go on'}",
+            f"holds        weights{'' if checkpoint.optimizer is None else ' and momentum: training can be resumed'}",
         ]
     )
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from alexnet_fast.config.recipe import Recipe
 from alexnet_fast.network.model import AlexNet
 from alexnet_fast.runs.folder import RunFolder
+from alexnet_fast.tools import atomic
 from alexnet_fast.tools.messages import counted
 
 Floats = npt.NDArray[np.float32]
@@ -49,13 +50,8 @@ def record_conv1(folder: RunFolder, epoch: int, conv1: Floats) -> None:
     """Keep conv1's weights after an epoch (0: before the first step) for the report; 70 kB each, as float16."""
     folder.conv1.mkdir(exist_ok=True)
     file = folder.conv1 / f"epoch-{epoch:06d}.npy"
-    aside = file.with_name(f".{file.name}.partial")
-    try:
-        with aside.open("wb") as opened:
-            np.save(opened, np.asarray(conv1, dtype=np.float16))
-        aside.replace(file)
-    finally:
-        aside.unlink(missing_ok=True)
+    with atomic.writing(file) as opened:
+        np.save(opened, np.asarray(conv1, dtype=np.float16))
 
 
 def conv1_history(folder: RunFolder) -> dict[int, Floats]:
@@ -69,8 +65,7 @@ def conv1_history(folder: RunFolder) -> dict[int, Floats]:
 
 def initial_conv1(recipe: Recipe, num_classes: int) -> Floats:
     """conv1's weights before the first step, which the recipe's seed fixes."""
-    model = AlexNet(recipe.architecture(num_classes))
-    model.initialize(recipe.seed)
+    model = AlexNet(recipe.architecture(num_classes), seed=recipe.seed)
     weights: Floats = model.get_parameter("conv1.weight").detach().numpy()
     return weights
 
@@ -171,13 +166,11 @@ def tile(kernels: Floats) -> Floats:
 
 
 def save(figure: Any, file: Path) -> None:
-    """Write aside, rename, free."""
+    """Write a figure as PNG and free it."""
     import matplotlib.pyplot as plt
 
-    aside = file.with_name(f".{file.name}.partial")
     try:
-        figure.savefig(aside, format="png")
-        aside.replace(file)
+        with atomic.writing(file) as opened:
+            figure.savefig(opened, format="png")
     finally:
         plt.close(figure)
-        aside.unlink(missing_ok=True)

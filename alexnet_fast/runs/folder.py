@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import math
-import os
+import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alexnet_fast.runs.lock import InUseError, is_locked, locked
+from alexnet_fast.tools import atomic
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.numbers import is_number
 from alexnet_fast.tools.storage.filesystem import open_file
 
 LOCK = ".lock"
+CHECKPOINTS = "checkpoints"
+CACHES = ".cache"
+"""Libraries' caches, on machines where their usual places cannot be written."""
 RESULT_NUMBERS = ("steps", "epochs", "seconds")
 """Keys of result.json by which it is one."""
 METRICS_NUMBERS = {
@@ -27,10 +31,6 @@ METRICS_NUMBERS = {
 """Kind of a line of metrics.jsonl -> the numbers, or nulls, that whoever reads it counts on."""
 EPOCH_ROUNDING = 5e-7
 """Of epochs in metrics.jsonl, which have six digits after the point: a step is more, up to a million an epoch."""
-
-
-class InUseError(UserError):
-    """Another process holds the run's folder."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,11 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
+        return self.path / CHECKPOINTS
+
+    @property
+    def caches(self) -> Path:
+        return self.path / CACHES
 
     @property
     def figures(self) -> Path:
@@ -67,13 +71,13 @@ class RunFolder:
         return self.path / "result.json"
 
     def holds_a_run(self) -> bool:
-        """Whether there is something to go on with."""
+        """Whether there is something to resume."""
         return self.recipe.exists() or any(self.checkpoints.glob("*.pt"))
 
     def is_unbegun(self) -> bool:
         """Whether there is no more than what a process makes that is killed before it has written recipe.toml."""
-        made = (self.checkpoints, self.figures)
-        if not all(path in made or path.name in (LOCK, aside_of(self.recipe).name) for path in self.path.iterdir()):
+        made, files = (self.checkpoints, self.figures), (LOCK, CACHES, atomic.partial_name(self.recipe).name)
+        if not all(path in made or path.name in files for path in self.path.iterdir()):
             return False
         return not any(path.exists() and (not path.is_dir() or any(path.iterdir())) for path in made)
 
@@ -87,7 +91,7 @@ class RunFolder:
 
     @contextmanager
     def taken(self, *, resume: bool) -> Iterator[None]:
-        """Make the folder, or find the run that is to go on, and keep other processes out in the block.
+        """Make the folder, or find the run to resume, and keep other processes out in the block.
 
         What was made is removed again if the block fails before it has written recipe.toml: nothing was begun.
         Raises UsageError or UserError where there can be no run.
@@ -106,11 +110,11 @@ class RunFolder:
             raise
 
     def prepare(self, *, resume: bool) -> None:
-        """Make the folder, or find the run that is to go on.  Raises UsageError or UserError where neither can be."""
+        """Make the folder, or find the run to resume.  Raises UsageError or UserError where neither can be."""
         if resume:
             self.check_resumable()
         if not resume and self.holds_a_run():
-            raise UsageError(f"{self.path} holds a run already: go on with --resume, or choose another --out.")
+            raise UsageError(f"{self.path} holds a run already: resume it with --resume, or choose another --out.")
         if not resume and self.path.exists() and not (self.path.is_dir() and self.is_unbegun()):
             raise UsageError(f"{self.path} is there and is no run of this program: choose another --out.")
         try:
@@ -125,6 +129,7 @@ class RunFolder:
         """Remove an empty run, and those of the folders around it (the inner first) that hold nothing else."""
         with suppress(OSError):  # it was not made
             (self.path / LOCK).unlink()
+        shutil.rmtree(self.caches, ignore_errors=True)
         for folder in (self.checkpoints, self.figures, *made):
             with suppress(OSError):  # the same, or something is in it
                 folder.rmdir()
@@ -136,32 +141,16 @@ class RunFolder:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Keep other processes out as long as this one lives.  Raises UserError."""
-        try:
-            file = (self.path / LOCK).open("a+b", buffering=0)
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot be written ({error.strerror}). {self.remedy(True)}") from error
-        with file:
+        with ExitStack() as stack:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                file.seek(0)
-                owner = file.read(20).decode().strip() or "unknown"
-                raise InUseError(f"{self.path} is in use by process {owner}: wait for its end, or stop it.") from error
-            with suppress(OSError):  # a full disk: the lock holds without its owner's name too
-                file.truncate(0)
-                file.write(str(os.getpid()).encode())
+                stack.enter_context(locked(self.path / LOCK))
+            except OSError as error:
+                raise UserError(f"{self.path}: cannot be written ({error.strerror}). {self.remedy(True)}") from error
             yield
 
     def is_running(self) -> bool:
         """Whether a living process holds the folder."""
-        try:
-            with (self.path / LOCK).open("r") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return False
+        return is_locked(self.path / LOCK)
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """All whole lines of metrics.jsonl; what a power cut left of others is passed over.
@@ -175,7 +164,7 @@ class RunFolder:
                 text = file.read().decode(errors="replace")
         except OSError as error:
             raise UserError(
-                f"{self.metrics}: cannot be read ({error.strerror}). Mend that, or move it away."
+                f"{self.metrics}: cannot be read ({error.strerror}). Repair that, or move it away."
             ) from error
         lines = text.split("\n")
         found = [metrics_line(line) for line in lines[:-1]]  # after the last newline: nothing, or a line cut short
@@ -202,7 +191,7 @@ class RunFolder:
             if line["epoch"] <= epoch + EPOCH_ROUNDING
             and not (evaluations_too and line["kind"] == "val" and line["epoch"] >= epoch - EPOCH_ROUNDING)
         ]
-        write_whole(self.metrics, "".join(to_json(line) + "\n" for line in kept))
+        atomic.write_text(self.metrics, "".join(to_json(line) + "\n" for line in kept))
 
 
 def metrics_line(text: str) -> dict[str, Any] | None:
@@ -241,32 +230,14 @@ def finite(value: Any) -> Any:
     return [finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def aside_of(path: Path) -> Path:
-    """Where a file is written before it has its name."""
-    return path.with_name(f".{path.name}.partial")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write aside, flush to the disk, rename."""
-    aside = aside_of(path)
-    try:
-        with aside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
 @contextmanager
 def saying_what_is_full(run: Path, again: str) -> Iterator[None]:
-    """A disk that takes no more (full, over quota, read-only) becomes a UserError with `again`, the way on."""
+    """A disk that takes no more (full, over quota, read-only) becomes a UserError; `again` resumes the run."""
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise
         raise UserError(
-            f"{run}: cannot be written ({error.strerror}). What was saved is whole: make room, then go on with {again}."
+            f"{run}: cannot be written ({error.strerror}). What was saved is whole: make room, then {again}."
         ) from error

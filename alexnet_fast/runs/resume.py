@@ -1,16 +1,24 @@
-"""What of a saved run can be gone on with: weights on any number of processes, the data's place where it fits."""
+"""What of a saved run can be resumed: weights on any number of processes, the data's place where it fits."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from alexnet_fast.config.recipe import Recipe, key_types, load_recipe, recipe_content
 from alexnet_fast.config.schedule import Schedule
-from alexnet_fast.runs.checkpoint import Checkpoint, classes_of, newest_checkpoint, saved_checkpoints
-from alexnet_fast.runs.folder import RunFolder, finite
+from alexnet_fast.runs.checkpoint import (
+    Checkpoint,
+    all_checkpoints,
+    classes_of,
+    load_checkpoint,
+    newest_checkpoint,
+    resolve_checkpoint,
+)
+from alexnet_fast.runs.folder import CHECKPOINTS, RunFolder, finite
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.messages import counted
@@ -19,7 +27,7 @@ DEFINES_NETWORK = ("network", "width_divisor", "norms", "pooling", "activation")
 """Keys of a recipe that cannot change in the middle of a run."""
 DEFINES_STREAM = (
     "batch_size", "seed", "shuffle_buffer", "mean", "pca_jitter", "pca_jitter_scale", "pca_jitter_divisor",
-    "exact_2012",
+    "crop_and_mirror", "exact_2012",
 )  # fmt: skip
 """Keys on which it hangs which images come when, and how they look."""
 OF_ITS_CLASSES = "the shards it was trained on, or others of the same classes"
@@ -27,7 +35,7 @@ ONLY_WORDS = ("name", "description", "source", "expected")
 
 
 def recipe_of_run(folder: RunFolder) -> Recipe:
-    """What a run that is to go on was begun with: its recipe.toml, or where that is gone, its newest checkpoint's.
+    """What a run to be resumed was begun with: its recipe.toml, or where that is gone, its newest checkpoint's.
 
     Raises UsageError where there is no run, or none that says its recipe.
     """
@@ -35,13 +43,23 @@ def recipe_of_run(folder: RunFolder) -> Recipe:
     if not folder.recipe.exists():
         found = newest_checkpoint(folder.checkpoints)
         if found is None:
-            raise UsageError(f"{folder.path}: has neither recipe.toml nor checkpoints; begin anew with another --out.")
+            raise UsageError(
+                f"{folder.path}: has neither recipe.toml nor checkpoints; start another run with another --out."
+            )
         return found[0].recipe
     try:
         check_every_key(folder.recipe)
         return load_recipe(str(folder.recipe))
     except UsageError as error:
-        raise UsageError(f"{error}. Mend it, or move it away: the newest checkpoint holds the recipe too.") from error
+        raise UsageError(f"{error}. Repair it, or move it away: the newest checkpoint holds the recipe too.") from error
+
+
+def recipe_to_resume(start: Resume) -> Recipe:
+    """The recipe of the run that `start` resumes; of the checkpoint where a new run begins with it."""
+    if start.begins_run:
+        assert start.checkpoint is not None
+        return load_checkpoint(start.checkpoint).recipe
+    return recipe_of_run(RunFolder(start.run))
 
 
 def check_every_key(file: Path) -> None:
@@ -53,7 +71,7 @@ def check_every_key(file: Path) -> None:
 
 
 def check_before_start(folder: RunFolder, recipe: Recipe) -> None:
-    """UsageError where no run can go on in the folder with this recipe, as far as recipe.toml can tell."""
+    """UsageError where the run in the folder cannot be resumed with this recipe, as far as recipe.toml can tell."""
     folder.check_resumable()
     try:
         before = load_recipe(str(folder.recipe))
@@ -67,29 +85,71 @@ def check_same_network(folder: RunFolder, before: Recipe, now: Recipe) -> None:
     differences = [key for key in DEFINES_NETWORK if getattr(before, key) != getattr(now, key)]
     if not differences:
         return
-    said = " and ".join(f"{key} {getattr(before, key)!r}, the recipe says {getattr(now, key)!r}" for key in differences)
+    differs = " and ".join(
+        f"{key} {getattr(before, key)!r}, the recipe says {getattr(now, key)!r}" for key in differences
+    )
     settings = " ".join(f"--set {key}={getattr(before, key)}" for key in differences)
     raise UsageError(
-        f"{folder.path} is a run with {said}: another network cannot go on with its weights. Leave out --recipe "
-        f"and --set to go on by the run's own recipe, or add {settings}, or choose another --out."
+        f"{folder.path} is a run with {differs}: another network cannot take its weights. Leave out --recipe "
+        f"and --set to resume by the run's own recipe, or add {settings}, or choose another --out."
     )
 
 
+@dataclass(frozen=True)
+class Resume:
+    """What `--resume` means: which run is resumed, and from which checkpoint."""
+
+    run: Path
+    checkpoint: Path | None = None
+    """None: the newest of the run that can be read."""
+    begins_run: bool = False
+    """Whether `run` is a new one, which starts with the state of another run's checkpoint."""
+
+
+def resume_target(given: Path | None, out: Path | None, default: Path) -> Resume:
+    """By `--resume [given]` and `--out`; `default`: the run where neither names one.
+
+    `given` is a checkpoint or a run's folder.  Raises UsageError for anything else.
+    """
+    if given is None:
+        return Resume(out if out is not None else default)
+    if given.is_dir():
+        if out is not None and not out.exists():
+            return Resume(out, resolve_checkpoint(given), begins_run=True)
+        if out is not None and not out.samefile(given):
+            raise UsageError(f"--resume {given} and --out {out} are two runs: leave one of them out.")
+        return Resume(given)
+    if not given.is_file():
+        raise UsageError(f"--resume {given}: there is no such checkpoint and no such run; leave it out for the newest.")
+    own = given.absolute().parent.parent if given.absolute().parent.name == CHECKPOINTS else None
+    if out is None:
+        if own is None:
+            raise UsageError(f"--resume {given} lies in no run's folder: give the new run's folder with --out.")
+        return Resume(Path(os.path.relpath(own)) if not given.is_absolute() else own, given)
+    if own is not None and out.exists() and out.samefile(own):
+        return Resume(out, given)
+    return Resume(out, given, begins_run=True)
+
+
 def find_start(
-    folder: RunFolder, dataset: Dataset, recipe: Recipe, *, resume: bool = True
+    folder: RunFolder, dataset: Dataset, recipe: Recipe, *, resume: bool = True, checkpoint: Path | None = None
 ) -> tuple[Checkpoint | None, list[str]]:
-    """The checkpoint to resume, and what people should know about it; None: the run begins with its first step.
+    """The checkpoint to start from, and what people should know about it; None: the run begins with its first step.
 
     `resume` False: the run was not asked to resume, and does so only where torchrun started the process again after a
-    failure.  Raises UsageError where the run in the folder is of another network or of other classes.
+    failure.  `checkpoint`: this one, not the newest.  Raises UsageError where the checkpoint is of another network or
+    of other classes.
     """
-    if not resume and not saved_checkpoints(folder.checkpoints):
+    if checkpoint is not None:
+        start, notes = load_checkpoint(checkpoint), [f"Starting from {checkpoint}."]
+    elif not resume and not all_checkpoints(folder.checkpoints):
         return None, []
-    found = newest_checkpoint(folder.checkpoints)
-    if found is None:
-        return None, ["No checkpoint was saved yet: the run begins anew."]
-    start, notes = found
-    notes = [f"Going on from an older checkpoint: {note}" for note in notes]
+    else:
+        found = newest_checkpoint(folder.checkpoints)
+        if found is None:
+            return None, ["No checkpoint was saved yet: training starts from the first step."]
+        start, notes = found
+        notes = [f"Resuming from an older checkpoint: {note}" for note in notes]
     check_same_classes(start, dataset)
     check_same_network(folder, start.recipe, recipe)
     before, now = asdict(start.recipe), asdict(recipe)
@@ -136,7 +196,7 @@ def restore_place(
     num_ranks: int,
     all_agree: Callable[[bool], bool],
 ) -> tuple[int, str | None]:
-    """(step to go on with, what people should know): the exact place where that can be, else the epoch's start.
+    """(step to train next, what people should know): the exact place where that can be, else the epoch's start.
 
     Between two epochs there is no place to lose, however many steps an epoch has now.
 
@@ -163,13 +223,13 @@ def restore_place(
     why = what_was_asked_for(start, schedule.recipe, num_ranks) or reason or "another process cannot find its place"
     return (
         step,
-        f"The place among the images cannot be kept: {why}. Going on from the start of epoch {start.epoch + 1}, "
+        f"The place among the images cannot be kept: {why}. Resuming from the start of epoch {start.epoch + 1}, "
         f"of which {counted(done, 'step')} had been done.",
     )
 
 
 def what_was_asked_for(start: Checkpoint, now: Recipe, num_ranks: int) -> str:
-    """What of the command moves the place, and how to keep it; "": nothing does."""
+    """What of the command changes the place, and how to keep it; "": nothing does."""
     before = start.recipe
     changed = [key for key in DEFINES_STREAM if getattr(before, key) != getattr(now, key)]
     differences = [f"{key} was {getattr(before, key)} and is {getattr(now, key)}" for key in changed]
@@ -181,6 +241,6 @@ def what_was_asked_for(start: Checkpoint, now: Recipe, num_ranks: int) -> str:
     if not differences:
         return ""
     return (
-        f"{' and '.join(differences)} (to keep it, stop at once with Ctrl-C twice, and go on with "
+        f"{' and '.join(differences)} (to keep it, stop at once with Ctrl-C twice, and resume with "
         f"{' and '.join(remedies)})"
     )

@@ -1,4 +1,4 @@
-"""The command that goes on with a run: what a run says when it stops, and `info` long after."""
+"""The command that resumes a run: a run prints it when it stops, and `info` long after."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from alexnet_fast.tools.cores import chosen_threads
 from alexnet_fast.tools.messages import command
 
 THE_SAME = "the same torchrun command"
-"""Processes that torchrun starts again go on by themselves; how it was told to start them is not known here."""
+"""Processes that torchrun starts again resume by themselves; the command that started torchrun is not known here."""
 
 
 def options_to_repeat(

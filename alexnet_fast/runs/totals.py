@@ -1,4 +1,4 @@
-"""What a run has cost so far, over all its sessions: kept in its checkpoints, told in result.json."""
+"""What a run has cost so far, over all its sessions: kept in its checkpoints, reported in result.json."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Totals:
     waited_seconds: float = 0.0
     """Of those, the ones in which the main rank had no batch."""
     energy_kwh: float | None = 0.0
-    """Of all the run's GPUs; None: of some session or GPU nobody knows."""
+    """Of all the run's GPUs; None: it is unknown of some session or GPU."""
 
     def with_training(self, images: int, seconds: float, waited: float) -> Totals:
         """So much more of it."""

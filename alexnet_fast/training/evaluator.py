@@ -14,9 +14,10 @@ from alexnet_fast.inference.evaluation import EvaluationResult, Predictor, evalu
 from alexnet_fast.pipelines.batch import EvaluationBatch
 from alexnet_fast.pipelines.loader import EvaluationLoader
 from alexnet_fast.tools.dataset import Dataset
+from alexnet_fast.training.divergence import DivergedError
 from alexnet_fast.training.job import EVALUATION_BATCH
 from alexnet_fast.training.telemetry import Silent, Telemetry
-from alexnet_fast.training.train_step import DivergedError, TrainingStep
+from alexnet_fast.training.train_step import TrainingStep
 from alexnet_fast.training.trainer import AGREE_EVERY, Progress
 
 FP32_SLOWDOWN = 16.0
@@ -48,22 +49,24 @@ class Evaluator:
         mesh: Mesh,
         device: torch.device,
         mean: Literal["image", "rgb"],
+        split: str,
         train_step: TrainingStep,
         progress: Progress,
         stop: AgreedStop,
         telemetry: Telemetry | Silent,
         pause_training: Callable[[], None],
     ) -> None:
-        """`pause_training`: frees what the training loader holds, which would stand idle meanwhile."""
+        """`split`: that of `after_epoch`.  `pause_training`: frees what the training loader holds, idle meanwhile."""
         self.dataset, self.mesh, self.device, self.mean = dataset, mesh, device, mean
         self.train_step, self.progress, self.stop, self.telemetry = train_step, progress, stop, telemetry
         self.pause_training = pause_training
+        self.split = split
         self.center: EvaluationResult | None = None
         """The last result of `after_epoch`."""
 
     def after_epoch(self) -> None:
         """Center view; the run's errors so far."""
-        self.center = self.evaluate(1)
+        self.center = self.evaluate(1, self.split)
         if self.center is not None:
             error = self.center.top1_error
             best = self.progress.best_error
@@ -76,12 +79,12 @@ class Evaluator:
             return None
         views = num_views * self.dataset.split(split).samples
         dtype = final_dtype(self.train_step.dtype, trained=trained, views=views)
-        if (num_views, split, dtype) == (1, "val", self.train_step.dtype) and self.center is not None:
+        if (num_views, split, dtype) == (1, self.split, self.train_step.dtype) and self.center is not None:
             return self.center
         return self.evaluate(num_views, split, dtype)
 
     def evaluate(
-        self, num_views: Literal[1, 10], split: str = "val", dtype: torch.dtype | None = None
+        self, num_views: Literal[1, 10], split: str, dtype: torch.dtype | None = None
     ) -> EvaluationResult | None:
         """None where the data set has no such split, and where a signal asked for the end in the middle.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -58,12 +57,12 @@ def advice(dataset: Dataset, schedule: Schedule, device: torch.device) -> list[s
             f"This schedule is meant for ImageNet on GPUs: on a CPU {counted_epochs(recipe.epochs)} of "
             f"{samples:,} images take long. This one fits better:\n{to_copy(better)}"
         )
-    return [*notes, *no_validation(dataset)]
+    return [*notes, *no_validation(dataset, recipe.val_split)]
 
 
-def no_validation(dataset: Dataset) -> Sequence[str]:
+def no_validation(dataset: Dataset, val_split: str) -> list[str]:
     """Told before training, while there is still something to choose."""
-    if "val" in dataset.splits:
+    if val_split in dataset.splits:
         return []
     others = [name for name in dataset.splits if name != "train"]
     if others:

@@ -66,12 +66,13 @@ def training_bytes(
 ) -> int:
     """Bytes that a process with these towers takes on its device, the loader's not counted.
 
-    images: of a step.  evaluated: images at once of an evaluation, which comes between steps.
+    images: of a step.  evaluated: images at once of an evaluation, which comes between steps; a step that was captured
+    as a CUDA graph keeps its memory meanwhile.
     """
     parameters = model_without_numbers(architecture, towers).parameters()
     kept = kept_bytes(architecture, dtype, towers)
     lasting = lasting_bytes(sum(parameter.numel() for parameter in parameters), dtype)
-    return lasting + int(kept * max(TEMPORARIES * images, evaluated))
+    return lasting + int(kept * (TEMPORARIES * images + evaluated))
 
 
 def largest_batch(

@@ -12,8 +12,9 @@ from alexnet_fast.distributed.machine import describe_machine
 from alexnet_fast.distributed.mesh import Mesh
 from alexnet_fast.inference.evaluation import EvaluationResult
 from alexnet_fast.pipelines.decoded_cache import GIB
-from alexnet_fast.runs.folder import to_json, write_whole
+from alexnet_fast.runs.folder import to_json
 from alexnet_fast.runs.totals import Totals, utc_now
+from alexnet_fast.tools import atomic
 from alexnet_fast.tools.errors import UserError
 from alexnet_fast.training.job import Job
 
@@ -27,7 +28,7 @@ def finish(session: Session) -> dict[str, Any] | None:
     All processes call it together.  Raises UserError where the last weights could not be saved.
     """
     recipe, evaluator, progress = session.job.recipe, session.evaluator, session.progress
-    center = evaluator.center or evaluator.evaluate(1)
+    center = evaluator.center or evaluator.evaluate(1, recipe.val_split)
     evaluator.center = center
     trained = recipe.batch_size * float(progress.step)
     final = evaluator.final(recipe.final_views, recipe.final_split, trained)
@@ -49,7 +50,7 @@ def finish(session: Session) -> dict[str, Any] | None:
     session.illustrator.draw()
     if session.mesh.is_main_rank:
         # The last of all: whoever finds it finds everything.
-        write_whole(session.folder.result, to_json(result, indent=2) + "\n")
+        atomic.write_text(session.folder.result, to_json(result, indent=2) + "\n")
     return result
 
 

@@ -16,9 +16,11 @@ from alexnet_fast.distributed.parallelism import Layout, choose_layout
 from alexnet_fast.distributed.signals import StopSignals
 from alexnet_fast.pipelines.decoded_cache import CacheSize, check_gpu_memory
 from alexnet_fast.pipelines.settings import check_splits
+from alexnet_fast.runs.checkpoint_manager import lack_of_room
 from alexnet_fast.runs.folder import RunFolder, saying_what_is_full
 from alexnet_fast.runs.resume import check_before_start
 from alexnet_fast.runs.resume_command import options_to_repeat
+from alexnet_fast.tools.caches import place_caches
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.training.header import advice, header
@@ -34,6 +36,7 @@ def train(
     run: Path,
     *,
     resume: bool = False,
+    checkpoint: Path | None = None,
     device: str | None = None,
     gpus: int | None = None,
     processes: int | None = None,
@@ -44,6 +47,8 @@ def train(
 ) -> dict[str, Any]:
     """Train, or resume; what result.json holds.
 
+    `resume`: the run that lies in the folder.  `checkpoint`: start from this one, not from the run's newest; a run's
+    newer ones are set aside.
     `cache_decoded` is that of `Job`.  The other arguments are those of `parallelism.choose_layout`.  Raises UserError,
     and StoppedError when a signal asked for the end: then everything is saved.
     """
@@ -68,7 +73,8 @@ def train(
         device=device, gpus=gpus, processes=processes, parallel=parallel, deterministic=deterministic,
         cache_decoded=cache_decoded,
     )  # fmt: skip
-    job = Job(dataset, recipe, run, resume, quiet, deterministic, cache_decoded, options)
+    job = Job(dataset, recipe, run, resume, quiet, deterministic, cache_decoded, options, checkpoint)
+    place_caches(RunFolder(run).caches)
     if layout.started:
         return launch(layout, work_of_a_process, layout, job)
     try:
@@ -85,7 +91,12 @@ def check_recipe_fits(recipe: Recipe, dataset: Dataset, mesh: Mesh) -> None:
             f"exact_2012 with {mesh.num_replicas} replicas: in 2012 there was one. Give --gpus 1, or --gpus 2 "
             "--parallel towers (on a CPU --processes 2), or train without exact_2012"
         )
-    if recipe.final_split != "val" and recipe.final_split not in dataset.splits:
+    if recipe.val_split not in ("val", *dataset.splits):
+        raise UsageError(
+            f"{dataset.folder} has no {recipe.val_split} split to evaluate on after each epoch: it has "
+            f"{', '.join(dataset.splits)}. Give one of them as --val-split"
+        )
+    if recipe.final_split not in ("val", *dataset.splits):
         raise UsageError(
             f"{dataset.folder} has no {recipe.final_split} split, on which recipe {recipe.name} is evaluated at the "
             f"end: shard it with the {recipe.final_split} images, or give --set final_split=val"
@@ -96,6 +107,7 @@ def check_recipe_fits(recipe: Recipe, dataset: Dataset, mesh: Mesh) -> None:
         batch_size=recipe.batch_size if recipe.exact_2012 else mesh.share_batch(recipe.batch_size),
         num_ranks=ranks,
         num_evaluation_ranks=mesh.num_replicas,
+        evaluated=(recipe.val_split, recipe.final_split),
     )
 
 
@@ -122,6 +134,10 @@ def work_of_a_process(mesh: Mesh, device: torch.device, layout: Layout, job: Job
             session.telemetry.say(note)
         if (doubt := doubt_of_data(job.dataset)) is not None:
             session.telemetry.say(doubt)
+        if (
+            lack := lack_of_room(folder.checkpoints, session.model.architecture, job.recipe.keep_checkpoints)
+        ) is not None:
+            session.telemetry.say(lack)
         if session.loader.cache is not None:
             session.telemetry.say(session.loader.cache.describe())
         if job.deterministic:

@@ -1,23 +1,14 @@
-"""What a run tells: metrics.jsonl, TensorBoard files, a progress bar; plain lines where the output is no terminal.
+"""What a run reports: metrics.jsonl, TensorBoard's files, a progress bar; plain lines where there is no terminal.
 
-metrics.jsonl, one JSON object a line, shares and errors as fractions 0..1:
-  kind "train": step (done so far), epoch (as a fraction), loss and error (means since the line before, with dropout),
-      images_per_s, data_wait (share of the time), lr_weights, lr_biases, pca_jitter,
-      seconds (since the program started), gpu_memory_gb (peak, on a GPU)
-  kind "val": step, epoch, views, samples, loss, top1_error, top5_error, seconds
-  kind "session": step, epoch, data (the shards folder), options (of `train`, beside the run's folder and recipe; null:
-      torchrun started it), seconds: the program begins, or goes on
-  kind "event": step, epoch, event, seconds: something that happened once, in words
-  kind "diverged": as "event": the loss, a gradient or a weight was NaN or infinite, and the run ended
-
-A number that is NaN or infinite is null, and so is the top-5 error where there are five classes or fewer.  TensorBoard
-has the same numbers by step: train/…, val/… (center view), val_10_views/….
+metrics.jsonl has one JSON object a line; docs/runs.md lists every key.  TensorBoard has the same numbers by step:
+train/…, val/… (center view), val_10_views/….
 """
 
 from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,21 +20,22 @@ from tqdm import tqdm
 from alexnet_fast.config.schedule import Rates, Schedule
 from alexnet_fast.inference.evaluation import EvaluationResult, format_errors
 from alexnet_fast.runs.folder import RunFolder, to_json
+from alexnet_fast.tools.messages import duration
+from alexnet_fast.training.board import Board
 from alexnet_fast.training.epoch_bar import EpochBar
 from alexnet_fast.training.metrics import Reading
 
 PLAIN_SECONDS = 30.0
 """Between two lines of progress where nobody watches a terminal."""
 FIRST_PLAIN_SECONDS = 3.0
-"""Before the first of them: who left the run to itself wants to know early how long it will take."""
-NO_CURVES = ("views", "samples")
-"""Numbers of metrics.jsonl that TensorBoard need not draw."""
+"""Before the first of them, so that one learns early how long the run will take."""
 
 
 class Telemetry:
-    """Everything that the main rank says; `Silent` is what the others have."""
+    """Everything that the main rank reports; `Silent` is what the others have."""
 
     def __init__(self, folder: RunFolder, schedule: Schedule, *, first_step: int, quiet: bool = False) -> None:
+        tqdm.set_lock(threading.RLock())  # not the system's semaphore, which an ended process leaves behind
         self.schedule = schedule
         self.quiet = quiet
         self.began = time.monotonic()
@@ -55,24 +47,9 @@ class Telemetry:
         self.next_plain = self.began + FIRST_PLAIN_SECONDS
         self.metrics = folder.metrics.open("a", encoding="utf-8")
         self.complaints: set[str] = set()
-        self.board = self.open_board(folder)
+        self.board = Board(folder, self.complain)
         self.shows_bar = not quiet and sys.stderr.isatty()
         self.bar: EpochBar | None = None
-
-    def open_board(self, folder: RunFolder) -> Any:
-        """TensorBoard's writer; None, told once, where its folder cannot be written or has a name it cannot take."""
-        from torch.utils.tensorboard.writer import SummaryWriter
-
-        try:
-            return SummaryWriter(str(folder.path / "tensorboard"), purge_step=self.first_step or None)
-        except OSError as error:
-            self.complain_of_board(error.strerror)
-        except UnicodeEncodeError:
-            self.complain_of_board("they need a folder whose name is UTF-8")
-        return None
-
-    def complain_of_board(self, why: str | None) -> None:
-        self.complain(f"TensorBoard's files could not be written ({why}); training goes on without.")
 
     def say(self, text: str) -> None:
         """A line for people."""
@@ -120,7 +97,8 @@ class Telemetry:
             self.steady_from = time.monotonic(), step
         elif not self.estimated:
             self.estimated = True
-            self.say(f"At {reading.images_per_s:,.0f} img/s, training takes about {self.time_left(step)} from here.")
+            left = duration(self.seconds_left(step))
+            self.say(f"At {reading.images_per_s:,.0f} img/s, training takes about {left} from here.")
 
     def evaluation(self, step: int, views: int, result: EvaluationResult, split: str = "val") -> None:
         """An evaluation's errors."""
@@ -150,33 +128,34 @@ class Telemetry:
         self.say(text)
 
     def session(self, step: int, data: Path, options: Sequence[str] | None) -> None:
-        """With what the program goes to work, for whoever is asked how to go on: see `going_on`."""
+        """The program begins or resumes: with what data and options, for the command that resumes the run."""
         self.write("session", step, {"data": str(data.absolute()), "options": options})
 
     def diverged(self, step: int, text: str) -> None:
-        """The run's end; the error itself is said by whoever catches it."""
+        """The run's end; the error itself is printed by whoever catches it."""
         self.write("diverged", step, {"event": text})
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """To metrics.jsonl and TensorBoard."""
-        seconds = round(time.monotonic() - self.began, 2)
-        line = {"kind": kind, "step": step, "epoch": round(self.epoch(step), 6), **values, "seconds": seconds}
+        line = {
+            "kind": kind,
+            "step": step,
+            "epoch": round(self.epoch(step), 6),
+            **values,
+            "seconds": round(time.monotonic() - self.began, 2),
+            "time": round(time.time(), 2),
+        }
         try:
             self.metrics.write(to_json(line) + "\n")
             self.metrics.flush()
         except OSError as error:
-            self.complain(f"metrics.jsonl could not be written ({error.strerror}); training goes on without its lines.")
-        try:
-            for name, value in values.items():
-                if self.board is not None and isinstance(value, int | float) and name not in NO_CURVES:
-                    group = kind if values.get("views", 1) == 1 else f"{kind}_{values['views']}_views"
-                    self.board.add_scalar(f"{group}/{name}", value, step)
-        except OSError as error:
-            self.board = None  # its thread has ended with the error
-            self.complain_of_board(error.strerror)
+            self.complain(
+                f"metrics.jsonl could not be written ({error.strerror}); training continues without its lines."
+            )
+        self.board.draw(line)
 
     def complain(self, text: str) -> None:
-        """Say it the first time only."""
+        """Print it the first time only."""
         if text not in self.complaints:
             self.complaints.add(text)
             self.say(text)
@@ -186,18 +165,20 @@ class Telemetry:
 
     def time_left(self, step: int) -> str:
         """Of the run, as `in_hours` writes it."""
+        return in_hours(self.seconds_left(step))
+
+    def seconds_left(self, step: int) -> float:
+        """As fast as since the first reading, evaluations included."""
         began, first = self.steady_from or (self.began, self.first_step)
         done = step - first
-        return in_hours((time.monotonic() - began) / done * (self.schedule.num_steps - step) if done else 0.0)
+        return (time.monotonic() - began) / done * (self.schedule.num_steps - step) if done else 0.0
 
     def close(self) -> None:
         """Write out what is kept back."""
         self.close_bar()
-        with contextlib.suppress(OSError):  # a full disk was complained of
+        with contextlib.suppress(OSError):  # a full disk was reported
             self.metrics.close()
-        if self.board is not None:
-            with contextlib.suppress(OSError):
-                self.board.close()
+        self.board.close()
 
 
 def in_hours(seconds: float) -> str:
@@ -206,7 +187,7 @@ def in_hours(seconds: float) -> str:
 
 
 class Silent:
-    """The telemetry of a process that says nothing."""
+    """The telemetry of a process that reports nothing."""
 
     def say(self, text: str) -> None: ...
 

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from alexnet_fast.streams import Errors
+
 COMMAND = f"{sys.executable} -m alexnet_fast.cli"
 QUICK = f"{COMMAND} --help"
 
@@ -60,3 +62,17 @@ def test_the_work_goes_on_where_nobody_hears_of_it(buffered: bool) -> None:
     )
     line = f'exec {sys.executable} -c "{code}" 2>/dev/full | grep work >&2; exit ${{PIPESTATUS[0]}}'
     assert shell(line, buffered=buffered) == (0, "work\n")
+
+
+def test_a_reader_that_takes_nothing_does_not_hold_the_work_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a terminal that was stopped with Ctrl-S: a write to it would never end."""
+    monkeypatch.setattr("alexnet_fast.streams.PATIENCE", 0.01)
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w", buffering=1) as stream, os.fdopen(reading) as reader:
+        errors = Errors(stream)
+        for number in range(10_000):  # a pipe holds 64 KiB
+            errors.write(f"line {number}\n")
+        os.set_blocking(reading, False)
+        assert reader.read().startswith("line 0\nline 1\n")
+        errors.write("it is read again\n")
+        assert reader.read() == "it is read again\n"

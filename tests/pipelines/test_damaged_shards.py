@@ -14,6 +14,7 @@ import torch
 
 from alexnet_fast.cli import main
 from alexnet_fast.pipelines.loader import EvaluationLoader, TrainingLoader
+from alexnet_fast.pipelines.settings import LoaderOptions
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UserError
 
@@ -21,11 +22,11 @@ CPU = torch.device("cpu")
 
 
 def training(folder: Path) -> TrainingLoader:
-    return TrainingLoader(Dataset.load(folder), batch_size=4, device=CPU, seed=0, num_threads=1)
+    return TrainingLoader(Dataset.load(folder), batch_size=4, device=CPU, seed=0, options=LoaderOptions(1))
 
 
 def evaluation(folder: Path) -> EvaluationLoader:
-    return EvaluationLoader(Dataset.load(folder), split="train", batch_size=10, device=CPU, num_threads=1)
+    return EvaluationLoader(Dataset.load(folder), split="train", batch_size=10, device=CPU, options=LoaderOptions(1))
 
 
 @pytest.fixture
@@ -74,8 +75,8 @@ def test_a_manifest_that_miscounts_is_noticed(copied: Path) -> None:
     train = dataset.splits["train"]
     wrong = replace(dataset, splits={**dataset.splits, "train": replace(train, samples=train.samples - 1)})
     streams = (
-        TrainingLoader(wrong, batch_size=4, device=CPU, seed=0, num_threads=1).epoch(0),
-        iter(EvaluationLoader(wrong, split="train", batch_size=10, device=CPU, num_threads=1)),
+        TrainingLoader(wrong, batch_size=4, device=CPU, seed=0, options=LoaderOptions(1)).epoch(0),
+        iter(EvaluationLoader(wrong, split="train", batch_size=10, device=CPU, options=LoaderOptions(1))),
     )
     for stream in streams:
         with pytest.raises(UserError, match=r"list 59 samples, dataset\.json says 58.*alexnet-fast verify"):

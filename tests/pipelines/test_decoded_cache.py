@@ -15,6 +15,7 @@ from alexnet_fast.pipelines.decoded_cache import (
     GIB,
     MIB,
     CachePlan,
+    CacheRequest,
     CacheSize,
     check_gpu_memory,
     loader_memory,
@@ -23,6 +24,7 @@ from alexnet_fast.pipelines.decoded_cache import (
 )
 from alexnet_fast.pipelines.loader import TrainingLoader
 from alexnet_fast.pipelines.seeds import part_of_rank
+from alexnet_fast.pipelines.settings import LoaderOptions
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError
 
@@ -44,7 +46,7 @@ def test_what_is_no_size(text: str) -> None:
 def test_on_a_cpu_there_is_a_sentence(tiny_dataset: Dataset) -> None:
     check_gpu_memory("cuda")
     with pytest.raises(UsageError, match="on a CPU there is no GPU memory to keep decoded images in"):
-        TrainingLoader(tiny_dataset, batch_size=4, device=torch.device("cpu"), seed=0, cache_decoded="auto")
+        TrainingLoader(tiny_dataset, batch_size=4, device=torch.device("cpu"), seed=0, cache=CacheRequest("auto"))
 
 
 def plan(asked: CacheSize, *, free: float, needed: float = 0, samples: int = IMAGENET, size: int = 256) -> CachePlan:
@@ -94,14 +96,33 @@ def test_the_line_tells_how_much_and_which_share() -> None:
 
 
 def test_the_loaders_memory_by_hand() -> None:
-    memory = loader_memory(size=256, jpeg_bytes=26_000, pixel_bytes=2, num_threads=8, prefetch=2)
+    choices: dict[str, Any] = {"size": 256, "jpeg_bytes": 26_000, "pixel_bytes": 2, "num_threads": 8, "prefetch": 2}
+    memory = loader_memory(**choices, decoded_at_once=1000, batch_size=1000)
     copy = 224 * 224 * 3 * 2
     one = 26_000 + 256 * 256 * 3 + copy
-    assert memory.per_image == 3 * one + copy
-    assert memory.beside_kept(1000) == (3 * one + copy) * 1000 + 8 * 16 * MIB
+    threads = 9 * 16 * MIB  # the cache's keeper has one
+    assert memory.per_image == 3 * one + 2 * copy
+    assert memory.beside_kept(1000) == (3 * one + 2 * copy) * 1000 + threads
+    # Small training batches are cut from large decoded ones: fewer images take no less.
+    apart = loader_memory(**choices, decoded_at_once=1000, batch_size=100)
+    assert apart.beside_kept(100) == memory.beside_kept(1000) and apart.per_image == 0
+    engines = loader_memory(**choices, decoded_at_once=1000, batch_size=1000, hw_decoder_load=0.5)
+    assert engines.per_image - memory.per_image == 256 * 256 * 3 / 2
 
 
 # ---------------------------------------------------------------------- the loader
+
+
+def test_closing_a_loader_gives_dalis_memory_back(tiny_dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its pools keep what they had: after a loader with a cache nothing would be left for torch."""
+    freed: list[bool] = []
+    monkeypatch.setattr(loaders, "free_gpu_memory", lambda: freed.append(True))
+    loader = TrainingLoader(tiny_dataset, batch_size=8, device=torch.device("cpu"), seed=0)
+    loader._device = CUDA  # of which closing asks nothing
+    loader.pause()
+    assert not freed
+    loader.close()
+    assert freed
 
 
 @pytest.fixture
@@ -112,14 +133,18 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def loader_on_gpu(dataset: Dataset, **choices: Any) -> TrainingLoader:
-    defaults: dict[str, Any] = {"batch_size": 4, "num_threads": 2, "prefetch": 2, "dtype": torch.float16}
+    defaults: dict[str, Any] = {
+        "batch_size": 4,
+        "options": LoaderOptions(2, 2),
+        "dtype": torch.float16,
+    }
     return TrainingLoader(dataset, device=CUDA, seed=0, mean="rgb", **(defaults | choices))
 
 
 @pytest.mark.usefixtures("gpu")
 def test_a_loader_plans_for_its_own_part(tiny_dataset: Dataset) -> None:
     for rank in range(2):
-        loader = loader_on_gpu(tiny_dataset, cache_decoded="auto", rank=rank, num_ranks=2)
+        loader = loader_on_gpu(tiny_dataset, cache=CacheRequest("auto"), rank=rank, num_ranks=2)
         samples = len(part_of_rank(59, rank, 2))
         assert loader.cache is not None and loader.cache.samples == samples and loader.cache.share == 1
         assert loader.memory.kept == loader._decoding.cache_mib * MIB == -(-samples * 3 // 16) * MIB
@@ -127,11 +152,11 @@ def test_a_loader_plans_for_its_own_part(tiny_dataset: Dataset) -> None:
 
 @pytest.mark.usefixtures("gpu")
 def test_auto_leaves_what_others_and_the_loader_itself_need(tiny_dataset: Dataset) -> None:
-    loader = loader_on_gpu(tiny_dataset, cache_decoded="auto", batch_size=8)
+    loader = loader_on_gpu(tiny_dataset, cache=CacheRequest("auto"), batch_size=8)
     itself = loader.memory.beside_kept(8)
     assert itself > 2 * 16 * MIB + 3 * 8 * (256**2 * 3 + 224**2 * 3 * 2)
     free = int(0.9 * 10 * GIB)
-    little = loader_on_gpu(tiny_dataset, cache_decoded="auto", batch_size=8, memory_beside=free - itself - 5 * MIB)
+    little = loader_on_gpu(tiny_dataset, cache=CacheRequest("auto", free - itself - 5 * MIB), batch_size=8)
     assert little.cache is not None and little.cache.mib in (4, 5)
 
 
@@ -144,13 +169,13 @@ def test_without_the_option_nothing_is_kept(tiny_dataset: Dataset) -> None:
 
 @pytest.mark.usefixtures("gpu")
 def test_ranks_agree_on_the_order_even_where_one_has_no_room(tiny_dataset: Dataset) -> None:
-    full = loader_on_gpu(tiny_dataset, cache_decoded="auto", memory_beside=100 * GIB, num_ranks=2)
-    roomy = loader_on_gpu(tiny_dataset, cache_decoded="auto", rank=1, num_ranks=2)
+    full = loader_on_gpu(tiny_dataset, cache=CacheRequest("auto", 100 * GIB), num_ranks=2)
+    roomy = loader_on_gpu(tiny_dataset, cache=CacheRequest("auto"), rank=1, num_ranks=2)
     assert full._decoding.cache_mib == 0 < roomy._decoding.cache_mib
     for epoch in range(4):
         assert full._reading(epoch).tars == roomy._reading(epoch).tars
     assert full.stream()["rank"] == "0 of 2, always the same samples"
-    alone = loader_on_gpu(tiny_dataset, cache_decoded="auto")
+    alone = loader_on_gpu(tiny_dataset, cache=CacheRequest("auto"))
     assert alone.stream()["rank"] == "0 of 1"
     assert alone._reading(3).tars == loader_on_gpu(tiny_dataset)._reading(3).tars
 
@@ -171,7 +196,9 @@ def test_images_are_kept_from_epoch_to_epoch_until_the_end(
 ) -> None:
     monkeypatch.setattr(loaders, "CacheKeeper", Keeper)
     monkeypatch.setattr(Keeper, "made", 0)
-    with TrainingLoader(tiny_dataset, batch_size=8, device=torch.device("cpu"), seed=0, num_threads=1) as loader:
+    with TrainingLoader(
+        tiny_dataset, batch_size=8, device=torch.device("cpu"), seed=0, options=LoaderOptions(1)
+    ) as loader:
         loader._decoding = replace(loader._decoding, cache_mib=5)
         assert Keeper.made == 0
         for epoch in range(2):
@@ -192,5 +219,7 @@ def test_images_are_kept_from_epoch_to_epoch_until_the_end(
 
 def test_a_loader_without_a_cache_makes_no_keeper(tiny_dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loaders, "CacheKeeper", lambda *arguments: pytest.fail("a keeper was made"))
-    with TrainingLoader(tiny_dataset, batch_size=8, device=torch.device("cpu"), seed=0, num_threads=1) as loader:
+    with TrainingLoader(
+        tiny_dataset, batch_size=8, device=torch.device("cpu"), seed=0, options=LoaderOptions(1)
+    ) as loader:
         next(loader.epoch(0))

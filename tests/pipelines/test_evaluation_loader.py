@@ -10,6 +10,7 @@ import torch
 
 from alexnet_fast.config.recipe import load_recipe
 from alexnet_fast.pipelines.loader import EvaluationLoader
+from alexnet_fast.pipelines.settings import LoaderOptions
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError
 from alexnet_fast.tools.sharding.tar_writer import read_samples
@@ -34,7 +35,12 @@ def test_evaluation_has_every_sample_exactly_once(tiny_dataset: Dataset, ranks: 
     labels: list[tuple[int, int]] = []
     for rank in range(ranks):
         loader = EvaluationLoader(
-            tiny_dataset, batch_size=batch_size, device=CPU, rank=rank, num_ranks=ranks, num_threads=1
+            tiny_dataset,
+            batch_size=batch_size,
+            device=CPU,
+            rank=rank,
+            num_ranks=ranks,
+            options=LoaderOptions(1),
         )
         for batch in loader:
             labels += zip(batch.indices.tolist(), batch.labels.tolist(), strict=True)
@@ -49,7 +55,7 @@ def test_evaluation_has_every_sample_exactly_once(tiny_dataset: Dataset, ranks: 
         ({"num_ranks": 31}, "30 samples for 31 ranks"),
         ({"rank": 3, "num_ranks": 3}, "ranks count from 0 to 2"),
         ({"num_ranks": 0}, "0 ranks: give 1 or more"),
-        ({"num_threads": 0}, "0 loader threads"),
+        ({"options": LoaderOptions(0)}, "0 loader threads"),
     ],
 )
 def test_what_cannot_be_evaluated_so(tiny_dataset: Dataset, choices: dict[str, Any], words: str) -> None:

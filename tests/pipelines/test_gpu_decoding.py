@@ -1,50 +1,19 @@
-"""How far the GPU's decoders are from Pillow's pixels, which `pytest -m gpu -s` prints; what becomes of it."""
+"""Decoded images that are kept on a GPU, and batches that torch has not read yet."""
 
 from __future__ import annotations
 
-import io
 import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from alexnet_fast.pipelines.decoding import Decoding, decode
+from alexnet_fast.pipelines.decoded_cache import CacheRequest
 from alexnet_fast.pipelines.loader import TrainingLoader
-from alexnet_fast.pipelines.pipeline_run import Execution, PipelineRun, to_torch
-from alexnet_fast.pipelines.reader import Reading, read_samples
+from alexnet_fast.pipelines.settings import LoaderOptions
 from alexnet_fast.tools.dataset import Dataset
-from alexnet_fast.tools.sharding.tar_writer import read_samples as samples_of_tar
-
-
-def pixels_by_pillow(tars: list[Path]) -> np.ndarray[tuple[int, ...], np.dtype[np.int16]]:
-    """(N, size, size, 3)"""
-    found = []
-    for tar in tars:
-        with tar.open("rb") as file:
-            found += [np.asarray(Image.open(io.BytesIO(sample.jpeg)), np.int16) for sample in samples_of_tar(file)]
-    return np.stack(found)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("load", [0.0, 0.65, 1.0])
-def test_mixed_decoding_is_near_pillows(tiny_dataset: Dataset, load: float) -> None:
-    tars = tiny_dataset.tars("val")
-    reading = Reading.of(tars, tiny_dataset.indexes("val"), rank=0, num_ranks=1, shuffle_buffer=None, seed=0)
-    decoding = Decoding("mixed", tiny_dataset.image_options.size, load)
-    wanted = pixels_by_pillow(tars)
-    execution = Execution(len(wanted), torch.device("cuda", 0), num_threads=2, prefetch=1)
-    run = PipelineRun(lambda: (decode(read_samples(reading)[0], decoding),), execution, 1)
-    found = to_torch(run.next()[0]).cpu().numpy().astype(np.int16)
-    difference = np.abs(found - wanted)
-    print(f"\nJPEG engines {load:g}: at most {difference.max()}, {difference.mean():.4f} on average, of 255")
-    # A wrong color space, swapped channels or a shifted image are further away than rounding.
-    assert difference.mean() < 2
 
 
 def images(loader: TrainingLoader, epoch: int) -> torch.Tensor:
@@ -54,7 +23,12 @@ def images(loader: TrainingLoader, epoch: int) -> torch.Tensor:
 def loader_of(dataset: Dataset, **choices: Any) -> TrainingLoader:
     # One batch of all images, and one kind of decoder: the same pixels each time.
     return TrainingLoader(
-        dataset, batch_size=59, device=torch.device("cuda", 0), seed=0, num_threads=2, hw_decoder_load=0.0, **choices
+        dataset,
+        batch_size=59,
+        device=torch.device("cuda", 0),
+        seed=0,
+        options=LoaderOptions(2, decode_on="cuda"),
+        **choices,
     )
 
 
@@ -75,7 +49,7 @@ def test_from_the_second_epoch_on_nothing_is_decoded(tiny_shards: Path, tmp_path
     dataset = Dataset.load(shutil.copytree(tiny_shards, tmp_path / "shards"))
     with loader_of(dataset) as decoding:
         wanted = [images(decoding, epoch) for epoch in range(3)]
-    with loader_of(dataset, cache_decoded="auto") as keeping:
+    with loader_of(dataset, cache=CacheRequest("auto")) as keeping:
         assert keeping.cache is not None and keeping.cache.share == 1
         assert torch.equal(images(keeping, 0), wanted[0])
         for tar in dataset.tars("train"):
@@ -84,7 +58,7 @@ def test_from_the_second_epoch_on_nothing_is_decoded(tiny_shards: Path, tmp_path
             assert torch.equal(images(keeping, epoch), wanted[epoch])
             keeping.pause()
     # Another size, for half of the images: DALI refuses it unless the first cache is gone.
-    with loader_of(Dataset.load(tiny_shards), cache_decoded=0.005) as other:
+    with loader_of(Dataset.load(tiny_shards), cache=CacheRequest(0.005)) as other:
         assert other.cache is not None and 0.4 < other.cache.share < 0.6
         for epoch in range(2):
             assert torch.equal(images(other, epoch), wanted[epoch])
@@ -94,7 +68,8 @@ def test_from_the_second_epoch_on_nothing_is_decoded(tiny_shards: Path, tmp_path
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_batch_is_not_written_over_before_torch_has_read_it(tiny_dataset: Dataset) -> None:
     device = torch.device("cuda", 0)
-    with TrainingLoader(tiny_dataset, batch_size=4, device=device, seed=0, hw_decoder_load=0.0) as loader:
+    options = LoaderOptions(decode_on="cuda", decode_batch=4)
+    with TrainingLoader(tiny_dataset, batch_size=4, device=device, seed=0, options=options) as loader:
         wanted = [batch.images.cpu() for batch in loader.epoch(0)]
         found = []
         for batch in loader.epoch(0):

@@ -18,6 +18,7 @@ from alexnet_fast.config.recipe import load_recipe
 from alexnet_fast.pipelines.dali import Pipeline
 from alexnet_fast.pipelines.loader import EvaluationLoader, TrainingLoader
 from alexnet_fast.pipelines.pipeline_run import PipelineRun
+from alexnet_fast.pipelines.settings import LoaderOptions
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.training.run import train
 
@@ -25,6 +26,7 @@ EPOCHS = """
 import ctypes, gc, json, os, sys, torch
 from pathlib import Path
 from alexnet_fast.pipelines.loader import EvaluationLoader, TrainingLoader
+from alexnet_fast.pipelines.settings import LoaderOptions
 from alexnet_fast.tools.dataset import Dataset
 
 def held():
@@ -34,7 +36,7 @@ def held():
     return len(os.listdir("/proc/self/task")), len(os.listdir("/proc/self/fd")), resident
 
 dataset = Dataset.load(sys.argv[1])
-choices = {"device": torch.device("cpu"), "num_threads": 1}
+choices = {"device": torch.device("cpu"), "options": LoaderOptions(1)}
 found = []
 with TrainingLoader(dataset, batch_size=4, seed=0, **choices) as loader:
     evaluation = EvaluationLoader(dataset, batch_size=10, **choices)
@@ -118,7 +120,7 @@ def test_ctrl_c_while_a_pipeline_ends_is_not_lost(
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Pipeline, "_shutdown", press)
-    choices: dict[str, Any] = {"batch_size": 20, "device": torch.device("cpu"), "num_threads": 1}
+    choices: dict[str, Any] = {"batch_size": 20, "device": torch.device("cpu"), "options": LoaderOptions(1)}
     loader = TrainingLoader(tiny_dataset, seed=0, **choices)
     stream = iter(EvaluationLoader(tiny_dataset, **choices)) if evaluating else loader.epoch(0)
     with pytest.raises(KeyboardInterrupt):

@@ -21,6 +21,7 @@ from alexnet_fast.pipelines.normalization import (
     FinishingOnCpu,
     Workbench,
     finishing_of,
+    take,
 )
 from alexnet_fast.pipelines.pipeline_run import Execution, PipelineRun, to_torch
 from alexnet_fast.pipelines.reader import Reading
@@ -50,7 +51,7 @@ def finished(dataset: Dataset, finishing: Finishing) -> tuple[np.ndarray[Any, An
     )
     run = PipelineRun(lambda: finishing.graph(reading, with_draws=True), Execution(COUNT, CPU, 1, 1), 1)
     outputs = run.next()
-    images, labels = finishing.finish(outputs)
+    images, labels = finishing.finish(take(finishing, outputs))
     assert labels.shape == (COUNT,) and labels.dtype == torch.int64
     drawn = [to_torch(output).numpy().copy() for place, output in enumerate(outputs[-NUM_DRAWN:]) if place != 3]
     return images.numpy().copy(), drawn

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
+from nvidia.dali import backend
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from alexnet_fast.pipelines import pipeline_run as run
@@ -45,3 +48,19 @@ def test_on_a_gpu_torch_has_a_copy_in_the_order_of_its_stream(monkeypatch: pytes
     assert given.shape == (4, 224, 224, 3) and given.dtype == torch.float16
     ((source, copy, stream),) = copied
     assert source is tensor and copy is given and stream == ("stream of", torch.device("cuda", 1))
+
+
+def test_a_warning_about_libraries_that_are_not_used_is_not_shown() -> None:
+    """As DALI words it on the first pipeline of a GPU; any other one is."""
+    text = (
+        "nvidia-dali-cuda120 is no longer shipped with CUDA runtime. You need to install it separately. {} is "
+        "typically provided with CUDA Toolkit installation or an appropriate wheel."
+    )
+    said = ""
+    show_warning: Any = backend.deprecation_warning  # type: ignore[attr-defined]
+    pipeline = Mock(build=lambda: show_warning(said))
+    for said in (text.format("cuFFT"), text.format("NPP"), "something else"):
+        with warnings.catch_warnings(record=True) as shown:
+            warnings.simplefilter("always")
+            run.build(pipeline)
+        assert [str(warning.message) for warning in shown] == ([said] if said == "something else" else [])

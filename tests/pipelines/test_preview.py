@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 import pytest
 import torch
@@ -97,8 +98,8 @@ def test_preview_says_at_once_what_it_does(
 def test_a_stopped_preview_leaves_nothing(
     tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def stop(figure: object, aside: Path, **_: object) -> None:
-        aside.write_bytes(b"half a image")
+    def stop(figure: object, file: IO[bytes], **_: object) -> None:
+        file.write(b"half an image")
         raise KeyboardInterrupt
 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", stop)

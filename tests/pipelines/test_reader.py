@@ -14,6 +14,7 @@ import torch
 
 from alexnet_fast.pipelines.loader import TrainingLoader
 from alexnet_fast.pipelines.reader import NO_NUMBER, Reading, labels_of
+from alexnet_fast.pipelines.settings import LoaderOptions
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError
 
@@ -39,7 +40,7 @@ def test_a_path_that_dali_cannot_take_is_told() -> None:
 
 def test_an_epoch_does_not_begin_by_reading_all_shards(tiny_dataset: Dataset) -> None:
     loader = TrainingLoader(
-        tiny_dataset, batch_size=1, device=torch.device("cpu"), seed=0, num_threads=1, prefetch=1, shuffle_buffer=1
+        tiny_dataset, batch_size=1, device=torch.device("cpu"), seed=0, options=LoaderOptions(1, 1), shuffle_buffer=1
     )
     with loader:
         next(loader.epoch(0))
@@ -52,12 +53,13 @@ ADDRESSES = """
 import sys, torch
 from pathlib import Path
 from alexnet_fast.pipelines.loader import TrainingLoader
+from alexnet_fast.pipelines.settings import LoaderOptions
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError
 def reserved():
     return int(Path("/proc/self/statm").read_text().split()[0]) * 4096
 for shuffle_buffer in (1, 59):
-    choices = {"batch_size": 1, "seed": 0, "num_threads": 1, "prefetch": 1, "shuffle_buffer": shuffle_buffer}
+    choices = {"batch_size": 1, "seed": 0, "options": LoaderOptions(1, 1), "shuffle_buffer": shuffle_buffer}
     with TrainingLoader(Dataset.load(sys.argv[1]), device=torch.device("cpu"), **choices) as loader:
         before = reserved()
         next(loader.epoch(0))

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from alexnet_fast.pipelines.settings import (
+    LoaderOptions,
     LoaderSettings,
-    default_settings,
     machine_key,
     remember,
     remembered,
@@ -20,7 +20,9 @@ from alexnet_fast.pipelines.settings import (
 from alexnet_fast.tools.errors import UserError
 
 CPU = torch.device("cpu")
-GOOD: dict[str, Any] = {"num_threads": 3, "prefetch": 4, "hw_decoder_load": 0.5}
+GOOD: dict[str, Any] = {
+    "num_threads": 3, "prefetch": 4, "hw_decoder_load": 0.5, "decode_on": "engines", "decode_batch": 1,
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -36,8 +38,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_what_is_remembered_is_used(cache: Path) -> None:
     assert remembered(CPU) is None
     assert remember(CPU, LoaderSettings(3, 4, 0.5)) == cache
-    assert default_settings(CPU, None, None, None) == LoaderSettings(3, 4, 0.5)
-    assert default_settings(CPU, 1, None, 0.25) == LoaderSettings(1, 4, 0.25)
+    assert LoaderOptions().settings(CPU) == LoaderSettings(3, 4, 0.5)
+    assert LoaderOptions(1, None, 0.25).settings(CPU) == LoaderSettings(1, 4, 0.25)
 
 
 def test_other_machines_are_kept(cache: Path) -> None:
@@ -62,6 +64,13 @@ def test_a_damaged_file_is_ignored_and_made_anew(cache: Path, content: str) -> N
         "a",
         7,
         {},
+        {"num_threads": 3, "prefetch": 4, "hw_decoder_load": 0.5},  # of release 0.1
+        GOOD | {"threads": 3},
+        GOOD | {"decode_on": "gpu"},
+        GOOD | {"decode_on": None},
+        GOOD | {"decode_on": ["cpu"]},
+        GOOD | {"decode_batch": 0},
+        GOOD | {"decode_batch": 1024.0},
         GOOD | {"num_threads": 0},
         GOOD | {"num_threads": 10**9},
         GOOD | {"num_threads": 2.5},

@@ -11,6 +11,7 @@ import torch
 
 from alexnet_fast.pipelines.decoding import Decoding
 from alexnet_fast.pipelines.loader import TrainingLoader
+from alexnet_fast.pipelines.settings import LoaderOptions
 from alexnet_fast.tools.dataset import Dataset, Statistics
 from alexnet_fast.tools.errors import UserError
 
@@ -21,17 +22,24 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "mean": ({"mean": "image"}, "mean was rgb, is image"),
     "pca_jitter": ({"pca_jitter": 0.2}, "pca_jitter was 0.1, is 0.2"),
     "pca_jitter, undivided": ({"pca_jitter_divisor": False}, "pca_jitter was 0.1, is 0.1, undivided"),
+    "crop": ({"crop_and_mirror": False}, "crop was 224 of 256, is 224 of 256, center"),
     "shuffle buffer": ({"shuffle_buffer": 3}, "shuffle buffer was 25, is 3"),
     "dtype": ({"dtype": torch.float16}, "dtype was float32, is float16"),
     "split": ({"split": "val"}, "split was train, is val"),
 }
 """Field -> what is changed of the loader, and what is told."""
-OTHERS = {"data set", "crop", "decoder", "DALI"}
+OTHERS = {"data set", "decoder", "DALI"}
 """Fields with a test of their own."""
 
 
 def loader_of(dataset: Dataset, **choices: Any) -> TrainingLoader:
-    defaults: dict[str, Any] = {"batch_size": 4, "seed": 0, "num_threads": 1, "mean": "rgb", "shuffle_buffer": 25}
+    defaults: dict[str, Any] = {
+        "batch_size": 4,
+        "seed": 0,
+        "options": LoaderOptions(1),
+        "mean": "rgb",
+        "shuffle_buffer": 25,
+    }
     return TrainingLoader(dataset, device=torch.device("cpu"), **(defaults | choices))
 
 
@@ -55,7 +63,7 @@ def test_another_stream_is_refused(tiny_dataset: Dataset, state: dict[str, Any],
 
 
 def test_the_same_stream_is_taken(tiny_dataset: Dataset, state: dict[str, Any]) -> None:
-    loader_of(tiny_dataset, num_threads=2, prefetch=4).load_state_dict(state)
+    loader_of(tiny_dataset, options=LoaderOptions(2, 4)).load_state_dict(state)
 
 
 def test_every_field_has_its_test(tiny_dataset: Dataset) -> None:
@@ -96,9 +104,26 @@ def test_another_decoder_is_refused(tiny_dataset: Dataset, state: dict[str, Any]
     loader = loader_of(tiny_dataset)
     loader._decoding = Decoding("mixed", 256, 0.5)
     refuses(loader, state, "decoder was cpu, is mixed, 0.5 by the JPEG engines")
-    on_gpu = loader.state_dict()
-    loader._decoding = Decoding("mixed", 256, 0.65)
-    refuses(loader, on_gpu, "decoder was mixed, 0.5 .*, is mixed, 0.65 ")
+
+
+def test_a_place_brings_its_way_of_decoding(tiny_dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU: tuned anew, or in a new container, an interrupted epoch goes on to the last bit as it began."""
+    monkeypatch.setattr("alexnet_fast.pipelines.settings.machine_key", lambda device: "a machine")
+
+    def on_gpu(**options: Any) -> TrainingLoader:
+        choices: dict[str, Any] = {"batch_size": 4, "seed": 0, "mean": "rgb", "shuffle_buffer": 25}
+        return TrainingLoader(
+            tiny_dataset, device=torch.device("cuda", 0), options=LoaderOptions(1, **options), **choices
+        )
+
+    began, resumed = on_gpu(hw_decoder_load=0.5, decode_batch=8), on_gpu(hw_decoder_load=0.65, decode_on="cpu")
+    state = began.state_dict() | {"epoch": 0, "batches": 3, "samples": 8, "dali": "AAAA"}
+    resumed.load_state_dict(state)
+    assert resumed._decoding == began._decoding == Decoding("mixed", 256, 0.5)
+    assert resumed._execution.batch_size == began._execution.batch_size == 8
+    assert resumed.state_dict() == state
+    with loader_of(tiny_dataset) as on_cpu:
+        refuses(on_cpu, state, "decoder was mixed, 0.5 by the JPEG engines, is cpu")
 
 
 def test_an_order_that_keeps_samples_on_their_rank_is_another(tiny_dataset: Dataset) -> None:
@@ -111,8 +136,8 @@ def test_an_order_that_keeps_samples_on_their_rank_is_another(tiny_dataset: Data
 
 
 def test_engines_mean_nothing_on_a_cpu(tiny_dataset: Dataset, state: dict[str, Any]) -> None:
-    loader_of(tiny_dataset, hw_decoder_load=0.1).load_state_dict(state)
+    loader_of(tiny_dataset, options=LoaderOptions(hw_decoder_load=0.1)).load_state_dict(state)
 
 
 def test_another_version_of_the_state_is_refused(tiny_dataset: Dataset, state: dict[str, Any]) -> None:
-    refuses(loader_of(tiny_dataset), state | {"version": 3}, "version 3; this program reads 5.*from an epoch's start")
+    refuses(loader_of(tiny_dataset), state | {"version": 3}, "version 3; this program reads 6.*from an epoch's start")

@@ -1,4 +1,4 @@
-"""What is no file, no number or no shards folder is told where it is read, and nothing is waited for."""
+"""What is no file, no number or no shards folder is shown where it is read, and nothing is waited for."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -52,12 +53,12 @@ def put(oddity: str, place: Path) -> None:
         place.symlink_to("/dev/zero")
 
 
-def call(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[object, str]:
-    """(exit code, everything told) of `alexnet-fast words…`."""
+def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[object, str]:
+    """(exit code, everything shown) of `alexnet-fast arguments…`."""
     with pytest.raises(SystemExit) as ended:
-        main([str(word) for word in words])
-    told = capsys.readouterr()
-    return ended.value.code or 0, told.out + told.err
+        main([str(word) for word in arguments])
+    shown = capsys.readouterr()
+    return ended.value.code or 0, shown.out + shown.err
 
 
 NAMES = ["dataset.json", "sources.tsv", "_info.json", "mean_image.npy", "train-000001.idx", "train-000001.tar"]
@@ -70,15 +71,15 @@ def test_what_is_no_file_is_not_read(
 ) -> None:
     put(oddity, folder / name)
     what = "it is a folder, not a file" if oddity == "folder" else "it is a pipe or a device, not a file"
-    code, told = call(capsys, "verify", folder, "--workers", 1)
-    assert (code, f"{name}: cannot be read ({what})" in told) == (1 if name == "dataset.json" else 3, True), told
-    code, told = call(capsys, "info", folder)
-    assert (code, what in told) == ((1, True) if name == "dataset.json" else (0, False)), told
-    code, told = call(capsys, "shard", images, "--out", folder, "--shard-size", 10, "--workers", 1)
+    code, shown = call(capsys, "verify", folder, "--workers", 1)
+    assert (code, f"{name}: cannot be read ({what})" in shown) == (1 if name == "dataset.json" else 3, True), shown
+    code, shown = call(capsys, "info", folder)
+    assert (code, what in shown) == ((1, True) if name == "dataset.json" else (0, False)), shown
+    code, shown = call(capsys, "shard", images, "--out", folder, "--shard-size", 10, "--workers", 1)
     if name == "train-000001.tar" and oddity != "folder":  # of another size than it should be: made anew
-        assert code == 3, told
+        assert code == 3, shown
     else:
-        assert code == 1 and f"{folder / name}: cannot be" in told, told
+        assert code == 1 and f"{folder / name}: cannot be" in shown, shown
 
 
 @pytest.mark.parametrize("oddity", ["folder", "pipe", "device"])
@@ -112,7 +113,7 @@ def test_a_mean_image_of_other_bytes_is_told(garbage: bytes, folder: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("keys", "value", "words"),
+    ("keys", "value", "arguments"),
     [
         (("splits",), {}, "it has no split"),
         (("splits", "train", "shards"), [], "its split train has no shard"),
@@ -125,7 +126,7 @@ def test_a_mean_image_of_other_bytes_is_told(garbage: bytes, folder: Path) -> No
     ],
 )
 def test_a_manifest_that_nothing_can_be_made_of(
-    keys: tuple[str | int, ...], value: object, words: str, folder: Path, capsys: pytest.CaptureFixture[str]
+    keys: tuple[str | int, ...], value: object, arguments: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content = json.loads((folder / "dataset.json").read_text())
     inner = content
@@ -134,8 +135,8 @@ def test_a_manifest_that_nothing_can_be_made_of(
     inner[keys[-1]] = value
     (folder / "dataset.json").write_text(json.dumps(content))
     for verb in ("info", "verify", "preview"):
-        code, told = call(capsys, verb, folder)
-        assert code == 1 and words in told and "Bring it back from a copy" in told, told
+        code, shown = call(capsys, verb, folder)
+        assert code == 1 and arguments in shown and "Bring it back from a copy" in shown, shown
 
 
 def test_a_manifest_from_before_there_were_notes_is_whole(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -148,11 +149,13 @@ def test_a_manifest_from_before_there_were_notes_is_whole(folder: Path, capsys: 
 
 
 def test_a_manifest_of_version_1_is_read(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Version 0.1 called the image options "picture" and the skipped images "left_out"."""
+    """Version 0.1 called the image options "picture", the skipped images "left_out", and could not tell damage."""
     before = Dataset.load(folder)
+    before = replace(before, image_options=replace(before.image_options, damaged="keep"))
     content = json.loads((folder / "dataset.json").read_text())
     content["version"] = 1
     content["options"]["picture"] = content["options"].pop("image_options")
+    del content["options"]["picture"]["damaged"]
     for holder in (content, content["accounting"]):
         holder["left_out"] = holder.pop("skipped")
     content["checksum"] = manifest_checksum(content)
@@ -168,9 +171,9 @@ def test_without_its_manifest_all_verbs_say_the_same_and_it_works(
 ) -> None:
     kept = (folder / "dataset.json").read_bytes()
     damage(folder / "dataset.json")  # type: ignore[operator]
-    for words in (("verify", folder), ("preview", folder), ("shard", images, "--out", folder, "--shard-size", 10)):
-        code, told = call(capsys, *words)
-        assert code in (1, 2) and "copy; without one, shard again into a new --out" in told, told
+    for arguments in (("verify", folder), ("preview", folder), ("shard", images, "--out", folder, "--shard-size", 10)):
+        code, shown = call(capsys, *arguments)
+        assert code in (1, 2) and "copy; without one, shard again into a new --out" in shown, shown
     assert run(images, tmp_path / "new").made_shards == 8
     assert digests(tmp_path / "new") == digests(unbroken)
     (folder / "dataset.json").write_bytes(kept)
@@ -181,17 +184,17 @@ def test_what_is_no_shards_folder(folder: Path, tmp_path: Path, capsys: pytest.C
     (tmp_path / "letter").write_text("dear")
     (tmp_path / "link").symlink_to("gone")
     for verb in ("info", "verify", "preview"):
-        code, told = call(capsys, verb, folder / "train-000000.tar")
-        assert code == 2 and f"is one file. Give the shards folder that holds it, such as {folder}" in told, told
-        code, told = call(capsys, verb, "")
-        assert code == 2 and "is empty" in told, told
-    for place, words in (
+        code, shown = call(capsys, verb, folder / "train-000000.tar")
+        assert code == 2 and f"is one file. Give the shards folder that holds it, such as {folder}" in shown, shown
+        code, shown = call(capsys, verb, "")
+        assert code == 2 and "is empty" in shown, shown
+    for place, arguments in (
         (folder / "train-000000.tar", f"is one file. Give the shards folder that holds it, such as {folder}"),
         (tmp_path / "letter", "is a file. Give a shards folder"),
         (tmp_path / "link", "is a link that leads nowhere"),
         (tmp_path / "no where", f"--out '{tmp_path}/no where'` makes it"),
     ):
-        with pytest.raises(UsageError, match=words):
+        with pytest.raises(UsageError, match=arguments):
             Dataset.load(place)
     (folder / "dataset.json").unlink()
     (folder / ".sharding").mkdir()
@@ -200,9 +203,9 @@ def test_what_is_no_shards_folder(folder: Path, tmp_path: Path, capsys: pytest.C
 
 
 def test_what_may_not_be_read_is_no_matter_of_copies(tmp_path: Path) -> None:
-    told = str(unreadable(tmp_path / "x", PermissionError(13, "Permission denied"), "Get it again."))
+    shown = str(unreadable(tmp_path / "x", PermissionError(13, "Permission denied"), "Get it again."))
     assert (
-        told
+        shown
         == f"{tmp_path}/x: cannot be read (Permission denied). Change its permissions, or those of a folder above it."
     )
     assert str(unreadable("x", OSError(5, "Input/output error"), "Get it again.")).endswith("error). Get it again.")

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import shlex
 from collections.abc import Iterator
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,36 +29,12 @@ class ClusterPool:
     def __init__(self, client: Any, address: str) -> None:
         self.client = client
         self.address = address
+        self.executor = client.get_executor(pure=False, retries=0)
         self.num_workers = sum(client.nthreads().values())
 
     def submit(self, task: ShardTask) -> Future[ShardRecord]:
-        result: Future[ShardRecord] = Future()
-        remote = self.client.submit(make_shard_here, task, program_version(), pure=False, retries=0)
-
-        def pass_on(finished: Any) -> None:
-            if finished.status == "finished":
-                result.set_result(finished.result())
-            elif finished.status == "error":
-                result.set_exception(self.explained(task, finished.exception()))
-            else:  # only a client without its scheduler cancels what nobody cancelled
-                result.set_exception(
-                    UserError(
-                        f"--cluster {self.address}: the scheduler is gone, or cannot be reached any more. Start it and "
-                        "its workers again, then run the same command with its address to go on."
-                    )
-                )
-
-        remote.add_done_callback(pass_on)
-        return result
-
-    def explained(self, task: ShardTask, error: BaseException) -> BaseException:
-        if type(error).__name__ != "KilledWorker":
-            return error
-        return UserError(
-            f"--cluster {self.address}: every worker that was given {task.name} was lost over it, perhaps killed by "
-            "its system for want of memory. Give the workers more memory or fewer threads, then run the same command "
-            "again to go on."
-        )
+        done: Future[ShardRecord] = self.executor.submit(make_shard_here, task, program_version())
+        return done
 
     def counts(self) -> tuple[int, int] | None:
         return None
@@ -87,7 +63,7 @@ def other_program(worker: str, theirs: str, ours: str) -> str:
 
 
 def make_shard_here(task: ShardTask, program: str) -> ShardRecord:
-    """What a worker does; who watches is told of whole shards.  A worker may have come after the versions' check."""
+    """What a worker does; progress is reported for whole shards.  A worker may have come after the versions' check."""
     if program_version() != program:
         from distributed import get_worker
 
@@ -150,6 +126,17 @@ def cluster_pool(address: str) -> Iterator[ClusterPool]:
             )
         pool.check_programs()
         yield pool
+    except distributed.KilledWorker as error:
+        raise UserError(
+            f"--cluster {address}: every worker that was given a shard was lost over it, perhaps killed by its system "
+            "for want of memory. Give the workers more memory or fewer threads, then run the same command again to "
+            "resume."
+        ) from error
+    except CancelledError as error:  # only a client without its scheduler cancels what nobody cancelled
+        raise UserError(
+            f"--cluster {address}: the scheduler is gone, or cannot be reached any more. Start it and its workers "
+            "again, then run the same command with its address to resume."
+        ) from error
     finally:
         client.close()
         logger.setLevel(level)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import numpy as np
 
 from alexnet_fast.tools.dataset import (
+    CARD,
     MANIFEST,
     MEAN_IMAGE,
     SOURCES,
@@ -21,6 +22,7 @@ from alexnet_fast.tools.dataset import (
 )
 from alexnet_fast.tools.errors import UserError
 from alexnet_fast.tools.sharding.image import program_version
+from alexnet_fast.tools.sharding.other_readers import dataset_card, timm_info
 from alexnet_fast.tools.sharding.plan import Plan
 from alexnet_fast.tools.sharding.statistics import PixelSums
 from alexnet_fast.tools.sharding.tar_writer import index_stems
@@ -73,7 +75,9 @@ def finish(plan: Plan, output: Output) -> Dataset:
     counts = dataset.accounting()
     everything = len(source.table) + sum(entry.count for entry in source.unused)
     assert counts["found"] == counts["written"] + counts["skipped"] == everything, counts
-    write_file(output, TIMM_INFO, [timm_info(dataset)])
+    info = write_file(output, TIMM_INFO, [timm_info(dataset)])
+    dataset = replace(dataset, file_hashes=file_hashes | {TIMM_INFO: info})
+    write_file(output, CARD, [dataset_card(dataset)])
     write_file(output, MANIFEST, [dataset.to_json()])
     return dataset
 
@@ -90,7 +94,7 @@ def _check_usable(splits: dict[str, Split], records: list[ShardRecord]) -> None:
             reasons = [f"{note.file}: {note.reason}" for record in records for note in record.skipped]
             raise UserError(
                 f"No image of the {split.name} split can be used, of {split.found:,}. For example "
-                f"{'; '.join(reasons[:3])}. Mend the source and run again with a new --out."
+                f"{'; '.join(reasons[:3])}. Repair the source and run again with a new --out."
             )
 
 
@@ -109,7 +113,7 @@ def mean_image_file(sums: PixelSums) -> bytes:
 def source_lines(plan: Plan, output: Output) -> Iterator[bytes]:
     """sources.tsv: stem, shard and source file of every sample, in the order of the shards.
 
-    What became a sample the indexes tell, since two images may have the same source name (twice in one tar).
+    The indexes say what became a sample, since two images may have the same source name (twice in one tar).
     """
     yield b"sample\tshard\tsource\n"
     table = plan.source.table
@@ -140,20 +144,6 @@ def escaped(text: str) -> str:
 def _escape(character: str) -> str:
     code = ord(character)
     return repr(character)[1:-1] if code < 0x80 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
-
-
-def timm_info(dataset: Dataset) -> bytes:
-    """What timm's WebDataset reader looks for (timm/data/readers/reader_wds.py)."""
-    splits = {
-        name: {
-            "name": name,
-            "num_samples": split.samples,
-            "filenames": [shard.name for shard in split.shards],
-            "shard_lengths": [shard.samples for shard in split.shards],
-        }
-        for name, split in dataset.splits.items()
-    }
-    return (json.dumps({"splits": splits}, indent=1) + "\n").encode("ascii")
 
 
 def write_file(output: Output, name: str, parts: Iterable[bytes]) -> str:

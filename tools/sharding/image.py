@@ -1,12 +1,14 @@
 """One image: bytes as somebody stored them → upright RGB → short side 256, center 256×256 → JPEG.
 
-The policy:
+The policy, every row of which is in docs/formats.md:
 - the center square of the image is made `size` × `size`, smaller by area averaging (or another filter), larger by
-  cubic interpolation, as the 2012 program did;
-- JPEG, PNG, GIF, BMP, WebP, TIFF and PPM are read, whatever the file is called; of an animation, the first frame;
-- gray, CMYK (inverted as Adobe does, or not), palettes and 16 bit become 8-bit RGB; what is transparent is laid on
-  white, as a browser shows it; EXIF orientation is applied and dropped; color profiles are dropped, not applied, as
-  everybody's ImageNet pipeline does;
+  cubic interpolation, as cuda-convnet2 (2014) did; how images were resized in 2012 is not
+  known;
+- JPEG, PNG, GIF, BMP, WebP, TIFF, PPM, AVIF and JPEG 2000 are read, whatever the file is called; of an animation or a
+  file of several images, the first;
+- gray, CMYK, palettes and up to 16 bits become 8-bit RGB (see color.py); what is transparent is laid on white, as a
+  browser shows it; EXIF orientation is applied and dropped, XMP's is not looked at, as browsers and OpenCV do; color
+  profiles are dropped, not applied, as everybody's ImageNet pipeline does;
 - what was converted is listed as repaired; what cannot be decoded to the end, has no sensible size or is no image
   raises `BadImageError`.
 
@@ -19,18 +21,32 @@ from __future__ import annotations
 import io
 import warnings
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import PIL
-from PIL import Image, ImageChops, UnidentifiedImageError, features
+import simplejpeg
+from PIL import Image, UnidentifiedImageError, features
 
 from alexnet_fast import __version__
 from alexnet_fast.tools.dataset import ImageOptions
 from alexnet_fast.tools.errors import UserError
+from alexnet_fast.tools.sharding.color import UnknownRangeError, to_rgb
+from alexnet_fast.tools.sharding.image_format import FORMATS, unexpected, unidentified
+from alexnet_fast.tools.sharding.jpeg import (
+    DamagedJpegError,
+    UnusualSubsamplingError,
+    decode_damaged,
+    decode_strictly,
+)
 from alexnet_fast.tools.sharding.resize import average_area
 
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
-"""Decoders that are tried; the exotic ones of Pillow are no loss and a risk."""
+POLICY_VERSION = 2
+"""Changes whenever this module makes other pixels of some file: shards of two versions are not mixed."""
+
+TRUNCATED = "Premature end of JPEG file"
+"""libjpeg's message."""
 
 FILTERS = {
     "area": None,
@@ -43,7 +59,10 @@ FILTERS = {
 """`--filter` -> Pillow's filter, all of them antialiased; "area" is ours."""
 
 MIN_SIDE = 8
-"""Pixels; a image with a shorter side shows nothing at 256."""
+"""Pixels; an image with a shorter side shows nothing at 256."""
+
+SMALL_PIXELS = 4_000_000
+"""Of a larger image no second copy is made."""
 
 MAX_PIXELS = 178_956_970
 """Larger images are taken for decompression bombs: 512 MiB as RGB, Pillow's own limit for an error."""
@@ -51,32 +70,30 @@ MAX_PIXELS = 178_956_970
 ORIENTATION = 0x0112
 """EXIF tag."""
 
+SUBFILE_TYPE = 254
+"""TIFF tag, whose lowest bit says that a page is a smaller version of another."""
+
+Turn = Image.Transpose
 UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+    2: Turn.FLIP_LEFT_RIGHT,
+    3: Turn.ROTATE_180,
+    4: Turn.FLIP_TOP_BOTTOM,
+    5: Turn.TRANSPOSE,
+    6: Turn.ROTATE_270,
+    7: Turn.TRANSVERSE,
+    8: Turn.ROTATE_90,
 }
 """EXIF orientation -> what turns the image upright."""
 
-OTHER_MODES = {"1": "black and white", "L": "gray", "P": "palette", "YCbCr": "YCbCr", "LAB": "CIELAB"}
-"""Pillow's modes that `convert` makes RGB as it should -> what the list of repairs calls them."""
+BACK = {turn: turn for turn in Turn} | {Turn.ROTATE_90: Turn.ROTATE_270, Turn.ROTATE_270: Turn.ROTATE_90}
+"""What undoes a turn."""
 
-_EXTENSIONS = {
-    "jpg": "JPEG",
-    "jpeg": "JPEG",
-    "jpe": "JPEG",
-    "jfif": "JPEG",
-    "png": "PNG",
-    "gif": "GIF",
-    "bmp": "BMP",
-    "webp": "WEBP",
-    "tif": "TIFF",
-    "tiff": "TIFF",
-}
+FROM_RIGHT = (Turn.FLIP_LEFT_RIGHT, Turn.ROTATE_180, Turn.ROTATE_90, Turn.TRANSVERSE)
+FROM_BOTTOM = (Turn.FLIP_TOP_BOTTOM, Turn.ROTATE_180, Turn.ROTATE_270, Turn.TRANSVERSE)
+"""Turns after which pixels count from where the right, or the bottom, was."""
+
+XMP = ("xmp", "XML:com.adobe.xmp")
+"""Where Pillow keeps XMP, from which it would take an orientation where EXIF has none."""
 
 
 class BadImageError(Exception):
@@ -85,18 +102,43 @@ class BadImageError(Exception):
 
 @dataclass(frozen=True)
 class Encoded:
-    """A image ready for a shard."""
+    """An image ready for a shard."""
 
     jpeg: bytes
-    pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
+    pixels: npt.NDArray[np.uint8]
     """(size, size, 3), before encoding."""
     repairs: str
     """What was converted, "; " between; empty where nothing was."""
 
 
+class _Decoded(NamedTuple):
+    """8-bit RGB, as it is stored or as Pillow turned it."""
+
+    pixels: Image.Image | npt.NDArray[np.uint8]
+    turn: Turn | None
+    """What is left to be done."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height)"""
+        return self.pixels.size if isinstance(self.pixels, Image.Image) else self.pixels.shape[1::-1]
+
+    def rows(self, left: int, first: int, last: int, side: int) -> npt.NDArray[np.uint8]:
+        """Part of some rows, (last - first, side, 3)."""
+        if isinstance(self.pixels, Image.Image):
+            return np.asarray(self.pixels.crop((left, first, left + side, last)))
+        return self.pixels[first:last, left : left + side]
+
+    def image(self) -> Image.Image:
+        return self.pixels if isinstance(self.pixels, Image.Image) else Image.fromarray(self.pixels)
+
+
 def encoder_version() -> str:
     """What decides the JPEGs' bytes besides the options."""
-    return f"Pillow {PIL.__version__}, libjpeg-turbo {features.version_feature('libjpeg_turbo') or 'absent'}"
+    return (
+        f"Pillow {PIL.__version__}, libjpeg-turbo {features.version_feature('libjpeg_turbo') or 'absent'}, "
+        f"simplejpeg {simplejpeg.__version__}, pixel policy {POLICY_VERSION}"
+    )
 
 
 def program_version() -> str:
@@ -113,7 +155,7 @@ def encode(content: bytes, name: str, options: ImageOptions) -> Encoded:
         raise BadImageError("empty file")
     repairs: list[str] = []
     try:
-        image = _decode(content, name, options, repairs)
+        square = _center_square(_decode(content, name, options, repairs), options)
     except BadImageError:
         raise
     except MemoryError as error:
@@ -122,47 +164,114 @@ def encode(content: bytes, name: str, options: ImageOptions) -> Encoded:
             "remove the image: what is done is not lost."
         ) from error
     except Exception as error:  # Pillow's decoders raise whatever a broken file leads them to
-        raise BadImageError(_reason(error)) from error
-    square = _center_square(image, options)
+        raise BadImageError(_reason(error, content)) from error
     stream = io.BytesIO()
     square.save(stream, "JPEG", quality=options.quality, subsampling="4:2:0")
     pixels = np.frombuffer(square.tobytes("raw", "RGB"), np.uint8).reshape(options.size, options.size, 3)
     return Encoded(stream.getvalue(), pixels, "; ".join(repairs))
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, content: bytes) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return "not an image, or an unknown format"
+        return unidentified(content)
     if isinstance(error, Image.DecompressionBombError):
         return f"decompression bomb: more than {MAX_PIXELS:,} pixels"
+    if isinstance(error, UnknownRangeError):
+        return str(error)
     text = str(error)
+    if isinstance(error, DamagedJpegError):
+        return (
+            "truncated"
+            if text == "Premature end of JPEG file"
+            else f"damaged: {text.removeprefix('Corrupt JPEG data: ')}"
+        )
     if "truncated" in text.lower():
         return "truncated"
     # Only the start: messages may hold counts and addresses of no use.
     return f"cannot be decoded: {text.splitlines()[0][:100] if text else type(error).__name__}"
 
 
-def _decode(content: bytes, name: str, options: ImageOptions, repairs: list[str]) -> Image.Image:
-    """Upright 8-bit RGB."""
+def _decode(content: bytes, name: str, options: ImageOptions, repairs: list[str]) -> _Decoded:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of large images and odd metadata; neither is news here
         image: Image.Image = Image.open(io.BytesIO(content), formats=FORMATS)
+        if image.format == "TIFF":
+            _seek_whole_page(image)
         if image.width * image.height > MAX_PIXELS:
             raise BadImageError(f"decompression bomb: {image.width} × {image.height} pixels")
         if min(image.size) < MIN_SIDE:
             raise BadImageError(f"too small: {image.width} × {image.height} pixels")
-        _note_format(image, content, name, repairs)
+        repairs += unexpected(image, name)
+        if image.format in ("JPEG", "MPO"):
+            pixels: Image.Image | npt.NDArray[np.uint8] = _decode_jpeg(content, image, options, repairs)
+            turn = UPRIGHT.get(_orientation(image))
+        else:
+            turn = _load(image)
+            pixels, converted = to_rgb(image, content[24] if image.format == "PNG" else None)
+            repairs += converted
+    if options.exif == "apply" and turn is not None:
+        repairs.append(f"EXIF orientation {next(key for key, value in UPRIGHT.items() if value == turn)}")
+    if image.format == "TIFF":  # which Pillow has turned already
+        left = None if options.exif == "apply" or turn is None else BACK[turn]
+    else:
+        left = turn if options.exif == "apply" else None
+    return _Decoded(pixels, left)
+
+
+def _seek_whole_page(image: Image.Image) -> None:
+    """Go to the first page of a TIFF that is no thumbnail of another."""
+    for page in range(getattr(image, "n_frames", 1)):
+        image.seek(page)
+        if not getattr(image, "tag_v2").get(SUBFILE_TYPE, 0) & 1:  # noqa: B009 (only TIFFs have it)
+            return
+    image.seek(0)
+
+
+def _load(image: Image.Image) -> Turn | None:
+    """Decode a file that is no JPEG; what turns it upright."""
+    if image.format == "TIFF":  # Pillow turns it, and forgets that it was turned
+        turn = UPRIGHT.get(_orientation(image))
         image.load()
-        orientation = _orientation(image) if options.exif == "apply" else 1
-        image = _to_rgb(image, repairs)
-    if orientation in UPRIGHT:
-        repairs.append(f"EXIF orientation {orientation}")
-        image = image.transpose(UPRIGHT[orientation])
-    return image
+        return turn
+    image.load()
+    return UPRIGHT.get(_orientation(image))
+
+
+def _decode_jpeg(
+    content: bytes, image: Image.Image, options: ImageOptions, repairs: list[str]
+) -> Image.Image | npt.NDArray[np.uint8]:
+    """(H, W, 3), or an image of four channels converted; `image`: opened, not decoded."""
+    colors = "CMYK" if image.mode == "CMYK" else "RGB"
+    try:
+        pixels, foreign = decode_strictly(content, colors)
+        if foreign:
+            repairs.append("foreign bytes between the JPEG's segments")
+    except UnusualSubsamplingError:
+        repairs.append("unusual subsampling, not looked at for damage")
+        image.load()
+        converted, names = to_rgb(image, None)
+        repairs += names
+        return converted
+    except DamagedJpegError as error:
+        if options.damaged != "keep":
+            raise
+        pixels = decode_damaged(content, colors)
+        repairs.append(f"damaged, kept: {error}")
+    if image.mode == "L":
+        repairs.append("gray")
+    if image.mode != "CMYK":
+        return pixels
+    # Inverted with and without Adobe's marker, as Pillow, OpenCV and browsers do.
+    inverted = Image.frombuffer("CMYK", pixels.shape[1::-1], pixels, "raw", "CMYK;I", 0, 1)
+    converted, names = to_rgb(inverted, None)
+    repairs += names
+    return converted
 
 
 def _orientation(image: Image.Image) -> int:
-    """As EXIF tells it; 1, upright, where there is none, or none that can be read: the pixels may be whole."""
+    """What EXIF says; 1, upright, where there is none, or none that can be read: the pixels may be whole."""
+    for key in XMP:
+        image.info.pop(key, None)
     try:
         orientation = image.getexif().get(ORIENTATION)
     except Exception:  # whatever damaged EXIF leads Pillow to
@@ -170,64 +279,29 @@ def _orientation(image: Image.Image) -> int:
     return orientation if orientation in UPRIGHT else 1
 
 
-def _note_format(image: Image.Image, content: bytes, name: str, repairs: list[str]) -> None:
-    kind = "JPEG" if image.format == "MPO" else image.format or "unknown"
-    extension = name.rpartition(".")[2]
-    promised = _EXTENSIONS.get(extension.lower())
-    if promised is not None and promised != kind:
-        repairs.append(f"{kind} under .{extension}")
-    if getattr(image, "is_animated", False) and image.format != "MPO":
-        repairs.append("animation, first frame taken")
-    if kind == "PNG" and len(content) > 24 and content[24] == 16:
-        repairs.append("16 bit")
+def _center_square(decoded: _Decoded, options: ImageOptions) -> Image.Image:
+    """The center square, upright, `options.size` pixels wide, without metadata.
 
-
-def _to_rgb(image: Image.Image, repairs: list[str]) -> Image.Image:
-    mode = image.mode
-    if mode == "RGB" and "transparency" not in image.info:
-        return image
-    if mode == "CMYK":
-        repairs.append("CMYK")
-        # Pillow undoes Adobe's inversion on every JPEG; one without Adobe's mark was not inverted.
-        if image.format == "JPEG" and "adobe" not in image.info:
-            image = ImageChops.invert(image)
-        return image.convert("RGB")
-    if mode.startswith("I"):
-        if "16 bit" not in repairs:
-            repairs.append("16 bit")
-        return _from_16_bit(image).convert("RGB")
-    if mode == "F":
-        raise BadImageError("floating-point pixels, of no known range")
-    if image.has_transparency_data:
-        repairs.append("transparency, laid on white")
-        layered = image.convert("RGBA")
-        white = Image.new("RGBA", layered.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, layered).convert("RGB")
-    repairs.append(OTHER_MODES.get(mode, f"mode {mode}"))
-    return image.convert("RGB")
-
-
-def _from_16_bit(image: Image.Image) -> Image.Image:
-    """Gray of 16 bit -> 8 bit, the upper byte, as Pillow does with 16-bit color."""
-    values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > 65535:
-        raise BadImageError("32-bit pixels, of no known range")
-    return Image.fromarray((values >> 8).astype(np.uint8))
-
-
-def _center_square(image: Image.Image, options: ImageOptions) -> Image.Image:
-    """The center square, `options.size` pixels wide, without metadata.
-
-    The square's corner is a whole pixel, so that a image of the right size is cut and not blurred by half a pixel.
+    The square's corner is a whole pixel, so that an image of the right size is cut and not blurred by half a pixel.  It
+    is turned when it is small: of a large image there is never a second one in memory.
     """
-    side, size = min(image.size), options.size
-    left, top = (image.width - side) // 2, (image.height - side) // 2
+    (width, height), size, turn = decoded.size, options.size, decoded.turn
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    # Of an odd number of pixels, the right or the bottom loses one more, after turning.
+    if turn in FROM_RIGHT:
+        left = width - side - left
+    if turn in FROM_BOTTOM:
+        top = height - side - top
     if side > size and options.filter == "area":
-        square = average_area(image, left, top, side, size)
+        source = _Decoded(np.asarray(decoded.pixels), turn) if width * height <= SMALL_PIXELS else decoded
+        square = Image.fromarray(
+            average_area(lambda first, last: source.rows(left, top + first, top + last, side), side, size)
+        )
     elif side == size:
-        square = image.crop((left, top, left + side, top + side))
+        square = decoded.image().crop((left, top, left + side, top + side))
     else:
         chosen = FILTERS[options.filter] if side > size else Image.Resampling.BICUBIC
-        square = image.resize((size, size), chosen, box=(left, top, left + side, top + side))
+        square = decoded.image().resize((size, size), chosen, box=(left, top, left + side, top + side))
     square.info = {}  # Pillow would write a comment found there
-    return square
+    return square if turn is None else square.transpose(turn)

@@ -33,7 +33,7 @@ class ShardOptions:
 
 
 class PlannedImage(NamedTuple):
-    """A image on its way to a worker."""
+    """An image on its way to a worker."""
 
     location: Location
     stem: str
@@ -139,6 +139,7 @@ _NAMES = {
     "fingerprint": "list of images in the source (names, sizes, folders or labels changed)",
     "encoder": "JPEG encoder",
     "exif": "--exif",
+    "damaged": "--keep-damaged",
     "filter": "--filter",
     "size": "--size",
     "quality": "--quality",

@@ -37,11 +37,11 @@ class Pool(Protocol):
         """Begin a shard."""
 
     def counts(self) -> tuple[int, int] | None:
-        """(images, source bytes) done so far, shards in the making included; None: only finished shards tell."""
+        """(images, source bytes) done so far, unfinished shards included; None: only finished ones are counted."""
 
 
 class LostWorkerError(Exception):
-    """A worker is gone without a word."""
+    """A worker process has ended without an exception."""
 
 
 @contextmanager
@@ -132,7 +132,7 @@ def _begin_worker(images: Synchronized[int], num_bytes: Synchronized[int]) -> No
 
 
 def _end_with_parent() -> None:
-    """End this worker when its parent is gone, even by SIGKILL."""
+    """End this worker when its parent has ended, even by SIGKILL."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])

@@ -5,23 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable
 
-from alexnet_fast.tools.dataset import MANIFEST, MEAN_IMAGE, SOURCES, TIMM_INFO, Dataset
+from alexnet_fast.tools.dataset import CARD, MANIFEST, MEAN_IMAGE, SOURCES, TIMM_INFO, Dataset
 from alexnet_fast.tools.errors import UserError
-from alexnet_fast.tools.sharding.finalize import mean_image_file, source_lines, timm_info, write_file
+from alexnet_fast.tools.sharding.finalize import mean_image_file, source_lines, write_file
+from alexnet_fast.tools.sharding.other_readers import dataset_card, timm_info
 from alexnet_fast.tools.sharding.plan import Plan, PlannedShard
 from alexnet_fast.tools.sharding.statistics import PixelSums
 from alexnet_fast.tools.sharding.worker import read_record
 from alexnet_fast.tools.storage.output import Output
 
 
-def file_hashes(dataset: Dataset) -> dict[str, str]:
-    """Sha256 in hex of the files that stand beside the shards and dataset.json."""
-    return dataset.file_hashes | {TIMM_INFO: hashlib.sha256(timm_info(dataset)).hexdigest()}
-
-
 def damaged_files(dataset: Dataset, output: Output) -> list[str]:
     """Names of those files that are missing or not what was written."""
-    return [name for name, sha256 in file_hashes(dataset).items() if _digest([output.read(name) or b""]) != sha256]
+    return [name for name, sha256 in dataset.file_hashes.items() if _digest([output.read(name) or b""]) != sha256]
 
 
 def statistics_shards(plan: Plan, dataset: Dataset) -> list[PlannedShard]:
@@ -42,12 +38,14 @@ def repair_files(plan: Plan, dataset: Dataset, names: list[str], output: Output)
     }
     for name in names:
         # Made twice: the table of sources is too large to be held.
-        if _digest(contents[name]()) != file_hashes(dataset)[name]:
+        if _digest(contents[name]()) != dataset.file_hashes[name]:
             raise UserError(
                 f"{output}/{name}: is missing or damaged, and comes out different when it is made again: {MANIFEST} or "
                 "the source's images have changed. Bring it back from a copy, or shard into a new --out."
             )
         write_file(output, name, contents[name]())
+    if output.size(CARD) is None:
+        write_file(output, CARD, [dataset_card(dataset)])
 
 
 def _pixel_sums(plan: Plan, dataset: Dataset, output: Output) -> PixelSums:

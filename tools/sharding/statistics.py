@@ -29,7 +29,7 @@ class PixelSums:
     _MOST_IMAGES = (2**16 - 1) // 255
     """Images whose pixels' sum 16 bits hold."""
     _ROWS = 256
-    """Products of 255 · 255 at most, of which float32 holds the sum: less than 2^24."""
+    """Products of 255 · 255 at most, of which float32 holds the sum exactly: less than 2^24."""
 
     def __init__(self, size: int) -> None:
         self.size = size

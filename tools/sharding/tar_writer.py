@@ -91,7 +91,7 @@ _BLANK_SUM = sum(_BLANK)
 
 
 def member_header(name: str, size: int) -> bytes:
-    """A member's 512-byte header, as tarfile makes it; it takes tarfile ten times as long, 3 % of a image's time.
+    """A member's 512-byte header, as tarfile makes it; tarfile takes ten times as long for it, 3 % of an image's time.
 
     `name` is ASCII, 100 bytes at most, as stems are.  Raises ValueError where it is longer.
     """

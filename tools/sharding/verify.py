@@ -18,14 +18,14 @@ from PIL import Image
 from alexnet_fast.tools.dataset import MANIFEST, ONLY_A_COPY, Dataset, Shard, manifest_checksum
 from alexnet_fast.tools.errors import UserError
 from alexnet_fast.tools.messages import command, counted, few
+from alexnet_fast.tools.sharding.jpeg import decode_strictly
 from alexnet_fast.tools.sharding.process_pool import LostWorkerError, local_pool
-from alexnet_fast.tools.sharding.repair import file_hashes
 from alexnet_fast.tools.sharding.tar_writer import BrokenShardError, index_bytes, read_samples
 from alexnet_fast.tools.storage.filesystem import join, local_copy
 from alexnet_fast.tools.storage.output import open_output
 
 MOST_PROBLEMS = 5
-"""Problems of one kind that a shard tells of."""
+"""Problems of one kind that are reported for a shard."""
 
 UNREADABLE = "cannot be read"
 """Beginning of a problem that is perhaps not one of the bytes."""
@@ -99,14 +99,14 @@ def advice(dataset: Dataset, problems: list[Problem]) -> str:
     if foreign:
         steps.append(f"Move away what is not in {MANIFEST}: {few(sorted(foreign))}.")
     if closed:
-        steps.append(f"Mend what keeps {few(sorted(closed))} from being read, or move it away and {again}.")
+        steps.append(f"Fix what keeps {few(sorted(closed))} from being read, or move it away and {again}.")
     damaged = files - foreign - closed - {MANIFEST}
     if damaged:
         steps.append(
-            f"Remove the .tar of each damaged shard and {again}: it makes anew what is missing, and mends indexes and "
-            "the files beside them."
+            f"Remove the .tar of each damaged shard and {again}: it makes anew what is missing, and repairs indexes "
+            "and the files beside them."
             if damaged & shards
-            else f"{again[0].upper()}{again[1:]}: it mends indexes and the files beside the shards."
+            else f"{again[0].upper()}{again[1:]}: it repairs indexes and the files beside the shards."
         )
     return " ".join(steps)
 
@@ -132,7 +132,7 @@ def _check_manifest(dataset: Dataset) -> Iterator[Problem]:
 
 def _check_files(dataset: Dataset) -> Iterator[Problem]:
     """The files that are no shards, and files that should not be there."""
-    for name, sha256 in file_hashes(dataset).items():
+    for name, sha256 in dataset.file_hashes.items():
         what = _wrong_file(join(dataset.place, name), sha256)
         if what:
             yield Problem(name, what)
@@ -220,10 +220,10 @@ def _undecodable(jpeg: bytes, size: int) -> str | None:
     """Why a stored image is not as it should be; None where it is."""
     try:
         with Image.open(io.BytesIO(jpeg), formats=("JPEG",)) as image:
-            image.load()
+            decode_strictly(jpeg, "RGB")
             if image.mode != "RGB" or image.size != (size, size) or image.info.get("progressive"):
                 return f"is {image.mode} {image.width}×{image.height}, not a baseline RGB {size}×{size}"
-    except Exception as error:  # whatever Pillow's decoder raises on damaged bytes
+    except Exception as error:  # whatever the decoders raise on damaged bytes
         return f"cannot be decoded ({error})"
     return None
 
@@ -272,7 +272,7 @@ def _doubled_between_shards(place: str, checks: list[ShardCheck]) -> list[Proble
 
 
 def _stems_among(hashes: set[int], tar: Path) -> list[str]:
-    """The tar's stems with these hashes; none where it is broken, which is told already."""
+    """The tar's stems with these hashes; none where it is broken, which is reported already."""
     with tar.open("rb") as file:
         try:
             return [sample.stem for sample in read_samples(file) if _stem_hash(sample.stem) in hashes]

@@ -32,7 +32,7 @@ COUNT_EVERY = 8
 
 
 class StrictError(UserError):
-    """A image cannot be used, and --strict was given."""
+    """An image cannot be used, and --strict was given."""
 
 
 class _NothingUsableError(Exception):
@@ -55,7 +55,7 @@ class ShardRecord:
 def make_shard(task: ShardTask, count: Count | None = None) -> ShardRecord:
     """Write the shard's tar, index and record, in this order.
 
-    A shard of which every image was skipped has a record only.  Raises StrictError, or UserError where a source file
+    A shard whose images were all skipped has a record only.  Raises StrictError, or UserError where a source file
     has vanished or the output cannot be written.
     """
     work = _ShardWork(task, count)
@@ -105,8 +105,8 @@ class _ShardWork:
         except BadImageError as error:
             if self.task.strict:
                 raise StrictError(
-                    f"{image.origin}: {error}. --strict stops at the first image that cannot be used; mend or "
-                    "remove it, or run the same command without --strict to leave such images out."
+                    f"{image.origin}: {error}. --strict stops at the first image that cannot be used; repair or "
+                    "remove it, or run the same command without --strict to skip such images."
                 ) from error
             self.skipped.append(Note(image.origin, str(error)))
             return

@@ -128,9 +128,9 @@ def make_classes(
     present = len(set(made.index.tolist()))
     if present < 2:
         raise UsageError(
-            f"{root}: all images are of one class, {few([made.classes[int(number)].name for number in made.index[:1]])}; "
-            "there is nothing to tell apart. Give the folder that holds the classes' folders, or, where this is one class "
-            "of a known list, the list with --classes."
+            f"{root}: all images are of one class, {made.classes[int(made.index[0])].name!r}; there is nothing to tell "
+            "apart. Give the folder that holds the classes' folders, or, where this is one class of a known list, the "
+            "list with --classes."
         )
     made.warnings += class_warnings(counts, made)
     return made
@@ -194,9 +194,9 @@ def from_numbers(root: str, counts: LabelCounts, names: Sequence[str] = ()) -> C
             "names": splits_with(counts, lambda label: label.number is None),
         }
         raise UsageError(
-            f"{root}: some labels are numbers ({few(known)}, in {where['numbers']}), others are names ({few(sorted(unknown))}, "
-            f"in {where['names']}): which belong together is not known. Give the names in the order of their numbers "
-            "with --classes FILE, or use one kind of label in all splits."
+            f"{root}: some labels are numbers ({few(known)}, in {where['numbers']}), others are names "
+            f"({few(sorted(unknown))}, in {where['names']}): which belong together is not known. Give the names in the "
+            "order of their numbers with --classes FILE, or use one kind of label in all splits."
         )
     index = np.array(numbers, np.int32)
     size = max(int(index.max()) + 1, len(names))
@@ -242,8 +242,8 @@ def check_splits(root: str, counts: LabelCounts, made: Classes, absent: Callable
         if unknown:
             raise UsageError(
                 f"{root}: the {split} split has the class {few(unknown)}, which train has not "
-                f"({counted(len(unknown), 'class', 'classes')}). The same classes must be called, and numbered, alike in "
-                "every split; a list that all splits share is given with --classes."
+                f"({counted(len(unknown), 'class', 'classes')}). The same classes must be called, and numbered, alike "
+                "in every split; a list that all splits share is given with --classes."
             )
 
 

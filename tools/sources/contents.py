@@ -92,15 +92,10 @@ class Contents:
     def empty_folders(self, folders: list[ImageFolder]) -> list[bytes]:
         """Folders beside those of classes, with nothing in them or below."""
         filled = {b"/".join(folder.real[:depth]) for folder in folders for depth in range(len(folder.real) + 1)}
-        filled |= {path.rpartition(b"/")[0] for path in self.tree.data}
+        filled |= {path[:cut] for path in self.tree.data for cut in range(len(path)) if path[cut : cut + 1] == b"/"}
         parents = {folder.real[:-1] for folder in folders if folder.container < 0 and folder.real}
-        return sorted(
-            name
-            for name in self.tree.folders
-            if name not in filled
-            and tuple(name.split(b"/")[:-1]) in parents
-            and not any(f.startswith(name + b"/") for f in filled)
-        )
+        empty = self.tree.folders - filled
+        return sorted(name for name in empty if tuple(name.split(b"/")[:-1]) in parents)
 
     def account_rest(self, used: set[str], folders_used: bool) -> None:
         """Put what the source did not take into the accounts.  used: containers that were taken."""

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from alexnet_fast.tools.dataset import MANIFEST
+from alexnet_fast.tools.dataset import MANIFEST, MEAN_IMAGE
 from alexnet_fast.tools.dataset_parts import Unused
 from alexnet_fast.tools.errors import UsageError
 from alexnet_fast.tools.messages import few
 from alexnet_fast.tools.sharding.tar_writer import MAX_LABEL
 from alexnet_fast.tools.sources.classes import ClassList, read_class_list
 from alexnet_fast.tools.sources.contents import Contents, read_contents, unreadable_formats
-from alexnet_fast.tools.sources.file_names import label_of_name
+from alexnet_fast.tools.sources.file_names import label_of_name, split_of_name
 from alexnet_fast.tools.sources.folders import find_class_folders
 from alexnet_fast.tools.sources.foreign import is_image, is_tar, text
 from alexnet_fast.tools.sources.ilsvrc import (
@@ -27,6 +27,7 @@ from alexnet_fast.tools.sources.ilsvrc import (
 )
 from alexnet_fast.tools.sources.label_files import LabelFiles
 from alexnet_fast.tools.sources.parquet import find_parquet
+from alexnet_fast.tools.sources.samples import has_companions
 from alexnet_fast.tools.sources.shards import find_shards, is_manifest
 from alexnet_fast.tools.sources.splits import said
 from alexnet_fast.tools.sources.table import ClassName, ImageTable, Location, Source, read_bytes
@@ -38,8 +39,8 @@ from alexnet_fast.tools.storage.output import Output
 
 __all__ = ["KINDS", "ClassName", "ImageTable", "Location", "Source", "find_source", "read_bytes"]
 
-KINDS = ("folders", "ilsvrc2010", "ilsvrc2012", "parquet", "shards", "webdataset")
-"""What `--source` may be."""
+KINDS = ("class-tars", "folders", "ilsvrc2010", "ilsvrc2012", "parquet", "shards", "webdataset")
+"""What `--source` may be; `class-tars` are `folders` whose tars are classes whatever they are called."""
 
 LABEL_FILES = (b"val_annotations.txt",)
 """Names of texts that are taken for tables of labels unasked: Tiny ImageNet's."""
@@ -92,7 +93,8 @@ def find_source(
         raise UsageError(f"{contents.root}: no images in it. {' '.join(source.notes)} Give the folder that holds them.")
     if len(source.classes) > MAX_LABEL + 1:
         raise UsageError(
-            f"{contents.root}: has {len(source.classes):,} classes; there may be {MAX_LABEL + 1:,}. Give a part of them."
+            f"{contents.root}: has {len(source.classes):,} classes; there may be {MAX_LABEL + 1:,}. Give a part of "
+            "them."
         )
     if val_fraction is not None:
         return draw_validation(source, val_fraction, seed)
@@ -124,7 +126,7 @@ def find_kind(contents: Contents, kind: str | None, wishes: Wishes) -> Source:
         return source
     if kind == "shards":
         source = find_shards(root, contents.scans)
-        contents.account_rest(set(source.table.containers), folders_used=False)
+        contents.account_rest({*source.table.containers, MEAN_IMAGE}, folders_used=False)
         return source
     if kind == "parquet":
         packed = contents.packed(contents.parquets)
@@ -139,11 +141,13 @@ def find_kind(contents: Contents, kind: str | None, wishes: Wishes) -> Source:
         )
         contents.account_rest(set(tars), folders_used=False)
         return source
-    return find_folders(contents, wishes)
+    return find_folders(contents, wishes, tars_are_classes=kind == "class-tars")
 
 
-def find_folders(contents: Contents, wishes: Wishes) -> Source:
-    tars = contents.image_tars
+def find_folders(contents: Contents, wishes: Wishes, tars_are_classes: bool) -> Source:
+    tars = sorted([*contents.image_tars, *contents.sample_tars]) if wishes.labels else contents.image_tars
+    if tars_are_classes and not tars:
+        raise UsageError(f"{contents.root}: holds no tars of images. Leave --source away: the format is detected.")
     folders = list(contents.folders(tars))
     found = [text(path) for path in contents.tree.tables if path.rpartition(b"/")[2] in LABEL_FILES]
     source = find_class_folders(
@@ -156,7 +160,9 @@ def find_folders(contents: Contents, wishes: Wishes) -> Source:
         tables=LabelFiles(contents.root, wishes.labels, found),
         class_list=wishes.class_list,
         empty_folders=contents.empty_folders(folders),
-        seen=unreadable_formats(contents.tree) or " ".join(contents.notes()),
+        captioned=[number for number, tar in enumerate(tars) if has_companions(contents.listings[tar])],
+        tars_are_classes=tars_are_classes,
+        seen=unreadable_formats(contents.tree) or " ".join(contents.notes()).replace("Ignored: ", ""),
     )
     contents.account_rest(set(tars), folders_used=True)
     return source
@@ -166,6 +172,7 @@ def check_wishes(kind: str, wishes: Wishes) -> None:
     """UsageError where an option has no meaning for the kind of source."""
     given = {"--split": wishes.splits, "--labels": wishes.labels, "--classes": wishes.class_list}
     fits = {
+        "class-tars": ("--split", "--labels", "--classes"),
         "folders": ("--split", "--labels", "--classes"),
         "webdataset": ("--split", "--classes"),
         "parquet": ("--split", "--classes"),
@@ -193,7 +200,7 @@ def detect(contents: Contents, names: dict[str, bool], wishes: Wishes) -> str:
     if b"" in tree.manifests and contents.tars and is_manifest(join(root, MANIFEST)):
         return "shards"
     if not wishes.splits and not wishes.labels:
-        if is_ilsvrc2012(names) and not split_in_folders(contents, names):
+        if is_ilsvrc2012(names) and not split_in_folders(contents, names) and not unlike_the_challenge(contents):
             return "ilsvrc2012"
         if is_ilsvrc2010(names):
             return "ilsvrc2010"
@@ -208,6 +215,8 @@ def detect(contents: Contents, names: dict[str, bool], wishes: Wishes) -> str:
         "parquet": bool(contents.parquets) and f"parquet files ({few(contents.parquets)})",
     }
     found = {kind: what for kind, what in readings.items() if what}
+    if "folders" in found and has_train_folder(contents):
+        return "folders"
     if len(found) > 1:
         raise UsageError(
             f"{root}: holds {' and '.join(map(str, found.values()))}. Say which are meant: "
@@ -224,6 +233,27 @@ def split_in_folders(contents: Contents, names: dict[str, bool]) -> bool:
     missing = {split for split, tar in TARS_2012.items() if tar not in names}
     # The train split as class tars in train/ is what the train tar unpacks to.
     return bool(missing & said_splits) and not (missing == {"train"} and class_tars(contents.root, names))
+
+
+def unlike_the_challenge(contents: Contents) -> bool:
+    """Whether a tar is only called as the challenge's: its images lie in class folders."""
+    tars = [tar for tar in contents.tars if tar in TARS_2012.values()]
+    inside = [contents.scans.listing(join(contents.root, tar), tar == TARS_2012["train"]).names for tar in tars]
+    return any(
+        b"/" in name.removeprefix(b"./") and b"!" not in name and not split_of_name(name.rpartition(b"/")[2])
+        for names in inside
+        for name in names
+        if is_image(name.rpartition(b"/")[2])
+    )
+
+
+def has_train_folder(contents: Contents) -> bool:
+    """Whether there is a folder of the train split with class folders in it, which no stray tar may hide."""
+    return any(
+        depth < len(parts) - 1 and (what := said(part)) is not None and not what.rest and what.split == "train"
+        for parts in (folder.split(b"/") for folder in contents.tree.images)
+        for depth, part in enumerate(parts)
+    )
 
 
 def has_class_folders(contents: Contents, tar: str) -> bool:

@@ -26,6 +26,14 @@ from alexnet_fast.tools.sources.table import SPLIT_ORDER, Source, TableBuilder
 
 _WNID = re.compile(rb"n\d{8}")
 
+_ONE_OF_MANY = re.compile(rb"(.*[-_.]|)(?:(?<=[-_.])\d+|0\d+)(?:-of-\d+)?")
+"""The name of a tar that is one of many: `shard-12`, `00007`; group 1 is what all of them share."""
+
+_TARS_OR_CLASSES = (
+    "If each tar is a class: --source class-tars. Else give tars with a .cls, or a JSON with a label, for each image, "
+    "or a table of labels with --labels FILE."
+)
+
 
 def class_of_path(path: Path) -> str | None:
     """The class that a path from the split's folder on says; None where it says none."""
@@ -68,16 +76,18 @@ class Grouping:
         label = class_of_path(assigned.class_path)
         by_label: dict[tuple[str, Label], list[int]] = defaultdict(list)
         rows = self.rows_of(folder)
+        if label is not None and rows is None:
+            self.groups.append(Group(assigned.split, Label(None, label), folder, range(len(folder.names))))
+            self.origins["folder names"] += len(folder.names)
+            return
         unlisted = 0
         for place, name in enumerate(folder.names):
             row = rows[place] if rows else None
             if row is not None:
                 self.origins["a table of labels"] += 1
                 by_label[row.split or assigned.split, row.label].append(place)
-            elif rows and any(rows):
+            elif rows is not None:
                 unlisted += 1
-            elif label is not None:
-                by_label[assigned.split, Label(None, label)].append(place)
             else:
                 said_by_name = label_of_name(name)
                 if said_by_name:
@@ -91,8 +101,6 @@ class Grouping:
                 self.accounts.add(folder.where, len(places), no_label(folder, assigned, rows is not None))
                 continue
             self.groups.append(Group(split, of, folder, places))
-        if label is not None and not rows:
-            self.origins["folder names"] += len(folder.names)
 
     def rows_of(self, folder: ImageFolder) -> list[Row | None] | None:
         """What the tables say of a folder's images; None where they say nothing."""
@@ -138,18 +146,18 @@ def split_of_content(root: str, folder: ImageFolder) -> str | None:
 
     UsageError where only some are, or where a folder of the training set holds them.
     """
-    told = Counter(map(split_of_name, folder.names))
-    if list(told) == [None]:
+    named = Counter(map(split_of_name, folder.names))
+    if list(named) == [None]:
         return None
     by_name = next((what.split for part in reversed(folder.path) if (what := said(part)) and not what.rest), None)
-    split = next(iter(told)) if len(told) == 1 else None
+    split = next(iter(named)) if len(named) == 1 else None
     if split is None or by_name not in (None, split):
         names = [text(name) for name in folder.names if split_of_name(name)]
         there = f"folder of the {by_name} split" if by_name and split else "folder with other images"
         raise UsageError(
-            f"{root}: {folder.where} is a {there}, but {counted(len(names), 'image')} in it are called as the challenge's "
-            f"{split or 'validation or test'} images ({few(names)}). Move them to a folder of their own, or say what the "
-            "folders are with --split NAME=PATH."
+            f"{root}: {folder.where} is a {there}, but {counted(len(names), 'image')} in it are called as the "
+            f"challenge's {split or 'validation or test'} images ({few(names)}). Move them to a folder of their own, "
+            "or say what the folders are with --split NAME=PATH."
         )
     return split
 
@@ -162,10 +170,39 @@ def check_mixed(root: str, groups: Iterable[Group], assigned: Iterable[Assignmen
         above = [name[:cut] for cut in range(len(name)) if name[cut] == "/" and name[:cut] in known]
         if above:
             raise UsageError(
-                f"{root}: the folder {above[0]!r} holds images itself and in folders such as {name!r}: either it is the "
-                f"class, or these are classes and its own images lie beside them. Move its own images away or into a "
-                "folder of their own, move the folders' images up, or give every image's class with --labels FILE."
+                f"{root}: the folder {above[0]!r} holds images itself and in folders such as {name!r}: either it is "
+                "the class, or these are classes and its own images lie beside them. Move its own images away or into "
+                "a folder of their own, move the folders' images up, or give every image's class with --labels FILE."
             )
+
+
+def check_tar_classes(
+    root: str,
+    folders: list[ImageFolder],
+    assigned: Iterable[Assignment | None],
+    captioned: Iterable[int],
+) -> None:
+    """UsageError where a class would be called as a tar that is one of many of a set, or that holds captions."""
+    texts = set(captioned)
+    kinds: dict[tuple[Path, bytes], list[ImageFolder]] = defaultdict(list)
+    for folder, one in zip(folders, assigned, strict=True):
+        own = folder.tar_depth >= 0 and len(folder.path) == folder.tar_depth + 1
+        label = class_of_path(one.class_path) if own and one else None
+        if label is None or _WNID.fullmatch(label.encode()) or all(map(label_of_name, folder.names)):
+            continue
+        if folder.container in texts:
+            raise UsageError(
+                f"{root}: the images in {folder.where} have texts or JSON beside them, which say no labels (captions, "
+                f"perhaps). {_TARS_OR_CLASSES}"
+            )
+        if matched := _ONE_OF_MANY.fullmatch(folder.path[-1]):
+            kinds[folder.path[:-1], matched[1]].append(folder)
+    many = next((alike for alike in kinds.values() if len(alike) > 1), None)
+    if many:
+        raise UsageError(
+            f"{root}: {few([folder.where for folder in many])} are called like the tars of one set, and no labels lie "
+            f"beside their images. {_TARS_OR_CLASSES}"
+        )
 
 
 def check_twice(root: str, groups: list[Group]) -> None:
@@ -183,8 +220,8 @@ def check_twice(root: str, groups: list[Group]) -> None:
             other = seen.setdefault(key, group.folder)
             if other.container != group.folder.container:
                 raise UsageError(
-                    f"{root}: {other.where} and {group.folder.where} both hold {text(key[2])}, of the same size, in one "
-                    "class. Move one of them out of the source, or choose with --split NAME=PATH."
+                    f"{root}: {other.where} and {group.folder.where} both hold {text(key[2])}, of the same size, in "
+                    "one class. Move one of them out of the source, or choose with --split NAME=PATH."
                 )
 
 
@@ -214,12 +251,15 @@ def find_class_folders(
     tables: LabelFiles,
     class_list: ClassList | None = None,
     empty_folders: Iterable[bytes] = (),
+    captioned: Iterable[int] = (),
+    tars_are_classes: bool = False,
     seen: str = "",
 ) -> Source:
     """The source that these folders are.  Without split folders every image is in `train`.
 
-    empty_folders: folders without an image anywhere below.  seen: what else is there, for the refusal of a source
-    without images.  Raises UsageError where nothing is labeled, or where two readings remain.
+    empty_folders: folders without an image anywhere below.  captioned: numbers of tars whose images have texts beside
+    them.  tars_are_classes: take tars for classes whatever they are called.  seen: what else is there, for the refusal
+    of a source without images.  Raises UsageError where nothing is labeled, or where two readings remain.
     """
     if not splits:
         for number in apart_from_wnids(folders):
@@ -230,6 +270,8 @@ def find_class_folders(
         skip = apart_from_wnids(folders)
         folders = [folder for number, folder in enumerate(folders) if number not in skip]
     assigned = assign(root, folders, splits)
+    if not splits and not tables and not tars_are_classes:
+        check_tar_classes(root, folders, assigned, captioned)
     grouping = Grouping(root, tables, accounts)
     for folder, one in zip(folders, assigned, strict=True):
         if one is None:
@@ -240,7 +282,7 @@ def find_class_folders(
         check_mixed(root, grouping.groups, assigned)
     groups = without_other_classes(grouping, class_list)
     if not groups:
-        raise UsageError(nothing_found(root, folders, accounts, seen))
+        raise UsageError(nothing_found(root, folders, tables, seen))
     check_twice(root, groups)
     return build(root, containers, packed, grouping, groups, class_list, list(empty_folders))
 
@@ -331,11 +373,17 @@ def without_other_classes(grouping: Grouping, class_list: ClassList | None) -> l
     return kept
 
 
-def nothing_found(root: str, folders: list[ImageFolder], accounts: Accounts, seen: str) -> str:
+def nothing_found(root: str, folders: list[ImageFolder], tables: LabelFiles, seen: str) -> str:
+    """What was looked for and what was seen, where no image has a class."""
+    unfit = tables.warnings()
+    if unfit:
+        return (
+            f"{root}: no image has a label. {' '.join(unfit)} Give a table with the images' paths relative to SOURCE."
+        )
     loose = sum(len(folder.names) for folder in folders)
     what = f"{counted(loose, 'image')} in no class folder" if loose else seen or "no files"
-    tables = "; a table with their labels is given with --labels FILE" if loose else ""
+    hint = "; a table with their labels is given with --labels FILE" if loose else ""
     return (
         f"{root}: no images in class folders. Looked for train/<class>/…, val/<class>/… and <class>/…, and for tars of "
-        f"these; found {what.rstrip('.')}. Give the folder that holds the classes' folders{tables}."
+        f"these; found {what.rstrip('.')}. Give the folder that holds the classes' folders{hint}."
     )

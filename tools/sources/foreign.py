@@ -1,4 +1,4 @@
-"""What lies among images besides them, told apart by name: the one place that decides it, for folders and tars alike."""
+"""What lies among images besides them, decided by name, for folders and tars alike, in this one place."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ FOREIGN = frozenset(
     @eadir @tmp #recycle #snapshot @recycle @recently-snapshot @sharebin @synoresource
     .ipynb_checkpoints __pycache__ .git .svn .hg .gitattributes .gitignore .gitkeep .keep .dvc .cache .huggingface
     .thumbnails .thumb .thumbs .sh_thumbnails .picasa.ini .picasaoriginals .xvpics .comments .directory .nomedia
-    .snapshot .snapshots .zfs lost+found .stfolder .stversions .dropbox .dropbox.cache .sync .syncing_db
+    .localized .idea .vscode .snapshot .snapshots .zfs lost+found .stfolder .stversions .dropbox .dropbox.cache .sync
+    .syncing_db
     """.split()
-) | {b"system volume information", b"network trash folder", b"temporary items"}
+) | {b"icon\r", b"system volume information", b"network trash folder", b"temporary items"}
 """Files and folders that operating systems, storage servers, editors and tools leave, in lower case."""
 
 _FOREIGN_START = (b"._", b".trash", b".nfs", b".fuse_hidden", b".@__", b"~$", b"paxheader", b".smbdelete")
@@ -46,7 +47,7 @@ UNREAD_DATA = frozenset(
 NO_DATA = frozenset(
     b""".txt .md .rst .csv .tsv .json .jsonl .xml .yaml .yml .toml .ini .cfg .conf .html .htm .css .js .svg .pdf .doc
     .docx .xls .xlsx .ods .py .sh .bat .m .c .cpp .ipynb .log .db .sqlite .idx .index .mat .lst .list .names .data
-    .sha256 .sha1 .md5 .sum .asc .sig .torrent .url .lnk .bib .tex .lock .cls .label .labels .prototxt .wav .mp3""".split()
+    .sha256 .sha1 .md5 .sum .asc .sig .torrent .url .lnk .bib .tex .lock .cls .label .labels .prototxt""".split()
 )
 """Texts, tables and notes; a file with another ending is looked into."""
 
@@ -105,9 +106,7 @@ def unfinished(name: bytes) -> str | None:
     if lower.endswith(PARTIAL) or (lower.endswith((b".tmp", b".temp")) and could_be_data(lower[: lower.rfind(b".")])):
         return "is a download that is not finished. Finish it, or remove the file."
     if _PIECE.search(lower):
-        return (
-            "is a piece of an archive that was split. Join the pieces (cat PIECES > FILE), and unpack what comes out."
-        )
+        return "is a piece of an archive that was split. Join the pieces (cat PIECES > FILE) and unpack what comes out."
     return None
 
 

@@ -7,6 +7,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path as FilePath
 
 from alexnet_fast.tools.dataset_parts import Unused
 from alexnet_fast.tools.errors import UserError
@@ -20,7 +21,7 @@ from alexnet_fast.tools.sources.foreign import (
     text,
     without_tar,
 )
-from alexnet_fast.tools.sources.splits import Path, said
+from alexnet_fast.tools.sources.splits import Path, is_without_classes, said
 from alexnet_fast.tools.sources.table import Location, read_bytes
 from alexnet_fast.tools.sources.tar_index import NOWHERE, Listing
 from alexnet_fast.tools.sources.tree import Tree, foreign_kind
@@ -67,8 +68,9 @@ class ImageFolder:
     def class_path(self) -> Path:
         """`path`; the name of a numbered tar that holds folders and says no split is left empty: it is one of many."""
         depth = self.tar_depth
-        if 0 <= depth < len(self.path) - 1 and _NUMBERED.fullmatch(self.path[depth]) and said(self.path[depth]) is None:
-            return (*self.path[:depth], b"", *self.path[depth + 1 :])
+        inside = self.path[depth + 1 :]
+        if depth >= 0 and not is_without_classes(inside) and _NUMBERED.fullmatch(self.path[depth]):
+            return self.path if said(self.path[depth]) else (*self.path[:depth], b"", *inside)
         return self.path
 
 
@@ -177,7 +179,7 @@ def account_files(root: str, files: Iterable[bytes], accounts: Accounts, reason:
 def holds_data(path: str) -> bool:
     """Whether a file begins like an image or an archive, or cannot be read."""
     try:
-        with open(path, "rb", buffering=0) as file:
+        with FilePath(path).open("rb", buffering=0) as file:
             return looks_like_data(file.read(HEAD))
     except OSError:
         return True

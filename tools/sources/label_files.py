@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -25,25 +26,10 @@ from alexnet_fast.tools.sources.sample_labels import (
 from alexnet_fast.tools.sources.splits import said
 from alexnet_fast.tools.storage.filesystem import absolute, is_url, join, read_file
 
-FILE_COLUMNS = [
-    "file_name",
-    "filename",
-    "file",
-    "filepath",
-    "file_path",
-    "path",
-    "image",
-    "image_name",
-    "image_path",
-    "image_id",
-    "imageid",
-    "img",
-    "img_path",
-    "img_name",
-    "fname",
-    "name",
-    "id",
-]
+FILE_COLUMNS = (
+    *("file_name", "filename", "file", "filepath", "file_path", "path", "image", "image_name", "image_path", "img"),
+    *("image_id", "imageid", "img_path", "img_name", "fname", "name", "id"),
+)
 LABEL_COLUMNS = (*NUMBER_FIELDS, "labels", "class_idx", "classid", "label_id", "y", "predictionstring")
 NAME_COLUMNS = (*NAME_FIELDS, "breed", "species", "classname", "labelname")
 SPLIT_COLUMNS = ("split", "set", "subset", "partition", "data set")
@@ -145,20 +131,22 @@ def parse_table(path: str, content: str) -> Iterator[tuple[str, Label, str | Non
     else:
         rows = parse_columns(path, content)
     for number, row in enumerate(rows, 1):
-        try:
-            yield str(row["file"]), row_label(row), row_split(row)
-        except LabelError as error:
-            raise UsageError(
-                f"{path}: row {number:,}, {row['file']!r}: {error}. Correct it, or remove the row."
-            ) from error
+        yield str(row["file"]), row_label(f"{path}: row {number:,}, {row['file']!r}", row), row_split(row)
 
 
-def row_label(row: dict[str, Any]) -> Label:
-    label = Label()
-    for value in row["labels"]:
-        matched = _WNID_AND_BOXES.fullmatch(value.strip()) if isinstance(value, str) else None
-        label = merged(label, label_of(matched[1] if matched else value))
-    return label
+def row_label(what: str, row: dict[str, Any]) -> Label:
+    """A row's label; UsageError, beginning with `what`, where it is none."""
+    values = [wnid_alone(value) for value in row["labels"]]
+    try:
+        return functools.reduce(merged, map(label_of, values), Label())
+    except LabelError as error:
+        raise UsageError(f"{what}: {error}. Correct or remove it.") from error
+
+
+def wnid_alone(value: Any) -> Any:
+    """The wnid of a cell such as Kaggle's `n01978287 85 1 499 272`, which has boxes behind it; else the cell."""
+    matched = _WNID_AND_BOXES.fullmatch(value.strip()) if isinstance(value, str) else None
+    return matched[1] if matched else value
 
 
 def row_split(row: dict[str, Any]) -> str | None:

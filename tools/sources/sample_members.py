@@ -51,5 +51,5 @@ def label_content(name: bytes, content: bytes) -> bytes:
         return DAMAGED + str(error).encode()
     if not isinstance(fields, dict):
         return b""
-    told = {key: fields[key] for key in (*NUMBER_FIELDS, *NAME_FIELDS) if key in fields}
-    return json.dumps(told).encode() if told else b""
+    known = {key: fields[key] for key in (*NUMBER_FIELDS, *NAME_FIELDS) if key in fields}
+    return json.dumps(known).encode() if known else b""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 from alexnet_fast.tools.errors import UserError
 from alexnet_fast.tools.sources.foreign import is_foreign, text
 from alexnet_fast.tools.sources.sample_labels import UNLABELED, Label, LabelError, label_of, label_of_json, merged
-from alexnet_fast.tools.sources.sample_members import DAMAGED, is_image_component, split_member
+from alexnet_fast.tools.sources.sample_members import DAMAGED, is_image_component, is_label, split_member
 from alexnet_fast.tools.sources.table import Location, read_bytes
 from alexnet_fast.tools.sources.tar_index import NOWHERE, Listing
 
@@ -41,12 +42,12 @@ def samples_of(listing: Listing) -> dict[bytes, Sample]:
         if any(map(is_foreign, member.split(b"/"))):
             continue
         image = is_image_component(component)
-        if not image and not listing.labels[row]:
+        if not image and not is_label(member, 0):
             continue
         sample = found.setdefault(key, Sample())
         if image:
             sample.lost.append(row) if offset == NOWHERE else sample.images.append((component, row))
-        elif component.rpartition(b".")[2] == b"txt" and not component.endswith(b"cls.txt"):
+        elif is_text(member):
             sample.texts.append((component, row))
         else:
             sample.labels.append((component, row))
@@ -55,14 +56,25 @@ def samples_of(listing: Listing) -> dict[bytes, Sample]:
 
 def holds_samples(listing: Listing) -> bool:
     """Whether an image in the tar has a label beside it under its key."""
-    found = samples_of(listing).values()
-    if any(sample.images and any(says_label(listing.labels[row]) for _, row in sample.labels) for sample in found):
+    labels = {
+        split_member(listing.names[row])[0]
+        for row, end in enumerate(listing.labels.ends)
+        if end > (listing.labels.ends[row - 1] if row else 0) and not is_text(listing.names[row])
+    }
+    if labels and any(is_image_component(part[1]) and part[0] in labels for part in map(split_member, listing.names)):
         return True
-    return texts_are_labels(listing, found)
+    return texts_are_labels(listing, samples_of(listing).values())
 
 
-def says_label(content: bytes) -> bool:
-    return bool(content) and not content.startswith(b"{}")
+def is_text(member: bytes) -> bool:
+    """Whether a member is a text that may be a caption: `.txt`, but for `.cls.txt`."""
+    component = split_member(member)[1]
+    return component.rpartition(b".")[2] == b"txt" and not component.endswith(b"cls.txt")
+
+
+def has_companions(listing: Listing) -> bool:
+    """Whether the images have texts or JSON beside them that are no labels: captions, or what a download noted."""
+    return any(sample.images and (sample.labels or sample.texts) for sample in samples_of(listing).values())
 
 
 def texts_are_labels(listing: Listing, found: Iterable[Sample]) -> bool:
@@ -111,15 +123,14 @@ def alike(tar: str, listing: Listing, one: int, two: int) -> bool:
 def label_of_sample(tar: str, listing: Listing, key: bytes, sample: Sample, with_texts: bool) -> Label:
     """What a sample's label members say together; UserError where two of them disagree, or where one is no label."""
     members = exact_first(sample.labels) or (exact_first(sample.texts) if with_texts else [])
-    label = UNLABELED
-    for component, row in members:
-        try:
-            label = merged(label, read_label(component, listing.labels[row]))
-        except LabelError as error:
-            raise UserError(
-                f"{tar}: {text(listing.names[row])} (sample {text(key)!r}): {error}. Correct the tar, or leave the sample out."
-            ) from error
-    return label
+    try:
+        labels = (read_label(component, listing.labels[row]) for component, row in members)
+        return functools.reduce(merged, labels, UNLABELED)
+    except LabelError as error:
+        names = ", ".join(text(listing.names[row]) for _, row in members)
+        raise UserError(
+            f"{tar}: {names} (sample {text(key)!r}): {error}. Correct the tar, or leave the sample out."
+        ) from error
 
 
 def read_label(component: bytes, content: bytes) -> Label:

@@ -42,8 +42,8 @@ def find_shards(root: str, scans: ScanCache) -> Source:
             images = [row for row in listing if row[0].endswith(b".jpg")]
             if len(images) != shard.samples:
                 raise UserError(
-                    f"{join(root, shard.name)}: holds {len(images):,} images, dataset.json says {shard.samples:,}. Bring "
-                    "the shard back from a copy."
+                    f"{join(root, shard.name)}: holds {len(images):,} images, dataset.json says {shard.samples:,}. "
+                    "Bring the shard back from a copy."
                 )
             for name, offset, size in images:
                 builder.add_member(number, int(labels[name[:-4]]), container, name, offset, size)

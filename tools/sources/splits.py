@@ -86,14 +86,18 @@ class SplitFinder:
         for folder in self.folders:
             for depth in range(len(folder)):
                 self.children.setdefault(folder[:depth], set()).add(folder[depth])
-        self.named = {parent: self._named(names) for parent, names in self.children.items()}
+        self.named = {parent: self._named(parent) for parent in self.children}
 
-    def _named(self, names: set[bytes]) -> dict[bytes, str]:
+    def _named(self, parent: Path) -> dict[bytes, str]:
         """The children of a folder that are splits by their names.
 
         A name that says more than a split ("steam train") is one only where a sibling says the same of another split
-        (`cats_train`, `cats_test`).
+        (`cats_train`, `cats_test`), or where it is the only child and holds folders, which are the classes then.
         """
+        names = self.children[parent]
+        only = next(iter(names))
+        if len(names) == 1 and (what := said(only)) and (*parent, only) in self.children:
+            return {only: what.split}
         all_said = {name: what for name in names if (what := said(name))}
         splits_of: dict[tuple[str, ...], set[str]] = {}
         for what in all_said.values():
@@ -113,12 +117,14 @@ class SplitFinder:
             return {folder: Assignment("train", folder) for folder in self.folders}
         if self.classes_hold_splits(nodes, outside):
             return {
-                folder: node and Assignment(splits[node], node[:-1] + folder[len(node) :])
+                folder: Assignment(splits[node], node[:-1] + folder[len(node) :]) if node else None
                 for folder, node in nodes.items()
             }
         self.check_nodes(splits)
         self.check_outside(splits, outside)
-        return {folder: node and Assignment(splits[node], folder[len(node) :]) for folder, node in nodes.items()}
+        return {
+            folder: Assignment(splits[node], folder[len(node) :]) if node else None for folder, node in nodes.items()
+        }
 
     def split_of(self, node: Path) -> str:
         return self.named[node[:-1]][node[-1]]
@@ -194,10 +200,11 @@ class SplitFinder:
         if settled and below and not below & beside:
             return
         names = [shown(node) for node in splits]
+        others = few([shown(folder) for folder in outside])
         split = next(iter(splits.values()))
         raise ambiguous(
             self.root,
-            f"{few(names)} is a split by its name, and {few([shown(folder) for folder in outside])} beside it is not used",
+            f"{few(names)} is a split by its name, and {others} beside it is not used",
             "all of these are classes or folders of classes of one split",
             f"`--split {split}={names[0]}` uses nothing else; `--split train=. --split {split}={names[0]}` takes the "
             "rest for the train split; `--split train=.` makes all of them classes",
@@ -219,8 +226,8 @@ class SplitFinder:
                 if other != parent and 2 * len(common) >= min(len(leaves[parent]), len(leaves[other])):
                     raise ambiguous(
                         self.root,
-                        f"{shown(other)} and {shown(parent)} are splits, with the classes {few(sorted(map(text, common)))} "
-                        "in both",
+                        f"{shown(other)} and {shown(parent)} are splits, with the classes "
+                        f"{few(sorted(map(text, common)))} in both",
                         f"each is a part of the train split, with classes such as {shown((*other, name))!r} and "
                         f"{shown((*parent, name))!r}",
                         f"--split train={shown(other)} --split val={shown(parent)}, or --split train=.",

@@ -181,7 +181,7 @@ def size_of(entry: os.DirEntry[bytes]) -> int:
         regular = entry.is_file()
     except OSError:
         regular = False
-    if not regular and (image or not os.path.exists(entry.path)):
+    if not regular and (image or not Path(os.fsdecode(entry.path)).exists()):
         raise UserError(f"{text(entry.path)}: is a broken link or no regular file. Repair or remove it and run again.")
     return entry.stat().st_size if image else 0
 

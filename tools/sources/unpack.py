@@ -28,8 +28,8 @@ def unpack(table: ImageTable, output: Output) -> None:
     needed, free = sum(map(table.packed_bytes, missing)), output.free_bytes()
     if free is not None and needed > free:
         raise UserError(
-            f"{output}: {counted(len(missing), 'compressed file')} of the source will take {needed / 1e9:,.1f} GB while the "
-            f"shards are made, and {free / 1e9:,.1f} GB are free. Make room, or give --out a larger disk."
+            f"{output}: {counted(len(missing), 'compressed file')} of the source will take {needed / 1e9:,.1f} GB "
+            f"while the shards are made, and {free / 1e9:,.1f} GB are free. Make room, or give --out a larger disk."
         )
     for container in missing:
         path = join(table.root, table.containers[container])

@@ -159,18 +159,18 @@ def has_label_members(listings: Mapping[str, Listing]) -> bool:
 
     UsageError where there are only texts, and these are captions.
     """
-    found = {tar: list(samples_of(listing).values()) for tar, listing in listings.items()}
-    for tar, samples in found.items():
-        if any(sample.images and any(listings[tar].labels[row] for _, row in sample.labels) for sample in samples):
+    for listing in listings.values():
+        found = samples_of(listing).values()
+        if any(sample.images and any(listing.labels[row] for _, row in sample.labels) for sample in found):
             return True
-    texts = [(tar, samples) for tar, samples in found.items() if any(sample.texts for sample in samples)]
-    captions = next((tar for tar, samples in texts if not texts_are_labels(listings[tar], samples)), None)
-    if captions is not None:
-        example = next(listings[captions].labels[row] for sample in found[captions] for _, row in sample.texts)
-        raise UsageError(
-            f"{captions}: the only texts beside the images are .txt such as {text(example[:60])!r}, which are captions and no "
-            "classes. Call the labels .cls, or give a table with --labels FILE."
-        )
+    for tar, listing in listings.items():
+        found = samples_of(listing).values()
+        texts = [listing.labels[row] for sample in found for _, row in sample.texts]
+        if texts and not texts_are_labels(listing, found):
+            raise UsageError(
+                f"{tar}: the only texts beside the images are .txt such as {text(texts[0][:60])!r}, which are "
+                "captions and no classes. Call the labels .cls, or give a table with --labels FILE."
+            )
     return False
 
 
@@ -178,9 +178,9 @@ def with_imagenet_names(
     classes: tuple[ClassName, ...], table: ImageTable, evidence: np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 ) -> tuple[ClassName, ...]:
     """ImageNet's 1,000 names, where the labels are numbers and every image's name that says a class agrees with it."""
-    told = evidence >= 0
+    known = evidence >= 0
     unnamed = all(entry.name == str(number) for number, entry in enumerate(classes))
-    agree = told.any() and np.array_equal(evidence[told], table.label[told])
+    agree = known.any() and np.array_equal(evidence[known], table.label[known])
     if not unnamed or len(classes) > len(imagenet_classes()) or not agree:
         return classes
     return tuple(class_name(entry.wnid) for entry in imagenet_classes())
@@ -190,35 +190,35 @@ SCHEMES = ("the place among the sorted WordNet ids", "that place counted from 1"
 
 
 def check_evidence(root: str, collected: _Collected) -> None:
-    """UsageError where file names prove that the numbers mean different classes in different splits, or are no indices."""
+    """UsageError where file names prove that numbers mean different classes in different splits, or are no indices."""
     labels = [label.number for label in collected.counts.labels]
     by_split: dict[str, Counter[tuple[int, int]]] = defaultdict(Counter)
-    for split, label, index in zip(collected.builder.splits, collected.builder.labels, collected.evidence, strict=True):
+    for place, label, index in zip(collected.builder.splits, collected.builder.labels, collected.evidence, strict=True):
         number = labels[label]
         if index >= 0 and number is not None:
-            by_split[SPLIT_ORDER[split]][index, number] += 1
+            by_split[SPLIT_ORDER[place]][index, number] += 1
     schemes = {split: scheme_of(pairs) for split, pairs in by_split.items()}
     known = {scheme for scheme in schemes.values() if scheme}
-    told = "; ".join(f"{split}: {scheme}" for split, scheme in schemes.items() if scheme)
+    shown = "; ".join(f"{split}: {scheme}" for split, scheme in schemes.items() if scheme)
     if len(known) > 1:
         raise UsageError(
-            f"{root}: the splits number ImageNet's classes differently, as the images' names show ({told}). Number them "
-            "alike in all tars."
+            f"{root}: the splits number ImageNet's classes differently, as the images' names show ({shown}). Number "
+            "them alike in all tars."
         )
     if known and known != {SCHEMES[0]}:
         raise UsageError(
-            f"{root}: the labels are not the classes' indices 0 to 999, as the images' names show ({told}). Number the "
-            "classes by the sorted WordNet ids, from 0."
+            f"{root}: the labels are not the classes' indices 0 to 999, as the images' names show ({shown}). Number "
+            "the classes by the sorted WordNet ids, from 0."
         )
     meant: dict[int, tuple[str, int]] = {}
     for split, pairs in by_split.items():
-        for index, number in majority(pairs).items():
-            first, other = meant.setdefault(index, (split, number))
-            if other != number:
+        for index, mine in majority(pairs).items():
+            first, other = meant.setdefault(index, (split, mine))
+            if other != mine:
                 wnid = imagenet_classes()[index].wnid
                 raise UsageError(
                     f"{root}: the labels contradict each other: images of {wnid} have the label {other} in {first} and "
-                    f"{number} in {split}. Number the classes alike in all tars."
+                    f"{mine} in {split}. Number the classes alike in all tars."
                 )
 
 
@@ -238,9 +238,9 @@ def scheme_of(pairs: Counter[tuple[int, int]]) -> str | None:
     numbers = majority(pairs)
     if len(numbers) < 2:
         return None
-    devkit = {entry.index: entry.ilsvrc2012_id for entry in imagenet_classes()}
-    ways = (lambda index: index, lambda index: index + 1, lambda index: devkit[index])
-    for name, way in zip(SCHEMES, ways, strict=True):
-        if all(way(index) == number for index, number in numbers.items()):
-            return name
-    return None
+    entries = [(imagenet_classes()[index], number) for index, number in numbers.items()]
+    ways = [
+        [(entry.index, entry.index + 1, entry.ilsvrc2012_id)[way] == number for entry, number in entries]
+        for way in range(3)
+    ]
+    return next((name for name, agree in zip(SCHEMES, ways, strict=True) if all(agree)), None)

@@ -150,7 +150,7 @@ def read_file(path: str) -> bytes:
         with open_file(path) as file:
             return file.read()
     except OSError as error:
-        raise unreadable(path, error, "Mend that, or move it away.") from error
+        raise unreadable(path, error, "Repair it, or move it away.") from error
 
 
 def read_range(url: str, offset: int, size: int | None) -> bytes:
@@ -211,6 +211,6 @@ def explaining(url: str, what: str) -> Iterator[None]:
         remedy = (
             "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
             if "credentials" in str(error).lower()
-            else ("Run the same command again when that is mended: it goes on where it stopped.")
+            else ("Run the same command again when that is fixed: it resumes where it stopped.")
         )
         raise UserError(f"{url}: cannot be {what} ({error}). {remedy}") from error

@@ -7,11 +7,12 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, Protocol
 from uuid import uuid4
 
+from alexnet_fast.tools import atomic
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.storage.filesystem import as_text, is_url, open_file, unreadable
 
@@ -81,19 +82,11 @@ class LocalOutput:
     @contextmanager
     def create(self, name: str) -> Iterator[IO[bytes]]:
         final = self.folder / name
-        unfinished = self.folder / WORK / f"{UNFINISHED}{uuid4().hex}"
         try:
-            with unfinished.open("wb") as file:
+            with atomic.writing(final, self.folder / WORK / f"{UNFINISHED}{uuid4().hex}") as file:
                 yield file
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.replace(final)
-            _sync_folder(final.parent)
         except OSError as error:
             raise _write_error(final, error) from error
-        finally:
-            with suppress(OSError):
-                unfinished.unlink(missing_ok=True)
 
     def read(self, name: str) -> bytes | None:
         try:
@@ -183,22 +176,12 @@ def _is_file_at(descriptor: int, path: Path) -> bool:
         return False
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make a rename outlive a power cut; some network file systems cannot, which loses nothing but that."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _write_error(file: Path, error: OSError) -> UserError:
     """What a failed write means for people."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return UserError(
             f"{file}: no space left to write it ({error.strerror}). Make room and run the same command again: "
-            "it goes on where it stopped."
+            "it resumes where it stopped."
         )
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return UserError(
@@ -206,6 +189,6 @@ def _write_error(file: Path, error: OSError) -> UserError:
             "permissions and run the same command again."
         )
     return UserError(
-        f"{file}: cannot be written ({error.strerror or error}). Run the same command again when that is mended: "
-        "it goes on where it stopped."
+        f"{file}: cannot be written ({error.strerror or error}). Run the same command again when that is fixed: "
+        "it resumes where it stopped."
     )

@@ -33,7 +33,7 @@ class RemoteOutput:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        open_system(self.url)  # a missing package is told at once
+        open_system(self.url)  # a missing package is reported at once
 
     def __str__(self) -> str:
         return self.url
@@ -147,7 +147,7 @@ class RemoteOutput:
     def keep_lock(self, name: str, owner: dict[str, Any], end: threading.Event) -> None:
         """Sign of life after sign of life."""
         while not end.wait(BEAT_SECONDS):
-            with suppress(Exception):  # the next beat, or the next shard, will tell
+            with suppress(Exception):  # the next beat, or the next shard, reports it
                 if self.is_held(name, owner):
                     system, path = self.reach(name)
                     system.pipe_file(path, signed(owner))
@@ -174,7 +174,7 @@ def explaining_staging(url: str) -> Iterator[None]:
         raise UserError(
             f"{url}: cannot be written, for it lies in this machine's temporary folder until it is whole, and there "
             f"writing failed ({error.strerror or error}). Make room there, or set TMPDIR to a folder on a larger disk, "
-            "and run the same command again: it goes on where it stopped."
+            "and run the same command again: it resumes where it stopped."
         ) from error
 
 

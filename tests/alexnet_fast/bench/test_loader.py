@@ -20,10 +20,10 @@ from alexnet_fast.bench import baseline_loaders, interleaved, tune
 from alexnet_fast.bench import loader as benchmark
 from alexnet_fast.bench.measurement import Measurement
 from alexnet_fast.commands import bench_command
-from alexnet_fast.pipelines.decoded_cache import CachePlan
+from alexnet_fast.pipelines.decoded_cache import CachePlan, CacheRequest
 from alexnet_fast.pipelines.loader import TrainingLoader
 from alexnet_fast.pipelines.pipeline_run import PipelineRun, to_torch
-from alexnet_fast.pipelines.settings import LoaderSettings
+from alexnet_fast.pipelines.settings import LoaderOptions, LoaderSettings
 from alexnet_fast.tools.crop import CROP
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
@@ -124,7 +124,7 @@ def test_images_are_kept_before_the_clock_runs(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.usefixtures("short")
 def test_a_real_loader_goes_through_it(tiny_dataset: Dataset) -> None:
-    loader = benchmark.our_loader(tiny_dataset, CPU, 6, num_threads=1)
+    loader = benchmark.our_loader(tiny_dataset, CPU, 6, options=LoaderOptions(1))
     assert benchmark.measure_kept(loader, share=0, device=CPU).details["batch size"] == 6
 
 
@@ -296,8 +296,8 @@ def test_a_row_for_images_that_are_kept(
     def kept(loader: TrainingLoader, *, share: float, device: torch.device) -> Measurement:
         return Measurement(f"kept, {share:.0%}", 2.0)
 
-    def opened(*arguments: object, cache_decoded: object, **settings: object) -> Any:
-        assert cache_decoded == 0.5
+    def opened(*arguments: object, cache: CacheRequest, **settings: object) -> Any:
+        assert cache.size == 0.5
         return SimpleNamespace(cache=CachePlan(mib, 59, 3 * 256**2))
 
     monkeypatch.setattr(benchmark, "measure_loader", lambda *arguments, **settings: Measurement("decoded", 1.0))
@@ -323,5 +323,5 @@ def test_what_can_keep_nothing(tiny_shards: Path, words: list[str], complaint: s
 
 
 def test_a_python_for_ffcv_is_for_peers(tiny_shards: Path) -> None:
-    with pytest.raises(UsageError, match="--ffcv-python is about the loader's peers"):
+    with pytest.raises(UsageError, match="--ffcv-python is about the loader's baselines"):
         bench_command.command.main(["loader", str(tiny_shards), "--ffcv-python", "python"], standalone_mode=False)

@@ -10,7 +10,7 @@ import torch
 from alexnet_fast.bench import layers
 from alexnet_fast.bench import model as benchmark_model
 from alexnet_fast.bench import tower as benchmark_tower
-from alexnet_fast.bench.measurement import Measurement
+from alexnet_fast.bench.measurement import Measurement, table
 from alexnet_fast.bench.model import Measure
 from alexnet_fast.config.precision import Precision
 from alexnet_fast.distributed.parallelism import bytes_as_towers
@@ -94,10 +94,23 @@ def test_a_gpu_is_measured_with_reproducible_kernels_too(monkeypatch: pytest.Mon
     monkeypatch.setattr(benchmark_model, "measure_step", measure)
     monkeypatch.setattr(benchmark_model, "in_own_process", in_own_process)
     monkeypatch.setattr(benchmark_model, "be_deterministic", lambda: asked.append("deterministic"))
-    options = {"batch_sizes": [4], "precision": FP32, "peers": False}
+    options = {"batch_sizes": [4], "precision": FP32, "baselines": False}
     rows = benchmark_model.measure_model(device=torch.device("cuda"), **options)  # type: ignore[arg-type]
     assert asked == ["a process", "deterministic"]
     assert [row.details["of net 167"] for row in rows if row.name.endswith("deterministic")] == ["0.80×"]
     rows = benchmark_model.measure_model(device=CPU, **options)  # type: ignore[arg-type]
     assert len(asked) == 2
     assert not any("deterministic" in row.name for row in rows)
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120, None])
+def test_tables_fit_the_terminal(columns: int | None) -> None:
+    details: dict[str, Any] = {"batch size": 1024, "precision": "bf16", "TFLOP/s": 123.4, "forward ms": 1.25}
+    details |= {"back ms": 2.5, "of the limit": "87 %"}
+    rows = [Measurement("training step, net 167", 123456.7, 0.02, details), Measurement("without norms", 1.0, 0.0, {})]
+    lines = table(rows, columns).splitlines()
+    assert columns is None or max(map(len, lines)) <= columns
+    for key, value in details.items():
+        assert any(key in line for line in lines) and any(str(value).replace("1024", "1,024") in line for line in lines)
+    assert len(lines) == 3 if columns is None or columns >= 120 else len(lines) > 3
+    assert all(line.startswith(("training step, net 167", "without norms", " ")) or not line for line in lines)

@@ -13,6 +13,7 @@ from alexnet_fast.bench import shuffle_quality
 from alexnet_fast.bench.shuffle_quality import ShuffleQuality, measure_shuffle
 from alexnet_fast.pipelines.loader import TrainingLoader
 from alexnet_fast.pipelines.seeds import shard_order
+from alexnet_fast.pipelines.settings import LoaderOptions
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.sharding.plan import Plan, ShardOptions
 from alexnet_fast.tools.sharding.process_pool import local_pool
@@ -33,7 +34,12 @@ def many_shards(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def quality(dataset: Dataset, shuffle_buffer: int, num_epochs: int = 6) -> ShuffleQuality:
     with TrainingLoader(
-        dataset, batch_size=1, device=torch.device("cpu"), seed=0, num_threads=1, shuffle_buffer=shuffle_buffer
+        dataset,
+        batch_size=1,
+        device=torch.device("cpu"),
+        seed=0,
+        options=LoaderOptions(1),
+        shuffle_buffer=shuffle_buffer,
     ) as loader:
         return measure_shuffle(loader, num_epochs)
 

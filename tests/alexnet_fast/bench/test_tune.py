@@ -36,24 +36,40 @@ def test_the_sweep_finds_the_best_without_trying_everything(monkeypatch: pytest.
 
     def rate(settings: LoaderSettings) -> float:
         distance = (settings.num_threads - 32) ** 2 + (settings.prefetch - 4) ** 2
-        return 1e6 - distance - 1e3 * abs(settings.hw_decoder_load - 0.18)
+        slower = 0 if settings.decode_on == "engines" else 1e3
+        return 1e6 - distance - 1e3 * abs(settings.hw_decoder_load - 0.18) - slower + settings.decode_batch / 1e3
 
     attempt, rounds = rated(rate)
-    best, tried = tune.sweep(attempt, CUDA, None, deadline=np.inf)
-    assert best == LoaderSettings(32, 4, 0.185)
+    best, tried, skipped = tune.sweep(attempt, CUDA, None, deadline=np.inf)
+    assert best == LoaderSettings(32, 4, 0.185, "engines", 2048) and not skipped
     assert {0.0, 0.12, 0.25, 1.0} <= {settings.hw_decoder_load for settings in rounds[0]}
-    assert len(tried) < 20
+    assert len(tried) < 25
     for earlier, later in pairwise(rounds):
         assert max(earlier, key=rate) in later  # measured again beside its rivals
 
 
 def test_the_sweep_keeps_to_the_threads_it_is_told_and_to_its_time() -> None:
     attempt, rounds = rated(lambda settings: settings.prefetch)
-    best, tried = tune.sweep(attempt, CPU, 5, deadline=np.inf)
+    best, tried, _ = tune.sweep(attempt, CPU, 5, deadline=np.inf)
     assert {settings.num_threads for settings in tried} == {5} and best.prefetch == 4
     attempt, rounds = rated(lambda settings: settings.num_threads)
-    tune.sweep(attempt, CUDA, None, deadline=-np.inf)
+    _, _, skipped = tune.sweep(attempt, CUDA, None, deadline=-np.inf)
     assert len(rounds) == 1
+    assert skipped == ["threads", "images decoded together", "prefetch", "shares between those"]
+
+
+def test_a_gpu_without_engines_is_not_asked_for_them() -> None:
+    attempt, _ = rated(lambda settings: float(settings.decode_on == "cpu"))
+    best, tried, _ = tune.sweep(attempt, CUDA, 8, engines=False, deadline=np.inf)
+    assert {settings.decode_on for settings in tried} == {"cuda", "cpu"} and best.decode_on == "cpu"
+
+
+@pytest.mark.parametrize(("wanted", "shards"), [(1, 1), (20, 1), (21, 2), (1000, 3)])
+def test_a_few_shards_are_enough(tiny_dataset: Dataset, wanted: int, shards: int) -> None:
+    some = tune.first_shards(tiny_dataset, wanted)
+    assert len(some.tars("train")) == shards
+    with TrainingLoader(some, batch_size=4, device=CPU, seed=0) as loader:
+        assert sum(len(batch.labels) for batch in loader.epoch(0)) == loader.num_batches * 4
 
 
 @pytest.mark.usefixtures("short")
@@ -66,7 +82,7 @@ def test_tuning_keeps_the_best_and_names_the_wall(tiny_dataset: Dataset) -> None
     assert kept is not None and kept.num_threads == 2
     assert f"2 threads, prefetch {kept.prefetch}" in said[0]
     assert len(settings) == 3 and len(limits) == 5
-    assert said[-1].startswith("The wall is ") and any(row.name[7:] in said[-1] for row in limits)
+    assert said[-1].startswith("The bottleneck is ") and any(row.name[7:] in said[-1] for row in limits)
     with TrainingLoader(tiny_dataset, batch_size=6, device=CPU, seed=0) as loader:
         assert loader._execution.prefetch == kept.prefetch  # what was kept is what `train` runs with
 
@@ -96,6 +112,7 @@ def test_settings_that_cannot_be_kept_are_told_before_the_sweep(
 ) -> None:
     (tmp_path / "cache").write_text("a file where the folder should be")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(tune, "check_quiet", lambda: None)
     monkeypatch.setattr(tune, "sweep", lambda *_, **__: pytest.fail("the sweep was begun"))
     with pytest.raises(UserError, match="XDG_CACHE_HOME"):
         tune.tune(tiny_dataset, device=CPU, batch_size=4, num_threads=1, say=print)

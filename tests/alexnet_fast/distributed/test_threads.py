@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from alexnet_fast.pipelines.settings import default_settings
+from alexnet_fast.pipelines.settings import LoaderOptions
 from alexnet_fast.tools import cores, openmp
 from alexnet_fast.tools.errors import UsageError
 
@@ -39,8 +39,8 @@ def test_what_is_chosen_holds_for_the_loader_too(monkeypatch: pytest.MonkeyPatch
     assert cores.num_cores() == cores.usable_cores()
     cores.choose_threads(7)
     assert cores.num_cores() == 7
-    assert default_settings(torch.device("cpu"), None, None, None).num_threads == 7
-    assert default_settings(torch.device("cpu"), 3, None, None).num_threads == 3
+    assert LoaderOptions().settings(torch.device("cpu")).num_threads == 7
+    assert LoaderOptions(num_threads=3).settings(torch.device("cpu")).num_threads == 3
     monkeypatch.setenv(cores.THREADS, "many")
     with pytest.raises(UsageError, match="ALEXNET_FAST_THREADS is 'many'"):
         cores.num_cores()

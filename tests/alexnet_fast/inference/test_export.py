@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from alexnet_fast.commands.export_command import command
 from alexnet_fast.config.recipe import Recipe, load_recipe, recipe_names
 from alexnet_fast.inference.export import TOLERANCE, export, preprocessing
-from alexnet_fast.inference.load import load_safetensors
+from alexnet_fast.inference.load import load_safetensors, mean_to_subtract
 from alexnet_fast.network.model import AlexNet, load_whole_state, whole_state
 from alexnet_fast.runs.checkpoint import Checkpoint, Mean, load_checkpoint, save_checkpoint
 from alexnet_fast.runs.totals import Totals
@@ -61,12 +62,16 @@ def test_onnxruntime_computes_the_same_logits(name: str, images: torch.Tensor, t
     with torch.inference_mode():
         ours = model(images)
     session = onnxruntime.InferenceSession(str(written[0]))
-    (theirs,) = session.run(None, {"images": images.numpy()})
+    pixels = images + mean_to_subtract(checkpoint.mean).permute(2, 0, 1)  # which the graph subtracts again
+    (theirs,) = session.run(None, {"images": pixels.numpy()})
     assert ours.std() > 1e-3
     assert (torch.from_numpy(theirs) - ours).abs().max() <= TOLERANCE * ours.abs().max()
     beside = json.loads(written[1].read_text())
     assert [entry["label"] for entry in beside["classes"]] == [label for _, label in CLASSES]
-    assert torch.tensor(beside["mean_image_HWC"]).shape == (224, 224, 3)
+    assert not [key for key in beside if "mean" in key]
+    facts = session.get_modelmeta().custom_metadata_map
+    assert json.loads(facts["classes"]) == [label for _, label in CLASSES] and facts["net"] == checkpoint.recipe.name
+    assert json.loads(facts["class_names"]) == [name for name, _ in CLASSES] and "in the graph" in facts["mean"]
 
 
 def test_the_preprocessing_is_that_of_the_training_images() -> None:
@@ -78,7 +83,8 @@ def test_the_preprocessing_is_that_of_the_training_images() -> None:
 
 def test_safetensors_come_back_whole(tmp_path: Path) -> None:
     checkpoint = checkpoint_of(replace(load_recipe("2012"), width_divisor=8))
-    (file,) = export(checkpoint, tmp_path / "net.safetensors")
+    file, card = export(checkpoint, tmp_path / "net.safetensors")
+    assert "PlainAlexNet.from_checkpoint" in card.read_text(encoding="utf-8")
     back = load_safetensors(file)
     assert back.recipe == checkpoint.recipe
     assert back.classes == checkpoint.classes
@@ -86,6 +92,64 @@ def test_safetensors_come_back_whole(tmp_path: Path) -> None:
     assert torch.equal(back.mean.image, checkpoint.mean.image)
     assert back.model.keys() == checkpoint.model.keys()
     assert all(torch.equal(back.model[name], tensor) for name, tensor in checkpoint.model.items())
+
+
+@pytest.mark.parametrize("name", ["2012", "2013"])
+def test_safetensors_say_all_that_a_plain_reader_needs(name: str, images: torch.Tensor, tmp_path: Path) -> None:
+    """A network written from the metadata alone, with none of our code."""
+    safetensors = pytest.importorskip("safetensors")
+    checkpoint = checkpoint_of(replace(load_recipe(name), width_divisor=8))
+    export(checkpoint, tmp_path / "net.safetensors")
+    with safetensors.safe_open(tmp_path / "net.safetensors", "pt") as opened:
+        metadata, w = opened.metadata(), {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+    assert metadata["format"] == "pt"
+    net = json.loads(metadata["network"])
+
+    def norm(x: torch.Tensor, layer: str) -> torch.Tensor:
+        n = net["norm"]
+        if layer not in n["layers"]:
+            return x
+        parts = [F.local_response_norm(p, n["size"], n["alpha"], n["beta"], n["k"]) for p in x.chunk(n["towers"], 1)]
+        return torch.cat(parts, 1)
+
+    def layers(x: torch.Tensor, layer: str, then: list[str]) -> torch.Tensor:
+        for step in then:
+            if step == "activation":
+                x = F.relu(x) if net["activation"] == "relu" else torch.tanh(x)
+            elif step == "norm":
+                x = norm(x, layer)
+            elif step == "pool":
+                x = F.max_pool2d(x, net["pool"]["max"], net["pool"]["stride"], ceil_mode=net["pool"]["ceil_mode"])
+            elif net["spatial norm"]:
+                x = x / (1 + 1e-3 * F.avg_pool2d(x * x, 5, 1, 2)) ** 0.75
+        return x
+
+    x = F.conv2d(F.pad(images, net["conv1"]["padding_left_right_top_bottom"]), w["conv1.weight"], w["conv1.bias"], 4)
+    x = layers(x, "conv1", net["conv1"]["then"])
+    for layer in ("conv2", "conv3", "conv4", "conv5"):
+        of = net[layer]
+        x = F.conv2d(x, w[f"{layer}.weight"], w[f"{layer}.bias"], padding=of["padding"], groups=of["groups"])
+        x = layers(x, layer, of["then"])
+    for layer in ("fc6", "fc7"):
+        x = F.relu(F.linear(x.flatten(1), w[f"{layer}.weight"].flatten(1), w[f"{layer}.bias"]))
+        x = x * float(net[layer].rpartition(" ")[2])
+    logits = F.linear(x, w["fc8.weight"].flatten(1), w["fc8.bias"])
+    model = AlexNet(checkpoint.architecture(), seed=None).eval()
+    load_whole_state(model, checkpoint.model)
+    with torch.inference_mode():
+        ours = model(images)
+    assert (logits - ours).abs().max() <= 1e-5 * ours.abs().max()
+
+
+def test_a_note_of_ones_own_is_not_replaced_by_a_card(tmp_path: Path) -> None:
+    checkpoint = checkpoint_of(replace(load_recipe("2013"), width_divisor=16))
+    (tmp_path / "net.md").write_text("my notes")
+    with pytest.raises(UsageError, match=r"net\.md is there and was not written by an export"):
+        export(checkpoint, tmp_path / "net.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["net.md"]
+    (tmp_path / "net.md").unlink()
+    export(checkpoint, tmp_path / "net.safetensors")
+    export(checkpoint, tmp_path / "net.safetensors")
 
 
 def test_checkpoints_come_back_whole(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def tower(t: str, o: str, *, meets: bool = True, conv2: int = 128, conv5: int = 
 
 
 def without(table: list[Layer], *types: str, where: str = "") -> list[Layer]:
-    """The table less the norms of these types whose names begin with rnorm/cnorm + `where`."""
+    """The table less the norms of these types whose names have `where` in them."""
     gone = {row.name: row.inputs[0] for row in table if row.type in types and where in row.name}
 
     def source(name: str) -> str:
@@ -71,22 +71,26 @@ def changed(table: list[Layer], layers: str, **numbers: object) -> list[Layer]:
     return [replace(row, **numbers) if row.name.startswith(layers) else row for row in table]  # type: ignore[arg-type]
 
 
-FC1000 = [Layer("fc8a", "fc", ("hs2a", "hs2b"), 1000, init_w=0.01)]
-NET145 = [*tower("a", "b"), *tower("b", "a"), *FC1000]
-DISJOINT = changed(changed(changed(NET145, "pool", window=2), "conv2", padding=1), "conv5", padding=0)
+def both(**widths: object) -> list[Layer]:
+    """Two towers, layer by layer, as the files have them."""
+    first, second = tower("a", "b", **widths), tower("b", "a", **widths)  # type: ignore[arg-type]
+    return [row for pair in zip(first, second, strict=True) for row in pair]
+
+
+FC1000 = Layer("fc8a", "fc", ("hs2a", "hs2b"), 1000, init_w=0.01)
+NET145 = [*both(), FC1000]
 TABLES: dict[str, list[Layer]] = {
     "145": NET145,
-    "145-half": [*tower("a", "", conv5=256, fc=4096), replace(FC1000[0], inputs=("hs2a",))],
-    "147": DISJOINT,
+    "145-half": [*tower("a", "", conv5=256, fc=4096), replace(FC1000, inputs=("hs2a",))],
+    "147": changed(changed(changed(NET145, "pool", window=2), "conv2", padding=1), "conv5", padding=0),
     "148": without(NET145, "cmrnorm", "rnorm"),
-    "150": [
-        *tower("a", "b", meets=False, conv2=160, fc=4096), *tower("b", "a", meets=False, conv2=160, fc=4096), *FC1000,
-    ],
+    "150": [*both(meets=False, conv2=160, fc=4096), FC1000],
     "167": without(NET145, "cmrnorm", "rnorm", where="2"),
     # Not a file of the authors': the paper's text.  ReLU before the norm, no norm inside a map, one σ.
-    "paper": changed(changed(changed(without(NET145, "rnorm"), "conv", init_w=0.01), "conv1", neuron="relu"),
-                     "pool1", neuron=""),
-}  # fmt: skip
+    "paper": changed(
+        changed(changed(without(NET145, "rnorm"), "conv", init_w=0.01), "conv1", neuron="relu"), "pool1", neuron=""
+    ),
+}
 
 
 def windows(x: torch.Tensor, size: int, stride: int, before: int, fill: float) -> torch.Tensor:

@@ -153,7 +153,7 @@ def test_three_updates_of_every_recipe(name: str) -> None:
         masks = masks_of(architecture.units, step, two=architecture.num_towers == 2)
         leaves = {key: tensor.clone().requires_grad_() for key, tensor in parameters.items()}
         loss = F.cross_entropy(reference.forward(images, leaves, masks), labels)  # type: ignore[attr-defined]
-        assert float(result.loss) == pytest.approx(float(loss), rel=1e-12)
+        assert float(result.loss) == pytest.approx(float(loss.detach()), rel=1e-12)
         gradients = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
         rate_of = {key: weights if "<" in key else biases for key in leaves}
         rate_of |= {key: conv1_weights if "<" in key else conv1_biases for key in leaves if key.startswith("conv1")}
@@ -165,7 +165,7 @@ def test_three_updates_of_every_recipe(name: str) -> None:
 def masks_of(units: tuple[int, int], step: int, *, two: bool) -> dict[str, torch.Tensor]:
     """The step's dropout masks as the table's layers want them; that they are right is `test_model`'s to say."""
     key = DropoutKey(torch.tensor(step_key(5, step)))
-    masks = {}
+    masks: dict[str, torch.Tensor] = {}
     for number, (layer, size) in enumerate(zip((6, 7), units, strict=True), start=1):
         whole = dropout_mask(key, layer, IMAGES, size, 0, 0.5).double()
         towers = dict(zip("ab", whole.chunk(2, dim=1), strict=True)) if two else {"a": whole}

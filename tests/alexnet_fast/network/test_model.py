@@ -122,6 +122,24 @@ def test_dropout_halves_at_test_and_zeroes_in_training() -> None:
     torch.testing.assert_close(trained[~dropped], 2 * test[~dropped])
 
 
+def test_inverted_dropout_is_that_of_pytorch() -> None:
+    """Training divides what it keeps, testing changes nothing; the masks are those of the other variant."""
+    outputs: dict[tuple[bool, bool], torch.Tensor] = {}
+    images = torch.randn(4, 3, 67, 67, generator=torch.Generator().manual_seed(0)) * 50
+    for inverted in (False, True):
+        model = AlexNet(replace(small(NETS["167"]), dropout=0.25, dropout_inverted=inverted))
+        model.initialize(0)
+        model.eval()
+        for training in (False, True):
+            key = DropoutKey(torch.tensor(step_key(1, 2))) if training else None
+            place = (inverted, training)
+            model(images, key, observe=lambda layer, x, p=place: outputs.update({p: x}) if layer == "fc6" else None)
+    torch.testing.assert_close(outputs[True, True], outputs[False, True] / 0.75)
+    torch.testing.assert_close(outputs[True, False], outputs[False, False] / 0.75)
+    assert NETS["145"].test_scale == 0.5
+    assert replace(NETS["145"], dropout_inverted=True).test_scale == 1.0
+
+
 def test_dropout_masks_are_the_same_in_any_topology() -> None:
     key = torch.tensor(step_key(7, 123))
     whole = dropout_mask(DropoutKey(key), 6, 8, 64, 0, 0.5)

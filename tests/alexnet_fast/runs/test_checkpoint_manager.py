@@ -165,7 +165,7 @@ def test_a_best_that_could_not_be_marked_is_told_and_the_checkpoint_counts(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "link", full)
-    monkeypatch.setattr(shutil, "copy2", full)
+    monkeypatch.setattr(shutil, "copyfileobj", full)
     outcome = CheckpointManager(tmp_path, keep=3).save(checkpoint_at(1, 0.5, 0.5))
     assert outcome.unsaved == "" and "best.pt could not be written (No space left" in outcome.notes[0]
     assert [file.name for file in tmp_path.iterdir()] == ["step-00000001.pt"]
@@ -175,6 +175,7 @@ def test_a_best_that_was_not_marked_before_a_kill_is_marked_at_the_next_start(tm
     manager = CheckpointManager(tmp_path, keep=3)
     manager.save(checkpoint_at(1, 0.5, 0.5))
     save_checkpoint(tmp_path / "step-00000002.pt", checkpoint_at(2, 0.3, 0.3))  # and killed
+    os.utime(tmp_path / "step-00000002.pt", (0, 0))  # on a clock that had jumped back
     manager.begin(load_checkpoint(tmp_path / "step-00000002.pt"))
     assert load_checkpoint(tmp_path / "best.pt").step == 2
     (tmp_path / "best.pt").unlink()

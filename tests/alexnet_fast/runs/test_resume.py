@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,9 +20,17 @@ import torch
 
 from alexnet_fast.config.recipe import load_recipe, override
 from alexnet_fast.config.schedule import Schedule
-from alexnet_fast.runs.checkpoint import Checkpoint, load_checkpoint, resolve_checkpoint, saved_checkpoints
+from alexnet_fast.runs.checkpoint import (
+    Checkpoint,
+    all_checkpoints,
+    load_checkpoint,
+    newest_checkpoint,
+    resolve_checkpoint,
+    saved_checkpoints,
+)
+from alexnet_fast.runs.describe import describe_run
 from alexnet_fast.runs.folder import RunFolder
-from alexnet_fast.runs.resume import recipe_of_run, restore_place
+from alexnet_fast.runs.resume import Resume, recipe_of_run, recipe_to_resume, restore_place, resume_target
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.training.run import train
@@ -106,7 +115,7 @@ def test_torchrun_goes_on_to_the_bit_after_a_kill(
     command = [*words(tiny_shards, broken, *settings), "--parallel", "data"]
     agents.append(start_agent(command, "localhost:0", num_agents=1, log=log))
     wait_for_a_checkpoint(broken, agents[0], log)
-    os.kill(int((broken / ".lock").read_text()), signal.SIGKILL)  # the main rank holds the folder
+    os.kill(int((broken / ".lock").read_text().split()[0]), signal.SIGKILL)  # the main rank holds the folder
     assert agents[0].wait(timeout=120) == 0, log.read_text()
     assert "exitcode: -9" in log.read_text()
     assert_same_weights(unbroken, broken)
@@ -236,7 +245,7 @@ def test_a_damaged_place_among_the_images_is_told(begun: Checkpoint) -> None:
     assert step == 14 and note is not None and "start of epoch 2" in note and "damaged ('stream')" in note
 
 
-KEEP = "to keep it, stop at once with Ctrl-C twice, and go on with"
+KEEP = "to keep it, stop at once with Ctrl-C twice, and resume with"
 
 
 @pytest.mark.parametrize(
@@ -245,15 +254,15 @@ KEEP = "to keep it, stop at once with Ctrl-C twice, and go on with"
         (
             ["batch_size=8"], 7, 1,
             f"batch_size was 4 and is 8 ({KEEP} --set batch_size=4). "
-            "Going on from the start of epoch 2, of which 7 steps had been done.",
+            "Resuming from the start of epoch 2, of which 7 steps had been done.",
         ),
         # As many steps by chance: the loader complains.
         (["batch_size=5"], 14, 1, "batch_size was 4 and is 5 (to keep it"),
         (["seed=1"], 14, 1, f"seed was 0 and is 1 ({KEEP} --set seed=0)"),
         ([], 14, 2, f"the run had 1 process and has 2 ({KEEP} 1 process (--gpus or --processes))"),
         (["batch_size=8"], 7, 2, "batch_size was 4 and is 8 and the run had 1 process and has 2"),
-        ([], 13, 1, "an epoch has 13 steps and had 14. Going on"),
-        ([], 14, 1, "cannot be kept: the stream is another. Going on"),
+        ([], 13, 1, "an epoch has 13 steps and had 14. Resuming"),
+        ([], 14, 1, "cannot be kept: the stream is another. Resuming"),
     ],
 )  # fmt: skip
 def test_what_moves_the_place_is_said_with_the_way_to_keep_it(
@@ -279,3 +288,138 @@ def test_devices_and_pipes_are_no_checkpoints(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "step-00000001.pt")
     with pytest.raises(UsageError, match="there is no checkpoint in it"):
         resolve_checkpoint(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of three epochs of 14 steps, all its checkpoints kept; one of its best after two epochs."""
+    run = tmp_path_factory.mktemp("runs") / "finished"
+    recipe = load_recipe("2013", [*SETTINGS, "epochs=3", "keep_checkpoints=9"])
+    train(tiny_dataset, recipe, run, device="cpu", quiet=True)
+    checkpoints = run / "checkpoints"
+    (checkpoints / "best.pt").unlink()
+    shutil.copy2(checkpoints / "step-00000028.pt", checkpoints / "best.pt")
+    return run
+
+
+def copy_of(run: Path, place: Path, *without: str) -> Path:
+    shutil.copytree(run, place)
+    for pattern in without:
+        for file in (place / "checkpoints").glob(pattern):
+            file.unlink()
+    return place
+
+
+def test_a_run_of_which_only_the_best_is_left_resumes_from_it(
+    finished: Path, tiny_dataset: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It began anew, and wrote its first errors over the metrics and its first weights over the best."""
+    run = copy_of(finished, tmp_path / "run", "step-*.pt")
+    best = run / "checkpoints" / "best.pt"
+    assert resolve_checkpoint(run) == best
+    assert "checkpoints  1, the newest best.pt" in describe_run(RunFolder(run))
+    before = load_checkpoint(best)
+    train(tiny_dataset, before.recipe, run, device="cpu", resume=True, quiet=True)
+    assert [line["step"] for line in RunFolder(run).read_metrics() if line["kind"] == "val"] == [14, 28, 42]
+    assert_same_weights(finished, run)
+
+
+def test_the_best_stands_where_its_step_is(finished: Path, tmp_path: Path) -> None:
+    run = copy_of(finished, tmp_path / "run", "step-00000028.pt")
+    names = [file.name for file in all_checkpoints(run / "checkpoints")]
+    assert names == ["step-00000014.pt", "best.pt", "step-00000042.pt"]
+    (run / "checkpoints" / "step-00000042.pt").write_bytes(b"cut short")
+    assert resolve_checkpoint(run).name == "best.pt"
+    found = newest_checkpoint(run / "checkpoints")
+    assert found is not None and found[0].step == 28 and "step-00000042.pt" in found[1][0]
+    (run / "checkpoints" / "best.pt").write_bytes(b"cut short too")
+    found = newest_checkpoint(run / "checkpoints")
+    assert found is not None and found[0].step == 14
+
+
+def test_nothing_is_overwritten_where_no_checkpoint_can_be_read(
+    finished: Path, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    run = copy_of(finished, tmp_path / "run")
+    for file in (run / "checkpoints").iterdir():
+        file.write_bytes(b"cut short")
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file() and file.name != ".lock"}
+    with pytest.raises(UserError, match="no checkpoint can be read, and none is overwritten"):
+        train(tiny_dataset, load_recipe("2013", [*SETTINGS, "epochs=3"]), run, device="cpu", resume=True, quiet=True)
+    assert {file: file.read_bytes() for file in before} == before
+
+
+def test_going_back_to_an_older_checkpoint_keeps_the_newer(
+    finished: Path, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    run = copy_of(finished, tmp_path / "run")
+    recipe, named = recipe_of_run(RunFolder(run)), run / "checkpoints" / "step-00000014.pt"
+    train(tiny_dataset, recipe, run, device="cpu", resume=True, checkpoint=named, quiet=True)
+    assert_same_weights(finished, run)
+    aside = run / "checkpoints" / "set-aside-1"
+    assert sorted(file.name for file in aside.iterdir()) == [
+        "best.pt", "metrics.jsonl", "step-00000028.pt", "step-00000042.pt",
+    ]  # fmt: skip
+    events = [line["event"] for line in RunFolder(run).read_metrics() if line["kind"] == "event"]
+    assert f"Starting from {named}." in events and any("3 newer checkpoints" in event for event in events)
+
+
+def test_a_new_run_starts_from_another_run_s_checkpoint(finished: Path, tiny_dataset: Dataset, tmp_path: Path) -> None:
+    named, before = finished / "checkpoints" / "step-00000028.pt", set(finished.rglob("*"))
+    train(tiny_dataset, load_checkpoint(named).recipe, tmp_path / "run", device="cpu", checkpoint=named, quiet=True)
+    assert_same_weights(finished, tmp_path / "run")
+    assert set(finished.rglob("*")) == before
+
+
+def test_what_resume_names(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    default, named = Path("runs/2013"), finished / "checkpoints" / "best.pt"
+    assert resume_target(None, None, default) == Resume(default)
+    assert resume_target(None, tmp_path, default) == Resume(tmp_path)
+    assert resume_target(finished, None, default) == Resume(finished)
+    assert resume_target(named, None, default) == Resume(finished, named)
+    assert resume_target(named, finished, default) == Resume(finished, named)
+    assert resume_target(named, tmp_path / "new", default) == Resume(tmp_path / "new", named, begins_run=True)
+    newest = resume_target(finished, tmp_path / "new", default)
+    assert newest.begins_run and newest.checkpoint == finished / "checkpoints" / "step-00000042.pt"
+    assert recipe_to_resume(newest).epochs == 3
+    monkeypatch.chdir(finished.parent)
+    assert resume_target(named.relative_to(finished.parent), None, default).run == Path("finished")
+    shutil.copy2(named, tmp_path / "stray.pt")
+    for given, out, words in (
+        (tmp_path / "none.pt", None, "no such checkpoint and no such run"),
+        (tmp_path / "stray.pt", None, "lies in no run's folder"),
+        (finished, tmp_path, "are two runs"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            resume_target(given, out, default)
+
+
+def test_metrics_tensorboard_and_the_result_tell_the_same_after_any_number_of_resumes(
+    finished: Path, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    """Resumed in the middle, with another number of steps in an epoch, and at the end before the result was written."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = copy_of(finished, tmp_path / "run", "step-00000042.pt")
+    recipe = override(recipe_of_run(RunFolder(run)), ["batch_size=5", "final_views=10"])
+    train(tiny_dataset, recipe, run, device="cpu", resume=True, quiet=True)
+    (run / "result.json").unlink()
+    result = train(tiny_dataset, recipe, run, device="cpu", resume=True, quiet=True)
+
+    expected: dict[str, list[tuple[int, float]]] = {}
+    for line in RunFolder(run).read_metrics():
+        group = line.get("split", line["kind"])
+        group = group if line.get("views", 1) == 1 else f"{group}_{line['views']}_views"
+        for name in ("loss", "error", "images_per_s", "lr_weights", "top1_error", "top5_error"):
+            if line.get(name) is not None:
+                expected.setdefault(f"{group}/{name}", []).append((line["step"], line[name]))
+    board: Any = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0})
+    board.Reload()
+    for name, points in expected.items():
+        drawn = [(point.step, point.value) for point in board.Scalars(name)]
+        assert drawn == [(step, pytest.approx(value)) for step, value in points], name
+    validations = [line for line in RunFolder(run).read_metrics() if line["kind"] == "val"]
+    assert [(line["epoch"], line["views"]) for line in validations] == [(1, 1), (2, 1), (3, 1), (3, 10)]
+    for views, line in (("center_view", validations[2]), ("10_views", validations[3])):
+        assert {key: line[key] for key in ("loss", "top1_error", "top5_error")}.items() <= result[views].items()
+    assert result["best_top1_error"] == min(line["top1_error"] for line in validations if line["views"] == 1)

@@ -110,4 +110,4 @@ def test_the_printed_command_goes_on(tiny_shards: Path, tmp_path: Path) -> None:
     done = subprocess.run(copied[0], shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     assert json.loads((run / "result.json").read_text())["epochs"] == 3
-    assert "begins anew" not in done.stderr and "recipe has changed" not in done.stderr
+    assert "starts it again" not in done.stderr and "recipe has changed" not in done.stderr

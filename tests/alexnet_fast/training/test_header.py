@@ -78,8 +78,8 @@ def test_nothing_to_evaluate_on_is_told_before(tiny_dataset: Dataset) -> None:
 @pytest.mark.parametrize(
     ("columns", "seen", "unseen"),
     [
-        (60, ["epoch 13/90", "123:45:06 left"], ["loss"]),
-        (80, ["epoch 13/90", "123:45:06 left", "img/s", "loss 6.912"], ["waiting"]),
+        (60, ["epoch 13/95", "123:45:06 left"], ["loss"]),
+        (80, ["epoch 13/95", "123:45:06 left", "img/s", "loss 6.912"], ["waiting"]),
         (120, ["123:45:06 left", "1,234 img/s", "loss 6.912", "error 99.7%", "3% waiting for data", "12.3 GB"], []),
     ],
 )
@@ -95,7 +95,7 @@ def test_the_bar_shows_what_fits_whole_and_a_spinner_before(columns: int, seen: 
     assert len({re.search(r"  (.) the", state).group(1) for state in spinning}) > 1  # type: ignore[union-attr]
     shown = next(state for state in reversed(states) if " left" in state)
     assert all(text in shown for text in seen) and not any(text in shown for text in unseen), shown
-    assert shown.startswith("epoch 13/90") and "██" in shown
+    assert shown.startswith("epoch 13/95") and "██" in shown
 
 
 def test_a_run_in_a_terminal_of_60_columns(tiny_shards: Path, tmp_path: Path) -> None:
@@ -120,15 +120,16 @@ def test_without_a_terminal_lines_are_plain(tiny_shards: Path, tmp_path: Path) -
 
 def test_flags_change_the_recipe_as_settings_do() -> None:
     base = load_recipe("2012")
-    recipe = with_flags(base, epochs=5, batch_size=64, lr=0.1, seed=7)
+    recipe = with_flags(base, epochs=5, batch_size=64, lr=0.1, seed=7, val_split="test")
     assert (recipe.epochs, recipe.batch_size, recipe.seed) == (5.0, 64, 7)
+    assert (recipe.val_split, recipe.final_split) == ("test", "test")
     assert recipe.lr_weights[0] == 0.1
     for key in ("lr_weights", "lr_biases"):
         assert getattr(recipe, key) == pytest.approx([10 * rate for rate in getattr(base, key)], rel=1e-11)
     assert recipe.lr_conv1 == pytest.approx(10 * base.lr_conv1, rel=1e-11)
-    assert with_flags(base, epochs=None, batch_size=None, lr=None, seed=None) is base
+    assert with_flags(base, epochs=None, batch_size=None, lr=None, seed=None, val_split=None) is base
     for lr in (0.0, -1.0, float("nan")):
         with pytest.raises(UsageError, match="--lr"):
-            with_flags(base, epochs=None, batch_size=None, lr=lr, seed=None)
+            with_flags(base, epochs=None, batch_size=None, lr=lr, seed=None, val_split=None)
     with pytest.raises(UsageError, match="batch_size"):
-        with_flags(base, epochs=None, batch_size=0, lr=None, seed=None)
+        with_flags(base, epochs=None, batch_size=0, lr=None, seed=None, val_split=None)

@@ -8,13 +8,15 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from alexnet_fast.tools.dataset import Dataset
+from alexnet_fast.tools.dataset import Dataset, DatasetClass
+from alexnet_fast.tools.sharding.other_readers import dataset_card
 
 SPLITS = ("train", "val")
 
@@ -92,14 +94,43 @@ def test_dali_reads_the_same_with_its_index_as_with_ours(tiny_dataset: Dataset, 
 def test_timm_finds_splits_and_their_lengths(tiny_dataset: Dataset) -> None:
     # The keys that timm/data/readers/reader_wds.py takes from `_info.json`; it falls back, with a warning, without it.
     info = json.loads((tiny_dataset.folder / "_info.json").read_bytes())
-    assert set(info["splits"]) == set(SPLITS)
+    assert set(info["splits"]) == {*SPLITS, "validation"}
+    assert info["splits"]["validation"] == info["splits"]["val"] | {"name": "validation"}  # what timm's scripts ask for
     for split, described in info["splits"].items():
         assert described["name"] == split
-        samples = members(tiny_dataset, split)
+        samples = members(tiny_dataset, "val" if split == "validation" else split)
         assert described["num_samples"] == sum(described["shard_lengths"]) == len(samples)
         for name, length in zip(described["filenames"], described["shard_lengths"], strict=True):
             with tarfile.open(tiny_dataset.folder / name) as tar:
                 assert sum(member.name.endswith(".jpg") for member in tar) == length
+
+
+def test_the_card_names_the_classes_whatever_they_are_called(tiny_dataset: Dataset) -> None:
+    yaml = pytest.importorskip("yaml")
+    names = ["no", "1e3", "crane", "crane", 'a "b": {c}', "- é\u2028\n", "caf\udce9", "'", "#"]
+    classes = tuple(DatasetClass(f"n{number:08d}", name) for number, name in enumerate(names))
+    _, front, body = dataset_card(replace(tiny_dataset, classes=classes)).decode().split("---\n", 2)
+    card = yaml.safe_load(front)
+    assert card["configs"][0]["data_files"] == [
+        {"split": "train", "path": "train-*.tar"},
+        {"split": "validation", "path": "val-*.tar"},
+    ]
+    features = {feature["name"]: feature["dtype"] for feature in card["dataset_info"]["features"]}
+    found = features["cls"]["class_label"]["names"]
+    expected = [*names[:2], "crane (n00000002)", "crane (n00000003)", *names[4:6], r"caf\udce9", *names[7:]]
+    assert [found[str(number)] for number in range(len(names))] == expected
+    assert features["jpg"] == "image" and "load_dataset" in body
+
+
+def test_hugging_face_reads_splits_and_class_names(tiny_dataset: Dataset, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    read = datasets.load_dataset(str(tiny_dataset.folder), cache_dir=str(tmp_path))
+    for ours, theirs in (("train", "train"), ("val", "validation")):
+        samples = members(tiny_dataset, ours)
+        assert read[theirs].features["cls"].names == [entry.label for entry in tiny_dataset.classes]
+        assert {row["__key__"]: row["cls"] for row in read[theirs]} == {
+            key: label for key, (_, label) in samples.items()
+        }
 
 
 @pytest.mark.parametrize("split", SPLITS)

@@ -1,4 +1,4 @@
-"""The same bytes from a Dask cluster, one of whose workers is killed; whatever else goes wrong there is told."""
+"""The same bytes from a Dask cluster, one of whose workers is killed; whatever else goes wrong there is shown."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_a_lost_scheduler_is_told(images: Path, tmp_path: Path, capfd: pytest.Ca
 
 @pytest.fixture
 def own_workers() -> Iterator[Any]:
-    """A cluster in this process, of which a test can see what its workers do."""
+    """A cluster in this process, so that a test can see what its workers do."""
     with distributed.Client(
         processes=False, n_workers=1, threads_per_worker=1, dashboard_address=":0", set_as_default=False
     ) as client:
@@ -178,12 +178,12 @@ def test_no_scheduler_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_scheduler_is_told_before_anything_is_begun(
     address: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Also where another server listens, which never says a word."""
+    """Also where another server listens, which never answers."""
     monkeypatch.setattr("alexnet_fast.tools.sharding.dask_pool.CONNECT_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:
         place = address.format(port=server.getsockname()[1])
         with pytest.raises(SystemExit) as ended:
             main(["shard", str(images), "--out", str(tmp_path / "shards"), "--cluster", place])
-    told = capfd.readouterr().err
+    shown = capfd.readouterr().err
     assert ended.value.code == 2 and not (tmp_path / "shards").exists()
-    assert told.startswith(f"alexnet-fast: --cluster {place}: no scheduler answers there") and told.count("\n") == 1
+    assert shown.startswith(f"alexnet-fast: --cluster {place}: no scheduler answers there") and shown.count("\n") == 1

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from alexnet_fast.tools.dataset import ImageOptions
 from alexnet_fast.tools.errors import UserError
@@ -58,8 +59,8 @@ def test_larger_images_are_area_averages(shape: tuple[int, int]) -> None:
     made = encode(stored(Image.fromarray(pixels)), "a.png", OPTIONS)
     assert made.pixels.shape == (256, 256, 3) and made.repairs == ""
     difference = made.pixels - area_average(pixels, 256)
-    assert np.abs(difference).max() <= 2
-    assert abs(difference.mean()) < 0.1
+    assert np.abs(difference).max() <= 0.5 + 1e-6  # rounded once
+    assert abs(difference.mean()) < 0.01
 
 
 def test_smaller_images_are_made_larger_by_cubics() -> None:
@@ -139,18 +140,6 @@ def eight_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)) if image.mode.startswith("I") else image
 
 
-def test_adobes_inverted_cmyk_looks_like_the_plain_one() -> None:
-    cmyk = COLOR.convert("CMYK")
-    adobe = encode(stored(cmyk, "JPEG", quality=95), "a.JPEG", OPTIONS).pixels.astype(int)  # Pillow writes Adobe's mark
-    assert np.abs(adobe - area_average(np.asarray(COLOR), 256)).mean() < 12
-    # Without the mark nothing is inverted: the same numbers in the file mean the opposite.
-    content = stored(cmyk, "JPEG", quality=95)
-    start = content.index(b"Adobe") - 4
-    length = int.from_bytes(content[start + 2 : start + 4], "big") + 2
-    unmarked = encode(content[:start] + content[start + length :], "a.JPEG", OPTIONS).pixels.astype(int)
-    assert np.abs(unmarked - adobe).mean() > 40
-
-
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation(orientation: int) -> None:
     upright = COLOR.resize((320, 256))
@@ -172,6 +161,58 @@ def test_exif_orientation(orientation: int) -> None:
     assert ignored.repairs == ""
     if orientation != 1:
         assert np.abs(ignored.pixels - center).mean() > 10
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("size", [(301, 264), (60, 83)])
+def test_turning_is_exact_applied_or_ignored(form: str, size: tuple[int, int]) -> None:
+    lying = Image.fromarray(scene(*reversed(size)))
+    options = {"lossless": True} if form == "WEBP" else {}
+    for orientation in range(2, 9):
+        exif = Image.Exif()
+        exif[ORIENTATION] = orientation
+        content = stored(lying, form, exif=exif, **options)
+        plain = Image.open(io.BytesIO(stored(lying, exif=exif)))
+        upright = encode(stored(ImageOps.exif_transpose(plain)), "a.png", OPTIONS)
+        applied = encode(content, "a", OPTIONS)
+        # Cubics are rounded after each direction, so that turning before or after differs a little.
+        assert np.abs(applied.pixels.astype(int) - upright.pixels).max() <= (2 if min(size) < 256 else 0)
+        assert applied.repairs == f"EXIF orientation {orientation}"
+        ignored = encode(content, "a", ImageOptions(exif="ignore"))
+        as_stored = encode(stored(lying), "a.png", OPTIONS).pixels
+        assert np.abs(ignored.pixels.astype(int) - as_stored).max() <= (2 if min(size) < 256 else 0)
+        assert ignored.repairs == ""
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_orientation_in_xmp_alone_is_not_looked_at(form: str) -> None:
+    xmp = (
+        b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="3"/></rdf:RDF></x:xmpmeta>'
+    )
+    options: dict[str, Any] = {"xmp": xmp}
+    if form == "PNG":
+        text = PngInfo()
+        text.add_itxt("XML:com.adobe.xmp", xmp.decode())
+        options = {"pnginfo": text}
+    elif form == "TIFF":
+        options = {"tiffinfo": {700: xmp}}
+    content = stored(COLOR, form, **options)
+    assert Image.open(io.BytesIO(content)).getexif().get(ORIENTATION) == 3  # Pillow would turn it
+    made, plain = encode(content, "a", OPTIONS), encode(stored(COLOR, form), "a", OPTIONS)
+    assert np.array_equal(made.pixels, plain.pixels) and made.repairs == plain.repairs == ""
+
+
+def test_of_a_tiff_with_a_thumbnail_the_whole_image_is_taken() -> None:
+    small = COLOR.resize((75, 70))
+    stream = io.BytesIO()
+    small.save(stream, "TIFF", tiffinfo={254: 1}, save_all=True, append_images=[COLOR])
+    content = bytearray(stream.getvalue())  # in which both pages are marked as small ones
+    place = content.rindex(struct.pack("<HHI", 254, 4, 1))
+    content[place + 8 : place + 12] = bytes(4)
+    made = encode(bytes(content), "a.tif", OPTIONS)
+    assert np.array_equal(made.pixels, encode(stored(COLOR), "a.png", OPTIONS).pixels)
+    assert made.repairs == "several pages, one taken"
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
@@ -212,8 +253,8 @@ BAD: list[tuple[str, Callable[[], bytes], str]] = [
     ("truncated", lambda: stored(COLOR, "JPEG")[:5000], "truncated"),
     ("truncated PNG", lambda: stored(COLOR)[:5000], "truncated"),
     ("empty", lambda: b"", "empty file"),
-    ("text", lambda: b"404 not found\n" * 20, "not an image, or an unknown format"),
-    ("HTML", lambda: b"<html><body>gone</body></html>", "not an image, or an unknown format"),
+    ("text", lambda: b"404 not found\n" * 20, "not an image, or of an unknown format"),
+    ("HTML", lambda: b"<html><body>gone</body></html>", "a web page, which is not"),
     ("bomb", bomb, "decompression bomb"),
     ("tiny", lambda: stored(Image.new("RGB", (400, 5))), "too small: 400 × 5"),
     ("one pixel", lambda: stored(Image.new("RGB", (1, 1)), "GIF"), "too small: 1 × 1"),

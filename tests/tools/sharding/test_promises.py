@@ -1,4 +1,4 @@
-"""Sharding interrupted: killed, stopped, out of space, its source or its workers gone; nothing is left half-done."""
+"""Sharding interrupted: killed, stopped, out of space, its source or its workers lost; nothing is left half-done."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from tests.tools.fake_sources import ilsvrc2012, jpeg, tar_bytes, val_tar, write
 from tests.tools.shard_helpers import digests, run
 
 
-def command(*words: object) -> list[str]:
-    return [sys.executable, "-m", "alexnet_fast.cli", "shard", *map(str, words)]
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "alexnet_fast.cli", "shard", *map(str, arguments)]
 
 
 def finished(folder: Path) -> dict[str, str]:
@@ -58,9 +58,9 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(images: Path, unbroke
     chance = random.Random(1)
     folder = tmp_path / "shards"
     whole = digests(unbroken)
-    words = command(images, "--out", folder, "--shard-size", 10, "--workers", 2)
+    arguments = command(images, "--out", folder, "--shard-size", 10, "--workers", 2)
     for _ in range(5):
-        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         before = len(list(folder.glob("*.tar")))
         deadline = time.monotonic() + 30
         while process.poll() is None and time.monotonic() < deadline and len(list(folder.glob("*.tar"))) == before:
@@ -71,7 +71,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(images: Path, unbroke
         made = finished(folder)
         assert all(whole[name] == digest for name, digest in made.items())  # never a half-written one
     stamps = {file.name: file.stat().st_mtime_ns for file in folder.glob("*.tar")}
-    last = subprocess.run(words, capture_output=True, text=True)
+    last = subprocess.run(arguments, capture_output=True, text=True)
     assert last.returncode == 3, last.stderr
     assert digests(folder) == whole
     kept = [name for name, stamp in stamps.items() if (folder / name).stat().st_mtime_ns == stamp]
@@ -93,10 +93,10 @@ def test_ctrl_c_stops_soon_and_says_how_to_go_on(images: Path, tmp_path: Path) -
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     begun = time.monotonic()
-    _, told = process.communicate(timeout=60)
+    _, shown = process.communicate(timeout=60)
     assert time.monotonic() - begun < 2
-    assert process.returncode == 1 and "Traceback" not in told
-    assert "of 36 shards" in told and "run the same command again" in told
+    assert process.returncode == 1 and "Traceback" not in shown
+    assert "of 36 shards" in shown and "run the same command again" in shown
 
 
 @pytest.mark.parametrize(
@@ -111,9 +111,9 @@ def test_ctrl_c_before_the_work_says_so(
     monkeypatch.setattr(place, stop)
     with pytest.raises(SystemExit) as ended:
         main(["shard", str(images), "--out", str(tmp_path / "shards")])
-    told = capsys.readouterr().err
+    shown = capsys.readouterr().err
     assert ended.value.code == 1
-    assert "before any shard was begun. Run the same command again" in told and "0 of 0" not in told
+    assert "before any shard was begun. Run the same command again" in shown and "0 of 0" not in shown
 
 
 def limit_files(num_bytes: int) -> None:
@@ -123,14 +123,14 @@ def limit_files(num_bytes: int) -> None:
 def test_a_full_disk_leaves_whole_files_only(images: Path, unbroken: Path, tmp_path: Path) -> None:
     """The system refuses the write in the middle of a tar: here by a limit on files' sizes, as on a full disk."""
     folder = tmp_path / "shards"
-    words = command(images, "--out", folder, "--shard-size", 10, "--workers", 1)
+    arguments = command(images, "--out", folder, "--shard-size", 10, "--workers", 1)
     sizes = sorted(file.stat().st_size for file in unbroken.glob("train-*.tar"))
-    limited = subprocess.run(words, capture_output=True, text=True, preexec_fn=partial(limit_files, sizes[1]))
+    limited = subprocess.run(arguments, capture_output=True, text=True, preexec_fn=partial(limit_files, sizes[1]))
     assert limited.returncode == 1 and "Traceback" not in limited.stderr
     assert "no space left" in limited.stderr and "run the same command again" in limited.stderr
     whole = digests(unbroken)
     assert all(whole[name] == digest for name, digest in finished(folder).items())
-    assert subprocess.run(words, capture_output=True).returncode == 3
+    assert subprocess.run(arguments, capture_output=True).returncode == 3
     assert digests(folder) == whole
 
 
@@ -157,8 +157,8 @@ def test_a_folder_that_may_not_be_written(images: Path, capsys: pytest.CaptureFi
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder in which no folder can be made")
 def test_a_folder_that_cannot_be_made(images: Path) -> None:
     """Making it fails with "no such file", as the lock's file does when another run removes its folder."""
-    words = command(images, "--out", "/proc/shards", "--workers", 1)
-    ended = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    arguments = command(images, "--out", "/proc/shards", "--workers", 1)
+    ended = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 1 and "Traceback" not in ended.stderr
     assert "/proc/shards/.sharding: cannot be written (No such file or directory)" in ended.stderr
 
@@ -263,7 +263,7 @@ def test_mistakes_with_tars_leave_nothing_behind(tmp_path: Path, capsys: pytest.
     new, made = tmp_path / "new", tmp_path / "made"
     assert run(tars, made).made_shards == 2
     before = digests(tmp_path)
-    for words, code, told in (
+    for arguments, code, shown in (
         ((tars, "--out", new, "--val-fraction", "1.5"), 2, "1.5"),
         ((tars, "--out", new, "--val-fraction", "0.5"), 2, "leave --val-fraction away"),
         ((tars, "--out", new, "--source", "webdataset"), 2, "no sample"),
@@ -271,8 +271,8 @@ def test_mistakes_with_tars_leave_nothing_behind(tmp_path: Path, capsys: pytest.
         ((tars, "--out", made, "--quality", "40"), 2, "--quality was 95, is 40"),
     ):
         with pytest.raises(SystemExit) as ended:
-            main(["shard", *map(str, words)])
-        assert ended.value.code == code and told in capsys.readouterr().err, words
+            main(["shard", *map(str, arguments)])
+        assert ended.value.code == code and shown in capsys.readouterr().err, arguments
         assert digests(tmp_path) == before and not new.exists()
     stopped = [str(word) for word in command(tars, "--out", new, "--shard-size", 10, "--workers", 1)]
     assert subprocess.run(stopped, preexec_fn=partial(limit_files, 20_000), capture_output=True).returncode == 1
@@ -282,21 +282,22 @@ def test_mistakes_with_tars_leave_nothing_behind(tmp_path: Path, capsys: pytest.
 
 
 def test_mistakes_leave_nothing_behind(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def call(*words: object) -> tuple[Any, str]:
+    def call(*arguments: object) -> tuple[Any, str]:
         with pytest.raises(SystemExit) as ended:
-            main(["shard", *map(str, words)])
+            main(["shard", *map(str, arguments)])
         return ended.value.code, capsys.readouterr().err
 
-    for folder in ("classes/empty", "classes/full", "nothing/cat", "nothing/dog", "mine"):
+    for folder in ("classes/empty", "classes/full", "classes/also", "nothing/cat", "nothing/dog", "mine"):
         (tmp_path / folder).mkdir(parents=True)
     shutil.copy(next((images / "val" / "star").iterdir()), tmp_path / "classes" / "full")
+    shutil.copy(next((images / "val" / "star").iterdir()), tmp_path / "classes" / "also")
     (tmp_path / "mine" / "letter.txt").write_text("dear")
     (tmp_path / "file").write_text("")
     (tmp_path / "link").symlink_to("gone")
     before = sorted(entry.name for entry in tmp_path.iterdir())
     new = tmp_path / "new"
-    for words, told in (
-        ((tmp_path / "classes", "--out", new, "--val-fraction", "0.5"), "0.5"),
+    for arguments, shown in (
+        ((tmp_path / "classes", "--out", new, "--val-fraction", "0.1"), "0.1"),
         ((tmp_path / "nothing", "--out", new, "--val-fraction", "0.5"), "no image"),
         ((tmp_path / "nowhere", "--out", new), "nowhere"),
         ((images, "--out", tmp_path / "mine"), "letter.txt"),
@@ -313,8 +314,8 @@ def test_mistakes_leave_nothing_behind(images: Path, tmp_path: Path, capsys: pyt
         ((images, "--out", new, "--quality", "0"), "--quality"),
         ((images, "--out", new, "--workers", "0"), "--workers"),
     ):
-        code, error = call(*words)
-        assert code == 2 and told in error, (words, error)
+        code, error = call(*arguments)
+        assert code == 2 and shown in error, (arguments, error)
         assert sorted(entry.name for entry in tmp_path.iterdir()) == before
     assert [entry.name for entry in (tmp_path / "mine").iterdir()] == ["letter.txt"]
     code, error = call(images, "--out", new, "--strict", "--workers", "1")

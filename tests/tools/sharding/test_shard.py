@@ -17,6 +17,7 @@ import pytest
 
 from alexnet_fast.cli import main
 from alexnet_fast.tools.dataset import Dataset, ImageOptions
+from alexnet_fast.tools.dataset_parts import Unused
 from alexnet_fast.tools.describe import describe
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.sharding.image import encode
@@ -56,10 +57,16 @@ def test_every_image_is_accounted_for(unbroken: Path, images: Path) -> None:
 def test_images_that_are_not_sharded_are_in_the_manifest_too(images: Path, tmp_path: Path) -> None:
     shutil.copytree(images, tmp_path / "in")
     shutil.copy(next((images / "val" / "star").iterdir()), tmp_path / "in" / "val" / "loose.jpg")
+    (tmp_path / "in" / "old.zip").write_bytes(b"PK")
     run(tmp_path / "in", tmp_path / "out")
-    notes = ("Not used: 1 image in val/, in no class folder.",)
-    assert Dataset.load(tmp_path / "out").notes == notes
-    assert f"note        {notes[0]}" in describe(Dataset.load(tmp_path / "out")).splitlines()
+    dataset = Dataset.load(tmp_path / "out")
+    assert dataset.unused == (
+        Unused("old.zip", 1, "archives; unpack them"),
+        Unused("val", 1, "images in no class folder, without a label"),
+    )
+    counts = dataset.accounting()
+    assert counts["found"] == counts["written"] + counts["skipped"] == len(list((tmp_path / "in").rglob("*.*")))
+    assert "not used    1 in val: images in no class folder, without a label" in describe(dataset).splitlines()
 
 
 @pytest.mark.parametrize(
@@ -215,7 +222,7 @@ def test_mending_the_mean_can_be_interrupted(images: Path, unbroken: Path, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "arguments"),
     [
         ({"seed": 3}, "seed"),
         ({"shard_size": 11}, "shard"),
@@ -223,9 +230,9 @@ def test_mending_the_mean_can_be_interrupted(images: Path, unbroken: Path, tmp_p
         ({"image_options": ImageOptions(exif="ignore")}, "exif"),
     ],
 )
-def test_other_options_are_refused(options: dict[str, Any], words: str, images: Path, unbroken: Path) -> None:
+def test_other_options_are_refused(options: dict[str, Any], arguments: str, images: Path, unbroken: Path) -> None:
     before = digests(unbroken)
-    with pytest.raises(UsageError, match=f"other input or options:.*{words}"):
+    with pytest.raises(UsageError, match=f"other input or options:.*{arguments}"):
         run(images, unbroken, **options)
     assert digests(unbroken) == before
 
@@ -258,27 +265,30 @@ def test_the_table_leads_back_to_every_name(tmp_path: Path) -> None:
         b"a\\n.jpg",
         b"\t\x1b[31m.jpg",
     ]
-    write_files(tmp_path / "in", {os.fsdecode(b"cat/" + name): jpeg(i) for i, name in enumerate(names)})
+    places = [(b"dog/" if number % 2 else b"cat/") + name for number, name in enumerate(names)]
+    write_files(tmp_path / "in", {os.fsdecode(place): jpeg(i) for i, place in enumerate(places)})
     run(tmp_path / "in", tmp_path / "out")
-    assert sorted(sources(tmp_path / "out").values()) == sorted(b"cat/" + name for name in names)
+    assert sorted(sources(tmp_path / "out").values()) == sorted(places)
 
 
 def test_two_images_of_one_name_are_told_apart(tmp_path: Path) -> None:
-    members = [("a.jpg", b"no image"), ("a.cls", b"0"), ("b.jpg", jpeg(1)), ("b.cls", b"0")]
-    tar = tar_of([tar_member(name, content) for name, content in [*members, ("a.jpg", jpeg(2)), ("a.cls", b"0")]])
+    members = [("cat/a.jpg", b"no image"), ("dog/b.jpg", jpeg(1)), ("cat/a.jpg", jpeg(2))]
+    tar = tar_of([tar_member(name, content) for name, content in members])
     dataset = run(write_files(tmp_path / "in", {"0.tar": tar}), tmp_path / "out").dataset
     assert dataset.accounting() == {"found": 3, "written": 2, "skipped": 1}
-    assert sorted(sources(tmp_path / "out").values()) == [b"0.tar!a.jpg", b"0.tar!b.jpg"]
+    assert sorted(sources(tmp_path / "out").values()) == [b"0.tar!cat/a.jpg", b"0.tar!dog/b.jpg"]
 
 
 def test_names_cannot_command_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_files(tmp_path / "in", {"cat/1.jpg": jpeg(1), "cat/\x1b[2J\nskipped: dog.jpg": b"no image"})
+    write_files(
+        tmp_path / "in", {"cat/1.jpg": jpeg(1), "dog/1.jpg": jpeg(2)} | {"cat/\x1b[2J\nskipped: dog.jpg": b"no image"}
+    )
     with pytest.raises(SystemExit) as ended:
         main(["shard", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--workers", "1"])
-    told = capsys.readouterr().out
+    shown = capsys.readouterr().out
     assert ended.value.code == 3
-    assert "\x1b" not in told
-    assert r"skipped: cat/\x1b[2J\nskipped: dog.jpg: not an image" in told
+    assert "\x1b" not in shown
+    assert r"skipped: cat/\x1b[2J\nskipped: dog.jpg: not an image" in shown
 
 
 def test_another_source_is_refused(images: Path, unbroken: Path, tmp_path: Path) -> None:
@@ -298,14 +308,14 @@ def test_other_images_of_the_same_names_are_another_source(images: Path, unbroke
 
 
 def test_the_last_words_fit_what_was_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_files(tmp_path / "in", {"cat/1.jpg": jpeg(1)})
-    words = ["shard", str(tmp_path / "in"), "--out", str(tmp_path / "my shards"), "--workers", "1"]
-    for code, image, told in ((0, jpeg(2), "1 shard made in"), (3, b"no image", "dataset.json names all of them")):
+    write_files(tmp_path / "in", {"cat/1.jpg": jpeg(1), "dog/1.jpg": jpeg(3)})
+    arguments = ["shard", str(tmp_path / "in"), "--out", str(tmp_path / "my shards"), "--workers", "1"]
+    for code, image, shown in ((0, jpeg(2), "1 shard made in"), (3, b"no image", "dataset.json names all of them")):
         write_files(tmp_path / "in", {"cat/2.jpg": image})
         with pytest.raises(SystemExit) as ended:
-            main(words)
+            main(arguments)
         out = capsys.readouterr().out
-        assert (ended.value.code or 0) == code and told in out
+        assert (ended.value.code or 0) == code and shown in out
         assert f"`alexnet-fast train '{tmp_path}/my shards'`" in out
         assert ("names all of them" in out) == (code == 3)
         shutil.rmtree(tmp_path / "my shards")

@@ -71,9 +71,9 @@ def close_a_file(folder: Path) -> str:
 def move_an_index_line(folder: Path) -> str:
     index = folder / "train-000000.idx"
     lines = index.read_text().splitlines()
-    words = lines[3].split(" ")
-    words[1] = str(int(words[1]) + 512)
-    lines[3] = " ".join(words)
+    arguments = lines[3].split(" ")
+    arguments[1] = str(int(arguments[1]) + 512)
+    lines[3] = " ".join(arguments)
     index.write_text("\n".join(lines) + "\n")
     return "train-000000.idx: does not fit its tar (line 4)"
 
@@ -121,12 +121,12 @@ def test_verify_finds_it(
 ) -> None:
     folder = tmp_path / "shards"
     shutil.copytree(unbroken, folder)
-    words = damage(folder)
+    arguments = damage(folder)
     with pytest.raises(SystemExit) as ended:
         main(["verify", str(folder), "--workers", "1"])
-    told = capsys.readouterr()
+    shown = capsys.readouterr()
     assert ended.value.code == 3
-    assert words in told.out + told.err
+    assert arguments in shown.out + shown.err
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_its_advice_mends_it(
 
 
 def break_a_image(folder: Path) -> str:
-    """A image without its JPEG's first bytes, with the shard's hash and the manifest's made to fit again."""
+    """An image without its JPEG's first bytes, with the shard's hash and the manifest's made to fit again."""
     tar = folder / "train-000000.tar"
     with tar.open("rb") as file:
         sample = next(iter(read_samples(file)))
@@ -171,13 +171,13 @@ def break_a_image(folder: Path) -> str:
 def test_only_decoding_finds_a_broken_image(unbroken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "shards"
     shutil.copytree(unbroken, folder)
-    words = break_a_image(folder)
+    arguments = break_a_image(folder)
     for options, code in (([], 0), (["--decode"], 3)):
         with pytest.raises(SystemExit) as ended:
             main(["verify", str(folder), "--workers", "1", *options])
-        told = capsys.readouterr()
-        assert (ended.value.code or 0) == code, told
-    assert words in told.out + told.err
+        shown = capsys.readouterr()
+        assert (ended.value.code or 0) == code, shown
+    assert arguments in shown.out + shown.err
 
 
 @pytest.mark.parametrize("options", [[], ["--decode"]])
@@ -192,7 +192,7 @@ def test_verify_of_what_is_whole(options: list[str], unbroken: Path, capsys: pyt
     [
         (flip_a_bit, "Remove the .tar of each damaged shard and run the same `alexnet-fast shard … --out"),
         (change_the_mean, "1 problem. Run the same `alexnet-fast shard … --out"),
-        (close_a_file, "1 problem. Mend what keeps 'train-000002.tar' from being read, or move it away and run the"),
+        (close_a_file, "1 problem. Fix what keeps 'train-000002.tar' from being read, or move it away and run the"),
         (add_a_tar, "Move away what is not in dataset.json: 'train-000099.tar'."),
         (change_the_manifest, "dataset.json: Bring it back from a copy; without one, shard again into a new --out."),
     ],
@@ -205,6 +205,6 @@ def test_the_advice_is_for_what_was_found(
     damage(folder)
     with pytest.raises(SystemExit):
         main(["verify", str(folder), "--workers", "1"])
-    told = capsys.readouterr().out
-    assert advice in told
-    assert "--out" not in advice.replace("new --out", "") or f"--out '{folder}'` again" in told
+    shown = capsys.readouterr().out
+    assert advice in shown
+    assert "--out" not in advice.replace("new --out", "") or f"--out '{folder}'` again" in shown

@@ -22,6 +22,11 @@ def rows(source: Source) -> list[tuple[str, str, str]]:
     ]
 
 
+def unused(source: Source) -> list[tuple[str, int]]:
+    """(place, count) of what is not used."""
+    return [(entry.place, entry.count) for entry in source.unused]
+
+
 def images(*names: str) -> dict[str, bytes]:
     return {name: name.encode() for name in names}
 
@@ -49,20 +54,26 @@ def test_one_level_is_train_and_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["validation", "valid", "Val"])
 def test_other_words_for_val(tmp_path: Path, name: str) -> None:
-    source = find_source(write_files(tmp_path, images("train/a/1.jpg", f"{name}/a/2.jpg", "test/a/3.jpg")))
-    assert [row[0] for row in rows(source)] == ["train", "val", "test"]
+    source = find_source(
+        write_files(tmp_path, images("train/a/1.jpg", "train/b/1.jpg", f"{name}/a/2.jpg", "test/a/3.jpg"))
+    )
+    assert [row[0] for row in rows(source)] == ["train", "train", "val", "test"]
 
 
 def test_two_folders_for_one_split(tmp_path: Path) -> None:
     write_files(tmp_path, images("train/a/1.jpg", "val/a/1.jpg", "validation/a/1.jpg"))
-    with pytest.raises(UsageError, match="both the val split"):
+    with pytest.raises(UsageError, match="'val', 'validation' are both the val split"):
         find_source(tmp_path)
 
 
 def test_class_called_train(tmp_path: Path) -> None:
-    """A train is a vehicle too."""
-    source = find_source(write_files(tmp_path, images("car/1.jpg", "train/1.jpg", "plane/1.jpg")))
+    """A train is a vehicle too: which it is, the user says."""
+    write_files(tmp_path, images("car/1.jpg", "train/1.jpg", "plane/1.jpg"))
+    with pytest.raises(UsageError, match=r"can be read in two ways.*`--split train=\.` makes all of them classes"):
+        find_source(tmp_path)
+    source = find_source(tmp_path, splits=["train=."])
     assert [entry.name for entry in source.classes] == ["car", "plane", "train"]
+    assert "The class 'train' is called as a split is." in source.warnings[0]
 
 
 def test_nested_names(tmp_path: Path) -> None:
@@ -72,7 +83,7 @@ def test_nested_names(tmp_path: Path) -> None:
             "train/animals/dog/1.jpg",
             "train/animals/cat/1.jpg",
             "train/car/1.jpg",
-            "train/car/close/2.jpg",
+            "train/car/images/2.jpg",
             "train/n01443537/images/3.jpg",
             "val/animals/dog/9.jpg",
         ),
@@ -95,7 +106,7 @@ def test_names_with_spaces_and_other_alphabets(tmp_path: Path) -> None:
 
 
 def test_names_that_are_no_text(tmp_path: Path) -> None:
-    write_files(tmp_path, {os.fsdecode(b"train/a\xff/\xfe.jpg"): b"content"})
+    write_files(tmp_path, {os.fsdecode(b"train/a\xff/\xfe.jpg"): b"content", "train/b/1.jpg": b""})
     source = find_source(tmp_path)
     assert source.table.origin(0) == "train/a\\xff/\\xfe.jpg"
     assert source.classes[0].name == "a\\xff"
@@ -115,20 +126,22 @@ def test_flat_validation_folder(tmp_path: Path) -> None:
     source = find_source(write_files(tmp_path, images(*train, *val)))
     labeled = {origin: name for split, name, origin in rows(source) if split == "val"}
     assert labeled == dict(zip(val[:5], wnids[:5], strict=True))
-    assert "1 image in val/" in source.notes[0]
+    assert unused(source) == [("val", 1)]
 
 
 def test_kaggle_layout(tmp_path: Path) -> None:
     base = "ILSVRC/Data/CLS-LOC"
     wnid = imagenet_classes()[validation_labels()[0]].wnid
     names = [f"{base}/train/{wnid}/{wnid}_1.JPEG", f"{base}/val/ILSVRC2012_val_00000001.JPEG"]
+    names += [f"{base}/train/n01440764/n01440764_1.JPEG"]
     names += [f"{base}/test/ILSVRC2012_test_00000001.JPEG", "ILSVRC/ImageSets/CLS-LOC/val.txt"]
     source = find_source(write_files(tmp_path, images(*names)))
     assert rows(source) == [
-        ("train", wnid, f"train/{wnid}/{wnid}_1.JPEG"),
-        ("val", wnid, "val/ILSVRC2012_val_00000001.JPEG"),
+        ("train", "n01440764", f"{base}/train/n01440764/n01440764_1.JPEG"),
+        ("train", wnid, f"{base}/train/{wnid}/{wnid}_1.JPEG"),
+        ("val", wnid, f"{base}/val/ILSVRC2012_val_00000001.JPEG"),
     ]
-    assert any("1 image in test/" in note for note in source.notes)
+    assert unused(source) == [(f"{base}/test", 1)]
 
 
 def test_everything_else_is_mentioned(tmp_path: Path) -> None:
@@ -136,6 +149,7 @@ def test_everything_else_is_mentioned(tmp_path: Path) -> None:
         tmp_path,
         images(
             "train/a/1.jpg",
+            "train/b/1.jpg",
             "train/a/notes.txt",
             "train/a/._1.jpg",
             "train/loose.jpg",
@@ -148,14 +162,12 @@ def test_everything_else_is_mentioned(tmp_path: Path) -> None:
     (tmp_path / "train" / "empty").mkdir()
     (tmp_path / ".hidden" / "broken.jpg").symlink_to("nowhere.jpg")
     source = find_source(tmp_path)
-    assert [row[2] for row in rows(source)] == ["train/a/1.jpg"]
+    assert [row[2] for row in rows(source)] == ["train/a/1.jpg", "train/b/1.jpg"]
+    assert unused(source) == [(".hidden", 2), ("extra", 1), ("train", 1)]
     notes = " ".join(source.notes)
-    assert "4 images in hidden folders ('.hidden', 'train/a/.thumbs')" in notes
-    assert "No classes: 1 folder without a image ('train/empty')" in notes
-    assert "1 image in train/" in notes
-    assert "1 image in extra/" in notes
-    assert "2 other files" in notes
-    assert ".txt 1" in notes
+    assert "No classes: 1 folder without an image ('train/empty')" in notes
+    assert "1 other file, no images by their names (.txt 1)" in notes
+    assert "2 files and folders that other programs left ('._*', '.thumbs')" in notes
 
 
 @pytest.mark.parametrize(
@@ -235,12 +247,12 @@ def test_val_fraction(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.5, 0.001])
 def test_val_fraction_that_cannot_be(tmp_path: Path, fraction: float) -> None:
     with pytest.raises(UsageError, match="--val-fraction"):
-        find_source(write_files(tmp_path, images("train/a/1.jpg", "train/a/2.jpg")), val_fraction=fraction)
+        find_source(write_files(tmp_path, images("train/a/1.jpg", "train/b/2.jpg")), val_fraction=fraction)
 
 
 def test_val_fraction_with_val(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="leave --val-fraction away"):
-        find_source(write_files(tmp_path, images("train/a/1.jpg", "val/a/2.jpg")), val_fraction=0.5)
+        find_source(write_files(tmp_path, images("train/a/1.jpg", "train/b/1.jpg", "val/a/2.jpg")), val_fraction=0.5)
 
 
 def test_order_is_not_the_file_systems(tmp_path: Path) -> None:
@@ -252,7 +264,7 @@ def test_order_is_not_the_file_systems(tmp_path: Path) -> None:
 
 
 def test_vanished_image(tmp_path: Path) -> None:
-    source = find_source(write_files(tmp_path, images("train/a/1.jpg")))
+    source = find_source(write_files(tmp_path, images("train/a/1.jpg", "train/b/1.jpg")))
     (tmp_path / "train/a/1.jpg").unlink()
     with pytest.raises(UserError, match=r"1\.jpg: cannot be read \(No such file"):
         read_bytes(source.table.location(0))

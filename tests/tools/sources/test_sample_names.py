@@ -27,7 +27,7 @@ ODD = [
 
 
 def test_odd_names() -> None:
-    stems = [stem.decode() for stem in unique_stems(ODD, None)]
+    stems = [stem.decode() for stem in unique_stems(ODD, [None] * len(ODD))]
     assert len(set(stems)) == len(ODD)
     assert all(re.fullmatch("[A-Za-z0-9][A-Za-z0-9_-]{0,79}", stem) for stem in stems)
     assert stems[0] == "plain"
@@ -36,8 +36,8 @@ def test_odd_names() -> None:
 
 
 def test_independent_of_order() -> None:
-    forward = dict(zip(ODD, unique_stems(ODD, None), strict=True))
-    backward = dict(zip(ODD[::-1], unique_stems(ODD[::-1], None), strict=True))
+    forward = dict(zip(ODD, unique_stems(ODD, [None] * len(ODD)), strict=True))
+    backward = dict(zip(ODD[::-1], unique_stems(ODD[::-1], [None] * len(ODD)), strict=True))
     assert forward == backward
 
 
@@ -55,8 +55,8 @@ def test_a_file_that_is_called_as_another_will_be() -> None:
     once = b"b/" + made_stem(b"x y", odd) + b".jpg"
     twice = b"c/" + made_stem(once[2:-4], once) + b".jpg"
     for origins in ([odd, once, twice], [twice, once, odd]):
-        assert len(set(unique_stems(origins, None))) == 3
-    assert list(unique_stems([once], None)) == [once[2:-4]]
+        assert len(set(unique_stems(origins, [None] * 3))) == 3
+    assert list(unique_stems([once], [None])) == [once[2:-4]]
 
 
 def test_table_leads_back(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.sources.find import Source, find_source, read_bytes
-from alexnet_fast.tools.sources.imagenet import classes_by_wnid, validation_labels
+from alexnet_fast.tools.sources.imagenet import classes_by_wnid, imagenet_classes, validation_labels
 from tests.tools.fake_sources import WNIDS, jpeg, tar_bytes, tar_member, tar_of, write_files
 
 
@@ -26,8 +26,10 @@ def found(source: Source) -> list[tuple[str, int, str, bytes]]:
 def test_as_timm_publishes_imagenet(tmp_path: Path) -> None:
     """Unpadded cls and json beside the jpg; names of the original files; splits in the tars' names."""
     index = classes_by_wnid()[WNIDS[1]].index
-    train = {f"{WNIDS[1]}_5.jpg": jpeg(1), f"{WNIDS[1]}_5.cls": str(index).encode(), f"{WNIDS[1]}_5.json": b"{}"}
     label = int(validation_labels()[2])
+    other = f"{imagenet_classes()[label].wnid}_6"
+    train = {f"{WNIDS[1]}_5.jpg": jpeg(1), f"{WNIDS[1]}_5.cls": str(index).encode(), f"{WNIDS[1]}_5.json": b"{}"}
+    train |= {f"{other}.jpg": jpeg(3), f"{other}.cls": str(label).encode()}
     val = {"ILSVRC2012_val_00000003.jpg": jpeg(2), "ILSVRC2012_val_00000003.cls": str(label).encode()}
     write_files(
         tmp_path,
@@ -41,6 +43,7 @@ def test_as_timm_publishes_imagenet(tmp_path: Path) -> None:
     assert source.kind == "webdataset"
     assert found(source) == [
         ("train", index, f"{WNIDS[1]}_5", jpeg(1)),
+        ("train", label, other, jpeg(3)),
         ("val", label, "ILSVRC2012_val_00000003", jpeg(2)),
     ]
     assert source.classes[index].words == "crane"
@@ -51,11 +54,13 @@ def test_as_timm_publishes_imagenet(tmp_path: Path) -> None:
 @pytest.mark.parametrize("extension", ["jpg", "png", "jpeg", "webp", "JPG", "image.jpg"])
 def test_labels_in_json(tmp_path: Path, extension: str) -> None:
     long = {"caption": "x" * 2000, "label": 3}
-    tar = tar_bytes({"d/a b.json": json.dumps(long).encode(), f"d/a b.{extension}": b"image"})
-    source = find_source(write_files(tmp_path, {"0.tar": tar}))
-    assert [(row[1], row[3]) for row in found(source)] == [(3, b"image")]
+    tar = {"d/a b.json": json.dumps(long).encode(), f"d/a b.{extension}": b"image"}
+    tar |= {"d/c.json": b'{"label": "1"}', f"d/c.{extension}": b"other"}
+    source = find_source(write_files(tmp_path, {"0.tar": tar_bytes(tar)}))
+    assert [(row[1], row[3]) for row in found(source)] == [(3, b"image"), (1, b"other")]
     assert [entry.name for entry in source.classes] == ["0", "1", "2", "3"]
     assert any("called by their numbers" in note for note in source.notes)
+    assert "No image has the label 0, 2 of 0 to 3." in source.warnings[0]
 
 
 def test_labels_that_are_names(tmp_path: Path) -> None:
@@ -74,7 +79,7 @@ def test_what_is_not_used_is_mentioned(tmp_path: Path) -> None:
             "2.jpg": b"2",
             "2.txt": b"a caption",
             "3.jpg": b"3",
-            "3.png": b"4",
+            "3.seg.png": b"4",
             "3.cls": b"1",
             "__meta__.json": b"{}",
             "5.cls": b"1",
@@ -82,8 +87,10 @@ def test_what_is_not_used_is_mentioned(tmp_path: Path) -> None:
     )
     source = find_source(write_files(tmp_path, {"0.tar": tar}))
     assert len(source.table) == 2
-    assert "Not used: 1 image without a label ('0.tar!2')." in source.notes
-    assert "Not used: 1 image, not the first of the sample." in source.notes
+    assert [(entry.count, entry.reason) for entry in source.unused] == [
+        (1, "images besides the sample's own ('3.seg.png')"),
+        (1, "images without a label ('2')"),
+    ]
 
 
 def test_links_and_what_has_no_bytes(tmp_path: Path) -> None:
@@ -103,26 +110,27 @@ def test_links_and_what_has_no_bytes(tmp_path: Path) -> None:
     )
     source = find_source(write_files(tmp_path, {"0.tar": tar}))
     assert [row[1:] for row in found(source)] == [(0, "1", b"one"), (1, "2", b"one"), (0, "5", b"five")]
-    assert any(
-        "2 images without bytes in the tar" in note and "'0.tar!3.jpg', '0.tar!4.jpg'" in note for note in source.notes
-    )
-    assert "Not used: 1 label without a image." in source.notes
+    (lost,) = source.unused
+    assert lost.count == 2 and "without bytes in the tar" in lost.reason and "'3.jpg', '4.jpg'" in lost.reason
+    assert "Ignored: 1 label without an image." in source.notes
 
 
 def test_wrong_input(tmp_path: Path) -> None:
-    write_files(tmp_path, {"train-0.tar": tar_bytes({"1.jpg": b"1", "1.cls": b"0"}), "other.tar": tar_bytes({})})
+    sample = tar_bytes({"1.jpg": b"1", "1.cls": b"0"})
+    write_files(tmp_path, {"train-0.tar": sample, "other.tar": sample})
     with pytest.raises(UsageError, match=r"the tar 'other\.tar' names no split, but 'train-0\.tar' does"):
         find_source(tmp_path)
-    with pytest.raises(UsageError, match="no sample with a image"):
+    with pytest.raises(UsageError, match="no sample with an image"):
         find_source(write_files(tmp_path / "a", {"0.tar": tar_bytes({"1.jpg": b"1"})}), "webdataset")
-    with pytest.raises(UsageError, match="labels may go up to 99,999"):
+    with pytest.raises(UserError, match="the label 100000 is too large; labels may go up to 99,999"):
         find_source(write_files(tmp_path / "b", {"0.tar": tar_bytes({"1.jpg": b"1", "1.cls": b"100000"})}))
     long = {"0.tar": tar_bytes({"1.jpg": b"1", "1.cls": b"9" * 5000})}
-    with pytest.raises(UsageError, match=r"the label 9{40}…; labels may go up to 99,999"):
+    with pytest.raises(UserError, match=r"the label 9{40}… is too large; labels may go up to 99,999"):
         find_source(write_files(tmp_path / "long", long))
     for name, garbage in (("c", b"{"), ("d", b"[" * 100_000)):
-        with pytest.raises(UserError, match=r"1\.json is no JSON"):
-            find_source(write_files(tmp_path / name, {"0.tar": tar_bytes({"1.jpg": b"1", "1.json": garbage})}))
+        with pytest.raises(UserError, match=r"1\.json \(sample '1'\): is no JSON"):
+            tar = tar_bytes({"1.jpg": b"1", "1.json": garbage, "2.jpg": b"2", "2.json": b'{"label": 1}'})
+            find_source(write_files(tmp_path / name, {"0.tar": tar}))
     cut = tar_bytes({"1.jpg": b"1", "1.cls": b"0"})[:2048]
     with pytest.raises(UserError, match="without a tar's end mark"):
         find_source(write_files(tmp_path / "d", {"0.tar": cut}))
@@ -134,15 +142,18 @@ def test_tars_beside_class_folders(tmp_path: Path) -> None:
     assert find_source(tmp_path).kind == "folders"
 
 
-@pytest.mark.parametrize("folders", [("train/cat", "val/cat"), ("cat", "dog")])
-def test_stray_tars_beside_class_folders(tmp_path: Path, folders: tuple[str, str]) -> None:
-    """Their names disagree about splits; one even holds samples."""
+@pytest.mark.parametrize("folders", [("train/cat", "train/dog", "val/cat"), ("cat", "dog")])
+def test_stray_tars_beside_class_folders(tmp_path: Path, folders: tuple[str, ...]) -> None:
+    """Their names disagree about splits; both hold samples."""
     sample = tar_bytes({"1.jpg": b"1", "1.cls": b"0"})
     write_files(tmp_path, {"train-old.tar": sample, "backup.tar": sample})
     write_files(tmp_path, {f"{name}/1.jpg": b"1" for name in folders})
-    assert find_source(tmp_path).kind == "folders"
-    (tmp_path / "backup.tar").unlink()
-    assert find_source(tmp_path).kind == ("folders" if folders[0] == "train/cat" else "webdataset")
+    if folders == ("cat", "dog"):
+        with pytest.raises(UsageError, match="holds images in folders and WebDataset samples in"):
+            find_source(tmp_path)
+    source = find_source(tmp_path, None if folders[0] == "train/cat" else "folders")
+    assert source.kind == "folders"
+    assert [(entry.place, entry.count) for entry in source.unused] == [("backup.tar", 1), ("train-old.tar", 1)]
 
 
 def test_labels_that_are_many_names(tmp_path: Path) -> None:

@@ -84,47 +84,47 @@ def test_shards_in_s3_are_the_local_ones(bucket: str, images: Path, expected: di
     assert run(images, output).made_shards == 0
 
 
-def call(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str]:
-    """(exit code, all that was said) of `alexnet-fast words…`."""
+def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
+    """(exit code, all that was said) of `alexnet-fast arguments…`."""
     with pytest.raises(SystemExit) as ended:
-        main([str(word) for word in words])
-    told = capsys.readouterr()
-    return int(ended.value.code or 0), told.out + told.err
+        main([str(word) for word in arguments])
+    shown = capsys.readouterr()
+    return int(ended.value.code or 0), shown.out + shown.err
 
 
 def test_the_next_steps_after_s3_are_told_and_work(
     bucket: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    url = f"{bucket}/told/shards"
-    code, told = call(capsys, "shard", images, "--out", url, "--workers", 1)
+    url = f"{bucket}/shown/shards"
+    code, shown = call(capsys, "shard", images, "--out", url, "--workers", 1)
     assert code == 3
     copy = f"`aws s3 sync {url} shards`"
-    assert f"Next: `alexnet-fast info {url}`, {copy}, `alexnet-fast train shards`." in told
+    assert f"Next: `alexnet-fast info {url}`, {copy}, `alexnet-fast train shards`." in shown
     local = tmp_path / "shards"
     assert call(capsys, "shard", images, "--out", local, "--workers", 1)[0] == 3
     assert call(capsys, "info", url) == (0, call(capsys, "info", local)[1].replace(str(local), url))
     assert call(capsys, "info", f"{bucket}/nowhere") == (2, f"alexnet-fast: {bucket}/nowhere: no shards folder, it has "
         "no dataset.json. Give the folder that `alexnet-fast shard` wrote.\n")  # fmt: skip
-    for words in (["train"], ["preview"], ["bench", "loader"]):
-        code, told = call(capsys, *words, url)
-        assert code == 2 and f"{url}: images are read from a disk" in told and copy in told
+    for arguments in (["train"], ["preview"], ["bench", "loader"]):
+        code, shown = call(capsys, *arguments, url)
+        assert code == 2 and f"{url}: images are read from a disk" in shown and copy in shown
 
 
 def test_shards_in_a_store_are_verified(bucket: str, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     url = f"{bucket}/verified"
     output = open_output(url)
     run(images, output)
-    words = ("verify", url, "--decode", "--workers", 1)
-    assert call(capsys, *words)[0] == 0
+    arguments = ("verify", url, "--decode", "--workers", 1)
+    assert call(capsys, *arguments)[0] == 0
     system, root = open_system(url)
     system.rm_file(f"{root}/val-000000.idx")
     system.rm_file(f"{root}/_info.json")
     tar = bytearray(output.read("train-000001.tar") or b"")
-    tar[1000] ^= 1  # in the padding of a label: only the hash can tell
+    tar[1000] ^= 1  # in the padding of a label: only the hash shows it
     system.pipe_file(f"{root}/train-000001.tar", bytes(tar))
     system.pipe_file(f"{root}/train-000009.tar", bytes(tar))
-    code, told = call(capsys, *words)
-    problems = {line.strip() for line in told.splitlines() if line.startswith("  ")}
+    code, shown = call(capsys, *arguments)
+    problems = {line.strip() for line in shown.splitlines() if line.startswith("  ")}
     assert code == 3 and problems == {
         "_info.json: is missing",
         "train-000001.tar: is not what was written (sha256 differs)",
@@ -215,7 +215,7 @@ def test_folders_that_are_objects_are_no_files(bucket: str, tmp_path: Path) -> N
     found = find_source(f"{bucket}/console")
     assert [entry.name for entry in found.classes] == ["cat", "dog"] and len(found.table) == 2
     assert not any("other file" in note for note in found.notes), found.notes
-    assert "Not used: 1 image in the source itself, in no class folder." in found.notes
+    assert [(entry.place, entry.count) for entry in found.unused] == [("the source itself", 1)]
 
 
 def test_scan_of_stored_tars_is_kept_in_a_store(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -345,8 +345,8 @@ def test_a_full_temporary_folder_is_told(bucket: str) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
-        told = pytest.raises(UserError, match=r"train\.tar: .*temporary folder.*File too large.*TMPDIR")
-        with told, output.create("train.tar") as file:
+        shown = pytest.raises(UserError, match=r"train\.tar: .*temporary folder.*File too large.*TMPDIR")
+        with shown, output.create("train.tar") as file:
             file.write(bytes(200_000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

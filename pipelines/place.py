@@ -1,0 +1,75 @@
+"""A loader's place in its stream, and the refusal of a place in another stream."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from typing import Any
+
+from alexnet_fast.tools.errors import UserError
+
+STATE_VERSION = 6
+
+
+@dataclass
+class Place:
+    """So many training batches of an epoch have been handed out."""
+
+    epoch: int
+    batches: int = 0
+    checkpoint: Checkpoint | None = None
+    """From where to decode again; None: from the epoch's start."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state of DALI's reader in front of a decoded batch; it holds for decoded batches of any size."""
+
+    samples: int
+    """Of the epoch that come before it."""
+    dali: bytes
+
+
+def state_of(place: Place | None, stream: dict[str, str], decoding: dict[str, Any]) -> dict[str, Any]:
+    """Plain numbers and strings.  stream: what decides which images come; decoding: what rounds their pixels."""
+    state: dict[str, Any] = {"version": STATE_VERSION, "stream": stream, "decoding": decoding, "epoch": None}
+    if place is None:
+        return state
+    state |= {"epoch": place.epoch, "batches": place.batches, "samples": 0, "dali": None}
+    if place.checkpoint is not None:
+        text = base64.b64encode(place.checkpoint.dali).decode("ascii")
+        state |= {"samples": place.checkpoint.samples, "dali": text}
+    return state
+
+
+def place_in(state: dict[str, Any]) -> Place | None:
+    """What `state_of` was given; None where no epoch had begun."""
+    if state["epoch"] is None:
+        return None
+    checkpoint = None
+    if state["dali"] is not None:
+        checkpoint = Checkpoint(state["samples"], base64.b64decode(state["dali"]))
+    return Place(state["epoch"], state["batches"], checkpoint)
+
+
+def check_version(state: dict[str, Any]) -> None:
+    """UserError where another release made the state."""
+    if state.get("version") != STATE_VERSION:
+        raise UserError(
+            f"the loader's state has version {state.get('version')!r}; this program reads {STATE_VERSION}. "
+            "Resume with the release that made it, or from an epoch's start."
+        )
+
+
+def check_stream(theirs: dict[str, str], ours: dict[str, str]) -> None:
+    """UserError, naming the differences, where a loader would not give the stream that a state is of."""
+    differences = [
+        f"{name} was {theirs.get(name)}, is {ours.get(name)}"
+        for name in sorted(theirs.keys() | ours.keys())
+        if theirs.get(name) != ours.get(name)
+    ]
+    if differences:
+        raise UserError(
+            f"the stream of images is not the one that was interrupted: {'; '.join(differences)}. "
+            "Restore what it was, or resume from an epoch's start."
+        )

@@ -1,0 +1,97 @@
+"""atomic.py: a file has its name when it is whole and on the disk, and not before, however the write ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+
+from alexnet_fast.tools import atomic
+
+
+def test_a_file_gets_its_name_when_it_is_whole_and_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"old")
+    steps: list[str] = []
+    real_replace = Path.replace
+
+    def replace(self: Path, target: Path) -> Path:
+        steps.append(f"rename {self.read_bytes()!r}")
+        return real_replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", lambda descriptor: steps.append("sync"))
+    monkeypatch.setattr(Path, "replace", replace)
+    with atomic.writing(file) as opened:
+        opened.write(b"new")
+        assert file.read_bytes() == b"old"
+    assert file.read_bytes() == b"new"
+    assert steps == ["sync", "rename b'new'", "sync"]  # the content, then the name, then the folder that holds it
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_write_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"old")
+    with pytest.raises(KeyboardInterrupt), atomic.writing(file) as opened:
+        opened.write(b"half")
+        raise KeyboardInterrupt
+    real = Path.open
+
+    def open_full(path: Path, mode: str) -> IO[Any]:
+        return real(Path("/dev/full") if "partial" in path.name else path, mode)
+
+    monkeypatch.setattr(Path, "open", open_full)
+    with pytest.raises(OSError, match="No space"):
+        atomic.write_bytes(file, b"half")
+    assert file.read_bytes() == b"old" and list(tmp_path.iterdir()) == [file]
+
+
+def test_a_killed_process_leaves_what_was_there_and_the_next_write_clears_up(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    atomic.write_text(file, "old")
+    work = (
+        "import os, signal, sys; from pathlib import Path; from alexnet_fast.tools import atomic\n"
+        "with atomic.writing(Path(sys.argv[1])) as f: f.write(b'half'); f.flush(); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    assert subprocess.run([sys.executable, "-c", work, str(file)], check=False).returncode == -signal.SIGKILL
+    assert file.read_text() == "old" and atomic.partial_name(file).read_bytes() == b"half"
+    atomic.write_text(file, "new é")
+    assert file.read_text(encoding="utf-8") == "new é" and list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_second_name_never_writes_into_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    first, second, best = (tmp_path / name for name in ("first", "second", "best"))
+    first.write_bytes(b"1")
+    second.write_bytes(b"2")
+    os.link(first, atomic.partial_name(best))  # as a process leaves it that is killed between link and rename
+    if not links:
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(PermissionError(1, "no links here")))
+    for existing in (second, first, second):
+        atomic.link(existing, best)
+        assert best.read_bytes() == existing.read_bytes()
+        assert best.samefile(existing) == links
+    assert first.read_bytes() == b"1" and sorted(tmp_path.iterdir()) == sorted([first, second, best])
+
+
+def test_a_folder_appears_when_it_is_filled(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    with pytest.raises(RuntimeError), atomic.making_folder(folder) as partial:
+        (partial / "a").write_text("a")
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
+    with atomic.making_folder(folder) as partial:
+        (partial / "sub").mkdir()
+        (partial / "sub" / "a").write_text("a")
+        assert not folder.exists()
+    assert (folder / "sub" / "a").read_text() == "a" and list(tmp_path.iterdir()) == [folder]
+    with pytest.raises(FileExistsError), atomic.making_folder(folder):
+        pass
+    assert (folder / "sub" / "a").read_text() == "a"

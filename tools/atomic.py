@@ -1,0 +1,107 @@
+"""Files that have their names only when they are whole: written aside, flushed to the disk, renamed.
+
+Whatever ends the process in between, also a power cut, leaves under the final name what was there before, or nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+
+def partial_name(path: Path) -> Path:
+    """Where a file or folder is written before it has its name: a hidden neighbor.
+
+    The name is always the same, so that the next write replaces what a killed process left.
+    """
+    return path.with_name(f".{path.name}.partial")
+
+
+@contextmanager
+def writing(path: Path, partial: Path | None = None) -> Iterator[IO[bytes]]:
+    """A binary file to write, which becomes `path` when the block ends well; if not, `path` stays as it was.
+
+    partial: where it is written meanwhile, on the same file system, for writers that may run at the same time.  Raises
+    OSError (disk full, no permission).
+    """
+    partial = partial or partial_name(path)
+    try:
+        partial.unlink(missing_ok=True)  # what a killed process left may be a second name of a file that is in use
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        _rename(partial, path)
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a whole file; OSError, as from `writing`."""
+    with writing(path) as file:
+        file.write(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file in UTF-8; OSError, as from `writing`."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def link(existing: Path, path: Path) -> None:
+    """Give a file the second name `path`: a hard link, or a copy where the file system has none.  Raises OSError."""
+    partial = partial_name(path)
+    partial.unlink(missing_ok=True)
+    try:
+        os.link(existing, partial)
+    except OSError:
+        with existing.open("rb") as source, writing(path) as copy:
+            shutil.copyfileobj(source, copy)
+        return
+    try:
+        _rename(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def making_folder(folder: Path) -> Iterator[Path]:
+    """A new folder to fill, which becomes `folder` when the block ends well; OSError where that is there already."""
+    partial = partial_name(folder)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        for path in partial.rglob("*"):
+            _sync(path)
+        _sync(partial)
+        if folder.exists():
+            raise FileExistsError(f"{folder}: is there already")
+        _rename(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def rename(partial: Path, path: Path) -> None:
+    """Give a file that is written elsewhere, on the same file system, its name.  Raises OSError."""
+    _sync(partial)
+    _rename(partial, path)
+
+
+def _rename(partial: Path, path: Path) -> None:
+    partial.replace(path)
+    with suppress(OSError):  # some network file systems cannot; only a power cut would show the difference
+        _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    """Flush a file, or a folder's own entries, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
