@@ -34,8 +34,8 @@ from alexnet_fast.tools.sources.table import ClassName, ImageTable, Location, So
 from alexnet_fast.tools.sources.tar_index import ScanCache
 from alexnet_fast.tools.sources.validation_split import check_fraction, draw_validation
 from alexnet_fast.tools.sources.webdataset import find_webdataset
-from alexnet_fast.tools.storage.filesystem import absolute, join
-from alexnet_fast.tools.storage.output import Output
+from alexnet_fast.tools.storage.filesystem import absolute, join, list_folder
+from alexnet_fast.tools.storage.output import WORK, Output
 
 __all__ = ["KINDS", "ClassName", "ImageTable", "Location", "Source", "find_source", "read_bytes"]
 
@@ -197,8 +197,14 @@ def first_level(contents: Contents) -> dict[str, bool]:
 def detect(contents: Contents, names: dict[str, bool], wishes: Wishes) -> str:
     """The kind of source; UsageError where it can be read as two."""
     root, tree = contents.root, contents.tree
-    if b"" in tree.manifests and contents.tars and is_manifest(join(root, MANIFEST)):
-        return "shards"
+    if b"" in tree.manifests and contents.tars:
+        if is_manifest(join(root, MANIFEST)):
+            return "shards"
+        if WORK in list_folder(root):
+            raise UsageError(
+                f"{root}: holds shards of alexnet-fast that are not finished. Run the command that began them "
+                "again, which finishes them, or give the source of these."
+            )
     if not wishes.splits and not wishes.labels:
         if is_ilsvrc2012(names) and not split_in_folders(contents, names) and not unlike_the_challenge(contents):
             return "ilsvrc2012"
