@@ -21,9 +21,9 @@ from alexnet_fast.tools import atomic
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.messages import counted, did_you_mean
+from alexnet_fast.training.divergence import DivergedError
 from alexnet_fast.training.job import StoppedError
 from alexnet_fast.training.run import train
-from alexnet_fast.training.train_step import DivergedError
 
 BASE = "net-167"
 RESULT, FIGURE = "result.json", "ablations.png"
