@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from alexnet_fast.tools.sources.ilsvrc import (
 )
 from alexnet_fast.tools.sources.label_files import LabelFiles
 from alexnet_fast.tools.sources.parquet import find_parquet
+from alexnet_fast.tools.sources.sample_labels import WNID
 from alexnet_fast.tools.sources.samples import has_companions
 from alexnet_fast.tools.sources.shards import find_shards, is_manifest
 from alexnet_fast.tools.sources.splits import said
@@ -237,6 +239,9 @@ def split_in_folders(contents: Contents, names: dict[str, bool]) -> bool:
     folders |= {path.split(b"/")[0] for path in contents.tree.data if b"/" in path and is_tar(path)}
     said_splits = {what.split for folder in folders if folder and (what := said(folder)) and not what.rest}
     missing = {split for split, tar in TARS_2012.items() if tar not in names}
+    wnids = any(re.fullmatch(WNID, text(part)) for path in contents.tree.images for part in path.split(b"/"))
+    if "train" in missing and wnids:
+        return True
     # The train split as class tars in train/ is what the train tar unpacks to.
     return bool(missing & said_splits) and not (missing == {"train"} and class_tars(contents.root, names))
 

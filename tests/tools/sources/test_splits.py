@@ -161,6 +161,15 @@ def test_validation_images_say_their_split(tmp_path: Path) -> None:
     assert [(entry.place, entry.count) for entry in source.unused] == [("stuff", 1)]
 
 
+@pytest.mark.parametrize("train", ["", "train/"])
+def test_the_validation_tar_beside_unpacked_classes(tmp_path: Path, train: str) -> None:
+    wnids = [imagenet_classes()[label].wnid for label in validation_labels()[:3]]
+    val = tar_bytes({f"ILSVRC2012_val_{i:08d}.JPEG": b"" for i in range(1, 4)})
+    write_files(tmp_path, tree(*(train + wnid for wnid in wnids)) | {"ILSVRC2012_img_val.tar": val})
+    source = find_source(tmp_path)
+    assert counts(source) == {"train": 6, "val": 3} and not source.unused
+
+
 def test_validation_images_among_others_are_refused(tmp_path: Path) -> None:
     write_files(tmp_path, tree("train/n01440764", "train/n01443537"))
     write_files(tmp_path, {"train/n01440764/ILSVRC2012_val_00000001.JPEG": b""})
