@@ -27,6 +27,7 @@ VERBS = {
     "report": "Show a run as one HTML page.",
     "compare": "Show several runs side by side.",
     "experiment": "Repeat the paper's experiments.",
+    "check": "Prove that this installation works on this machine.",
     "bench": "Measure img/s: loader, model, training.",
     "export": "Write a checkpoint as .safetensors or .onnx.",
     "recipes": "List the recipes, and where their numbers come from.",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-PLACES = {
-    "MPLCONFIGDIR": ("matplotlib", ("XDG_CACHE_HOME", ".cache"), ("XDG_CONFIG_HOME", ".config")),
-    "TRITON_CACHE_DIR": ("triton", (None, ".triton")),
+PLACES: dict[str, tuple[str, tuple[tuple[str | None, str], ...]]] = {
+    "MPLCONFIGDIR": ("matplotlib", (("XDG_CACHE_HOME", ".cache"), ("XDG_CONFIG_HOME", ".config"))),
+    "TRITON_CACHE_DIR": ("triton", ((None, ".triton"),)),
 }
 """Variable that moves a library's cache -> its folder's name; where the library keeps it otherwise: the variable that
 names the folder above, and that folder's name in the user's home.  (Compiled loops: see `compilation`.)"""
@@ -19,7 +19,7 @@ def place_caches(fallback: Path) -> None:
     Without a writable cache matplotlib cannot be imported and Triton compiles nothing.  A place that the user chose
     stays.  To be called before these libraries are imported; started processes inherit it.  Nothing is made here.
     """
-    for variable, (name, *homes) in PLACES.items():
+    for variable, (name, homes) in PLACES.items():
         if not os.environ.get(variable) and not all(is_writable(home_of(*home)) for home in homes):
             os.environ[variable] = str(fallback.absolute() / name)
 

@@ -145,7 +145,7 @@ def find_kind(contents: Contents, kind: str | None, wishes: Wishes) -> Source:
 
 
 def find_folders(contents: Contents, wishes: Wishes, tars_are_classes: bool) -> Source:
-    tars = contents.image_tars
+    tars = sorted([*contents.image_tars, *contents.sample_tars]) if wishes.labels else contents.image_tars
     if tars_are_classes and not tars:
         raise UsageError(f"{contents.root}: holds no tars of images. Leave --source away: the format is detected.")
     folders = list(contents.folders(tars))
@@ -162,7 +162,7 @@ def find_folders(contents: Contents, wishes: Wishes, tars_are_classes: bool) -> 
         empty_folders=contents.empty_folders(folders),
         captioned=[number for number, tar in enumerate(tars) if has_companions(contents.listings[tar])],
         tars_are_classes=tars_are_classes,
-        seen=unreadable_formats(contents.tree) or " ".join(contents.notes()),
+        seen=unreadable_formats(contents.tree) or " ".join(contents.notes()).replace("Ignored: ", ""),
     )
     contents.account_rest(set(tars), folders_used=True)
     return source

@@ -125,11 +125,11 @@ def train_with_images_ahead(mesh: Mesh, device: torch.device) -> tuple[State, St
     return whole_state(plain.model), whole_state(step.model), begun
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes the collectives, and what makes the host wait for a number."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.collectives: list[str] = []
         self.waits: list[str] = []
 

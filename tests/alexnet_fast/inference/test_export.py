@@ -115,7 +115,7 @@ def test_safetensors_say_all_that_a_plain_reader_needs(name: str, images: torch.
     def layers(x: torch.Tensor, layer: str, then: list[str]) -> torch.Tensor:
         for step in then:
             if step == "activation":
-                x = {"relu": F.relu, "tanh": torch.tanh}[net["activation"]](x)
+                x = F.relu(x) if net["activation"] == "relu" else torch.tanh(x)
             elif step == "norm":
                 x = norm(x, layer)
             elif step == "pool":

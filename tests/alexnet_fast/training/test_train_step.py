@@ -290,9 +290,9 @@ def test_out_of_memory_counts_the_loader(monkeypatch: pytest.MonkeyPatch) -> Non
     lasting = 4 * 4 * sum(parameter.numel() for parameter in step.parameters.values())
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (lasting + int(100 * each), 2**34))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
-    assert "at most about 96, or take more GPUs" in step.out_of_memory(torch.OutOfMemoryError(), 300)
+    assert "at most about 96, or take more GPUs" in str(step.out_of_memory(torch.OutOfMemoryError(), 300))
     step.loader_memory = LoaderMemory(per_image=each, kept=5 * GIB)
-    told = step.out_of_memory(torch.OutOfMemoryError(), 300)
+    told = str(step.out_of_memory(torch.OutOfMemoryError(), 300))
     assert "beside 5.0 GiB of decoded images" in told
     assert "at most about 192, keep fewer decoded images (--cache-decoded), or" in told  # (100 + 300) / 2
 
