@@ -7,7 +7,6 @@ ones too.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shlex
@@ -81,9 +80,8 @@ def workplace(tiny_shards: Path, small_run: Path, tmp_path_factory: pytest.TempP
     for name in ("2012", "2013", "demo", "short"):
         shutil.copytree(small_run, folder / "runs" / name)
     shutil.copyfile(next((folder / "imagenet" / "val" / "star").glob("*2.JPEG")), folder / "photo.jpg")
-    with contextlib.chdir(folder) if sys.version_info >= (3, 11) else pytest.MonkeyPatch.context() as patch:
-        if sys.version_info < (3, 11):
-            patch.chdir(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
         yield folder
 
 

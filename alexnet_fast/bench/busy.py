@@ -43,5 +43,6 @@ def check_quiet() -> None:
     if busy > MOST_BUSY:
         raise UserError(
             f"other programs keep {busy:.1f} of this machine's {os.cpu_count()} cores busy: the settings found now "
-            "would be stored for all later runs, and be too slow. Run it again when the machine is quiet; nothing was stored."
+            "would be stored for all later runs, and be too slow. Run it again when the machine is quiet; nothing was "
+            "stored."
         )

@@ -56,7 +56,7 @@ def check_gpu_is_seen(place: Place) -> str:
     for index in range(torch.cuda.device_count()):
         check_architecture(torch.device("cuda", index))
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return f"{', '.join(names)}; CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"
+    return f"{', '.join(names)}; CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"  # type: ignore[no-untyped-call]
 
 
 def check_cores(place: Place) -> str:

@@ -37,10 +37,11 @@ def check_recipe(recipe: Recipe) -> None:
         raise UsageError(f"name is {recipe.name!r}: give one that a folder can have")
     if recipe.network not in NETS:
         raise UsageError(f"network is {recipe.network!r}: {did_you_mean(recipe.network, NETS)}")
-    for key, choices in choices_of(type(recipe)).items():
+    kind: type = type(recipe)
+    for key, choices in choices_of(kind).items():
         *others, last = (str(choice) for choice in choices)
         require(recipe, key, getattr(recipe, key) in choices, f"{', '.join(others)} or {last}")
-    for key, kinds in types_of(type(recipe)).items():
+    for key, kinds in types_of(kind).items():
         value = getattr(recipe, key)
         if float in kinds and value is not None:
             require(recipe, key, math.isfinite(value), "a finite number")

@@ -50,7 +50,7 @@ def load_pretrained(
         if network != CAFFE_NETWORK:
             raise UsageError(
                 f"{file} holds weights in Caffe's layout, which are of another network than {network}: "
-                f"add --set network={CAFFE_NETWORK}"
+                f"give --recipe caffe, or --set network={CAFFE_NETWORK}"
             )
         tensors = from_caffe(caffe, file, architecture.test_scale)
         kept = False  # the file does not name its classes

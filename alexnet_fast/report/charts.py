@@ -58,7 +58,7 @@ def curves(
     scale = alt.Scale(type="log") if log else alt.Scale(zero=True, nice=True)
     colors = alt.Scale(domain=names, range=[PALETTE[place % len(PALETTE)] for place in range(len(names))])
     legend = alt.Legend(orient="top", direction="vertical", labelLimit=300) if len(names) > 1 else None
-    base = alt.Chart(alt.Data(values=rows)).encode(
+    base = alt.Chart(rows_of(rows)).encode(
         x=alt.X("x:Q", title=x_title, axis=alt.Axis(tickCount=8, grid=False)),
         y=alt.Y("y:Q", title=y_title, scale=scale, axis=alt.Axis(format=ticks, tickCount=5)),
         color=alt.Color("series:N", title=None, scale=colors, legend=legend),
@@ -76,8 +76,13 @@ def curves(
     few = {one.name for one in series if len(one.x) <= FEW_POINTS}
     if marked := [row for row in rows if row["series"] in few]:
         # A curve of a single point would not be seen; hundreds of marks would hide the line.
-        layers += base.properties(data=alt.Data(values=marked)).mark_point(size=24, filled=True, opacity=1)
+        layers += base.properties(data=rows_of(marked)).mark_point(size=24, filled=True, opacity=1)
     return finished(layers.properties(height=height))
+
+
+def rows_of(rows: Sequence[dict[str, Any]]) -> Any:
+    """Data that lies in the chart itself."""
+    return alt.Data(values=list(rows))  # type: ignore[no-untyped-call]
 
 
 def thinned(series: Series) -> list[tuple[float, float | None]]:
@@ -105,7 +110,7 @@ def bars(
 ) -> dict[str, Any]:
     """Horizontal bars in the order given; `extra`: further keys that the tooltip shows."""
     chart = (
-        alt.Chart(alt.Data(values=list(rows)))
+        alt.Chart(rows_of(rows))
         .mark_bar(color=PALETTE[2], cornerRadiusEnd=2)
         .encode(
             y=alt.Y(f"{label}:N", sort=None, title=None, axis=alt.Axis(labelLimit=150)),
@@ -124,7 +129,7 @@ def bars(
 def heat_map(rows: Sequence[dict[str, Any]], order: Sequence[str]) -> dict[str, Any]:
     """A confusion matrix.  rows: label, guess, count, share (of the label's images)."""
     chart = (
-        alt.Chart(alt.Data(values=list(rows)))
+        alt.Chart(rows_of(rows))
         .mark_rect(color=PALETTE[2])
         .encode(
             x=alt.X("guess:N", sort=list(order), title="first guess", axis=alt.Axis(labelAngle=-60, labelLimit=90)),
@@ -139,10 +144,10 @@ def heat_map(rows: Sequence[dict[str, Any]], order: Sequence[str]) -> dict[str, 
 
 def calibration_chart(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """rows: confidence, accuracy, images of each bin; beside the diagonal of a perfect calibration."""
-    data = alt.Data(values=list(rows))
-    axis = {"scale": alt.Scale(domain=[0, 1]), "axis": alt.Axis(format="%", tickCount=5)}
+    data = rows_of(rows)
+    scale, axis = alt.Scale(domain=[0, 1]), alt.Axis(format="%", tickCount=5)
     diagonal = (
-        alt.Chart(alt.Data(values=[{"confidence": 0, "accuracy": 0}, {"confidence": 1, "accuracy": 1}]))
+        alt.Chart(rows_of([{"confidence": 0, "accuracy": 0}, {"confidence": 1, "accuracy": 1}]))
         .mark_line(color=INK, strokeDash=[3, 3], strokeWidth=1, opacity=0.5)
         .encode(x="confidence:Q", y="accuracy:Q")
     )
@@ -150,8 +155,8 @@ def calibration_chart(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         alt.Chart(data)
         .mark_point(filled=True, color=PALETTE[1], opacity=0.9)
         .encode(
-            x=alt.X("confidence:Q", title="mean probability of the first guess", **axis),
-            y=alt.Y("accuracy:Q", title="share that was right", **axis),
+            x=alt.X("confidence:Q", title="mean probability of the first guess", scale=scale, axis=axis),
+            y=alt.Y("accuracy:Q", title="share that was right", scale=scale, axis=axis),
             size=alt.Size("images:Q", legend=None, scale=alt.Scale(range=[40, 400])),
             tooltip=[
                 alt.Tooltip("confidence:Q", format=".1%"),

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from alexnet_fast.config.recipe import Recipe, toml_value
+from alexnet_fast.config.recipe import Recipe
+from alexnet_fast.config.recipe_values import toml_value
 from alexnet_fast.report import charts
 from alexnet_fast.report.page import number, percent, render, write_page
 from alexnet_fast.runs.describe import state_of

@@ -287,9 +287,9 @@ def example_of(place: int, stored: Stored, predictions: Predictions, labels: lis
 def add_statistics(parts: Parts, predictions: Predictions, labels: list[str]) -> None:
     """Confusion matrix, per-class errors, calibration."""
     errors = class_errors(predictions)
-    rows = [{"class": labels[item.label], "error": item.error, "images": item.images} for item in errors]
-    worst = sorted(rows, key=lambda row: -float(row["error"]))
-    if len(rows) > MOST_CLASSES_IN_MATRIX:
+    sorted_errors = sorted(errors, key=lambda item: -item.error)
+    worst = [{"class": labels[item.label], "error": item.error, "images": item.images} for item in sorted_errors]
+    if len(worst) > MOST_CLASSES_IN_MATRIX:
         half = SHOWN_CLASSES // 2
         worst = [*worst[:half], *worst[-half:]]
     parts.charts["classes"] = charts.bars(worst, label="class", value="error", title="top-1 error", extra=["images"])

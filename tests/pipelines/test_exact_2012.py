@@ -119,7 +119,7 @@ def test_the_jitter_by_eigenvalue_is_that_of_pixels_between_0_and_1(tiny_dataset
     eigenvalues = np.sort(np.linalg.eigvalsh(np.cov(rows.T)))[::-1]
     found = {}
     for scale in ("sqrt_eigenvalue", "eigenvalue"):
-        with TrainingLoader(tiny_dataset, batch_size=4, device=CPU, pca_jitter_scale=scale) as loader:  # type: ignore[arg-type]
+        with TrainingLoader(tiny_dataset, batch_size=4, device=CPU, pca_jitter_scale=scale) as loader:
             found[scale] = np.linalg.norm(loader.augmentation(0, pca_jitter=True).directions, axis=0) / 255
     np.testing.assert_allclose(found["sqrt_eigenvalue"], np.sqrt(eigenvalues), rtol=0.03)  # of pixels before JPEG
     np.testing.assert_allclose(found["eigenvalue"], found["sqrt_eigenvalue"] ** 2, rtol=1e-6)

@@ -270,7 +270,7 @@ def find_class_folders(
         skip = apart_from_wnids(folders)
         folders = [folder for number, folder in enumerate(folders) if number not in skip]
     assigned = assign(root, folders, splits)
-    if not splits and not tars_are_classes:
+    if not splits and not tables and not tars_are_classes:
         check_tar_classes(root, folders, assigned, captioned)
     grouping = Grouping(root, tables, accounts)
     for folder, one in zip(folders, assigned, strict=True):
@@ -282,7 +282,7 @@ def find_class_folders(
         check_mixed(root, grouping.groups, assigned)
     groups = without_other_classes(grouping, class_list)
     if not groups:
-        raise UsageError(nothing_found(root, folders, accounts, seen))
+        raise UsageError(nothing_found(root, folders, tables, seen))
     check_twice(root, groups)
     return build(root, containers, packed, grouping, groups, class_list, list(empty_folders))
 
@@ -328,6 +328,11 @@ def build(
     if grouping.contradictions:
         images = counted(grouping.contradictions, "validation image")
         warnings.append(f"The names of {images} say another class than the challenge's labels; the names count.")
+    above = {entry.name.partition("/")[0] if "/" in entry.name else "" for entry in made.classes}
+    if class_list is None and len(above) == 1 and above != {""}:
+        notes.append(
+            f"The name of every class begins with {min(above)}/: give that folder as SOURCE for shorter names."
+        )
     known = sum(entry.name in classes_by_wnid() for entry in made.classes)
     if class_list is None and 1 < known < 1000 and known == len(made.classes):
         notes.append(f"{known:,} of ImageNet's 1,000 classes; --classes imagenet keeps the indices of the 1,000.")
@@ -373,11 +378,17 @@ def without_other_classes(grouping: Grouping, class_list: ClassList | None) -> l
     return kept
 
 
-def nothing_found(root: str, folders: list[ImageFolder], accounts: Accounts, seen: str) -> str:
+def nothing_found(root: str, folders: list[ImageFolder], tables: LabelFiles, seen: str) -> str:
+    """What was looked for and what was seen, where no image has a class."""
+    unfit = tables.warnings()
+    if unfit:
+        return (
+            f"{root}: no image has a label. {' '.join(unfit)} Give a table with the images' paths relative to SOURCE."
+        )
     loose = sum(len(folder.names) for folder in folders)
     what = f"{counted(loose, 'image')} in no class folder" if loose else seen or "no files"
-    tables = "; a table with their labels is given with --labels FILE" if loose else ""
+    hint = "; a table with their labels is given with --labels FILE" if loose else ""
     return (
         f"{root}: no images in class folders. Looked for train/<class>/…, val/<class>/… and <class>/…, and for tars of "
-        f"these; found {what.rstrip('.')}. Give the folder that holds the classes' folders{tables}."
+        f"these; found {what.rstrip('.')}. Give the folder that holds the classes' folders{hint}."
     )

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from alexnet_fast.config.recipe import load_recipe
-from alexnet_fast.experiments import ablations as module
 from alexnet_fast.experiments.ablations import (
     BASE,
     T_975,
@@ -22,6 +21,7 @@ from alexnet_fast.experiments.ablations import (
 )
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError
+from alexnet_fast.training import run
 from alexnet_fast.training.divergence import DivergedError
 
 SMALL = ("width_divisor=16", "batch_size=16", "lr_base_batch_size=16", "epochs=1", "precision=fp32", "final_views=1")
@@ -80,30 +80,31 @@ def test_an_unknown_variant_gets_a_suggestion() -> None:
 def test_a_stopped_experiment_trains_only_what_is_left(
     tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, trained = module.train, []
+    real = run.train
+    trained: list[str] = []
 
     def train(*arguments: object, **options: object) -> object:
-        run = str(arguments[2])
-        if "tanh" in run and trained[-1:] != [run]:
-            trained.append(run)
+        folder = str(arguments[2])
+        if "tanh" in folder and trained[-1:] != [folder]:
+            trained.append(folder)
             raise KeyboardInterrupt
-        trained.append(run)
-        if "inverted" in run:
+        trained.append(folder)
+        if "inverted" in folder:
             raise DivergedError("the loss is NaN")
         return real(*arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module, "train", train)
+    monkeypatch.setattr("alexnet_fast.experiments.ablations.train", train)
 
-    def run() -> list[Outcome]:
+    def start() -> list[Outcome]:
         return ablations(
             tiny_dataset, tmp_path / "out", settings=SMALL, num_seeds=1, only=["tanh", "inverted-dropout"],
             device="cpu", say=silent,
         )  # fmt: skip
 
     with pytest.raises(KeyboardInterrupt):
-        run()
+        start()
     first = len(trained)
-    outcomes = run()
+    outcomes = start()
     assert sum(BASE in name for name in trained) == 1 and len(trained) > first
     assert [item.variant.name for item in outcomes] == [BASE, "tanh", "inverted-dropout"]
     assert outcomes[2].errors == (None,) and outcomes[0].error is not None

@@ -78,9 +78,10 @@ def test_a_step_is_that_of_torch_sgd(easy: Cifar) -> None:
     weights = {name: value.detach().clone().requires_grad_() for name, value in training.state.weights.items()}
     optimizer = torch.optim.SGD(weights.values(), lr=0.02, momentum=0.9)
     order = torch.randperm(256, generator=torch.Generator().manual_seed(10_007 + 1))
-    for chosen in order.split(128):
+    for chosen in torch.split(order, 128):
         optimizer.zero_grad()
-        F.cross_entropy(forward(weights, data.images[chosen], torch.relu), data.labels[chosen]).backward()
+        loss = F.cross_entropy(forward(weights, data.images[chosen], torch.relu), data.labels[chosen])
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     training.one_epoch()
     for name, value in weights.items():

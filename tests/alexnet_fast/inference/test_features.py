@@ -77,7 +77,8 @@ def test_a_stopped_command_continues_and_several_processes_agree(
     monkeypatch.setattr(module, "PART_IMAGES", 20)
     whole, parts = tmp_path / "whole.npy", tmp_path / "parts.npy"
     write_features(request_for(small_run, tiny_dataset.folder, whole), device="cpu", say=silent)
-    real, done = module.Target.write, []
+    real = module.Target.write
+    done: list[int] = []
 
     def write(self: module.Target, array: module.Floats, number: int, *rest: object) -> None:
         if len(done) == 1:

@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 
 from alexnet_fast.config.recipe import load_recipe
-from alexnet_fast.inference import pretrained as module
 from alexnet_fast.inference.export import export
 from alexnet_fast.inference.pretrained import from_caffe, load_pretrained
 from alexnet_fast.network.model import LAYERS, NETS, AlexNet, Architecture, load_whole_state, small
@@ -25,7 +24,7 @@ TEN = tuple((f"c{number}", f"c{number}") for number in range(10))
 
 @pytest.fixture
 def small_net(monkeypatch: pytest.MonkeyPatch) -> Architecture:
-    monkeypatch.setitem(module.NETS, "caffe", SMALL)
+    monkeypatch.setitem(NETS, "caffe", SMALL)
     return SMALL
 
 

@@ -245,7 +245,8 @@ def test_confusions_against_counting_by_hand() -> None:
         (2, 1, 0),
     ]
     first, second = worst_confusions(MADE_UP)
-    assert (first.label, first.guess, first.count, first.share, first.example) == (0, 1, 2, pytest.approx(2 / 3), 2)
+    assert (first.label, first.guess, first.count, first.example) == (0, 1, 2, 2)
+    assert first.share == pytest.approx(2 / 3)
     assert (second.label, second.guess, second.count) == (1, 0, 1)
     assert MADE_UP.top1_error == pytest.approx(0.5)
 
@@ -280,8 +281,9 @@ def test_long_curves_are_thinned_by_means_and_keep_their_gaps() -> None:
     y[500] = None
     points = charts.thinned(charts.Series("a", x, y))
     assert len(points) <= charts.MOST_POINTS
-    assert points[0] == (2, 1.0) and points[-1] == (999, 999.0)
-    assert [x for x, value in points if value is None] == [500]
+    assert [points[0], points[-1]] == [(2, 1.0), (999, 999.0)]
+    gaps = [place for place, value in points if value is None]
+    assert gaps == [500]
 
 
 @pytest.mark.parametrize(("classes", "matrix", "bars"), [(2, True, 2), (1000, False, 20)])
