@@ -13,6 +13,7 @@ from alexnet_fast import __version__
 from alexnet_fast.streams import drop_what_waits, explained_output, fill_closed
 from alexnet_fast.tools.errors import UserError
 from alexnet_fast.tools.messages import did_you_mean
+from alexnet_fast.tools.openmp import spin_briefly
 
 VERBS = {
     "shard": "Repack a folder of images into 256 px WebDataset shards.",
@@ -26,6 +27,7 @@ VERBS = {
     "report": "Show a run as one HTML page.",
     "compare": "Show several runs side by side.",
     "experiment": "Repeat the paper's experiments.",
+    "check": "Prove that this installation works on this machine.",
     "bench": "Measure img/s: loader, model, training.",
     "export": "Write a checkpoint as .safetensors or .onnx.",
     "recipes": "List the recipes, and where their numbers come from.",
@@ -81,6 +83,7 @@ TOLD = (
 
 def main(arguments: list[str] | None = None) -> Any:
     """Run one verb; a `UserError` becomes its message on stderr and its exit code."""
+    spin_briefly()
     try:
         fill_closed()
         with explained_output():

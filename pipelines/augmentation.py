@@ -35,6 +35,10 @@ class Augmentation:
     seed: int
     epoch: int
     rank: int
+    crop_and_mirror: bool = True
+    """False: every image is its center crop, never mirrored."""
+    cropped_alike: int = 1
+    """Consecutive samples with the same crop and mirror, counted from the epoch's first."""
 
     @property
     def scale(self) -> float:
@@ -64,7 +68,7 @@ def draw(augmentation: Augmentation, size: int, start: int = 0) -> DrawNodes:
 
     To be called within a pipeline, whose first image is the sample `start` of the epoch.
     """
-    stream = DrawStream(augmentation.seed, augmentation.epoch, augmentation.rank, size)
+    stream = DrawStream(augmentation.seed, augmentation.epoch, augmentation.rank, size, augmentation.cropped_alike)
     batch_size = Pipeline.current().max_batch_size
     strength = np.float32(augmentation.strength)
     batches = count(start, batch_size)
@@ -72,6 +76,8 @@ def draw(augmentation: Augmentation, size: int, start: int = 0) -> DrawNodes:
     # It counts for itself: DALI's own count begins anew wherever a pipeline is restored.
     def next_draws(_: int) -> tuple[Any, Any, Any]:
         draws = stream.at(next(batches), batch_size)
+        if not augmentation.crop_and_mirror:
+            return np.full_like(draws.corner, (size - CROP) // 2), np.zeros_like(draws.mirror), draws.g * strength
         return draws.corner, draws.mirror, draws.g * strength
 
     corner, mirror, g = fn.external_source(

@@ -8,9 +8,9 @@ from alexnet_fast.tools.errors import UserError
 
 try:
     import nvidia.dali as dali
+    from nvidia.dali import backend as dali_backend
     from nvidia.dali import fn as dali_fn
     from nvidia.dali import types as dali_types
-    from nvidia.dali.backend import ReleaseUnusedMemory
     from nvidia.dali.plugin import pytorch as dali_pytorch
     from nvidia.dali.tensors import TensorCPU
 except ImportError as error:
@@ -27,6 +27,7 @@ if tuple(int(part) for part in VERSION.split(".")[:2]) < LEAST:
         f"NVIDIA DALI {VERSION} is installed; 2.4 or newer is needed: pip install -U 'nvidia-dali-cuda120>=2.4'."
     )
 # DALI's operators are made at run time; its stubs know only a part of them and of their arguments.
+ReleaseUnusedMemory: Any = dali_backend.ReleaseUnusedMemory  # type: ignore[attr-defined]
 Pipeline: Any = dali.Pipeline  # type: ignore[attr-defined]
 fn: Any = dali_fn
 types: Any = dali_types

@@ -39,6 +39,8 @@ class DrawStream:
     rank: int
     size: int
     """Pixels on each side of a stored image."""
+    cropped_alike: int = 1
+    """Consecutive samples, from the epoch's first, that share corner and mirror; BLOCK is a multiple of it."""
 
     def at(self, start: int, count: int) -> Draws:
         """Of the samples `start` … `start + count − 1`, counted from the beginning of the rank's epoch."""
@@ -58,8 +60,9 @@ def draw_block(stream: DrawStream, number: int) -> Draws:
     generator = np.random.Generator(
         np.random.Philox(key=derive_seed(stream.seed, stream.epoch, stream.rank, f"draws {number}"))
     )
+    own, alike = BLOCK // stream.cropped_alike, stream.cropped_alike
     return Draws(
-        corner=generator.integers(stream.size - CROP + 1, size=(BLOCK, 2), dtype=np.int32),
-        mirror=generator.integers(2, size=BLOCK, dtype=np.int32),
+        corner=generator.integers(stream.size - CROP + 1, size=(own, 2), dtype=np.int32).repeat(alike, axis=0),
+        mirror=generator.integers(2, size=own, dtype=np.int32).repeat(alike),
         g=generator.standard_normal((BLOCK, 3), dtype=np.float32),
     )

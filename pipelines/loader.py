@@ -40,6 +40,9 @@ from alexnet_fast.tools.errors import UsageError
 
 __all__ = ["EvaluationLoader", "TrainingLoader"]
 
+CROPPED_ALIKE = 32
+"""Consecutive images with the same crop and mirror in 2012.  Source: convdata.py:125 of the authors' release."""
+
 
 class TrainingLoader:
     """Training batches of one split, for one rank: for any PyTorch model and any training loop.
@@ -79,6 +82,9 @@ class TrainingLoader:
         mean: Literal["image", "rgb"] = "image",
         pca_jitter: float = 0.1,
         pca_jitter_divisor: bool = True,
+        crop_and_mirror: bool = True,
+        pca_jitter_scale: Literal["sqrt_eigenvalue", "eigenvalue"] = "sqrt_eigenvalue",
+        exact_2012: bool = False,
         shuffle_buffer: int = 8192,
         options: LoaderOptions | None = None,
         cache: CacheRequest | None = None,
@@ -93,6 +99,11 @@ class TrainingLoader:
             color.
         pca_jitter_divisor: divide by 1 + pca_jitter while there is pca_jitter, as in 2012, so that pixels keep their
             scale.
+        crop_and_mirror: False gives the center crop of every image, never mirrored.
+        pca_jitter_scale: "sqrt_eigenvalue": sᵢ is the square root of the i-th eigenvalue, as in 2012; "eigenvalue": it
+            is the eigenvalue itself, for pixels of 0..1, as the paper's text can be read.
+        exact_2012: the stream as in 2012: samples in the shards' order in every epoch, one crop and mirror for
+            `CROPPED_ALIKE` consecutive ones, and the short last batch too.  For one rank.
         shuffle_buffer: samples in the reader's buffer of compressed images (about 0.2 GB at 8192).
         cache: keep decoded images in the GPU's memory; they are not decoded again until `close`.  Has not run on a GPU
             yet.  One loader with a cache at a time on each GPU of a process.
@@ -101,19 +112,23 @@ class TrainingLoader:
             raise UsageError(f"PCA color jitter {pca_jitter:g}: give 0 (none) or more; 0.1 was used in 2012.")
         if shuffle_buffer < 1:
             raise UsageError(f"a shuffle buffer of {shuffle_buffer} samples: give 1 or more.")
+        if exact_2012 and num_ranks > 1:
+            raise UsageError(f"exact_2012 with {num_ranks} ranks: in 2012 there was one stream. Give one rank.")
         dataset, device = as_dataset(dataset), as_device(device)
         split_info = dataset.split(split)
         check_batch(dataset, split, batch_size=batch_size, rank=rank, num_ranks=num_ranks)
         dataset.check_sizes(split)
         self.batch_size = batch_size
-        self.num_batches = split_info.samples // (batch_size * num_ranks)
+        self.num_batches = (split_info.samples + (batch_size - 1) * exact_2012) // (batch_size * num_ranks)
         """Of one epoch, on every rank."""
         self._dataset = dataset
         self._split = split
         self._seed = seed
         self._rank, self._num_ranks = rank, num_ranks
-        self._dtype, self._device = dtype, device
+        self.dtype, self._device = dtype, device
         self._pca_jitter, self._pca_jitter_divisor, self._mean = pca_jitter, pca_jitter_divisor, mean
+        self._crop_and_mirror = crop_and_mirror
+        self._pca_jitter_scale, self._exact_2012 = pca_jitter_scale, exact_2012
         self._shuffle_buffer = min(shuffle_buffer, split_info.samples // num_ranks)
         settings = (options or LoaderOptions()).settings(device)
         self.cache: CachePlan | None = None
@@ -153,7 +168,7 @@ class TrainingLoader:
         return loader_memory(
             size=self._dataset.image_options.size,
             jpeg_bytes=split.bytes / split.samples,
-            pixel_bytes=self._dtype.itemsize,
+            pixel_bytes=self.dtype.itemsize,
             decoded_at_once=settings.fitting_batch(self.batch_size, self.num_batches),
             batch_size=self.batch_size,
             num_threads=settings.num_threads,
@@ -182,9 +197,9 @@ class TrainingLoader:
 
         After `load_state_dict` the first one gives what is left of the epoch that was interrupted.
         """
-        if self._progress is None:
+        if self._place is None:
             return self.epoch(0)
-        return self.epoch(self._progress.epoch + (0 if self._resuming else 1))
+        return self.epoch(self._place.epoch + (0 if self._resuming else 1))
 
     def epoch(self, number: int, *, pca_jitter: bool = True) -> Iterator[Batch]:
         """The batches of epoch `number` (0, 1, …); after `load_state_dict`, those that are left of it.
@@ -222,7 +237,8 @@ class TrainingLoader:
                         place.checkpoint = Checkpoint(past, self._run.checkpoint())
                     decoded = take(finishing, self._run.next())
                     first, past = past, past + self._execution.batch_size
-                part = slice(begin - first, begin - first + self.batch_size)
+                end = min(begin + self.batch_size, self._dataset.split(self._split).samples)
+                part = slice(begin - first, end - first)
                 batch = self._batch(finishing, tuple(output[part] for output in decoded))
             except BaseException:
                 self._end_run()  # it stands behind a batch that nobody was given
@@ -238,7 +254,7 @@ class TrainingLoader:
 
     def _batch(self, finishing: Finishing, outputs: tuple[torch.Tensor, ...]) -> Batch:
         images_NHWC, labels = finishing.finish(outputs)
-        batch = Batch(images_NHWC.to(self._dtype).permute(0, 3, 1, 2), labels)
+        batch = Batch(images_NHWC.to(self.dtype).permute(0, 3, 1, 2), labels)
         check_labels(batch.labels, self._dataset)
         return batch
 
@@ -264,13 +280,15 @@ class TrainingLoader:
             mean=self._mean,
             decoding=self._decoding,
             device=self._device,
-            dtype=self._dtype,
+            dtype=self.dtype,
             workbench=self._workbench,
         )
 
     def _reading(self, epoch: int) -> Reading:
         tars, indexes = self._dataset.tars(self._split), self._dataset.indexes(self._split)
-        if self._same_samples:
+        if self._exact_2012:
+            order = list(range(len(tars)))
+        elif self._same_samples:
             sizes = [shard.samples for shard in self._dataset.split(self._split).shards]
             order = shard_order_within_parts(sizes, self._num_ranks, self._seed, epoch)
         else:
@@ -280,7 +298,7 @@ class TrainingLoader:
             [indexes[place] for place in order],
             rank=self._rank,
             num_ranks=self._num_ranks,
-            shuffle_buffer=self._shuffle_buffer,
+            shuffle_buffer=None if self._exact_2012 else self._shuffle_buffer,
             seed=derive_seed(self._seed, epoch, self._rank, "shuffle"),
             skip_cached=self._decoding.cache_mib > 0,
         )
@@ -288,14 +306,18 @@ class TrainingLoader:
     def augmentation(self, epoch: int, *, pca_jitter: bool) -> Augmentation:
         """The numbers that an epoch's images are made with."""
         statistics = self._dataset.statistics
+        deviations = statistics.standard_deviations  # √λ, of pixels 0..255
+        scales = deviations if self._pca_jitter_scale == "sqrt_eigenvalue" else deviations**2 / 255
         return Augmentation(
             mean=statistics.mean_rgb.astype(np.float32),
-            directions=(statistics.standard_deviations[:, None] * statistics.directions).T.astype(np.float32),
+            directions=(scales[:, None] * statistics.directions).T.astype(np.float32),
             strength=self._pca_jitter if pca_jitter else 0.0,
             divisor=1.0 + self._pca_jitter if pca_jitter and self._pca_jitter_divisor else 1.0,
             seed=self._seed,
             epoch=epoch,
             rank=self._rank,
+            crop_and_mirror=self._crop_and_mirror,
+            cropped_alike=CROPPED_ALIKE if self._exact_2012 else 1,
         )
 
     # ------------------------------------------------------------------- state
@@ -331,12 +353,14 @@ class TrainingLoader:
             "split": self._split,
             "seed": str(self._seed),
             "batch size": str(self.batch_size),
+            **({"order": f"fixed, {CROPPED_ALIKE} cropped alike, short last batch"} if self._exact_2012 else {}),
             "rank": f"{self._rank} of {self._num_ranks}{', always the same samples' if self._same_samples else ''}",
             "shuffle buffer": str(self._shuffle_buffer),
-            "crop": f"{CROP} of {self._dataset.image_options.size}",
+            "crop": f"{CROP} of {self._dataset.image_options.size}{'' if self._crop_and_mirror else ', center'}",
             "mean": self._mean,
-            "pca_jitter": f"{self._pca_jitter}{'' if self._pca_jitter_divisor else ', undivided'}",
-            "dtype": str(self._dtype).removeprefix("torch."),
+            "pca_jitter": f"{self._pca_jitter}{'' if self._pca_jitter_divisor else ', undivided'}"
+            + ("" if self._pca_jitter_scale == "sqrt_eigenvalue" else f", by {self._pca_jitter_scale}"),
+            "dtype": str(self.dtype).removeprefix("torch."),
             "decoder": self._decoding.describe(),
             "DALI": VERSION,
         }

@@ -240,7 +240,11 @@ def write(axes: Any, x: float, y: float, text: str, **placing: Any) -> None:
 
 def draw_views(part: Any, dataset: Dataset, views: Views) -> None:
     """Each image with its crops framed, then what the network got of it, the mean added back."""
-    part.suptitle("what the network sees (the mean added back for the eye)")
+    offsets = dataset.image_options.size - CROP + 1
+    part.suptitle(
+        f"what the network sees, some of {offsets}² · 2 = {2 * offsets**2:,} views of each image"
+        f"{', where the paper says 2,048' if offsets == 33 else ''} (the mean added back for the eye)"
+    )
     part.supxlabel(
         "above: the corner (x, y) of the random 224 crop, and whether it is mirrored; below: the color added (R G B)",
         fontsize=9,

@@ -13,7 +13,7 @@ import torch
 
 from alexnet_fast.pipelines.decoding import PLACES, DecodeOn
 from alexnet_fast.tools import atomic
-from alexnet_fast.tools.cores import num_sharing, processor_name, usable_cores
+from alexnet_fast.tools.cores import chosen_threads, num_sharing, processor_name, usable_cores
 from alexnet_fast.tools.crop import CROP
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
@@ -80,7 +80,8 @@ class LoaderOptions:
     def settings(self, device: torch.device) -> LoaderSettings:
         """Filled up with what `remember` kept for this machine, else with defaults."""
         known = remembered(device) or default_settings(device)
-        known = replace(known, num_threads=max(1, known.num_threads // num_sharing()))
+        threads = chosen_threads()
+        known = replace(known, num_threads=threads or max(1, known.num_threads // num_sharing()))
         return replace(known, **{name: value for name, value in asdict(self).items() if value is not None})
 
 

@@ -31,7 +31,7 @@ class SyntheticLoader:
         rank: int = 0,
     ) -> None:
         """Every `rank` has batches of its own."""
-        self.batch_size = batch_size
+        self.batch_size, self.dtype = batch_size, dtype
         self.num_batches = num_batches
         self.memory = LoaderMemory()
         self.cache: CachePlan | None = None

@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from alexnet_fast.bench.measurement import Measurement
 from alexnet_fast.cli import VERBS, main
-from alexnet_fast.commands.bench_command import beyond_limit, part_and_data
+from alexnet_fast.commands.bench_command import part_and_data
 from alexnet_fast.config.recipe import load_recipe
 
 SETTINGS = ["width_divisor=16", "batch_size=8", "lr_base_batch_size=8", "epochs=1", "precision=fp32", "final_views=1"]
@@ -54,7 +53,7 @@ MISTAKES = [
     (["shard", "{tmp}/empty"], 2, "empty"),
     (["train", "{tmp}/nowhere"], 2, "there is no such folder"),
     (["train", "{tmp}/empty"], 2, "no shards folder"),
-    (["train", "{shards}", "--recipe", "2031"], 2, "did you mean '2012' or '2013'"),
+    (["train", "{shards}", "--recipe", "2031"], 2, "did you mean '2010', '2012' or '2013'"),
     (["train", "{shards}", "--set", "batchsize=4"], 2, "did you mean 'batch_size'"),
     (["train", "{shards}", "--set", "epochs=many"], 2, "it must be a number"),
     (["train", "{shards}", "--set", "batch_size=100", "--out", "{tmp}/run"], 2, "59 samples, less than one batch"),
@@ -102,8 +101,8 @@ MISTAKES = [
     (["bench", "loader", "{shards}", "--json", "{tmp}"], 2, "is a folder"),
     (["bench", "loader", "{shards}", "--json", "/proc/x.json"], 1, "cannot be written"),
     (["bench", "loader", "{shards}", "--json", "/dev/null"], 2, "a device"),
-    (["bench", "loader", "{shards}", "--peers", "--ffcv-python", "{tmp}/no"], 2, "cannot be started"),
-    (["recipes", "2031"], 2, "did you mean '2012' or '2013'"),
+    (["bench", "loader", "{shards}", "--baselines", "--ffcv-python", "{tmp}/no"], 2, "cannot be started"),
+    (["recipes", "2031"], 2, "did you mean '2010', '2012' or '2013'"),
     (["demo", "--out", "{tmp}/mine"], 2, "something else than a demo"),
 ]
 
@@ -173,6 +172,7 @@ def test_eval_and_its_json(tiny_shards: Path, run_folder: Path, capsys: pytest.C
     found = json.loads(out)
     recorded = json.loads((run_folder / "result.json").read_text())["center_view"]
     assert code == 0
+    assert found["precision"] == recorded.pop("precision") == "fp32"
     assert {key: found[key] for key in recorded} == pytest.approx(recorded, rel=1e-5)
     best = run_folder / "checkpoints" / "best.pt"
     code, out, _ = call(capsys, "eval", run_folder, best, tiny_shards, "--views", "10")
@@ -241,7 +241,7 @@ def test_export_and_back(
 def test_info_of_everything(tiny_shards: Path, run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "10 classes" in call(capsys, "info", tiny_shards)[1]
     assert "done after 1 epoch (" in call(capsys, "info", run_folder)[1]
-    assert "training can go on" in call(capsys, "info", run_folder / "checkpoints" / "best.pt")[1]
+    assert "training can be resumed" in call(capsys, "info", run_folder / "checkpoints" / "best.pt")[1]
     assert "train would take" in call(capsys, "info")[1]
 
 
@@ -259,7 +259,7 @@ def test_data_comes_from_the_environment(
     assert "30 images" in call(capsys, "eval", run_folder, "--views", "1")[1]
 
 
-@pytest.mark.parametrize("words", [["--json", "/proc/x.json"], ["--peers", "--ffcv-python", "nowhere"]])
+@pytest.mark.parametrize("words", [["--json", "/proc/x.json"], ["--baselines", "--ffcv-python", "nowhere"]])
 def test_bench_refuses_before_it_measures(
     words: list[str], tiny_shards: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -323,13 +323,3 @@ def test_bench_takes_a_folder_alone() -> None:
     assert part_and_data(("model",)) == ("model", None)
     assert part_and_data(("loader", "model")) == ("loader", Path("model"))
     assert part_and_data(()) == ("all", None)
-
-
-def test_layers_faster_than_their_limit_are_told() -> None:
-    times = {"forward ms": 2.0, "back ms": 3.0}
-    rows = [
-        Measurement("conv1", 1.0, 0.0, {**times, "limit ms": 5.5}),
-        Measurement("conv2", 1.0, 0.0, {**times, "limit ms": 6.0}),
-        Measurement("all layers", 1.0, 0.0, dict(times)),
-    ]
-    assert beyond_limit(rows) == ["conv2"]

@@ -1,12 +1,12 @@
 """README and docs: every command exists and runs, every Python block runs, every link leads somewhere.
 
-Commands run on a small data set, with a small network for one epoch.  Those that take minutes (SLOW) and those about files
-that are not there are checked for their options only; `make docs` sets ALEXNET_FAST_DOCS=all and runs the slow ones too.
+Commands run on a small data set, with a small network for one epoch.  Those that take minutes (SLOW), and those about
+files that are not there, are checked for their options only; `make docs` sets ALEXNET_FAST_DOCS=all and runs the slow
+ones too.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shlex
@@ -29,21 +29,13 @@ OWN = ("README.md", "docs/python.md", "docs/imagenet.md")
 """Pages whose commands must all be run, but for SLOW ones."""
 SLOW = ("bench", "check", "demo", "experiment")
 ALL = os.environ.get("ALEXNET_FAST_DOCS") == "all"
-OTHERS = ("tensorboard", "torchrun", "sbatch", "srun", "docker", "podman", "cd", "export", "cat", "python3", "tar", "scp",
-          "rsync", "git", "nvidia-smi", "apt", "sudo", "mkdir", "curl", "pipx", "kill", "ls", "ssh", "squeue")  # fmt: skip
+OTHERS = frozenset(
+    ("tensorboard", "torchrun", "sbatch", "srun", "squeue", "docker", "podman", "cd", "export", "cat", "python3", "tar",
+     "scp", "rsync", "ssh", "git", "nvidia-smi", "apt", "sudo", "mkdir", "curl", "pipx", "kill", "ls")
+)  # fmt: skip
 """Programs of others; what they would do is not ours to try."""
-SMALL = [
-    "--set",
-    "width_divisor=16",
-    "--batch-size",
-    "8",
-    "--epochs",
-    "1",
-    "--set",
-    "precision=fp32",
-    "--set",
-    "final_views=1",
-]
+SMALL = ["--set", "width_divisor=16", "--set", "precision=fp32", "--set", "final_views=1"]
+SMALL += ["--batch-size", "8", "--epochs", "1"]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -88,9 +80,8 @@ def workplace(tiny_shards: Path, small_run: Path, tmp_path_factory: pytest.TempP
     for name in ("2012", "2013", "demo", "short"):
         shutil.copytree(small_run, folder / "runs" / name)
     shutil.copyfile(next((folder / "imagenet" / "val" / "star").glob("*2.JPEG")), folder / "photo.jpg")
-    with contextlib.chdir(folder) if sys.version_info >= (3, 11) else pytest.MonkeyPatch.context() as patch:
-        if sys.version_info < (3, 11):
-            patch.chdir(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
         yield folder
 
 
@@ -171,7 +162,7 @@ def test_other_commands_are_possible(page: Path) -> None:
         elif program == "python":
             assert words[1] == "-m" or (ROOT / words[1]).is_file(), words
         else:
-            assert program in ("alexnet-fast", *OTHERS), f"{page.name}: {shlex.join(words)}"
+            assert program in {"alexnet-fast", *OTHERS}, f"{page.name}: {shlex.join(words)}"
 
 
 @pytest.mark.parametrize(
@@ -185,7 +176,7 @@ def test_python_blocks_run(page: Path, workplace: Path) -> None:
 
 
 def test_the_loop_of_python_md_runs_on_two_ranks(workplace: Path) -> None:
-    """The same blocks, started as torchrun does: both ranks see every image of the epoch but a remainder, none twice."""
+    """The same blocks, started as torchrun does: each rank has its part of the epoch."""
     found = blocks(ROOT / "docs" / "python.md", "python")
     needed = [block for block in found if "class Block" in block or "DistributedDataParallel" in block]
     assert len(needed) == 2
@@ -198,7 +189,7 @@ def test_the_loop_of_python_md_runs_on_two_ranks(workplace: Path) -> None:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-        )  # fmt: skip
+        )
         for rank in range(2)
     ]
     for rank, process in enumerate(processes):

@@ -37,6 +37,7 @@ FLOORS = (
     "experiments",
     "report",
     "demo",
+    "check",
     "commands",
 )
 """From the ground up: each package imports only packages below it, and itself."""

@@ -8,8 +8,13 @@ import platform
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
+from alexnet_fast.tools.errors import UsageError
+
 PROCESS = Path("/proc/self")
 CGROUPS = Path("/sys/fs/cgroup")
+
+THREADS = "ALEXNET_FAST_THREADS"
+"""Environment variable: threads of each process, whatever the machine has; `--threads` sets it."""
 
 _sharing = 1
 
@@ -25,9 +30,25 @@ def num_sharing() -> int:
     return _sharing
 
 
+def choose_threads(number: int) -> None:
+    """Each process of the run, this one and those that it starts, takes `number` for its cores."""
+    os.environ[THREADS] = str(number)
+
+
+def chosen_threads() -> int | None:
+    """What was chosen; None: nothing, and the machine decides.  UsageError where the variable is no number."""
+    text = os.environ.get(THREADS, "")
+    if text and (not text.isdecimal() or int(text) < 1):
+        raise UsageError(f"{THREADS} is {text!r}: give the number of threads, 1 or more, or unset it.")
+    return int(text) if text else None
+
+
 def num_cores() -> int:
-    """Cores for this process, at least 1: the usable cores of the machine, divided among the processes of the run."""
-    return max(1, usable_cores() // _sharing)
+    """Cores for this process, at least 1: what was chosen, else its part of the machine's usable cores.
+
+    The processes of the run on this machine have equal parts.
+    """
+    return chosen_threads() or max(1, usable_cores() // _sharing)
 
 
 def usable_cores(process: Path = PROCESS, cgroups: Path = CGROUPS) -> int:

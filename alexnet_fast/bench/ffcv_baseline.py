@@ -1,6 +1,6 @@
-"""FFCV's side of `bench loader --peers`: run by a Python that has FFCV, started by `peers.open_ffcv`.
+"""FFCV's side of `bench loader --baselines`: run by a Python that has FFCV, started by `baseline_loaders.open_ffcv`.
 
-    python ffcv_peer.py FOLDER MEAN BATCH_SIZE THREADS
+    python ffcv_baseline.py FOLDER MEAN BATCH_SIZE THREADS
 
 Writes FOLDER/jpegs.npz as two .beton files, answers the names of its variants, then [variant, untimed batches, timed
 batches] on each line of stdin with [seconds, CPU seconds] that the latter took.  Nothing of ours is imported here.

@@ -85,7 +85,7 @@ def measure_kept(loader: TrainingLoader, *, share: float, device: torch.device) 
 def our_loader(dataset: Dataset, device: torch.device, batch_size: int, **settings: Any) -> TrainingLoader:
     """As `train` makes it."""
     if device.type == "cpu":
-        keep_freed_memory()  # as the step does in `train`'s process; the peers' are of another kind
+        keep_freed_memory()  # as the step does in `train`; the baselines do their work in processes of their own
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     return TrainingLoader(dataset, batch_size=batch_size, device=device, seed=0, dtype=dtype, **settings)
 

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 
 import torch
 
+GAP = "  "
+"""Between two columns of a table."""
+
 
 def finish(device: torch.device) -> None:
     """Wait until the device has done everything that torch gave it, and not for what DALI decodes ahead."""
@@ -43,20 +46,39 @@ def measure_rate(images: int, work: Callable[[], object], *, repetitions: int = 
     return median, (max(rates) - min(rates)) / 2 / median
 
 
-def table(rows: Sequence[Measurement]) -> str:
-    """The rows as text: name, img/s, spread, then the details, a column for each key that occurs."""
+def table(rows: Sequence[Measurement], columns: int | None = None) -> str:
+    """The rows as text: name, img/s, spread, then the details, a column for each key that occurs.
+
+    columns: of the terminal; details that do not fit follow in further tables below, under the same names.
+    """
     keys = list(dict.fromkeys(key for row in rows for key in row.details))
     lines = [["", "img/s", "±", *keys]]
     for row in rows:
         spread = f"{row.spread:.0%}" if row.spread else ""
         lines.append([row.name, f"{row.rate:,.0f}", spread, *(show(row.details.get(key, "")) for key in keys)])
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n\n".join(part_of_table(lines, widths, part) for part in parts_that_fit(widths, columns))
+
+
+def parts_that_fit(widths: Sequence[int], columns: int | None) -> list[list[int]]:
+    """Numbers of the columns of each table, the names' (0) in all; at least one beside it."""
+    parts = [[0]]
+    for number, width in list(enumerate(widths))[1:]:
+        used = sum(widths[one] + len(GAP) for one in parts[-1])
+        if columns is not None and len(parts[-1]) > 1 and used + width > columns:
+            parts.append([0])
+        parts[-1].append(number)
+    return parts
+
+
+def part_of_table(lines: Sequence[Sequence[str]], widths: Sequence[int], part: Sequence[int]) -> str:
+    """Some of the columns; rows that have nothing in them are left out of all tables but the first."""
+    shown = [line for line in lines if part[1] == 1 or any(line[number] for number in part[1:])]
     return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        GAP.join(
+            line[number].ljust(widths[number]) if number == 0 else line[number].rjust(widths[number]) for number in part
         ).rstrip()
-        for line in lines
+        for line in shown
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -18,9 +17,7 @@ from alexnet_fast.bench.measurement import Measurement, finish, measure_rate
 from alexnet_fast.config.precision import Precision
 from alexnet_fast.distributed.devices import be_deterministic, start_gpu
 from alexnet_fast.inference.plain import PlainAlexNet
-from alexnet_fast.network.dropout import DropoutKey, step_key
-from alexnet_fast.network.layers import CONV1_KERNEL
-from alexnet_fast.network.model import NETS, AlexNet, Architecture, loss_and_errors
+from alexnet_fast.network.model import NETS, AlexNet, Architecture
 from alexnet_fast.pipelines.batch import Batch
 from alexnet_fast.pipelines.synthetic import SyntheticLoader
 from alexnet_fast.tools.freed_memory import keep_freed_memory
@@ -61,8 +58,10 @@ def measure_step(
     precision: Precision,
     record: bool = False,
 ) -> Measurement:
-    """Our training step."""
-    step = make_step(architecture, device, precision, record)
+    """Our training step; `record`: captured as a CUDA graph."""
+    step = make_step(architecture, device, precision)
+    if record:
+        step.capture(batch_size, precision.dtype)
     batch = batch_of(batch_size, device, precision.dtype)
     number = iter(range(10**9))
     rate, spread = time_rate(batch_size, lambda: step(batch, step=next(number), seed=0), device)
@@ -76,13 +75,11 @@ def measure_step(
     return Measurement("model, training step", rate, spread, details)
 
 
-def make_step(
-    architecture: Architecture, device: torch.device, precision: Precision, record: bool = False
-) -> TrainingStep:
+def make_step(architecture: Architecture, device: torch.device, precision: Precision) -> TrainingStep:
     model = AlexNet(architecture).to(device)
     optimizer = SGD(model)
     optimizer.set_rates(weights=1e-6, biases=1e-6)
-    return TrainingStep(model, optimizer, precision=precision, record=record)
+    return TrainingStep(model, optimizer, precision=precision)
 
 
 def memory(device: torch.device) -> dict[str, float]:
@@ -104,11 +101,11 @@ def multiplications(architecture: Architecture) -> int:
 
 
 def measure_model(
-    *, device: torch.device, batch_sizes: Sequence[int], precision: Precision, peers: bool
+    *, device: torch.device, batch_sizes: Sequence[int], precision: Precision, baselines: bool
 ) -> list[Measurement]:
     """Forward and training step over the batch sizes; what the norms cost, and on a GPU bit-equal runs.
 
-    `peers`: other people's AlexNets too.
+    `baselines`: also other AlexNets, which people use instead.
     """
     if device.type == "cpu":
         keep_freed_memory()
@@ -124,7 +121,7 @@ def measure_model(
     rows += norm_costs(device, batch_size, precision)
     if device.type == "cuda":  # a CPU runs the same kernels either way
         rows += in_own_process(measure_deterministic, device, batch_size, precision)
-    if peers:
+    if baselines:
         # As people run them: what we do to this process's memory would help them too.
         rows += in_own_process(measure_baselines, device, batch_size, precision)
     reference = next(row for row in rows if row.name == "net 167, training step")
@@ -211,132 +208,3 @@ def measure_baselines(device: torch.device, batch_size: int, precision: Precisio
 def can_compile(device: torch.device) -> bool:
     """torch.compile needs a C++ compiler for a CPU, and brings its own for a GPU."""
     return device.type == "cuda" or any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++")))
-
-
-# ----------------------------------------------------------------- layer by layer
-
-
-def measure_layers(
-    architecture: Architecture, *, device: torch.device, batch_size: int, precision: Precision
-) -> list[Measurement]:
-    """Each layer's time forward and back, against the device's own rates for products and for moving bytes."""
-    matrix_rate, bandwidth = device_limits(device, precision.dtype)
-    forward, back, sizes = time_layers(architecture, device, batch_size, precision)
-    rows = []
-    whole = sum(forward.values()) + sum(back.values())
-    macs = layer_multiplications(architecture)
-    numbers_before = 3 * architecture.image_size**2 * batch_size
-    for layer, seconds in forward.items():
-        both = seconds + back[layer]
-        # Back there are two products, for the maps and for the weights; for conv1 only the latter.
-        flop = (2 if layer == "conv1" else 3) * 2 * macs.get(layer, 0) * batch_size
-        # Least traffic: maps in and out; back, maps in, gradients in and out; weights twice, their gradient once.
-        weights = torch.Size(architecture.weight_shapes.get(layer, (0,))).numel()
-        moved = (3 * numbers_before + 2 * sizes[layer] + 3 * weights) * precision.dtype.itemsize
-        numbers_before = sizes[layer]
-        limit = max(flop / matrix_rate, moved / bandwidth)
-        details: dict[str, str | float | int] = {
-            "forward ms": seconds * 1e3,
-            "back ms": back[layer] * 1e3,
-            "share": f"{both / whole:.0%}",
-            "TFLOP/s": flop / both / 1e12,
-            "GB/s": moved / both / 1e9,
-            "limit ms": limit * 1e3,
-            "of the limit": f"{limit / both:.0%}",
-        }
-        rows.append(Measurement(layer, batch_size / both, 0.0, details))
-    total = {"forward ms": sum(forward.values()) * 1e3, "back ms": sum(back.values()) * 1e3}
-    limits = {"device TFLOP/s": matrix_rate / 1e12, "device GB/s": bandwidth / 1e9}
-    return [*rows, Measurement("all layers", batch_size / whole, 0.0, {**total, **limits})]
-
-
-def layer_multiplications(architecture: Architecture) -> dict[str, int]:
-    """Layer as `AlexNet.forward` calls it -> multiply-adds for one image."""
-    conv1, _, conv2, _, conv34, conv5, _ = architecture.map_sizes
-    sides = {"conv1": conv1, "conv2": conv2, "conv3": conv34, "conv4": conv34, "conv5": conv5}
-    shapes = architecture.weight_shapes
-    assert shapes["conv1"][2] == CONV1_KERNEL
-    return {layer: torch.Size(shape).numel() * sides.get(layer, 1) ** 2 for layer, shape in shapes.items()}
-
-
-def time_layers(
-    architecture: Architecture, device: torch.device, batch_size: int, precision: Precision
-) -> tuple[dict[str, float], dict[str, float], dict[str, int]]:
-    """Layer -> (seconds forward, seconds back, numbers in its output), medians of some passes.
-
-    Forward, the time between two observations; back, the time between the arrivals of two outputs' gradients.
-    """
-    step = make_step(architecture, device, precision)
-    batch = batch_of(batch_size, device, precision.dtype)
-    key = DropoutKey(torch.full((), step_key(0, 0), dtype=torch.int64, device=device), 0)
-    forward: dict[str, list[float]] = {}
-    back: dict[str, list[float]] = {}
-    sizes: dict[str, int] = {}
-    last = 0.0
-
-    def note(times: dict[str, list[float]], layer: str) -> None:
-        nonlocal last
-        finish(device)
-        times.setdefault(layer, []).append(time.perf_counter() - last)
-        last = time.perf_counter()
-
-    def observe(layer: str, output: torch.Tensor) -> None:
-        previous = list(sizes)[-1] if sizes else ""
-        sizes[layer] = output.numel()
-        note(forward, layer)
-        if previous:  # the gradient of this output's input arrives when this layer is done
-            inputs[previous].register_hook(lambda gradient: note(back, layer))  # type: ignore[no-untyped-call]
-        inputs[layer] = output
-
-    for _ in range(REPETITIONS + 2):
-        inputs: dict[str, torch.Tensor] = {}
-        sizes.clear()
-        finish(device)
-        last = time.perf_counter()
-        logits = step.model(batch.images, key, weights=step.working, observe=observe)
-        loss, _ = loss_and_errors(logits, batch.labels)
-        logits.register_hook(lambda gradient: note({}, "loss"))
-        finish(device)
-        last = time.perf_counter()
-        loss.backward()  # type: ignore[no-untyped-call]
-        note(back, next(iter(sizes)))
-        for weight in step.working.values():
-            weight.grad = None
-    return medians(forward), medians(back), sizes
-
-
-def medians(times: dict[str, list[float]]) -> dict[str, float]:
-    """Of each layer's times, without the first two."""
-    return {layer: statistics.median(values[2:]) for layer, values in times.items()}
-
-
-def device_limits(device: torch.device, dtype: torch.dtype) -> tuple[float, float]:
-    """(FLOP/s of the fastest of some matrix products, bytes/s of a large copy), measured."""
-    sides = (4096, 8192, 16384) if device.type == "cuda" else (1024, 2048, 4096)
-    # Square ones, and one as tall and narrow as a convolution's.
-    shapes = [(side, side, side) for side in sides] + [(8 * sides[1], sides[0] // 2, sides[0] // 4)]
-    matrix = max(product_rate(shape, device, dtype) for shape in shapes)
-    block = torch.empty((2**30 if device.type == "cuda" else 2**27) // 4, device=device)
-    other = torch.empty_like(block)
-    copy = best_seconds(lambda: other.copy_(block), device)
-    return matrix, 2 * block.numel() * 4 / copy
-
-
-def product_rate(shape: tuple[int, int, int], device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of (rows, inner) @ (inner, columns)."""
-    rows, inner, columns = shape
-    a = torch.randn(rows, inner, device=device).to(dtype)
-    b = torch.randn(inner, columns, device=device).to(dtype)
-    return 2 * rows * inner * columns / best_seconds(lambda: a @ b, device)
-
-
-def best_seconds(work: Callable[[], object], device: torch.device) -> float:
-    """The shortest of some calls, after two that do not count."""
-    seconds = []
-    for _ in range(REPETITIONS + 2):
-        finish(device)
-        begun = time.perf_counter()
-        work()
-        finish(device)
-        seconds.append(time.perf_counter() - begun)
-    return min(seconds[2:])

@@ -42,6 +42,7 @@ def measure_towers(
     """For each batch size: both towers on this device, one tower on it, and what follows for two such devices."""
     rows = []
     for batch_size in batch_sizes:
+        # Both captured, as they are trained with: an eager step would hide what splitting it costs.
         rate, _ = time_step(make_step(architecture, device, precision), batch_size)
         memory(device)
         tower_rate, spread = time_step(make_tower_step(architecture, device, precision), batch_size)
@@ -68,5 +69,7 @@ def make_tower_step(architecture: Architecture, device: torch.device, precision:
 def time_step(step: TrainingStep, batch_size: int) -> tuple[float, float]:
     """(img/s, spread)"""
     batch = batch_of(batch_size, step.device, step.dtype)
+    if step.device.type == "cuda":
+        step.capture(batch_size, step.dtype)
     number = iter(range(10**9))
     return time_rate(batch_size, lambda: step(batch, step=next(number), seed=0), step.device)

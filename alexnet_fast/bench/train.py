@@ -13,11 +13,14 @@ import torch
 from alexnet_fast.bench.measurement import Measurement, finish, measure_rate
 from alexnet_fast.config.precision import choose_precision
 from alexnet_fast.config.recipe import Recipe
+from alexnet_fast.distributed.launcher import launch
 from alexnet_fast.distributed.mesh import Mesh
+from alexnet_fast.distributed.parallelism import choose_layout
 from alexnet_fast.distributed.signals import StopSignals
 from alexnet_fast.network.model import AlexNet
 from alexnet_fast.pipelines.synthetic import SyntheticLoader
 from alexnet_fast.tools.dataset import Dataset
+from alexnet_fast.tools.messages import counted
 from alexnet_fast.training.job import Job, Loader
 from alexnet_fast.training.optimizer import SGD
 from alexnet_fast.training.session import Session, open_session
@@ -60,9 +63,10 @@ def measure_bare_step(recipe: Recipe, dataset: Dataset, loader: SyntheticLoader,
     model.initialize(recipe.seed)
     optimizer = SGD(model, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
     optimizer.set_rates(weights=1e-6, biases=1e-6)  # pca_jitter is nothing to learn from
-    record = recipe.cuda_graph and device.type == "cuda"  # as the trainer does
-    step = TrainingStep(model, optimizer, precision=choose_precision(device, recipe.precision), record=record)
+    step = TrainingStep(model, optimizer, precision=choose_precision(device, recipe.precision))
     batches = loader.epoch(0)
+    if recipe.cuda_graph and device.type == "cuda":  # as a run does
+        step.capture(recipe.batch_size, loader.dtype)
     number = 0
 
     def work(count: int) -> None:
@@ -78,8 +82,23 @@ def measure_bare_step(recipe: Recipe, dataset: Dataset, loader: SyntheticLoader,
     return Measurement("bare step, synthetic input", rate, spread, {"batch size": recipe.batch_size})
 
 
+def measure_processes(dataset: Dataset, recipe: Recipe, *, gpus: int | None, processes: int | None) -> Measurement:
+    """`train` on so many GPUs, or processes on the CPU, as it would spread itself; img/s of all together."""
+    layout = choose_layout(
+        recipe.architecture(len(dataset.classes)), recipe.batch_size, precision=recipe.precision_to_train_in, gpus=gpus,
+        processes=processes,
+    )  # fmt: skip
+    count = counted(layout.num_processes, "GPU" if gpus is not None else "process", None if gpus else "processes")
+    return launch(layout, measure_in_process, f"training end to end, {count}", dataset, recipe)
+
+
+def measure_in_process(mesh: Mesh, device: torch.device, name: str, dataset: Dataset, recipe: Recipe) -> Measurement:
+    """One process's part in `measure_processes`."""
+    return measure_trainer(name, dataset, recipe, device, None, mesh)
+
+
 def measure_trainer(
-    name: str, dataset: Dataset, recipe: Recipe, device: torch.device, loader: Loader | None
+    name: str, dataset: Dataset, recipe: Recipe, device: torch.device, loader: Loader | None, mesh: Mesh | None = None
 ) -> Measurement:
     """The trainer's loop over several epochs' worth of steps; the evaluations between them do not count."""
     slow = replace(
@@ -89,7 +108,9 @@ def measure_trainer(
     with tempfile.TemporaryDirectory(prefix="alexnet-fast-bench-") as folder:
         run = Path(folder) / "run"
         (run / "checkpoints").mkdir(parents=True)
-        session = open_session(Mesh(), device, Job(dataset, slow, run, False, True, False), StopSignals(), loader)
+        session = open_session(
+            mesh or Mesh(), device, Job(dataset, slow, run, False, True, False), StopSignals(), loader
+        )
         session.trainer.hooks = session.trainer.hooks[:1]  # the meter is read as in a run; no evaluation, no checkpoint
         try:
             rates = run_steps(session, steps_for(device), device)

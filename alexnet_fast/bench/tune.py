@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from alexnet_fast.bench.busy import check_quiet
 from alexnet_fast.bench.interleaved import Candidate, measure_interleaved, stream_turn
 from alexnet_fast.bench.loader import SPLIT, Parts, measure_settings
 from alexnet_fast.bench.measurement import Measurement, measure_rate
@@ -58,6 +60,7 @@ def tune(
         named = {setting_name(settings, device): LoaderOptions(**asdict(settings)) for settings in candidates}
         return measure_settings(named, some, device, batch_size, turns=TURNS, count=BATCHES)
 
+    check_quiet()
     store_settings({})  # a place that cannot be written is told now and not after the sweep
     some = first_shards(dataset, FEW_SAMPLES)
     engines = has_jpeg_engines(device)
@@ -68,7 +71,9 @@ def tune(
         say("This GPU has no JPEG engines: they were not tried.")
     if skipped:
         say(f"Not tried, the sweep's {BUDGET:.0f} s were over: {', '.join(skipped)}.")
-    say(f"The best is kept in {remember(device, best)}: {tried[best].name}")
+    file = remember(device, best)
+    say(f"The fastest: {tried[best].name}. Every later run on this machine uses it; it is stored in\n  {file}")
+    say(f"To return to the defaults:\n  rm {shlex.quote(str(file))}")
     limits = measure_limits(dataset, device, batch_size, best)
     say(wall(tried[best].rate, limits, fits_memory=bytes_of(dataset) < memory() / 2))
     return [*sorted(tried.values(), key=lambda row: -row.rate), *limits]
@@ -237,14 +242,14 @@ def memory() -> int:
 
 
 def wall(rate: float, limits: Sequence[Measurement], *, fits_memory: bool) -> str:
-    """Which limit is nearest to the loader's rate, in words.
+    """The bottleneck: the limit that is nearest to the loader's rate.
 
     The disk counts where the shards do not fit into memory; one kind of decoder alone never does.
     """
     counting = [row for row in limits if not row.name.endswith(" alone") and not (fits_memory and row.name == DISK)]
     nearest = min(counting, key=lambda row: row.rate)
     text = (
-        f"The wall is {nearest.name.removeprefix('limit: ')}: alone it reaches {nearest.rate:,.0f} img/s, "
+        f"The bottleneck is {nearest.name.removeprefix('limit: ')}: alone it reaches {nearest.rate:,.0f} img/s, "
         f"and the whole loader {rate / nearest.rate:.0%} of that."
     )
     disk = next((row for row in limits if row.name == DISK), None)

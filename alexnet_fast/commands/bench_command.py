@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,8 +13,10 @@ from pathlib import Path
 import click
 
 from alexnet_fast.bench.measurement import Measurement, table
+from alexnet_fast.commands.threads_option import threads_option
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
+from alexnet_fast.tools.messages import terminal_columns
 
 PARTS = ("all", "loader", "model", "train")
 FULL_SWEEP = (128, 256, 512, 1024, 2048)
@@ -31,15 +34,18 @@ MOST_IMAGES = 1_000_000
 )
 @click.option("--recipe", "recipe_name", default="2013", show_default=True, help="Whose network is trained.")
 @click.option("--precision", type=click.Choice(["auto", "bf16", "fp16", "fp32"]), default="auto", show_default=True)
-@click.option("--threads", type=click.IntRange(1), default=None, help="DALI's threads.  [default: as `train`]")
+@threads_option(expose=True)
 @click.option(
     "--cache-decoded",
     metavar="auto|GiB",
     default=None,
     help="Also the loader with decoded images kept on the GPU, as `train` would.  Not tried on a GPU yet.",
 )
-@click.option("--peers", is_flag=True, help="Also what people use instead: other loaders, other AlexNets.")
-@click.option("--ffcv-python", type=click.Path(path_type=Path), default=None, help="A Python with FFCV, for --peers.")
+@click.option("--baselines", is_flag=True, help="Also what people use instead: other loaders, other AlexNets.")
+@click.option("--gpus", type=click.IntRange(1), default=None, help="Measure training on so many GPUs.")
+@click.option(
+    "--ffcv-python", type=click.Path(path_type=Path), default=None, help="A Python with FFCV, for --baselines."
+)
 @click.option("--tune", is_flag=True, help="Find the loader's best settings for this machine and keep them.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), default=None, help="Also write the rows there.")
 def command(
@@ -50,7 +56,8 @@ def command(
     precision: str,
     threads: int | None,
     cache_decoded: str | None,
-    peers: bool,
+    baselines: bool,
+    gpus: int | None,
     ffcv_python: Path | None,
     tune: bool,
     json_file: Path | None,
@@ -62,10 +69,12 @@ def command(
     part, data = part_and_data(words)
     if tune and part not in ("loader", "all"):
         raise UsageError(f"--tune is about the loader: `alexnet-fast bench loader --tune`, not `bench {part}`.")
+    if gpus is not None and part != "train":
+        raise UsageError("--gpus is about training: `alexnet-fast bench train --gpus 2`.")
     if cache_decoded is not None and part != "loader":
         raise UsageError("--cache-decoded is about the loader: `alexnet-fast bench loader --cache-decoded auto`.")
-    if ffcv_python is not None and not (peers and part in ("loader", "all")):
-        raise UsageError("--ffcv-python is about the loader's peers: `alexnet-fast bench loader --peers`.")
+    if ffcv_python is not None and not (baselines and part in ("loader", "all")):
+        raise UsageError("--ffcv-python is about the loader's baselines: `alexnet-fast bench loader --baselines`.")
     if json_file is not None:
         check_can_be_written(json_file)
     if ffcv_python is not None:
@@ -76,26 +85,14 @@ def command(
     rows: list[Measurement] = []
     with explained_memory():
         if part == "model":
-            rows += bench.model(peers)
+            rows += bench.model(baselines)
         else:
             with shards_to_read(data) as folder:
-                rows += bench.with_data(part, folder, peers=peers, tune=tune)
+                rows += bench.with_data(part, folder, baselines=baselines, tune=tune)
+                if gpus is not None:
+                    rows += bench.processes(folder, gpus)
     if json_file is not None:
         write_json(json_file, part, rows)
-
-
-BEYOND = 1.15
-"""Times its limit that a layer may reach: the limit is the best of some products, and measured too."""
-
-
-def beyond_limit(layers: Sequence[Measurement]) -> list[str]:
-    """The layers that took less than the least time there is for them."""
-    found = []
-    for row in layers:
-        taken = float(row.details.get("forward ms", 0)) + float(row.details.get("back ms", 0))
-        if float(row.details.get("limit ms", 0)) > BEYOND * taken:
-            found.append(row.name)
-    return found
 
 
 def part_and_data(words: Sequence[str]) -> tuple[str, Path | None]:
@@ -145,24 +142,20 @@ class Bench:
             settings.append(f"precision={precision}")
         self.recipe = load_recipe(recipe_name, settings)
 
-    def model(self, peers: bool) -> list[Measurement]:
-        """Forward, training step, the same without norms, layers against the device's limits; the peers' step."""
-        from alexnet_fast.bench.model import measure_layers, measure_model
+    def model(self, baselines: bool) -> list[Measurement]:
+        """Forward, training step, the same without norms, layers against the device's limits; the baselines' step."""
+        from alexnet_fast.bench.layers import measure_layers
+        from alexnet_fast.bench.model import measure_model
 
         batch_sizes = (
             (FULL_SWEEP if self.on_gpu else CPU_SWEEP) if self.asked_batch_size is None else (self.batch_size,)
         )
-        rows = measure_model(device=self.device, batch_sizes=batch_sizes, precision=self.precision, peers=peers)
+        rows = measure_model(device=self.device, batch_sizes=batch_sizes, precision=self.precision, baselines=baselines)
         show_table("Model, synthetic input", rows)
         layers = measure_layers(
             self.recipe.architecture(1000), device=self.device, batch_size=self.batch_size, precision=self.precision
         )
         show_table("Layers against this device's limits", layers)
-        if disturbed := beyond_limit(layers):
-            click.echo(
-                f"{', '.join(disturbed)}: faster than the limit that was measured for it, so that other work must have "
-                "disturbed the machine. Measure again when it is quiet."
-            )
         return [*rows, *layers, *(self.towers(batch_sizes) if self.on_gpu else [])]
 
     def towers(self, batch_sizes: Sequence[int]) -> list[Measurement]:
@@ -177,7 +170,7 @@ class Bench:
         click.echo(ASSUMPTIONS)
         return rows
 
-    def with_data(self, part: str, folder: Path, *, peers: bool, tune: bool) -> list[Measurement]:
+    def with_data(self, part: str, folder: Path, *, baselines: bool, tune: bool) -> list[Measurement]:
         """Everything that reads shards."""
         dataset = Dataset.load(folder)
         dataset.check_sizes()
@@ -188,8 +181,8 @@ class Bench:
             click.echo(self.shuffle(dataset))
         if part == "all":
             click.echo(wall(rows[0].rate, rows[1].rate, rows[2].rate, shared=not self.on_gpu))
-        if peers:
-            rows += self.peers(part, dataset)
+        if baselines:
+            rows += self.baselines(part, dataset)
         return [*rows, *tuned]
 
     def tune(self, dataset: Dataset) -> list[Measurement]:
@@ -256,7 +249,15 @@ class Bench:
 
         return measure_training(dataset, self.recipe, device=self.device)
 
-    def peers(self, part: str, dataset: Dataset) -> list[Measurement]:
+    def processes(self, folder: Path, gpus: int) -> list[Measurement]:
+        """`train` on several GPUs."""
+        from alexnet_fast.bench.train import measure_processes
+
+        row = measure_processes(Dataset.load(folder), self.recipe, gpus=gpus, processes=None)
+        show_table("On several GPUs", [row])
+        return [row]
+
+    def baselines(self, part: str, dataset: Dataset) -> list[Measurement]:
         """What people use instead, for the parts that were measured."""
         rows: list[Measurement] = []
         if part in ("loader", "all"):
@@ -268,7 +269,7 @@ class Bench:
             )  # fmt: skip
             show_table("Loaders on the same images", rows)
         if part == "all":
-            rows += self.model(peers=True)
+            rows += self.model(baselines=True)
         return rows
 
 
@@ -319,7 +320,7 @@ def wall(loader: float, model: float, training: float, *, shared: bool) -> str:
 
 def show_table(title: str, rows: Sequence[Measurement]) -> None:
     """Print the rows under a title."""
-    click.echo(f"\n{title}\n{table(rows)}")
+    click.echo(f"\n{title}\n{table(rows, terminal_columns(sys.stdout))}")
 
 
 def check_can_be_written(file: Path) -> None:

@@ -48,3 +48,46 @@ def relu_vs_tanh_command(
         raise UserError(f"stopped; every finished epoch is in {out}: the same command goes on.") from error
     click.echo(text)
     click.echo(f"\nWrote {out / FIGURE} and {out / 'result.json'}.")
+
+
+@command.command("ablations")
+@click.argument("data", type=click.Path(path_type=Path), default="shards", envvar="ALEXNET_FAST_DATA")
+@click.option("--epochs", type=float, default=30.0, show_default=True, help="Of every training: the budget.")
+@click.option("--seeds", type=int, default=3, show_default=True, help="Trainings of each variant.")
+@click.option("--only", default="", metavar="NAME,…", help="Some of the variants; the base always is one.")
+@click.option("--recipe", default="2013", show_default=True, help="Of the base: its schedule, batch size and so on.")
+@click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Change a key of the base; repeatable.")
+@click.option("--out", type=click.Path(path_type=Path), default="experiments/ablations", show_default=True)
+@click.option("--device", default=None, help="cpu, cuda or cuda:1.  [default: all GPUs, else the CPU]")
+def ablations_command(
+    data: Path,
+    epochs: float,
+    seeds: int,
+    only: str,
+    recipe: str,
+    settings: tuple[str, ...],
+    out: Path,
+    device: str | None,
+) -> None:
+    """Train variants of net 167 under one budget with the same seeds, and show what each change costs.
+
+    Variants: net-145, no-norms, pooling-2-2, one-tower, no-exchange, no-color-jitter, no-dropout, no-mirror-and-crop,
+    tanh, inverted-dropout, lambda.  Each is a run below --out; after a stop the same command continues.
+    """
+    from alexnet_fast.experiments.ablations import FIGURE, ablations, table
+    from alexnet_fast.tools.dataset import Dataset
+
+    def say(text: str) -> None:
+        click.echo(text, err=True)
+
+    dataset = Dataset.load(data)
+    names = [name.strip() for name in only.split(",") if name.strip()]
+    changes = [f"epochs={epochs!r}", *settings]
+    try:
+        outcomes = ablations(
+            dataset, out, recipe=recipe, settings=changes, num_seeds=seeds, only=names, device=device, say=say
+        )
+    except KeyboardInterrupt as error:
+        raise UserError(f"stopped at once; finished runs are in {out}, the same command continues.") from error
+    click.echo(table(outcomes, dataset))
+    click.echo(f"\nWrote {out / FIGURE} and {out / 'result.json'}.")

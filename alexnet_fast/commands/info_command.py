@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from alexnet_fast.tools import atomic
 from alexnet_fast.tools.dataset import MANIFEST, SHARD_FILES, Dataset
 from alexnet_fast.tools.describe import describe
 from alexnet_fast.tools.errors import UsageError, UserError
@@ -68,19 +69,12 @@ def about_recipe(name: str, settings: tuple[str, ...], diagram: Path | None) -> 
         suffix = diagram.suffix.lower().lstrip(".")
         if suffix not in FORMATS:
             raise UsageError(f"--diagram {diagram}: the name must end in {', '.join(f'.{kind}' for kind in FORMATS)}")
-        write_file(diagram, draw_diagram(architecture, suffix))
+        try:
+            atomic.write_bytes(diagram, draw_diagram(architecture, suffix))
+        except OSError as error:
+            raise UserError(f"{diagram}: cannot be written ({error.strerror}). Choose another place.") from error
         lines += ["", f"The diagram is in {diagram}."]
     return "\n".join(lines)
-
-
-def write_file(file: Path, content: bytes) -> None:
-    """Write a file as a whole; UserError where that cannot be done."""
-    from alexnet_fast.tools import atomic
-
-    try:
-        atomic.write_bytes(file, content)
-    except OSError as error:
-        raise UserError(f"{file}: cannot be written ({error.strerror or error}). Choose another place.") from error
 
 
 def is_of_shards(path: Path) -> bool:

@@ -149,7 +149,7 @@ def command(
     finally:
         bar.close()
     _report(outcome, time.monotonic() - begun, out)
-    if outcome.dataset.skipped or outcome.dataset.unused:
+    if outcome.dataset.skipped or outcome.dataset.unused or found.unused:
         sys.exit(3)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from alexnet_fast.commands.threads_option import threads_option
 from alexnet_fast.commands.train_flags import with_flags
 from alexnet_fast.distributed.torchrun_env import is_local_main_rank, is_main_rank
 from alexnet_fast.runs.resume_command import options_to_repeat, resume_command
@@ -42,6 +43,13 @@ DATA_VARIABLE = "ALEXNET_FAST_DATA"
     help="First learning rate of the weights; that of the biases and the whole schedule are scaled with it.",
 )
 @click.option("--seed", type=int, default=None, help="Of initialization, order, crops, mirrors, colors and dropout.")
+@click.option(
+    "--init",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Start from the weights of a checkpoint, or of Caffe's AlexNet (.npz); fc8 anew where the classes are others.",
+)
+@click.option("--freeze", metavar="LAYER,…", default=None, help="Layers that keep the weights of --init: conv1,conv2.")
 @click.option("--val-split", default=None, help="Evaluate on this split of DATA instead of val, such as test.")
 @click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Change a key of the recipe; repeatable.")
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="The run's folder.  [default: runs/RECIPE]")
@@ -54,6 +62,7 @@ DATA_VARIABLE = "ALEXNET_FAST_DATA"
     help="Resume the run in that folder, from its newest checkpoint or from CHECKPOINT (newer ones are set aside); "
     "with a new --out, a new run starts from CHECKPOINT.",
 )
+@threads_option()
 @click.option("--device", default=None, help="cpu, cuda or cuda:1.  [default: all GPUs, else the CPU]")
 @click.option("--gpus", type=int, default=None, help="How many GPUs; two are one tower each.")
 @click.option("--processes", type=int, default=None, help="On the CPU: how many processes, to try what GPUs would do.")
@@ -82,6 +91,8 @@ def command(
     batch_size: int | None,
     lr: float | None,
     seed: int | None,
+    init: Path | None,
+    freeze: str | None,
     val_split: str | None,
     settings: tuple[str, ...],
     out: Path | None,
@@ -123,7 +134,10 @@ def command(
             run = start.run
             recipe = recipe if recipe is not None else override(recipe_to_resume(start), settings)
         assert recipe is not None
-        recipe = with_flags(recipe, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, val_split=val_split)
+        recipe = with_flags(
+            recipe, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, val_split=val_split, init=init,
+            freeze=freeze,
+        )  # fmt: skip
         dataset = Dataset.load(data)
         if check_hashes and is_local_main_rank():  # of torchrun's processes one on each machine
             check_every_byte(dataset, quiet=quiet)

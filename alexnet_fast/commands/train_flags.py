@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alexnet_fast.tools.errors import UsageError
@@ -21,11 +22,20 @@ def with_flags(
     lr: float | None,
     seed: int | None,
     val_split: str | None,
+    init: Path | None = None,
+    freeze: str | None = None,
 ) -> Recipe:
     """The recipe as the flags change it.  UsageError for a value that cannot be."""
     from alexnet_fast.config.recipe import override
 
-    given = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "val_split": val_split, "final_split": val_split}
+    given: dict[str, object] = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "seed": seed,
+        "val_split": val_split,
+        "final_split": val_split,
+    }
+    given |= {"init": None if init is None else init.absolute(), "freeze": freeze}
     settings = [f"{key}={value}" for key, value in given.items() if value is not None]
     if lr is not None:
         settings += scaled_rates(recipe, lr)

@@ -1,1 +1,1 @@
-"""What a run is told: recipes, learning rate schedule, precision."""
+"""Configuration of a run: recipes, learning rate schedule, precision."""

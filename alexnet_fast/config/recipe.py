@@ -12,7 +12,7 @@ from typing import Any, Literal
 from alexnet_fast.config.recipe_checks import check_recipe, parse_norms
 from alexnet_fast.config.recipe_docs import KeyDoc, comments_of, docs_of, types_of
 from alexnet_fast.config.recipe_values import checked_value, parse_value, toml_value
-from alexnet_fast.network.model import NETS, POOLINGS, Architecture, small
+from alexnet_fast.network.architecture import NETS, POOLINGS, Architecture, small
 from alexnet_fast.tools.errors import UsageError
 from alexnet_fast.tools.messages import did_you_mean
 from alexnet_fast.tools.storage.filesystem import open_file
@@ -47,6 +47,17 @@ class Recipe:
     """Number of the authors' net: 145, 167, 145-half, 147, 148 or 150; "paper" is the paper's text.
 
     Source: layers/layers-167.cfg:1.
+    """
+    init: str = ""
+    """Checkpoint whose weights the run starts from (fc8 anew where the classes are others); "" is a random
+    initialization.
+
+    Source: ours; "" changes nothing.
+    """
+    freeze: str = ""
+    """Layers that keep their initial weights, separated by commas, such as conv1,conv2.
+
+    Source: ours; "" changes nothing.
     """
     norms: str = "net"
     """Norms of the network: "net" for those of `network`, "none", or some of conv1, conv2, conv2-spatial, separated by
@@ -167,6 +178,11 @@ class Recipe:
 
     Source: convdata.py:137, 225.
     """
+    crop_and_mirror: bool = True
+    """Whether training images are random crops, half of them mirrored; false takes the center crop of each.
+
+    Source: paper, section 4.1.
+    """
     pca_jitter: float = 0.1
     """Strength of the PCA color jitter: standard deviation of the factors g along the eigenvectors p of the RGB
     covariance, drawn once per image.
@@ -239,6 +255,11 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_recipe(self)
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Layers of `freeze`."""
+        return tuple(layer.strip() for layer in self.freeze.split(",") if layer.strip())
 
     @property
     def precision_to_train_in(self) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from alexnet_fast.config.precision import DTYPES
 from alexnet_fast.config.recipe_docs import choices_of, types_of
-from alexnet_fast.network.model import NETS, NORMS
+from alexnet_fast.network.architecture import LAYERS, NETS, NORMS
 from alexnet_fast.tools.errors import UsageError
 from alexnet_fast.tools.messages import counted, did_you_mean
 
@@ -37,10 +37,11 @@ def check_recipe(recipe: Recipe) -> None:
         raise UsageError(f"name is {recipe.name!r}: give one that a folder can have")
     if recipe.network not in NETS:
         raise UsageError(f"network is {recipe.network!r}: {did_you_mean(recipe.network, NETS)}")
-    for key, choices in choices_of(type(recipe)).items():
+    kind: type = type(recipe)
+    for key, choices in choices_of(kind).items():
         *others, last = (str(choice) for choice in choices)
         require(recipe, key, getattr(recipe, key) in choices, f"{', '.join(others)} or {last}")
-    for key, kinds in types_of(type(recipe)).items():
+    for key, kinds in types_of(kind).items():
         value = getattr(recipe, key)
         if float in kinds and value is not None:
             require(recipe, key, math.isfinite(value), "a finite number")
@@ -49,9 +50,21 @@ def check_recipe(recipe: Recipe) -> None:
     check_numbers(recipe)
     if recipe.norms != "net":
         parse_norms(recipe.norms)
+    check_freeze(recipe)
     check_steps(recipe, "lr_weights", "lr_weights_milestones")
     check_steps(recipe, "lr_biases", "lr_biases_milestones")
     check_precision(recipe)
+
+
+def check_freeze(recipe: Recipe) -> None:
+    """Frozen layers exist, some layer is left to train, and what is frozen was trained before."""
+    for layer in recipe.frozen:
+        if layer not in LAYERS:
+            raise UsageError(f"freeze is {recipe.freeze!r}: there is no layer {layer!r}; {did_you_mean(layer, LAYERS)}")
+    if "fc8" in recipe.frozen:
+        raise UsageError(f"freeze is {recipe.freeze!r}: fc8 tells the classes apart, it has to learn")
+    if recipe.frozen and not recipe.init:
+        raise UsageError(f"freeze is {recipe.freeze!r}: layers that never learned anything; give --init CHECKPOINT too")
 
 
 def check_numbers(recipe: Recipe) -> None:

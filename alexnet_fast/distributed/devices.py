@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from alexnet_fast.distributed.threads import use_threads
 from alexnet_fast.tools.errors import UsageError, UserError
 
 DRIVER_VERSION = Path("/proc/driver/nvidia/version")
@@ -45,6 +46,8 @@ def use_device(asked: str | None = None) -> torch.device:
     device = choose_device(asked)
     if device.type == "cuda":
         start_gpu(device)
+    else:
+        use_threads()
     return device
 
 

@@ -28,9 +28,10 @@ from alexnet_fast.distributed.devices import start_gpu, use_device
 from alexnet_fast.distributed.mesh import Mesh, join_mesh
 from alexnet_fast.distributed.parallelism import Layout, different_kinds
 from alexnet_fast.distributed.signals import StopSignals
+from alexnet_fast.distributed.threads import use_threads
 from alexnet_fast.distributed.torchrun_env import LauncherEnv, launcher_env, local_world_size, set_launcher
 from alexnet_fast.streams import quiet_errors
-from alexnet_fast.tools.cores import num_cores, share_machine
+from alexnet_fast.tools.cores import share_machine
 from alexnet_fast.tools.errors import UsageError, UserError
 
 Result = TypeVar("Result")
@@ -106,8 +107,8 @@ def take_part(layout: Layout, work: Callable[..., Result], arguments: Sequence[A
                 "Give --nproc-per-node the number of GPUs."
             )
         start_gpu(device)
-    elif "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(num_cores())
+    else:
+        use_threads()
     mesh = join_mesh(device, split=layout.split)
     if layout.split and device.type == "cuda":
         names = [""] * 2

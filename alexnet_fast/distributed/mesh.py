@@ -166,8 +166,9 @@ def own_group(parts: Sequence[Sequence[int]]) -> dist.ProcessGroup:
 
     With the timeout of the whole world: torch gives a new group its own default, 30 minutes for gloo and 10 for NCCL.
     """
-    group, _ = dist.new_subgroups_by_enumeration([list(part) for part in parts], timeout=TIMEOUT)
-    return group
+    groups = dist.new_subgroups_by_enumeration([list(part) for part in parts], timeout=TIMEOUT)  # type: ignore[no-untyped-call]
+    own: dist.ProcessGroup = groups[0]
+    return own
 
 
 def broadcast_object(mesh: Mesh, own: Thing) -> Thing:

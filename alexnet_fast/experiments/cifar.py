@@ -99,6 +99,8 @@ def files_of(path: Path) -> Iterator[tuple[str, bytes]]:
                     if len(content) != member.size:
                         raise EOFError(f"{member.name} ends too early")
                     yield member.name, content
+            while archive.fileobj is not None and archive.fileobj.read(1 << 20):
+                pass  # to the compressed stream's end, where its checksum is
     except (tarfile.TarError, EOFError, LZMAError, zlib.error, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise UserError(
@@ -200,12 +202,15 @@ def from_folders(folders: dict[str, dict[str, list[tuple[str, bytes]]]], path: P
             f"{counted(len(folders['test']), 'class', 'classes')}; both must have the same two or more. "
             "If the archive was cut short, get it again."
         )
-    arrays: list[Any] = []
-    for split in ("train", "test"):
-        images = [decoded(*file, path) for name in classes for file in sorted(folders[split][name])]
-        labels = [label for label, name in enumerate(classes) for _ in folders[split][name]]
-        arrays += [np.stack(images), np.asarray(labels, dtype=np.int64)]
-    return Cifar(*arrays, tuple(classes), "class folders")
+    train, test = (split_of(folders[split], classes, path) for split in ("train", "test"))
+    return Cifar(*train, *test, tuple(classes), "class folders")
+
+
+def split_of(files: dict[str, list[tuple[str, bytes]]], classes: list[str], path: Path) -> tuple[Pixels, Labels]:
+    """A split's images, class by class, and their labels."""
+    images = [decoded(*file, path) for name in classes for file in sorted(files[name])]
+    labels = [label for label, name in enumerate(classes) for _ in files[name]]
+    return np.stack(images), np.asarray(labels, dtype=np.int64)
 
 
 def decoded(name: str, content: bytes, path: Path) -> Pixels:

@@ -152,7 +152,7 @@ class Training:
         """Every image once, in an order of the seed and the epoch alone; whether the weights are still finite."""
         generator = torch.Generator().manual_seed(self.seed * 10_007 + self.state.epoch + 1)
         order = torch.randperm(len(self.data.labels), generator=generator).to(self.device)
-        for chosen in order.split(BATCH_SIZE):
+        for chosen in torch.split(order, BATCH_SIZE):
             with self.autocast:
                 logits = forward(self.state.weights, self.data.images[chosen], self.activate)
             loss = F.cross_entropy(logits.float(), self.data.labels[chosen])
@@ -172,7 +172,7 @@ class Training:
         # Spread over the set, which class folders give class by class.
         chosen = torch.linspace(0, len(self.data.labels) - 1, count, dtype=torch.float64).long().to(self.device)
         wrong = 0
-        for part in chosen.split(1000):
+        for part in torch.split(chosen, 1000):
             with self.autocast:
                 logits = forward(self.state.weights, self.data.images[part], self.activate)
             wrong += int((logits.argmax(1) != self.data.labels[part]).sum())

@@ -172,7 +172,8 @@ class Experiment:
     def saved_state(self, trial: Trial) -> TrialState | None:
         """Where the trial was stopped, with its errors until then; None where nothing of it was saved."""
         file = self.out / CURRENT
-        content = torch.load(file, map_location="cpu", weights_only=True) if file.exists() else {"trial": None}
+        none: dict[str, Any] = {"trial": None}
+        content = torch.load(file, map_location="cpu", weights_only=True) if file.exists() else none
         if content["trial"] != [trial.activation, trial.lr, trial.seed] or not content["epoch"]:
             trial.errors = []
             return None

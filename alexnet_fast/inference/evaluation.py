@@ -69,8 +69,11 @@ def evaluate(
     *,
     num_views: Literal[1, 10],
     mesh: Mesh | None = None,
+    observe: Callable[[torch.Tensor, torch.Tensor], None] | None = None,
 ) -> EvaluationResult:
     """Measure errors and loss; every process calls it with its replica's share of the images and gets the same result.
+
+    `observe` sees each batch's (N, classes) probabilities and (N,) labels.
 
     Nothing is brought to the host before the last batch.
     """
@@ -80,6 +83,8 @@ def evaluate(
     with torch.inference_mode():
         for batch in batches:
             probabilities = average_probabilities(predictors, batch, num_views)
+            if observe is not None:
+                observe(probabilities, batch.labels)
             of_label = probabilities.gather(1, batch.labels[:, None])
             right = [credit(probabilities, of_label, places) for places in (1, TOP)]
             losses = -of_label.double().clamp_min(1e-30).log()

@@ -120,9 +120,13 @@ def is_preprocessing(file: Path) -> bool:
 def preprocessing(checkpoint: Checkpoint) -> dict[str, Any]:
     """What to do to an image before the network, and what the outputs are."""
     size = checkpoint.image_options.size
-    down = "area averaging" if checkpoint.image_options.filter == "area" else checkpoint.image_options.filter
+    down = checkpoint.image_options.filter
+    if down == "area":
+        down = "averaging over the area that each source pixel covers (alexnet_fast.tools.sharding.resize)"
     return {
         "orientation": f"EXIF: {checkpoint.image_options.exif}",
+        "pixels": "alexnet_fast.inference.pixels.network_pixels computes them: resized, cut, and encoded as JPEG of "
+        f"quality {checkpoint.image_options.quality} with 4:2:0 sampling, as all training images were, and decoded",
         "resize": f"short side {size} ({down} down, cubic up), center {size}x{size}",
         "crop": "center 224x224; the ten-view test averages the softmax of corners, center and their mirrors",
         "channels": "RGB",

@@ -320,7 +320,8 @@ class Target:
         for rows, images, good in batches:
             values = np.full((len(rows), self.shape[1]), np.nan, dtype=array.dtype)
             if good:
-                values[good] = layer_output(trained.predictor, images, self.request.layer).cpu().numpy()
+                output = layer_output(trained.predictor, images, self.request.layer)
+                values[good] = output.to(getattr(torch, self.request.dtype)).cpu().numpy()
                 if not np.isfinite(values[good]).all():
                     raise UserError(
                         f"{self.request.layer} has values that {array.dtype} cannot hold, from {rows[0].sample} on: "

@@ -29,12 +29,14 @@ def nearest(
     if queries.ndim != 2 or base.ndim != 2 or queries.shape[1] != base.shape[1]:
         raise UsageError(f"features of shapes {queries.shape} and {base.shape} cannot be compared: take the same layer")
     device = device if device is not None else torch.device("cpu")
-    asked = torch.from_numpy(np.asarray(queries, dtype=np.float32)).to(device)
+    # Distances do not change if everything is moved; squares of numbers near zero keep more digits.
+    center = np.asarray(queries, dtype=np.float64).mean(0)
+    asked = torch.from_numpy((queries - center).astype(np.float32)).to(device)
     kept = min(count + SPARE, len(base))
     best = torch.full((len(queries), kept), torch.inf, device=device)
     rows = torch.zeros((len(queries), kept), dtype=torch.int64, device=device)
     for start in range(0, len(base), BLOCK):
-        block = torch.from_numpy(np.asarray(base[start : start + BLOCK], dtype=np.float32)).to(device)
+        block = torch.from_numpy((base[start : start + BLOCK] - center).astype(np.float32)).to(device)
         squares = (block * block).sum(1) - 2 * (asked @ block.T)  # plus the query's own square, the same for all
         squares = squares.nan_to_num(nan=torch.inf)
         places = torch.arange(start, start + len(block), device=device).expand_as(squares)

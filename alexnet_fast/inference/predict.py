@@ -16,11 +16,12 @@ import torch
 from alexnet_fast.config.precision import Precision
 from alexnet_fast.inference.evaluation import average_probabilities
 from alexnet_fast.inference.load import Trained, mean_to_subtract
+from alexnet_fast.inference.pixels import network_pixels
 from alexnet_fast.pipelines.batch import EvaluationBatch
 from alexnet_fast.pipelines.evaluation_loader import view_cutter
 from alexnet_fast.tools.dataset import ImageOptions
 from alexnet_fast.tools.errors import UserError
-from alexnet_fast.tools.sharding.image import BadImageError, encode
+from alexnet_fast.tools.sharding.image import BadImageError
 from alexnet_fast.tools.storage.filesystem import open_file
 
 TOP = 5
@@ -81,11 +82,11 @@ def answer(name: str, probabilities: torch.Tensor, trained: Trained) -> Answer:
 def prepare(
     name: str, content: bytes | UserError, options: ImageOptions
 ) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.uint8]] | None, str]:
-    """(pixels (size, size, 3) as the network's training images were made, or None; the problem)."""
+    """(pixels (size, size, 3) as those of the network's training images, or None; the problem)."""
     if isinstance(content, UserError):
         return None, str(content)
     try:
-        return encode(content, name, options).pixels, ""
+        return network_pixels(content, name, options), ""
     except BadImageError as error:
         return None, str(error)
 

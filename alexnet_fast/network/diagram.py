@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from alexnet_fast.network.model import Architecture
+from alexnet_fast.network.architecture import Architecture
 from alexnet_fast.network.summary import LayerSummary, summarize
 
 LINE = "#26323f"
@@ -94,12 +94,18 @@ class Drawing:
     def text(self, x: float, y: float, words: str, size: float = 10, **style: Any) -> None:
         from matplotlib.patheffects import withStroke
 
-        settings = {"ha": "center", "va": "center", "color": LINE, "family": "serif", "zorder": 50} | style
+        settings: dict[str, Any] = {
+            "ha": "center",
+            "va": "center",
+            "color": LINE,
+            "family": "serif",
+            "zorder": 50,
+        } | style
         halo = [withStroke(linewidth=2.5, foreground="white", alpha=0.85)]
         self.axes.text(x, y, words, fontsize=size, path_effects=halo, **settings)
 
     def line(self, start: tuple[float, float], end: tuple[float, float], **style: Any) -> None:
-        settings = {"color": LINE, "linewidth": 0.7} | style
+        settings: dict[str, Any] = {"color": LINE, "linewidth": 0.7} | style
         self.axes.plot([start[0], end[0]], [start[1], end[1]], **settings)
 
 

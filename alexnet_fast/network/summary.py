@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from alexnet_fast.network.architecture import LAYERS, Architecture
 from alexnet_fast.network.layers import CONV1_STRIDE
-from alexnet_fast.network.model import LAYERS, Architecture
 
 MEETING = ("conv3", "fc6", "fc7", "fc8")
 """Layers in front of which the towers exchange, in an architecture where they do; fc8 always sees both."""

@@ -54,36 +54,35 @@ def curves(
     if not rows:
         return None
     names = [one.name for one in series]
-    number = ".1%" if percent else ",.4~g"
     ticks = "%" if percent else "~g" if log else "~s"
     scale = alt.Scale(type="log") if log else alt.Scale(zero=True, nice=True)
-    base = alt.Chart(alt.Data(values=rows)).encode(
+    colors = alt.Scale(domain=names, range=[PALETTE[place % len(PALETTE)] for place in range(len(names))])
+    legend = alt.Legend(orient="top", direction="vertical", labelLimit=300) if len(names) > 1 else None
+    base = alt.Chart(rows_of(rows)).encode(
         x=alt.X("x:Q", title=x_title, axis=alt.Axis(tickCount=8, grid=False)),
-        y=alt.Y(
-            "y:Q",
-            title=y_title,
-            scale=scale,
-            axis=alt.Axis(format=ticks, tickCount=5),
-        ),
-        color=alt.Color(
-            "series:N",
-            title=None,
-            scale=alt.Scale(domain=names, range=[PALETTE[place % len(PALETTE)] for place in range(len(names))]),
-            legend=alt.Legend(orient="top", columns=2, labelLimit=340) if len(names) > 1 else None,
-        ),
+        y=alt.Y("y:Q", title=y_title, scale=scale, axis=alt.Axis(format=ticks, tickCount=5)),
+        color=alt.Color("series:N", title=None, scale=colors, legend=legend),
     )
-    few = max((len(one.x) for one in series), default=0) <= FEW_POINTS
-    lines = base.mark_line(strokeWidth=1.6, point=alt.OverlayMarkDef(size=22) if few else False)
     near = alt.selection_point(nearest=True, on="pointerover", fields=["x", "series"], empty=False, clear="pointerout")
-    points = base.mark_point(size=60, filled=True).encode(
+    read_off = base.mark_point(size=60, filled=True).encode(
         opacity=alt.condition(near, alt.value(1), alt.value(0)),
         tooltip=[
             alt.Tooltip("series:N", title="curve"),
             alt.Tooltip("x:Q", title=x_title, format=",.4~f"),
-            alt.Tooltip("y:Q", title=y_title, format=number),
+            alt.Tooltip("y:Q", title=y_title, format=".1%" if percent else ",.4~g"),
         ],
     )
-    return finished((lines + points.add_params(near)).properties(height=height, width="container"))
+    layers = base.mark_line(strokeWidth=1.6) + read_off.add_params(near)
+    few = {one.name for one in series if len(one.x) <= FEW_POINTS}
+    if marked := [row for row in rows if row["series"] in few]:
+        # A curve of a single point would not be seen; hundreds of marks would hide the line.
+        layers += base.properties(data=rows_of(marked)).mark_point(size=24, filled=True, opacity=1)
+    return finished(layers.properties(height=height))
+
+
+def rows_of(rows: Sequence[dict[str, Any]]) -> Any:
+    """Data that lies in the chart itself."""
+    return alt.Data(values=list(rows))  # type: ignore[no-untyped-call]
 
 
 def thinned(series: Series) -> list[tuple[float, float | None]]:
@@ -111,7 +110,7 @@ def bars(
 ) -> dict[str, Any]:
     """Horizontal bars in the order given; `extra`: further keys that the tooltip shows."""
     chart = (
-        alt.Chart(alt.Data(values=list(rows)))
+        alt.Chart(rows_of(rows))
         .mark_bar(color=PALETTE[2], cornerRadiusEnd=2)
         .encode(
             y=alt.Y(f"{label}:N", sort=None, title=None, axis=alt.Axis(labelLimit=150)),
@@ -122,7 +121,7 @@ def bars(
                 *(alt.Tooltip(f"{key}:Q") for key in extra),
             ],
         )
-        .properties(height=alt.Step(19), width="container")
+        .properties(height=19 * len(rows))
     )
     return finished(chart)
 
@@ -130,7 +129,7 @@ def bars(
 def heat_map(rows: Sequence[dict[str, Any]], order: Sequence[str]) -> dict[str, Any]:
     """A confusion matrix.  rows: label, guess, count, share (of the label's images)."""
     chart = (
-        alt.Chart(alt.Data(values=list(rows)))
+        alt.Chart(rows_of(rows))
         .mark_rect(color=PALETTE[2])
         .encode(
             x=alt.X("guess:N", sort=list(order), title="first guess", axis=alt.Axis(labelAngle=-60, labelLimit=90)),
@@ -138,17 +137,17 @@ def heat_map(rows: Sequence[dict[str, Any]], order: Sequence[str]) -> dict[str, 
             opacity=alt.Opacity("share:Q", scale=alt.Scale(domain=[0, 1], range=[0, 1]), legend=None),
             tooltip=["label:N", "guess:N", "count:Q", alt.Tooltip("share:Q", format=".1%")],
         )
-        .properties(height=alt.Step(max(12, 340 // len(order))), width="container")
+        .properties(height=len(order) * max(12, 340 // len(order)))
     )
     return finished(chart)
 
 
 def calibration_chart(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """rows: confidence, accuracy, images of each bin; beside the diagonal of a perfect calibration."""
-    data = alt.Data(values=list(rows))
-    axis = {"scale": alt.Scale(domain=[0, 1]), "axis": alt.Axis(format="%", tickCount=5)}
+    data = rows_of(rows)
+    scale, axis = alt.Scale(domain=[0, 1]), alt.Axis(format="%", tickCount=5)
     diagonal = (
-        alt.Chart(alt.Data(values=[{"confidence": 0, "accuracy": 0}, {"confidence": 1, "accuracy": 1}]))
+        alt.Chart(rows_of([{"confidence": 0, "accuracy": 0}, {"confidence": 1, "accuracy": 1}]))
         .mark_line(color=INK, strokeDash=[3, 3], strokeWidth=1, opacity=0.5)
         .encode(x="confidence:Q", y="accuracy:Q")
     )
@@ -156,8 +155,8 @@ def calibration_chart(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         alt.Chart(data)
         .mark_point(filled=True, color=PALETTE[1], opacity=0.9)
         .encode(
-            x=alt.X("confidence:Q", title="mean probability of the first guess", **axis),
-            y=alt.Y("accuracy:Q", title="share that was right", **axis),
+            x=alt.X("confidence:Q", title="mean probability of the first guess", scale=scale, axis=axis),
+            y=alt.Y("accuracy:Q", title="share that was right", scale=scale, axis=axis),
             size=alt.Size("images:Q", legend=None, scale=alt.Scale(range=[40, 400])),
             tooltip=[
                 alt.Tooltip("confidence:Q", format=".1%"),
@@ -166,27 +165,7 @@ def calibration_chart(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
             ],
         )
     )
-    return finished((diagonal + points).properties(height=260, width="container"))
-
-
-def differences(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """rows: variant, difference, low, high (ours, with its interval), paper (or None), in points of error."""
-    data = alt.Data(values=list(rows))
-    y = alt.Y("variant:N", sort=None, title=None, axis=alt.Axis(labelLimit=170))
-    zero = alt.Chart(alt.Data(values=[{"x": 0}])).mark_rule(color=INK, opacity=0.5).encode(x="x:Q")
-    spans = (
-        alt.Chart(data)
-        .mark_rule(color=PALETTE[1], strokeWidth=2)
-        .encode(y=y, x=alt.X("low:Q", title="points"), x2="high:Q")
-    )
-    tooltip = ["variant:N", *(alt.Tooltip(f"{key}:Q", format="+.2f") for key in ("difference", "low", "high", "paper"))]
-    ours = (
-        alt.Chart(data)
-        .mark_point(filled=True, size=70, color=PALETTE[1])
-        .encode(y=y, x="difference:Q", tooltip=tooltip)
-    )
-    theirs = alt.Chart(data).mark_point(shape="diamond", size=80, color=INK).encode(y=y, x="paper:Q", tooltip=tooltip)
-    return finished((zero + spans + ours + theirs).properties(height=alt.Step(22), width="container"))
+    return finished((diagonal + points).properties(height=260))
 
 
 def finished(chart: Any) -> dict[str, Any]:
@@ -196,7 +175,8 @@ def finished(chart: Any) -> dict[str, Any]:
         "gridOpacity": 0.12, "domainOpacity": 0.5, "tickOpacity": 0.5, "titleFontWeight": "normal",
     }  # fmt: skip
     spec: dict[str, Any] = (
-        chart.configure(background="transparent", font="sans-serif", view={"stroke": None}, axis=axis)
+        chart.properties(width="container")
+        .configure(background="transparent", font="sans-serif", view={"stroke": None}, axis=axis)
         .configure_legend(labelColor=INK, titleColor=INK)
         .to_dict(validate=True)
     )

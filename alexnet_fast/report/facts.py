@@ -29,6 +29,16 @@ class ResultRow:
     """Whether it is this run's."""
 
 
+def summary_of(subject: Subject) -> str:
+    """The network and what it was trained on, in half a sentence."""
+    text = f"Net {subject.recipe.network}, recipe {subject.recipe.name}"
+    if subject.trained is not None:
+        text += f", {len(subject.trained.checkpoint.classes):,} classes"
+    if subject.dataset is not None:
+        text += f", {sum(split.samples for split in subject.dataset.splits.values()):,} images"
+    return f"{text}."
+
+
 def state_of(subject: Subject) -> str:
     """Running, done or stopped, in a sentence."""
     if subject.folder is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +62,7 @@ def kernel_pixels(kernel: Floats) -> Pixels:
     """(3, h, w) -> (h, w, 3): gray is zero, each kernel with its own contrast."""
     largest = max(float(np.abs(kernel).max()), 1e-12)
     scaled = 127.5 + 127.5 * np.asarray(kernel, dtype=np.float64).transpose(1, 2, 0) / largest
-    return scaled.round().astype(np.uint8)
+    return np.asarray(scaled.round(), dtype=np.uint8)
 
 
 def sheets(conv1: Floats, num_towers: int) -> list[Sheet]:
@@ -90,7 +91,7 @@ def standard_error(sheet: Sheet) -> float:
     return float(np.std(sheet.scores) / np.sqrt(len(sheet.scores)))
 
 
-def filmstrip(history: dict[int, Floats], initial: Floats, num_towers: int) -> list[Frame]:
+def filmstrip(history: Mapping[int, Floats], initial: Floats, num_towers: int) -> list[Frame]:
     """A few epochs, evenly spread, of the kernels that changed most; weights minus initial weights.
 
     history: epoch -> conv1's weights after it.

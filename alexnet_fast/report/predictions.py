@@ -46,7 +46,8 @@ class Predictions:
     def right(self) -> npt.NDArray[np.bool_]:
         """By the rule of `evaluate`: a tie for the first place is wrong."""
         tied = self.probabilities[:, 0] == self.probabilities[:, 1]
-        return (self.guesses[:, 0] == self.labels) & ~tied
+        right: npt.NDArray[np.bool_] = (self.guesses[:, 0] == self.labels) & ~tied
+        return right
 
     @property
     def top1_error(self) -> float:

@@ -18,7 +18,7 @@ from alexnet_fast.inference.neighbors import nearest
 from alexnet_fast.inference.predict import prepare, read
 from alexnet_fast.pipelines.evaluation_loader import EvaluationLoader
 from alexnet_fast.report import charts, kernels
-from alexnet_fast.report.facts import facts_of, result_rows, state_of
+from alexnet_fast.report.facts import facts_of, result_rows, state_of, summary_of
 from alexnet_fast.report.images import Stored, center_views, read_places, thumbnail
 from alexnet_fast.report.layers import Maps, Occlusion, layer_maps, occlusion_map
 from alexnet_fast.report.page import render, write_page
@@ -43,6 +43,9 @@ BATCH = 128
 MOST_CLASSES_IN_MATRIX = 40
 SHOWN_CLASSES = 20
 """Best and worst ones, where there are too many for all."""
+
+HALF_SURE = 0.75
+"""Probability of the image that the layers are shown with, as near as can be."""
 
 Say = Callable[[str], None]
 
@@ -107,6 +110,7 @@ class Parts:
     predictions: Predictions | None = None
     confusions: list[dict[str, Any]] = field(default_factory=list)
     charts: dict[str, Any] = field(default_factory=dict)
+    """Name -> its specification; None where there is nothing to draw."""
     calibration_error: float = 0.0
     sheets: list[kernels.Sheet] = field(default_factory=list)
     difference_sheets: list[kernels.Sheet] = field(default_factory=list)
@@ -153,6 +157,7 @@ def page_values(subject: Subject, parts: Parts) -> dict[str, Any]:
     """What the template asks for."""
     return {
         "title": subject.path.absolute().name,
+        "summary": summary_of(subject),
         "state": state_of(subject),
         "results": result_rows(subject),
         "facts": facts_of(subject),
@@ -176,7 +181,7 @@ def curve_charts(subject: Subject) -> dict[str, Any]:
         found = [series("validation, center view", center, key), series("validation, ten views", ten, key)]
         return [one for one in found if len(one.x)]
 
-    made = {
+    made: dict[str, Any] = dict.fromkeys(("confusion", "classes", "calibration")) | {
         "loss": charts.curves(
             [series("training, with dropout and random crops", train, "loss"), *held_out("loss")],
             x_title="epoch",
@@ -202,7 +207,7 @@ def curve_charts(subject: Subject) -> dict[str, Any]:
             percent=True,
         ),
     }
-    return {name: spec for name, spec in made.items() if spec is not None}
+    return made
 
 
 # ------------------------------------------------------------------ kernels
@@ -282,9 +287,9 @@ def example_of(place: int, stored: Stored, predictions: Predictions, labels: lis
 def add_statistics(parts: Parts, predictions: Predictions, labels: list[str]) -> None:
     """Confusion matrix, per-class errors, calibration."""
     errors = class_errors(predictions)
-    rows = [{"class": labels[item.label], "error": item.error, "images": item.images} for item in errors]
-    worst = sorted(rows, key=lambda row: -float(row["error"]))
-    if len(rows) > MOST_CLASSES_IN_MATRIX:
+    sorted_errors = sorted(errors, key=lambda item: -item.error)
+    worst = [{"class": labels[item.label], "error": item.error, "images": item.images} for item in sorted_errors]
+    if len(worst) > MOST_CLASSES_IN_MATRIX:
         half = SHOWN_CLASSES // 2
         worst = [*worst[:half], *worst[-half:]]
     parts.charts["classes"] = charts.bars(worst, label="class", value="error", title="top-1 error", extra=["images"])
@@ -349,9 +354,11 @@ def add_look(parts: Parts, subject: Subject, image: Path | None, device: torch.d
             raise UserError(f"--image {image}: {problem}")
         caption = image.name
     elif subject.dataset is not None and parts.predictions is not None:
-        sure = np.where(parts.predictions.right, parts.predictions.of_label, -1)
-        pixels = read_places(subject.dataset, "val", [int(sure.argmax())])[int(sure.argmax())].pixels
-        caption = "the held-out image of whose class the network is surest"
+        # Of a certain answer hiding a part changes nothing.
+        doubtful = np.abs(np.where(parts.predictions.right, parts.predictions.of_label, 2) - HALF_SURE)
+        chosen = int(doubtful.argmin())
+        pixels = read_places(subject.dataset, "val", [chosen])[chosen].pixels
+        caption = "a held-out image that the network names right without being certain"
     else:
         return
     view = center_views([pixels], trained, torch.float32)

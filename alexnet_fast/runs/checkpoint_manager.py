@@ -11,7 +11,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from alexnet_fast.distributed.mesh import Mesh, broadcast_object
+from alexnet_fast.network.model import Architecture
 from alexnet_fast.runs.checkpoint import (
     BEST,
     Checkpoint,
@@ -167,6 +170,20 @@ class CheckpointManager:
                 file.unlink(missing_ok=True)
         for file in saved_checkpoints(self.folder)[: -self.keep]:
             file.unlink(missing_ok=True)
+
+
+def lack_of_room(folder: Path, architecture: Architecture, keep: int) -> str | None:
+    """What people should know before they wait for checkpoints that will not fit; None: there is room."""
+    weights = sum(torch.Size(shape).numel() for shape in architecture.weight_shapes.values())
+    files = keep + 2  # the best, and the one that is being written
+    needed = files * 2 * 4 * weights  # weights and momentum in float32
+    free = shutil.disk_usage(folder).free + sum(file.stat().st_size for file in folder.glob("*.pt"))
+    if free >= needed:
+        return None
+    return (
+        f"{folder}: {free / 1e9:.2g} GB are free, and this run's checkpoints need {needed / 1e9:.2g} GB. Where the "
+        "disk is full, older ones are removed, and training continues without new ones."
+    )
 
 
 def first_not_finite(checkpoint: Checkpoint) -> str:

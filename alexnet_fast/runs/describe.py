@@ -6,13 +6,12 @@ import math
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from alexnet_fast.config.precision import choose_precision
 from alexnet_fast.config.recipe import Recipe, counted_epochs, load_recipe
 from alexnet_fast.distributed.devices import choose_device
 from alexnet_fast.distributed.machine import describe_machine
 from alexnet_fast.distributed.parallelism import choose_layout
+from alexnet_fast.distributed.threads import describe_threads, use_threads
 from alexnet_fast.runs.checkpoint import Checkpoint, all_checkpoints
 from alexnet_fast.runs.folder import RunFolder
 from alexnet_fast.runs.resume import recipe_of_run
@@ -122,5 +121,6 @@ def describe_here() -> str:
     precision = choose_precision(device)
     lines += ["", "train would take", f"  {layout.reason}", f"  {precision.name}: {precision.reason}"]
     if device.type == "cpu":
-        lines.append(f"  {torch.get_num_threads()} threads")
+        use_threads()
+        lines.append(f"  {describe_threads()}")
     return "\n".join(lines)

@@ -65,8 +65,7 @@ def conv1_history(folder: RunFolder) -> dict[int, Floats]:
 
 def initial_conv1(recipe: Recipe, num_classes: int) -> Floats:
     """conv1's weights before the first step, which the recipe's seed fixes."""
-    model = AlexNet(recipe.architecture(num_classes))
-    model.initialize(recipe.seed)
+    model = AlexNet(recipe.architecture(num_classes), seed=recipe.seed)
     weights: Floats = model.get_parameter("conv1.weight").detach().numpy()
     return weights
 

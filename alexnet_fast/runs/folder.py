@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import math
-import os
+import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alexnet_fast.runs.lock import InUseError, is_locked, locked
 from alexnet_fast.tools import atomic
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.numbers import is_number
@@ -20,6 +20,8 @@ from alexnet_fast.tools.storage.filesystem import open_file
 
 LOCK = ".lock"
 CHECKPOINTS = "checkpoints"
+CACHES = ".cache"
+"""Libraries' caches, on machines where their usual places cannot be written."""
 RESULT_NUMBERS = ("steps", "epochs", "seconds")
 """Keys of result.json by which it is one."""
 METRICS_NUMBERS = {
@@ -29,10 +31,6 @@ METRICS_NUMBERS = {
 """Kind of a line of metrics.jsonl -> the numbers, or nulls, that whoever reads it counts on."""
 EPOCH_ROUNDING = 5e-7
 """Of epochs in metrics.jsonl, which have six digits after the point: a step is more, up to a million an epoch."""
-
-
-class InUseError(UserError):
-    """Another process holds the run's folder."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +53,10 @@ class RunFolder:
         return self.path / CHECKPOINTS
 
     @property
+    def caches(self) -> Path:
+        return self.path / CACHES
+
+    @property
     def figures(self) -> Path:
         return self.path / "figures"
 
@@ -74,10 +76,8 @@ class RunFolder:
 
     def is_unbegun(self) -> bool:
         """Whether there is no more than what a process makes that is killed before it has written recipe.toml."""
-        made = (self.checkpoints, self.figures)
-        if not all(
-            path in made or path.name in (LOCK, atomic.partial_name(self.recipe).name) for path in self.path.iterdir()
-        ):
+        made, files = (self.checkpoints, self.figures), (LOCK, CACHES, atomic.partial_name(self.recipe).name)
+        if not all(path in made or path.name in files for path in self.path.iterdir()):
             return False
         return not any(path.exists() and (not path.is_dir() or any(path.iterdir())) for path in made)
 
@@ -129,6 +129,7 @@ class RunFolder:
         """Remove an empty run, and those of the folders around it (the inner first) that hold nothing else."""
         with suppress(OSError):  # it was not made
             (self.path / LOCK).unlink()
+        shutil.rmtree(self.caches, ignore_errors=True)
         for folder in (self.checkpoints, self.figures, *made):
             with suppress(OSError):  # the same, or something is in it
                 folder.rmdir()
@@ -140,32 +141,16 @@ class RunFolder:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Keep other processes out as long as this one lives.  Raises UserError."""
-        try:
-            file = (self.path / LOCK).open("a+b", buffering=0)
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot be written ({error.strerror}). {self.remedy(True)}") from error
-        with file:
+        with ExitStack() as stack:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                file.seek(0)
-                owner = file.read(20).decode().strip() or "unknown"
-                raise InUseError(f"{self.path} is in use by process {owner}: wait for its end, or stop it.") from error
-            with suppress(OSError):  # a full disk: the lock holds without its owner's name too
-                file.truncate(0)
-                file.write(str(os.getpid()).encode())
+                stack.enter_context(locked(self.path / LOCK))
+            except OSError as error:
+                raise UserError(f"{self.path}: cannot be written ({error.strerror}). {self.remedy(True)}") from error
             yield
 
     def is_running(self) -> bool:
         """Whether a living process holds the folder."""
-        try:
-            with (self.path / LOCK).open("r") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return False
+        return is_locked(self.path / LOCK)
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """All whole lines of metrics.jsonl; what a power cut left of others is passed over.
@@ -256,7 +241,3 @@ def saying_what_is_full(run: Path, again: str) -> Iterator[None]:
         raise UserError(
             f"{run}: cannot be written ({error.strerror}). What was saved is whole: make room, then {again}."
         ) from error
-
-
-write_whole = atomic.write_text
-"""Its name before tools/atomic.py."""

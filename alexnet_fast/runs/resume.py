@@ -27,7 +27,7 @@ DEFINES_NETWORK = ("network", "width_divisor", "norms", "pooling", "activation")
 """Keys of a recipe that cannot change in the middle of a run."""
 DEFINES_STREAM = (
     "batch_size", "seed", "shuffle_buffer", "mean", "pca_jitter", "pca_jitter_scale", "pca_jitter_divisor",
-    "exact_2012",
+    "crop_and_mirror", "exact_2012",
 )  # fmt: skip
 """Keys on which it hangs which images come when, and how they look."""
 OF_ITS_CLASSES = "the shards it was trained on, or others of the same classes"

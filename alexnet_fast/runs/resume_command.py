@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alexnet_fast.distributed.torchrun_env import started_processes
+from alexnet_fast.tools.cores import chosen_threads
 from alexnet_fast.tools.messages import command
 
 THE_SAME = "the same torchrun command"
@@ -30,6 +31,7 @@ def options_to_repeat(
         "--processes": processes,
         "--parallel": None if parallel == "auto" else parallel,
         "--cache-decoded": cache_decoded,
+        "--threads": chosen_threads(),
     }
     words = [word for name, value in given.items() if value is not None for word in (name, str(value))]
     return (*words, "--deterministic") if deterministic else tuple(words)

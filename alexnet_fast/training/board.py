@@ -39,13 +39,14 @@ class Board:
 
     def draw(self, line: dict[str, Any]) -> None:
         """A point of each of the line's curves; a number that is not finite (null in the file) has none."""
-        kind = line["kind"] if line.get("views", 1) == 1 else f"{line['kind']}_{line['views']}_views"
+        group = line.get("split", line["kind"])
+        group = group if line.get("views", 1) == 1 else f"{group}_{line['views']}_views"
         for name, value in line.items():
             drawable = isinstance(value, bool) or (is_number(value) and math.isfinite(value))
             if self._writer is None or not drawable or name in NO_CURVES:
                 continue
             try:
-                self._writer.add_scalar(f"{kind}/{name}", float(value), line["step"], walltime=line.get("time"))
+                self._writer.add_scalar(f"{group}/{name}", float(value), line["step"], walltime=line.get("time"))
             except OSError as error:
                 self._give_up(error.strerror)
 

@@ -9,11 +9,12 @@ from alexnet_fast.network.model import AlexNet, whole_state
 from alexnet_fast.runs.checkpoint import Checkpoint, classes_of, mean_of
 from alexnet_fast.runs.checkpoint_manager import CheckpointManager
 from alexnet_fast.tools.dataset import Dataset
+from alexnet_fast.training.divergence import DivergedError
 from alexnet_fast.training.job import Loader
 from alexnet_fast.training.metrics import Meter
 from alexnet_fast.training.optimizer import SGD
 from alexnet_fast.training.telemetry import Silent, Telemetry
-from alexnet_fast.training.train_step import DivergedError, TrainingStep
+from alexnet_fast.training.train_step import TrainingStep
 from alexnet_fast.training.trainer import Progress
 
 

@@ -1,4 +1,7 @@
-"""A training step recorded once and replayed: one launch instead of hundreds, which at small batches is most of it."""
+"""A training step captured once as a CUDA graph and replayed: one launch instead of hundreds.
+
+Launches are most of a small batch's step.  With several processes the captured step holds its collectives too.
+"""
 
 from __future__ import annotations
 
@@ -8,64 +11,45 @@ import torch
 
 from alexnet_fast.network.dropout import DropoutKey
 from alexnet_fast.pipelines.batch import Batch
-from alexnet_fast.tools.errors import UserError
 
 WARM_UP = 3
-"""Steps before the recording, in which libraries choose their kernels; they train as any other."""
+"""Steps before the capture, in which libraries choose their kernels and processes open their connections."""
 
 Compute = Callable[[Batch, DropoutKey], tuple[torch.Tensor, torch.Tensor]]
 
 
-class Recording:
-    """Calls a function itself at first, and after `WARM_UP` calls replays what was recorded of it.
+class CapturedStep:
+    """Replays what was captured of a function; gives what the function would give.
 
-    The function must wait for nothing, and read whatever changes from step to step from the device's memory.  A batch
-    of another size than the recorded one is computed without the recording.
+    The function must wait for nothing, and read whatever changes from step to step from the device's memory.
     """
 
-    def __init__(self) -> None:
-        self.calls = 0
-        self.graph: torch.cuda.CUDAGraph | None = None
-        # One for all: torch keeps freed memory for the stream that used it, a step's worth for each.
-        self.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    def __init__(self, compute: Compute, batch: Batch, dropout: DropoutKey) -> None:
+        """Call the function WARM_UP times with this batch, then capture it.
 
-    def __call__(self, compute: Compute, batch: Batch, dropout: DropoutKey) -> tuple[torch.Tensor, torch.Tensor]:
-        self.calls += 1
-        if self.calls <= WARM_UP:
-            return self.warm_up(compute, batch, dropout)
-        if self.graph is None:
-            self.record(compute, batch, dropout)
-        if batch.images.shape != self.batch.images.shape:
-            return compute(batch, dropout)
-        assert self.graph is not None
+        To be called while nothing else uses the GPU: a thread of DALI that waits for the device makes a capture fail.
+        """
+        # One stream for all: torch keeps freed memory for the stream that used it, a step's worth for each.
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP):
+                compute(batch, dropout)
+        torch.cuda.current_stream().wait_stream(stream)
+        self.batch = Batch(batch.images.clone(), batch.labels.clone())
+        self.key, self.first_row = dropout.key.clone(), dropout.first_row
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph, stream=stream, capture_error_mode="thread_local"):
+            self.loss, self.errors = compute(self.batch, DropoutKey(self.key, self.first_row))
+
+    def fits(self, batch: Batch, dropout: DropoutKey) -> bool:
+        """Whether it was captured for such a batch."""
+        own, other = self.batch.images, batch.images
+        return own.shape == other.shape and own.dtype == other.dtype and self.first_row == dropout.first_row
+
+    def __call__(self, batch: Batch, dropout: DropoutKey) -> tuple[torch.Tensor, torch.Tensor]:
         self.batch.images.copy_(batch.images)
         self.batch.labels.copy_(batch.labels)
         self.key.copy_(dropout.key)
         self.graph.replay()
         return self.loss.clone(), self.errors.clone()
-
-    def warm_up(self, compute: Compute, batch: Batch, dropout: DropoutKey) -> tuple[torch.Tensor, torch.Tensor]:
-        """On a stream of its own, as a recording wants it: the one that it will be recorded on."""
-        self.stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self.stream):
-            result = compute(batch, dropout)
-        torch.cuda.current_stream().wait_stream(self.stream)
-        return result
-
-    def record(self, compute: Compute, batch: Batch, dropout: DropoutKey) -> None:
-        """Nothing is computed: what the function launches is written down."""
-        self.batch = Batch(batch.images.clone(), batch.labels.clone())
-        self.key = dropout.key.clone()
-        graph = torch.cuda.CUDAGraph()
-        try:
-            # thread_local: DALI's threads go on using the GPU meanwhile.
-            with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
-                self.loss, self.errors = compute(self.batch, DropoutKey(self.key, dropout.first_row))
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            raise UserError(
-                f"the step could not be recorded on this GPU ({str(error).splitlines()[0]}): "
-                "train without the recording, --set cuda_graph=false"
-            ) from error
-        self.graph = graph

@@ -24,7 +24,6 @@ class EpochBar:
 
     def __init__(self, schedule: Schedule, epoch: int, step: int) -> None:
         """`epoch`: its number from 0; `step`: of the run, done so far."""
-        tqdm.set_lock(threading.RLock())  # not the system's semaphore, which a killed process leaves behind
         self.first = epoch * schedule.steps_per_epoch
         self.name = f"epoch {epoch + 1}/{schedule.num_epochs}"
         total = min(schedule.steps_per_epoch, schedule.num_steps - self.first)

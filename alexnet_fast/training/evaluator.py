@@ -14,9 +14,10 @@ from alexnet_fast.inference.evaluation import EvaluationResult, Predictor, evalu
 from alexnet_fast.pipelines.batch import EvaluationBatch
 from alexnet_fast.pipelines.loader import EvaluationLoader
 from alexnet_fast.tools.dataset import Dataset
+from alexnet_fast.training.divergence import DivergedError
 from alexnet_fast.training.job import EVALUATION_BATCH
 from alexnet_fast.training.telemetry import Silent, Telemetry
-from alexnet_fast.training.train_step import DivergedError, TrainingStep
+from alexnet_fast.training.train_step import TrainingStep
 from alexnet_fast.training.trainer import AGREE_EVERY, Progress
 
 FP32_SLOWDOWN = 16.0

@@ -38,7 +38,9 @@ class StoppedError(UserError):
 class Loader(Protocol):
     """What training needs of a loader: `TrainingLoader` and `SyntheticLoader` have it."""
 
+    batch_size: int
     num_batches: int
+    dtype: torch.dtype
     memory: LoaderMemory
     cache: CachePlan | None
 
@@ -105,15 +107,19 @@ def make_loader(mesh: Mesh, device: torch.device, job: Job, precision: Precision
     half = device.type == "cuda" and precision.name != "fp32"
     return TrainingLoader(
         job.dataset,
-        batch_size=mesh.share_batch(recipe.batch_size),
+        batch_size=recipe.batch_size if recipe.exact_2012 else mesh.share_batch(recipe.batch_size),
         device=device,
         seed=recipe.seed,
-        rank=mesh.data_rank,
-        num_ranks=mesh.num_data_ranks,
+        # As in 2012 there is one stream; towers in two processes both read all of it.
+        rank=0 if recipe.exact_2012 else mesh.data_rank,
+        num_ranks=1 if recipe.exact_2012 else mesh.num_data_ranks,
         dtype=torch.float16 if half else torch.float32,
         mean=recipe.mean,
         pca_jitter=recipe.pca_jitter,
         pca_jitter_divisor=recipe.pca_jitter_divisor,
+        crop_and_mirror=recipe.crop_and_mirror,
+        pca_jitter_scale=recipe.pca_jitter_scale,
+        exact_2012=recipe.exact_2012,
         shuffle_buffer=recipe.shuffle_buffer,
         cache=None
         if job.cache_decoded is None

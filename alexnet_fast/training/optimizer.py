@@ -40,7 +40,8 @@ class SGD:
         What has a rate of 0 is frozen: neither it nor its momentum changes.
         """
         own = (weights if conv1_weights is None else conv1_weights, biases if conv1_biases is None else conv1_biases)
-        self.rates.copy_(torch.tensor([weights, biases, *own], dtype=torch.float64))
+        for kind, rate in enumerate((weights, biases, *own)):
+            self.rates[kind].fill_(rate)  # a kernel each: a copy from the host would wait for the device
 
     def step(
         self,
@@ -52,7 +53,8 @@ class SGD:
     ) -> None:
         """One update.
 
-        `gradients`: of the loss (uphill) by parameter name, each to be multiplied by `gradient_scale` (0-dim float32).
+        `gradients`: of the loss (uphill) by parameter name, each to be multiplied by `gradient_scale` (0-dim float32);
+        a parameter without one is frozen.
         `alive`: 0-dim bool; where it is False nothing changes.  `working`: half-precision copies to bring up to
         date, of those parameters that have one.
         """
@@ -60,6 +62,8 @@ class SGD:
             # The program skips the update where the rate is 0 (src/weights.cu:148): momentum must not carry on.
             updated = alive & (self.rates > 0)
             for name, parameter in self.parameters.items():
+                if name not in gradients:
+                    continue
                 bias = name.endswith("bias")
                 kind = KINDS.index(f"{'conv1 ' if name.startswith('conv1.') else ''}{'biases' if bias else 'weights'}")
                 update(

@@ -16,9 +16,11 @@ from alexnet_fast.distributed.parallelism import Layout, choose_layout
 from alexnet_fast.distributed.signals import StopSignals
 from alexnet_fast.pipelines.decoded_cache import CacheSize, check_gpu_memory
 from alexnet_fast.pipelines.settings import check_splits
+from alexnet_fast.runs.checkpoint_manager import lack_of_room
 from alexnet_fast.runs.folder import RunFolder, saying_what_is_full
 from alexnet_fast.runs.resume import check_before_start
 from alexnet_fast.runs.resume_command import options_to_repeat
+from alexnet_fast.tools.caches import place_caches
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.training.header import advice, header
@@ -72,6 +74,7 @@ def train(
         cache_decoded=cache_decoded,
     )  # fmt: skip
     job = Job(dataset, recipe, run, resume, quiet, deterministic, cache_decoded, options, checkpoint)
+    place_caches(RunFolder(run).caches)
     if layout.started:
         return launch(layout, work_of_a_process, layout, job)
     try:
@@ -131,6 +134,10 @@ def work_of_a_process(mesh: Mesh, device: torch.device, layout: Layout, job: Job
             session.telemetry.say(note)
         if (doubt := doubt_of_data(job.dataset)) is not None:
             session.telemetry.say(doubt)
+        if (
+            lack := lack_of_room(folder.checkpoints, session.model.architecture, job.recipe.keep_checkpoints)
+        ) is not None:
+            session.telemetry.say(lack)
         if session.loader.cache is not None:
             session.telemetry.say(session.loader.cache.describe())
         if job.deterministic:

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from alexnet_fast.config.precision import Precision, choose_precision
+from alexnet_fast.config.recipe import Recipe
 from alexnet_fast.config.schedule import Schedule
 from alexnet_fast.distributed.mesh import Mesh, broadcast_object
 from alexnet_fast.distributed.signals import AgreedStop, StopSignals
 from alexnet_fast.distributed.torchrun_env import is_restarted
-from alexnet_fast.network.model import AlexNet, load_whole_state
-from alexnet_fast.runs.checkpoint import Checkpoint, all_checkpoints
+from alexnet_fast.inference.pretrained import load_pretrained
+from alexnet_fast.network.model import AlexNet, load_whole_state, own_rows
+from alexnet_fast.runs.checkpoint import Checkpoint, all_checkpoints, classes_of
 from alexnet_fast.runs.checkpoint_manager import CheckpointManager
 from alexnet_fast.runs.folder import RunFolder
 from alexnet_fast.runs.resume import find_start, finished_result, restore_place
 from alexnet_fast.tools import atomic
 from alexnet_fast.tools.errors import EXIT_BY_SIGNAL
 from alexnet_fast.training.checkpointer import Checkpointer
+from alexnet_fast.training.divergence import DivergedError
 from alexnet_fast.training.evaluator import Evaluator
 from alexnet_fast.training.illustrator import Illustrator
 from alexnet_fast.training.job import Job, Loader, StoppedError, make_loader
@@ -27,7 +31,7 @@ from alexnet_fast.training.metrics import Meter
 from alexnet_fast.training.optimizer import SGD
 from alexnet_fast.training.result import finish
 from alexnet_fast.training.telemetry import Silent, Telemetry
-from alexnet_fast.training.train_step import DivergedError, TrainingStep
+from alexnet_fast.training.train_step import TrainingStep
 from alexnet_fast.training.trainer import Hook, Progress, Trainer
 
 
@@ -139,16 +143,18 @@ def open_session(
     model = AlexNet(architecture, exchange=mesh.make_exchange(architecture.num_towers)).to(device)
     optimizer = SGD(model, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
     if start is None:
-        model.initialize(recipe.seed)
+        notes += initialize(model, recipe, classes_of(dataset))
     else:
         load_whole_state(model, start.model)
         if start.optimizer is not None:
             optimizer.load_whole_state(start.optimizer)
-    record = recipe.cuda_graph and device.type == "cuda" and mesh.world_size == 1
     train_step = TrainingStep(
-        model, optimizer, precision=precision, mesh=mesh, record=record, loader_memory=loader.memory,
-        loads_whole_batches=recipe.exact_2012,
+        model, optimizer, precision=precision, mesh=mesh, loader_memory=loader.memory,
+        loads_whole_batches=recipe.exact_2012, frozen=recipe.frozen,
     )  # fmt: skip
+    if recipe.cuda_graph and device.type == "cuda":  # before the loader's threads use the GPU
+        note = train_step.capture(loader.batch_size, loader.dtype)
+        notes += [note] if note is not None else []
     step, place_note = restore(start, train_step, loader, schedule, mesh)
     notes += [place_note] if place_note is not None else []
     progress = Progress(step) if start is None else Progress(step, start.error, start.best_error)
@@ -202,6 +208,19 @@ def open_session(
         mesh, device, job, folder, precision, schedule, loader, model, train_step, meter, progress, stop, telemetry,
         manager, evaluator, checkpointer, illustrator, trainer, place_note is None,
     )  # fmt: skip
+
+
+def initialize(model: AlexNet, recipe: Recipe, classes: tuple[tuple[str, str], ...]) -> list[str]:
+    """Random weights by the recipe's seed, and over them those of `init`; what people should know of these."""
+    model.initialize(recipe.seed)
+    if not recipe.init:
+        return []
+    found = load_pretrained(Path(recipe.init), model.architecture, recipe.network, classes)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name in found.tensors:
+                parameter.copy_(own_rows(model, name, found.tensors[name]))
+    return found.notes
 
 
 def restore(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ class Telemetry:
     """Everything that the main rank reports; `Silent` is what the others have."""
 
     def __init__(self, folder: RunFolder, schedule: Schedule, *, first_step: int, quiet: bool = False) -> None:
+        tqdm.set_lock(threading.RLock())  # not the system's semaphore, which an ended process leaves behind
         self.schedule = schedule
         self.quiet = quiet
         self.began = time.monotonic()

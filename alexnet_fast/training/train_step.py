@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -13,12 +15,15 @@ from alexnet_fast.config.precision import Precision
 from alexnet_fast.distributed.mesh import Mesh, all_gather_object
 from alexnet_fast.network.dropout import DropoutKey, step_key
 from alexnet_fast.network.exchange import as_rows
-from alexnet_fast.network.model import LAYERS, AlexNet, loss_and_errors
+from alexnet_fast.network.model import AlexNet, loss_and_errors
 from alexnet_fast.pipelines.batch import Batch
 from alexnet_fast.pipelines.decoded_cache import GIB, LoaderMemory
+from alexnet_fast.pipelines.pipeline_run import free_gpu_memory
 from alexnet_fast.tools.errors import UserError
 from alexnet_fast.tools.freed_memory import keep_freed_memory
-from alexnet_fast.training.cuda_graph import Recording
+from alexnet_fast.training.cuda_graph import CapturedStep
+from alexnet_fast.training.divergence import DivergedError, Suspects, labels_are_known
+from alexnet_fast.training.half_batches import HalfBatches
 from alexnet_fast.training.memory import largest_batch, lasting_bytes
 from alexnet_fast.training.optimizer import SGD
 
@@ -29,10 +34,14 @@ SCALE_GROWS_EVERY = 2000
 """Steps in a row without overflow, after which float16's loss scale doubles; an overflow halves it."""
 LEAST_SCALE = 1.0
 """Of float16: a gradient that overflows even unscaled has diverged."""
-
-
-class DivergedError(UserError):
-    """The loss or a gradient became NaN or infinite."""
+ALLOCATION = re.compile(r"out of memory|_ALLOC_FAILED|cudaErrorMemoryAllocation", re.IGNORECASE)
+"""What libraries say when memory is too small."""
+PERHAPS_ALLOCATION = re.compile(
+    r"unable to find an engine|CUDNN_STATUS_(INTERNAL_ERROR|EXECUTION_FAILED|NOT_SUPPORTED)|"
+    r"CUBLAS_STATUS_NOT_INITIALIZED|operation failed due to a previous error during capture|invalidated",
+    re.IGNORECASE,
+)
+"""What they also say then, and of other failures too."""
 
 
 @dataclass(frozen=True)
@@ -71,15 +80,14 @@ class TrainingStep:
         *,
         precision: Precision,
         mesh: Mesh | None = None,
-        record: bool = False,
         loader_memory: LoaderMemory | None = None,
         loads_whole_batches: bool = False,
+        frozen: Collection[str] = (),
     ) -> None:
-        """`record`: record the step as a CUDA graph and replay it; for one GPU.
-
-        `loader_memory`: what the loader takes beside the step, for what is said when memory is too small.
+        """`loader_memory`: what the loader takes beside the step, for what is said when memory is too small.
         `loads_whole_batches`: both towers' processes load the replica's whole batch; else each loads half, and they
         exchange the halves.
+        `frozen`: layers that keep their weights.
         """
         self.model = model
         self.optimizer = optimizer
@@ -93,8 +101,10 @@ class TrainingStep:
         self.scaled = precision.scaled
         if self.device.type == "cpu":
             keep_freed_memory()
-        assert not record or (self.device.type == "cuda" and self.mesh.world_size == 1)
-        self.recording = Recording() if record else None
+        self.captured: CapturedStep | None = None
+        self.halves = HalfBatches(
+            model.exchange, self.dtype, tower=self.mesh.tower, exchanged=self.loading_processes > 1
+        )
         self.loader_memory = loader_memory if loader_memory is not None else LoaderMemory()
         self.working: dict[str, torch.Tensor] = {}
         self.reductions: list[dist.Work] = []
@@ -102,10 +112,11 @@ class TrainingStep:
         self.scale = torch.full((), FIRST_SCALE if self.scaled else 1.0, device=self.device)
         self.good_steps = torch.zeros((), dtype=torch.int32, device=self.device)
         self.pending: deque[Pending] = deque()
-        self.sent: deque[tuple[Batch, Callable[[], Batch]]] = deque()
         for name, parameter in self.parameters.items():
             self.working[name] = parameter if parameter.dtype == self.dtype else working_copy(parameter, self.dtype)
-            if self.mesh.replica_group is not None and name.endswith("weight"):
+            if name.split(".")[0] in frozen:  # no gradient, so no update, no momentum and no averaging
+                self.working[name].requires_grad_(False)
+            elif self.mesh.replica_group is not None and name.endswith("weight"):
                 self.working[name].register_post_accumulate_grad_hook(self.average_soon)  # type: ignore[no-untyped-call]
 
     def weights_changed(self) -> None:
@@ -117,60 +128,35 @@ class TrainingStep:
 
     def __call__(self, batch: Batch, *, step: int, seed: int) -> StepResult:
         """Train on this process's images; `step`, counted from the run's beginning, and `seed` fix the dropout."""
-        key = torch.full((), step_key(seed, step), dtype=torch.int64, device=self.device)
         num_images = len(batch.labels) * self.loading_processes
         try:
-            batch = self.whole_batch(batch)
-            dropout = DropoutKey(key, first_row=self.mesh.replica * num_images)
+            batch = self.halves.whole_batch(batch)
+            dropout = self.dropout(step, seed, num_images)
             loss, errors = self.compute(batch, dropout)
-        except torch.OutOfMemoryError:
-            raise UserError(self.out_of_memory(num_images)) from None
+        except RuntimeError as error:
+            if (explained := self.out_of_memory(error, num_images)) is None:
+                raise
+            raise UserError(explained) from None
         self.pending.append(Pending(step, batch, dropout, *self.fetch_alive()))
         if len(self.pending) > (LAG if self.device.type == "cuda" else 0):
             self.look_at(self.pending.popleft())
         return StepResult(loss, errors, num_images)
 
-    def send_ahead(self, batch: Batch) -> None:
-        """Let the two halves of a replica's batch travel from now on, while earlier batches are trained on.
-
-        Both towers' processes call it at the same place, and train on these batches in the same order.
-        """
-        self.sent.append((batch, self.bring_together(batch)))
-
-    def whole_batch(self, batch: Batch) -> Batch:
-        """The replica's images; waits for the other half of them."""
-        if not self.sent:
-            return self.bring_together(batch)()
-        sent, arrived = self.sent.popleft()
-        assert sent is batch, "another batch was sent ahead"
-        return arrived()
-
-    def bring_together(self, batch: Batch) -> Callable[[], Batch]:
-        """Begin to exchange the halves that a replica's two processes loaded; what is returned waits for them."""
-        if self.loading_processes == 1:
-            return lambda: batch  # conv1 brings them to the network's precision on its way
-        own = (batch.images.to(self.dtype), batch.labels)
-        waits = [self.model.exchange.start(tensor, tensor.shape) for tensor in own]
-
-        def arrived() -> Batch:
-            peers = [wait() for wait in waits]
-            pairs = zip(own, peers, strict=True) if self.mesh.tower == 0 else zip(peers, own, strict=True)
-            return Batch(*(torch.cat(pair) for pair in pairs))
-
-        return arrived
-
     def compute(self, batch: Batch, dropout: DropoutKey) -> tuple[torch.Tensor, torch.Tensor]:
         """Everything that is done on the device: (loss, errors)."""
-        if self.recording is not None:
-            return self.recording(self.compute_now, batch, dropout)
+        if self.captured is not None and self.captured.fits(batch, dropout):
+            return self.captured(batch, dropout)
         return self.compute_now(batch, dropout)
 
     def compute_now(self, batch: Batch, dropout: DropoutKey) -> tuple[torch.Tensor, torch.Tensor]:
-        logits = self.model(batch.images, dropout, weights=self.working)
-        loss, errors = loss_and_errors(logits, batch.labels)
-        (loss * self.scale if self.scaled else loss).backward()  # type: ignore[no-untyped-call]
+        num_classes = self.model.architecture.num_classes
+        with fastest_convolutions(self.device):
+            logits = self.model(batch.images, dropout, weights=self.working)
+            # A label that is none of the classes would stop the GPU for good: it stops this step instead.
+            loss, errors = loss_and_errors(logits, batch.labels.clamp(0, num_classes - 1))
+            (loss * self.scale if self.scaled else loss).backward()  # type: ignore[no-untyped-call]
         self.finish_averaging()
-        alive = self.is_alive(loss.detach())
+        alive = self.is_alive(loss.detach(), labels_are_known(batch.labels, num_classes))
         self.optimizer.step(
             {name: tensor.grad for name, tensor in self.working.items() if tensor.grad is not None},
             gradient_scale=1.0 / (self.scale * self.mesh.num_replicas),
@@ -183,12 +169,13 @@ class TrainingStep:
             tensor.grad = None
         return loss.detach(), errors
 
-    def is_alive(self, loss: torch.Tensor) -> torch.Tensor:
+    def is_alive(self, loss: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
         """0-dim bool, the same in every process: whether this step may change the weights.
 
         Once the run has diverged no later step may.  A gradient that overflows in float16 makes its step be skipped.
+        `known`: 0-dim bool, whether all labels are classes.
         """
-        finite = self.alive & loss.isfinite()
+        finite = self.alive & loss.isfinite() & known
         # A gradient that is not finite on its way through a layer is not finite in that layer's bias either, and biases
         # are few.  float16 looks at the weights' gradients too: there a sum of finite numbers overflows.
         gradients = [t.grad for name, t in self.working.items() if t.grad is not None and self.is_looked_at(name)]
@@ -261,58 +248,69 @@ class TrainingStep:
         if pending.arrived is not None:
             pending.arrived.synchronize()
         if not bool(pending.alive):
+            suspects = Suspects(self.model, self.working, self.mesh, self.scale, pending.batch, pending.dropout)
             raise DivergedError(
-                f"step {pending.step}: the loss or a gradient is NaN or infinite; {self.first_to_blame(pending)}. "
+                f"step {pending.step}: the loss or a gradient is NaN or infinite; {suspects.first_to_blame()}. "
                 "The weights are those of the step before. Lower the learning rate, or train in fp32"
             )
 
-    def first_to_blame(self, pending: Pending) -> str:
-        """Where the first number that is not finite comes from: a weight, the images, a layer's output or gradient.
+    def capture(self, num_images: int, dtype: torch.dtype) -> str | None:
+        """Capture the step as a CUDA graph, on synthetic images that change nothing; what to say if it cannot be done.
 
-        Does the step again without its update, in every process, and looks everywhere.
+        `num_images` of `dtype`: what this process's loader gives at once.  All processes call it together, before
+        their loaders start.  Steps with other batches, and all steps where it cannot be done, are computed as before.
         """
-        found = self.first_bad_output(pending)
-        if not any(all_gather_object(self.mesh, found)):
-            found = self.first_bad_gradient(pending)
-        suspects = [suspect for suspect in all_gather_object(self.mesh, found) if suspect is not None]
-        return min(suspects)[1] if suspects else "the second time all numbers were finite: look at the GPU's health"
+        total, side = num_images * self.loading_processes, self.model.architecture.image_size
+        images = torch.zeros(
+            total, 3, side, side, device=self.device, dtype=self.dtype if self.halves.exchanged else dtype
+        )
+        labels = torch.zeros(total, dtype=torch.int64, device=self.device)
+        batch = Batch(images.contiguous(memory_format=torch.channels_last), labels)
+        reason = ""
+        try:
+            with self.nothing_changes():
+                self.captured = CapturedStep(self.compute_now, batch, self.dropout(0, 0, total))
+        except RuntimeError as error:
+            if (explained := self.out_of_memory(error, total)) is not None:
+                raise UserError(explained) from None
+            reason = str(error).partition("\n")[0]
+        reasons = all_gather_object(self.mesh, reason)
+        if not any(reasons):
+            return None
+        # One that replays its collectives beside others that call them is a risk for nothing.
+        self.captured = None
+        self.reductions.clear()
+        for tensor in self.working.values():
+            tensor.grad = None
+        return f"The step is launched kernel by kernel: it could not be captured as a CUDA graph ({max(reasons)})"
 
-    def first_bad_output(self, pending: Pending) -> tuple[int, str] | None:
-        """(place on the way forward, words) of the first weight, image or output that is not finite."""
-        bad: list[str] = []
-        for name, tensor in self.parameters.items():
-            if not is_finite(tensor):
-                bad.append(f"{name} itself is not finite: it was so when it was loaded")
-        if not is_finite(pending.batch.images):
-            bad.append("the first to blame is the images")
-        outputs: list[tuple[int, str]] = []
+    @contextmanager
+    def nothing_changes(self) -> Iterator[None]:
+        """In the block a step computes everything, and leaves weights, momentum and loss scale as they are."""
+        state = (self.alive, self.scale, self.good_steps)
+        before = [tensor.clone() for tensor in state]
+        self.alive.fill_(False)
+        try:
+            yield
+        finally:
+            for tensor, value in zip(state, before, strict=True):
+                tensor.copy_(value)
 
-        def observe(layer: str, output: torch.Tensor) -> None:
-            if not is_finite(output):
-                outputs.append((1 + len(seen), f"the first to blame is the output of {layer}"))
-            seen.append(layer)
+    def dropout(self, step: int, seed: int, num_images: int) -> DropoutKey:
+        """Of a replica's `num_images` images."""
+        key = torch.full((), step_key(seed, step), dtype=torch.int64, device=self.device)
+        return DropoutKey(key, first_row=self.mesh.replica * num_images)
 
-        seen: list[str] = []
-        with torch.no_grad():
-            logits = self.model(pending.batch.images, pending.dropout, weights=self.working, observe=observe)
-            loss, _ = loss_and_errors(logits, pending.batch.labels)
-        if not is_finite(loss):
-            outputs.append((1 + len(seen), "the first to blame is the loss itself: fc8's outputs are too far apart"))
-        return (0, bad[0]) if bad else outputs[0] if outputs else None
-
-    def first_bad_gradient(self, pending: Pending) -> tuple[int, str] | None:
-        """(place on the way back, words) of the first layer whose weights' gradients are not finite."""
-        logits = self.model(pending.batch.images, pending.dropout, weights=self.working)
-        loss, _ = loss_and_errors(logits, pending.batch.labels)
-        gradients = torch.autograd.grad(loss * self.scale, list(self.working.values()))
-        finite = {name: is_finite(gradient) for name, gradient in zip(self.working, gradients, strict=True)}
-        for place, layer in enumerate(reversed(LAYERS)):
-            if not (finite[f"{layer}.weight"] and finite[f"{layer}.bias"]):
-                return place, f"the first to blame is the gradient of {layer}"
-        return None
-
-    def out_of_memory(self, batch_size: int) -> str:
-        """What to do when a replica's `batch_size` images are too many: how many would fit."""
+    def out_of_memory(self, error: RuntimeError, batch_size: int) -> str | None:
+        """What to do when a replica's `batch_size` images are too many: how many fit.  None: `error` is another one."""
+        if self.device.type == "cpu" and not isinstance(error, torch.OutOfMemoryError):
+            return None
+        certain = isinstance(error, torch.OutOfMemoryError) or ALLOCATION.search(str(error)) is not None
+        if not certain and not PERHAPS_ALLOCATION.search(str(error)):
+            return None
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+            free_gpu_memory()
         free, _ = torch.cuda.mem_get_info(self.device)
         mine = torch.cuda.memory_reserved(self.device)
         lasting = lasting_bytes(sum(parameter.numel() for parameter in self.parameters.values()), self.dtype)
@@ -320,6 +318,8 @@ class TrainingStep:
         loading, kept = self.loader_memory.per_image / self.loading_processes, self.loader_memory.kept
         available = max(0, int(free + mine - lasting + loading * batch_size))
         fits = largest_batch(self.model.architecture, self.dtype, available, self.model.towers, loading)
+        if not certain and fits >= batch_size:
+            return None
         total = min(fits, batch_size - 1) * self.mesh.num_replicas
         remedy = f"give batch_size at most about {total}" if total else "other programs may be using this GPU: end them"
         beside = f", beside {kept / GIB:.1f} GiB of decoded images" if kept else ""
@@ -340,28 +340,18 @@ class TrainingStep:
             self.good_steps.fill_(int(state["good_steps"]))
 
 
-class BatchesAhead:
-    """A process's batches; where towers are processes of their own, their halves travel during the step before."""
+@contextmanager
+def fastest_convolutions(device: torch.device) -> Iterator[None]:
+    """In the block cuDNN times its kernels on the first call of each shape; those of training are fixed.
 
-    def __init__(self, batches: Iterator[Batch], train_step: TrainingStep) -> None:
-        self.batches, self.train_step = batches, train_step
-        self.following: Batch | None = None
-
-    def next(self, *, ahead: bool) -> Batch:
-        """The next one; `ahead`: the one after may be taken from the loader too, and begin to travel."""
-        batch = self.take() if self.following is None else self.following
-        self.following = self.take() if ahead and self.train_step.mesh.split else None
-        return batch
-
-    def take(self) -> Batch:
-        batch = next(self.batches)
-        if self.train_step.mesh.split:
-            self.train_step.send_ahead(batch)
-        return batch
-
-
-def is_finite(tensor: torch.Tensor) -> bool:
-    return bool(tensor.isfinite().all())
+    Not where runs must be reproducible: the fastest kernel may be another one each time.
+    """
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = device.type == "cuda" and not torch.are_deterministic_algorithms_enabled()
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def working_copy(parameter: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -11,10 +11,11 @@ from dataclasses import asdict, dataclass
 from alexnet_fast.config.schedule import Schedule
 from alexnet_fast.distributed.mesh import Mesh
 from alexnet_fast.distributed.signals import AgreedStop
+from alexnet_fast.training.half_batches import BatchesAhead
 from alexnet_fast.training.job import Loader
 from alexnet_fast.training.metrics import Meter
 from alexnet_fast.training.optimizer import SGD
-from alexnet_fast.training.train_step import BatchesAhead, TrainingStep
+from alexnet_fast.training.train_step import TrainingStep
 
 AGREE_EVERY = 8
 """Steps after which several processes ask one another whether a hook is due or a signal came."""
@@ -79,7 +80,9 @@ class Trainer:
         progress = self.progress
         epoch = progress.step // self.schedule.steps_per_epoch
         last = min((epoch + 1) * self.schedule.steps_per_epoch, self.schedule.num_steps)
-        batches = BatchesAhead(self.loader.epoch(epoch, pca_jitter=self.schedule.pca_jitter(epoch)), self.train_step)
+        batches = BatchesAhead(
+            self.loader.epoch(epoch, pca_jitter=self.schedule.pca_jitter(epoch)), self.train_step.halves
+        )
         rates = None
         self.begin_epoch(epoch)
         self.meter.start()

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from alexnet_fast.pipelines.draws import DrawStream
-from alexnet_fast.pipelines.loader import TrainingLoader
+from alexnet_fast.pipelines.loader import EvaluationLoader, TrainingLoader
 from alexnet_fast.pipelines.normalization import FinishingOnCpu
 from alexnet_fast.pipelines.pipeline_run import PipelineRun
 from alexnet_fast.pipelines.seeds import part_of_rank
@@ -318,3 +318,15 @@ def test_exact_epochs_over_ranks_with_large_decode_batches(tiny_dataset: Dataset
 )
 def test_decoded_batches_fit_the_epoch(wanted: int, batch_size: int, num_batches: int, expected: int) -> None:
     assert LoaderSettings(1, 2, decode_batch=wanted).fitting_batch(batch_size, num_batches) == expected
+
+
+def test_without_crop_and_mirror_every_image_is_the_evaluations_center_view(tiny_dataset: Dataset) -> None:
+    cpu = torch.device("cpu")
+    samples = tiny_dataset.split("val").samples
+    with TrainingLoader(
+        tiny_dataset, split="val", batch_size=samples, device=cpu, pca_jitter=0, crop_and_mirror=False
+    ) as loader:
+        (batch,) = loader.epoch(3)
+    (whole,) = EvaluationLoader(tiny_dataset, split="val", batch_size=samples, device=cpu)
+    expected = {view.numpy().tobytes() for view in whole.cut_view(0).contiguous()}
+    assert {image.numpy().tobytes() for image in batch.images.contiguous()} == expected

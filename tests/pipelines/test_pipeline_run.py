@@ -9,7 +9,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from nvidia.dali.backend import deprecation_warning
+from nvidia.dali import backend
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from alexnet_fast.pipelines import pipeline_run as run
@@ -56,7 +56,9 @@ def test_a_warning_about_libraries_that_are_not_used_is_not_shown() -> None:
         "nvidia-dali-cuda120 is no longer shipped with CUDA runtime. You need to install it separately. {} is "
         "typically provided with CUDA Toolkit installation or an appropriate wheel."
     )
-    pipeline = Mock(build=lambda: deprecation_warning(said))
+    said = ""
+    show_warning: Any = backend.deprecation_warning  # type: ignore[attr-defined]
+    pipeline = Mock(build=lambda: show_warning(said))
     for said in (text.format("cuFFT"), text.format("NPP"), "something else"):
         with warnings.catch_warnings(record=True) as shown:
             warnings.simplefilter("always")

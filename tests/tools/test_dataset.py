@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -148,11 +149,13 @@ def test_a_manifest_from_before_there_were_notes_is_whole(folder: Path, capsys: 
 
 
 def test_a_manifest_of_version_1_is_read(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Version 0.1 called the image options "picture" and the skipped images "left_out"."""
+    """Version 0.1 called the image options "picture", the skipped images "left_out", and could not tell damage."""
     before = Dataset.load(folder)
+    before = replace(before, image_options=replace(before.image_options, damaged="keep"))
     content = json.loads((folder / "dataset.json").read_text())
     content["version"] = 1
     content["options"]["picture"] = content["options"].pop("image_options")
+    del content["options"]["picture"]["damaged"]
     for holder in (content, content["accounting"]):
         holder["left_out"] = holder.pop("skipped")
     content["checksum"] = manifest_checksum(content)

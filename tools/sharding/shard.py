@@ -72,7 +72,7 @@ def shard(
     """Make what is missing of the plan's shards, and the manifest.
 
     pool: gives the workers; called only where there is something to do.  Raises UsageError where the output holds
-    something else, UserError where the work cannot go on; run again, it goes on.
+    something else, UserError where the work cannot continue; run again, it resumes.
     """
     _refuse_others(plan, output)  # before the lock, which writes
     with output.lock():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from alexnet_fast.tools.messages import few
 from alexnet_fast.tools.sharding.tar_writer import MAX_LABEL
 from alexnet_fast.tools.sources.classes import ClassList, read_class_list
 from alexnet_fast.tools.sources.contents import Contents, read_contents, unreadable_formats
-from alexnet_fast.tools.sources.file_names import label_of_name
+from alexnet_fast.tools.sources.file_names import label_of_name, split_of_name
 from alexnet_fast.tools.sources.folders import find_class_folders
 from alexnet_fast.tools.sources.foreign import is_image, is_tar, text
 from alexnet_fast.tools.sources.ilsvrc import (
@@ -27,6 +28,7 @@ from alexnet_fast.tools.sources.ilsvrc import (
 )
 from alexnet_fast.tools.sources.label_files import LabelFiles
 from alexnet_fast.tools.sources.parquet import find_parquet
+from alexnet_fast.tools.sources.sample_labels import WNID
 from alexnet_fast.tools.sources.samples import has_companions
 from alexnet_fast.tools.sources.shards import find_shards, is_manifest
 from alexnet_fast.tools.sources.splits import said
@@ -34,8 +36,8 @@ from alexnet_fast.tools.sources.table import ClassName, ImageTable, Location, So
 from alexnet_fast.tools.sources.tar_index import ScanCache
 from alexnet_fast.tools.sources.validation_split import check_fraction, draw_validation
 from alexnet_fast.tools.sources.webdataset import find_webdataset
-from alexnet_fast.tools.storage.filesystem import absolute, join
-from alexnet_fast.tools.storage.output import Output
+from alexnet_fast.tools.storage.filesystem import absolute, join, list_folder
+from alexnet_fast.tools.storage.output import WORK, Output
 
 __all__ = ["KINDS", "ClassName", "ImageTable", "Location", "Source", "find_source", "read_bytes"]
 
@@ -145,7 +147,7 @@ def find_kind(contents: Contents, kind: str | None, wishes: Wishes) -> Source:
 
 
 def find_folders(contents: Contents, wishes: Wishes, tars_are_classes: bool) -> Source:
-    tars = contents.image_tars
+    tars = sorted([*contents.image_tars, *contents.sample_tars]) if wishes.labels else contents.image_tars
     if tars_are_classes and not tars:
         raise UsageError(f"{contents.root}: holds no tars of images. Leave --source away: the format is detected.")
     folders = list(contents.folders(tars))
@@ -162,7 +164,7 @@ def find_folders(contents: Contents, wishes: Wishes, tars_are_classes: bool) -> 
         empty_folders=contents.empty_folders(folders),
         captioned=[number for number, tar in enumerate(tars) if has_companions(contents.listings[tar])],
         tars_are_classes=tars_are_classes,
-        seen=unreadable_formats(contents.tree) or " ".join(contents.notes()),
+        seen=unreadable_formats(contents.tree) or " ".join(contents.notes()).replace("Ignored: ", ""),
     )
     contents.account_rest(set(tars), folders_used=True)
     return source
@@ -197,10 +199,16 @@ def first_level(contents: Contents) -> dict[str, bool]:
 def detect(contents: Contents, names: dict[str, bool], wishes: Wishes) -> str:
     """The kind of source; UsageError where it can be read as two."""
     root, tree = contents.root, contents.tree
-    if b"" in tree.manifests and contents.tars and is_manifest(join(root, MANIFEST)):
-        return "shards"
+    if b"" in tree.manifests and contents.tars:
+        if is_manifest(join(root, MANIFEST)):
+            return "shards"
+        if WORK in list_folder(root):
+            raise UsageError(
+                f"{root}: holds shards of alexnet-fast that are not finished. Run the command that began them "
+                "again, which finishes them, or give the source of these."
+            )
     if not wishes.splits and not wishes.labels:
-        if is_ilsvrc2012(names) and not split_in_folders(contents, names):
+        if is_ilsvrc2012(names) and not split_in_folders(contents, names) and not unlike_the_challenge(contents):
             return "ilsvrc2012"
         if is_ilsvrc2010(names):
             return "ilsvrc2010"
@@ -231,8 +239,23 @@ def split_in_folders(contents: Contents, names: dict[str, bool]) -> bool:
     folders |= {path.split(b"/")[0] for path in contents.tree.data if b"/" in path and is_tar(path)}
     said_splits = {what.split for folder in folders if folder and (what := said(folder)) and not what.rest}
     missing = {split for split, tar in TARS_2012.items() if tar not in names}
+    wnids = any(re.fullmatch(WNID, text(part)) for path in contents.tree.images for part in path.split(b"/"))
+    if "train" in missing and wnids:
+        return True
     # The train split as class tars in train/ is what the train tar unpacks to.
     return bool(missing & said_splits) and not (missing == {"train"} and class_tars(contents.root, names))
+
+
+def unlike_the_challenge(contents: Contents) -> bool:
+    """Whether a tar is only called as the challenge's: its images lie in class folders."""
+    tars = [tar for tar in contents.tars if tar in TARS_2012.values()]
+    inside = [contents.scans.listing(join(contents.root, tar), tar == TARS_2012["train"]).names for tar in tars]
+    return any(
+        b"/" in name.removeprefix(b"./") and b"!" not in name and not split_of_name(name.rpartition(b"/")[2])
+        for names in inside
+        for name in names
+        if is_image(name.rpartition(b"/")[2])
+    )
 
 
 def has_train_folder(contents: Contents) -> bool:

@@ -26,8 +26,13 @@ from alexnet_fast.tools.sources.table import SPLIT_ORDER, Source, TableBuilder
 
 _WNID = re.compile(rb"n\d{8}")
 
-_ONE_OF_MANY = re.compile(rb"(.*[-_.]\d+|0\d+)(-of-\d+)?")
-"""The name of a tar that is one of many: `shard-12`, `00007`."""
+_ONE_OF_MANY = re.compile(rb"(.*[-_.]|)(?:(?<=[-_.])\d+|0\d+)(?:-of-\d+)?")
+"""The name of a tar that is one of many: `shard-12`, `00007`; group 1 is what all of them share."""
+
+_TARS_OR_CLASSES = (
+    "If each tar is a class: --source class-tars. Else give tars with a .cls, or a JSON with a label, for each image, "
+    "or a table of labels with --labels FILE."
+)
 
 
 def class_of_path(path: Path) -> str | None:
@@ -141,11 +146,11 @@ def split_of_content(root: str, folder: ImageFolder) -> str | None:
 
     UsageError where only some are, or where a folder of the training set holds them.
     """
-    told = Counter(map(split_of_name, folder.names))
-    if list(told) == [None]:
+    named = Counter(map(split_of_name, folder.names))
+    if list(named) == [None]:
         return None
     by_name = next((what.split for part in reversed(folder.path) if (what := said(part)) and not what.rest), None)
-    split = next(iter(told)) if len(told) == 1 else None
+    split = next(iter(named)) if len(named) == 1 else None
     if split is None or by_name not in (None, split):
         names = [text(name) for name in folder.names if split_of_name(name)]
         there = f"folder of the {by_name} split" if by_name and split else "folder with other images"
@@ -179,23 +184,25 @@ def check_tar_classes(
 ) -> None:
     """UsageError where a class would be called as a tar that is one of many of a set, or that holds captions."""
     texts = set(captioned)
+    kinds: dict[tuple[Path, bytes], list[ImageFolder]] = defaultdict(list)
     for folder, one in zip(folders, assigned, strict=True):
         own = folder.tar_depth >= 0 and len(folder.path) == folder.tar_depth + 1
         label = class_of_path(one.class_path) if own and one else None
         if label is None or _WNID.fullmatch(label.encode()) or all(map(label_of_name, folder.names)):
             continue
-        what = None
         if folder.container in texts:
-            what = (
-                f"the images in {folder.where} have texts or JSON beside them, which say no labels (captions, perhaps)"
-            )
-        elif _ONE_OF_MANY.fullmatch(folder.path[-1]):
-            what = f"{folder.where} is called like one of several tars of a set, and no labels lie beside its images"
-        if what:
             raise UsageError(
-                f"{root}: {what}. If each tar is a class: --source class-tars. Else give tars with a .cls, or a JSON "
-                "with a label, for each image, or a table of labels with --labels FILE."
+                f"{root}: the images in {folder.where} have texts or JSON beside them, which say no labels (captions, "
+                f"perhaps). {_TARS_OR_CLASSES}"
             )
+        if matched := _ONE_OF_MANY.fullmatch(folder.path[-1]):
+            kinds[folder.path[:-1], matched[1]].append(folder)
+    many = next((alike for alike in kinds.values() if len(alike) > 1), None)
+    if many:
+        raise UsageError(
+            f"{root}: {few([folder.where for folder in many])} are called like the tars of one set, and no labels lie "
+            f"beside their images. {_TARS_OR_CLASSES}"
+        )
 
 
 def check_twice(root: str, groups: list[Group]) -> None:
@@ -263,7 +270,7 @@ def find_class_folders(
         skip = apart_from_wnids(folders)
         folders = [folder for number, folder in enumerate(folders) if number not in skip]
     assigned = assign(root, folders, splits)
-    if not splits and not tars_are_classes:
+    if not splits and not tables and not tars_are_classes:
         check_tar_classes(root, folders, assigned, captioned)
     grouping = Grouping(root, tables, accounts)
     for folder, one in zip(folders, assigned, strict=True):
@@ -275,7 +282,7 @@ def find_class_folders(
         check_mixed(root, grouping.groups, assigned)
     groups = without_other_classes(grouping, class_list)
     if not groups:
-        raise UsageError(nothing_found(root, folders, accounts, seen))
+        raise UsageError(nothing_found(root, folders, tables, seen))
     check_twice(root, groups)
     return build(root, containers, packed, grouping, groups, class_list, list(empty_folders))
 
@@ -321,6 +328,11 @@ def build(
     if grouping.contradictions:
         images = counted(grouping.contradictions, "validation image")
         warnings.append(f"The names of {images} say another class than the challenge's labels; the names count.")
+    above = {entry.name.partition("/")[0] if "/" in entry.name else "" for entry in made.classes}
+    if class_list is None and len(above) == 1 and above != {""}:
+        notes.append(
+            f"The name of every class begins with {min(above)}/: give that folder as SOURCE for shorter names."
+        )
     known = sum(entry.name in classes_by_wnid() for entry in made.classes)
     if class_list is None and 1 < known < 1000 and known == len(made.classes):
         notes.append(f"{known:,} of ImageNet's 1,000 classes; --classes imagenet keeps the indices of the 1,000.")
@@ -366,11 +378,17 @@ def without_other_classes(grouping: Grouping, class_list: ClassList | None) -> l
     return kept
 
 
-def nothing_found(root: str, folders: list[ImageFolder], accounts: Accounts, seen: str) -> str:
+def nothing_found(root: str, folders: list[ImageFolder], tables: LabelFiles, seen: str) -> str:
+    """What was looked for and what was seen, where no image has a class."""
+    unfit = tables.warnings()
+    if unfit:
+        return (
+            f"{root}: no image has a label. {' '.join(unfit)} Give a table with the images' paths relative to SOURCE."
+        )
     loose = sum(len(folder.names) for folder in folders)
     what = f"{counted(loose, 'image')} in no class folder" if loose else seen or "no files"
-    tables = "; a table with their labels is given with --labels FILE" if loose else ""
+    hint = "; a table with their labels is given with --labels FILE" if loose else ""
     return (
         f"{root}: no images in class folders. Looked for train/<class>/…, val/<class>/… and <class>/…, and for tars of "
-        f"these; found {what.rstrip('.')}. Give the folder that holds the classes' folders{tables}."
+        f"these; found {what.rstrip('.')}. Give the folder that holds the classes' folders{hint}."
     )

@@ -1,4 +1,4 @@
-"""What lies among images besides them, told apart by name, for folders and tars alike: the one place that decides."""
+"""What lies among images besides them, decided by name, for folders and tars alike, in this one place."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ FOREIGN = frozenset(
     @eadir @tmp #recycle #snapshot @recycle @recently-snapshot @sharebin @synoresource
     .ipynb_checkpoints __pycache__ .git .svn .hg .gitattributes .gitignore .gitkeep .keep .dvc .cache .huggingface
     .thumbnails .thumb .thumbs .sh_thumbnails .picasa.ini .picasaoriginals .xvpics .comments .directory .nomedia
-    .snapshot .snapshots .zfs lost+found .stfolder .stversions .dropbox .dropbox.cache .sync .syncing_db
+    .localized .idea .vscode .snapshot .snapshots .zfs lost+found .stfolder .stversions .dropbox .dropbox.cache .sync
+    .syncing_db
     """.split()
-) | {b"system volume information", b"network trash folder", b"temporary items"}
+) | {b"icon\r", b"system volume information", b"network trash folder", b"temporary items"}
 """Files and folders that operating systems, storage servers, editors and tools leave, in lower case."""
 
 _FOREIGN_START = (b"._", b".trash", b".nfs", b".fuse_hidden", b".@__", b"~$", b"paxheader", b".smbdelete")

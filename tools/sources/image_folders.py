@@ -21,11 +21,11 @@ from alexnet_fast.tools.sources.foreign import (
     text,
     without_tar,
 )
-from alexnet_fast.tools.sources.splits import Path, said
+from alexnet_fast.tools.sources.splits import Path, is_without_classes, said
 from alexnet_fast.tools.sources.table import Location, read_bytes
 from alexnet_fast.tools.sources.tar_index import NOWHERE, Listing
 from alexnet_fast.tools.sources.tree import Tree, foreign_kind
-from alexnet_fast.tools.storage.filesystem import is_url, join
+from alexnet_fast.tools.storage.filesystem import is_url, join, read_range
 
 HEAD = 512
 """Bytes of a file that are looked at where its name does not say what it is."""
@@ -68,8 +68,9 @@ class ImageFolder:
     def class_path(self) -> Path:
         """`path`; the name of a numbered tar that holds folders and says no split is left empty: it is one of many."""
         depth = self.tar_depth
-        if 0 <= depth < len(self.path) - 1 and _NUMBERED.fullmatch(self.path[depth]) and said(self.path[depth]) is None:
-            return (*self.path[:depth], b"", *self.path[depth + 1 :])
+        inside = self.path[depth + 1 :]
+        if depth >= 0 and not is_without_classes(inside) and _NUMBERED.fullmatch(self.path[depth]):
+            return self.path if said(self.path[depth]) else (*self.path[:depth], b"", *inside)
         return self.path
 
 
@@ -171,16 +172,18 @@ def account_files(root: str, files: Iterable[bytes], accounts: Accounts, reason:
     """Files that are not used and may be data: archives, unread formats, and images by their content."""
     for path in files:
         name = path.rpartition(b"/")[2]
-        if could_be_data(name) or is_url(root) or holds_data(join(root, path.decode("utf-8", "surrogateescape"))):
+        if could_be_data(name) or holds_data(join(root, path.decode("utf-8", "surrogateescape"))):
             accounts.add(text(path), 1, reason(name))
 
 
 def holds_data(path: str) -> bool:
     """Whether a file begins like an image or an archive, or cannot be read."""
     try:
+        if is_url(path):
+            return looks_like_data(read_range(path, 0, HEAD))
         with FilePath(path).open("rb", buffering=0) as file:
             return looks_like_data(file.read(HEAD))
-    except OSError:
+    except (OSError, UserError):
         return True
 
 

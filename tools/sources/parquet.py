@@ -62,7 +62,7 @@ def read_schema(path: str) -> ParquetFile:
     image = image or next((name for name in names if holds_bytes(schema.field(name).type, struct=True)), None)
     if image is None:
         raise UsageError(
-            f"{path}: has the columns {few(names)}, of which none holds images' bytes. Give parquet files with an "
+            f"{path}: has the columns {few(names)}; none holds images' bytes. Give parquet files with an "
             "`image` column of {bytes, path}, as Hugging Face's datasets write them."
         )
     label = next((name for name in LABEL_COLUMNS if name in names), None)

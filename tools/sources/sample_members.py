@@ -22,10 +22,10 @@ DAMAGED = b"\0"
 
 
 def split_member(name: bytes) -> tuple[bytes, bytes]:
-    """A member's key and component; the component is empty where the base name has no dot."""
-    start = name.rfind(b"/") + 1
+    """A member's key and component; the component is empty where the base name has no dot, or begins with it."""
+    start = max(name.rfind(b"/"), name.rfind(b".tar!") + 4 if b".tar!" in name else -1) + 1
     dot = name.find(b".", start)
-    key, component = (name, b"") if dot < 0 else (name[:dot], name[dot + 1 :].lower())
+    key, component = (name, b"") if dot <= start else (name[:dot], name[dot + 1 :].lower())
     return key.removeprefix(b"./"), component
 
 
@@ -51,5 +51,5 @@ def label_content(name: bytes, content: bytes) -> bytes:
         return DAMAGED + str(error).encode()
     if not isinstance(fields, dict):
         return b""
-    told = {key: fields[key] for key in (*NUMBER_FIELDS, *NAME_FIELDS) if key in fields}
-    return json.dumps(told).encode() if told else b""
+    known = {key: fields[key] for key in (*NUMBER_FIELDS, *NAME_FIELDS) if key in fields}
+    return json.dumps(known).encode() if known else b""

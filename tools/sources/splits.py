@@ -86,14 +86,18 @@ class SplitFinder:
         for folder in self.folders:
             for depth in range(len(folder)):
                 self.children.setdefault(folder[:depth], set()).add(folder[depth])
-        self.named = {parent: self._named(names) for parent, names in self.children.items()}
+        self.named = {parent: self._named(parent) for parent in self.children}
 
-    def _named(self, names: set[bytes]) -> dict[bytes, str]:
+    def _named(self, parent: Path) -> dict[bytes, str]:
         """The children of a folder that are splits by their names.
 
         A name that says more than a split ("steam train") is one only where a sibling says the same of another split
-        (`cats_train`, `cats_test`).
+        (`cats_train`, `cats_test`), or where it is the only child and holds folders, which are the classes then.
         """
+        names = self.children[parent]
+        only = next(iter(names))
+        if len(names) == 1 and (what := said(only)) and (*parent, only) in self.children:
+            return {only: what.split}
         all_said = {name: what for name in names if (what := said(name))}
         splits_of: dict[tuple[str, ...], set[str]] = {}
         for what in all_said.values():
@@ -110,6 +114,7 @@ class SplitFinder:
         outside = [folder for folder, node in nodes.items() if node is None and folder]
         if not splits:
             self.check_same_names()
+            self.check_unlike_siblings()
             return {folder: Assignment("train", folder) for folder in self.folders}
         if self.classes_hold_splits(nodes, outside):
             return {
@@ -205,6 +210,22 @@ class SplitFinder:
             f"`--split {split}={names[0]}` uses nothing else; `--split train=. --split {split}={names[0]}` takes the "
             "rest for the train split; `--split train=.` makes all of them classes",
         )
+
+    def check_unlike_siblings(self) -> None:
+        """Refuse a flat folder with a split in its name beside folders of classes: `val_large` beside `data_large`."""
+        for parent, names in self.children.items():
+            holders = sorted(name for name in names if (*parent, name) in self.children)
+            flat = sorted(name for name in names if (*parent, name) not in self.children)
+            for name in flat if holders else []:
+                what = said(name)
+                if what:
+                    mine, beside = shown((*parent, name)), few([shown((*parent, holder)) for holder in holders])
+                    raise ambiguous(
+                        self.root,
+                        f"{mine} is the {what.split} split by its name, and {beside} holds the classes of train",
+                        f"{mine} is one class, beside those in {beside}",
+                        f"--split train={shown((*parent, holders[0]))} --split {what.split}={mine}, or --split train=.",
+                    )
 
     def check_same_names(self) -> None:
         """Refuse classes of the same names under two parents, which may be splits by names that say none."""

@@ -36,7 +36,7 @@ class ClassName:
 
 @dataclass(frozen=True)
 class Location:
-    """Where a image's bytes are; small, and travels to a worker process."""
+    """Where an image's bytes are; small, and travels to a worker process."""
 
     path: str
     """An absolute path, or a URL such as s3://bucket/key."""

@@ -290,7 +290,7 @@ class Listing:
 
 
 class ScanCache:
-    """Lists of tars, kept in the output so that a run that goes on need not scan them again.
+    """Lists of tars, kept in the output so that a resumed run need not scan them again.
 
     New ones are held back until `save` is called, so that a run that is refused leaves nothing behind.
     """
@@ -302,22 +302,22 @@ class ScanCache:
 
     def listing(self, path: str, nested: bool) -> Listing:
         """List a tar.  A kept list is used while the tar is the same."""
-        if self.output is None:
-            return new_listing(path, nested)
         key = f"{path}\0{nested}\0{state_of(path)}"
         digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
         name = f"{WORK}/source-scan-2-{digest[:16]}.npz"
-        listing = self._new.get(name) or load_listing(self.output, name)
+        listing = self._new.get(name)
+        if listing is None and self.output is not None:
+            listing = load_listing(self.output, name)
         if listing is None:
             listing = self._new[name] = new_listing(path, nested)
         return listing
 
     def save(self) -> None:
         """Keep what was scanned since the last call, and let go of it; the output must be prepared."""
-        with suppress(UserError):  # a scan that cannot be kept is repeated
-            for name, listing in self._new.items():
-                assert self.output is not None
-                save_listing(listing, self.output, name)
+        if self.output is not None:
+            with suppress(UserError):  # a scan that cannot be kept is repeated
+                for name, listing in self._new.items():
+                    save_listing(listing, self.output, name)
         self._new.clear()
 
 

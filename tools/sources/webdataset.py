@@ -12,11 +12,13 @@ from alexnet_fast.tools.errors import UsageError
 from alexnet_fast.tools.messages import counted, few
 from alexnet_fast.tools.sources.classes import ClassList, LabelCounts, class_name, make_classes
 from alexnet_fast.tools.sources.file_names import imagenet_index
-from alexnet_fast.tools.sources.foreign import text
+from alexnet_fast.tools.sources.foreign import could_be_data, is_foreign, text
 from alexnet_fast.tools.sources.image_folders import Accounts
 from alexnet_fast.tools.sources.imagenet import imagenet_classes
 from alexnet_fast.tools.sources.sample_labels import UNLABELED
+from alexnet_fast.tools.sources.sample_members import is_image_component, split_member
 from alexnet_fast.tools.sources.samples import (
+    Sample,
     image_of,
     label_of_sample,
     samples_of,
@@ -60,6 +62,17 @@ def split_by_name(root: str, tars: Sequence[str]) -> dict[str, str]:
     return {tar: split or "train" for split, named in by_split.items() for tar in named}
 
 
+def is_beside(member: bytes, found: Mapping[bytes, Sample]) -> bool:
+    """Whether a member may be data, but is neither a sample's image nor what belongs to one (a mask, an array)."""
+    name = member.rpartition(b"/")[2]
+    if not could_be_data(name.lstrip(b".")) or any(map(is_foreign, member.split(b"/"))):
+        return False
+    key, component = split_member(member)
+    if is_image_component(component):
+        return False  # in the samples
+    return key not in found or not found[key].images
+
+
 class _Collected:
     """What comes together over the tars."""
 
@@ -76,7 +89,10 @@ class _Collected:
     def add_tar(self, split: str, container: int, tar: str, listing: Listing, with_texts: bool) -> None:
         path = join(self.root, tar)
         unlabeled, spare, lost = [], Counter[str](), []
-        for key, sample in samples_of(listing).items():
+        found = samples_of(listing)
+        beside = [text(name) for name in listing.names if is_beside(name, found)]
+        self.accounts.add(tar, len(beside), f"members that may be data and are not read ({few(beside)})")
+        for key, sample in found.items():
             lost += [text(listing.names[row]) for row in sample.lost]
             if not sample.images:
                 self.num_bare_labels += bool(sample.labels and not sample.lost)
@@ -178,9 +194,9 @@ def with_imagenet_names(
     classes: tuple[ClassName, ...], table: ImageTable, evidence: np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 ) -> tuple[ClassName, ...]:
     """ImageNet's 1,000 names, where the labels are numbers and every image's name that says a class agrees with it."""
-    told = evidence >= 0
+    known = evidence >= 0
     unnamed = all(entry.name == str(number) for number, entry in enumerate(classes))
-    agree = told.any() and np.array_equal(evidence[told], table.label[told])
+    agree = known.any() and np.array_equal(evidence[known], table.label[known])
     if not unnamed or len(classes) > len(imagenet_classes()) or not agree:
         return classes
     return tuple(class_name(entry.wnid) for entry in imagenet_classes())
@@ -193,22 +209,22 @@ def check_evidence(root: str, collected: _Collected) -> None:
     """UsageError where file names prove that numbers mean different classes in different splits, or are no indices."""
     labels = [label.number for label in collected.counts.labels]
     by_split: dict[str, Counter[tuple[int, int]]] = defaultdict(Counter)
-    for split, label, index in zip(collected.builder.splits, collected.builder.labels, collected.evidence, strict=True):
+    for place, label, index in zip(collected.builder.splits, collected.builder.labels, collected.evidence, strict=True):
         number = labels[label]
         if index >= 0 and number is not None:
-            by_split[SPLIT_ORDER[split]][index, number] += 1
+            by_split[SPLIT_ORDER[place]][index, number] += 1
     schemes = {split: scheme_of(pairs) for split, pairs in by_split.items()}
     known = {scheme for scheme in schemes.values() if scheme}
-    told = "; ".join(f"{split}: {scheme}" for split, scheme in schemes.items() if scheme)
+    shown = "; ".join(f"{split}: {scheme}" for split, scheme in schemes.items() if scheme)
     if len(known) > 1:
         raise UsageError(
-            f"{root}: the splits number ImageNet's classes differently, as the images' names show ({told}). Number "
+            f"{root}: the splits number ImageNet's classes differently, as the images' names show ({shown}). Number "
             "them alike in all tars."
         )
     if known and known != {SCHEMES[0]}:
         raise UsageError(
-            f"{root}: the labels are not the classes' indices 0 to 999, as the images' names show ({told}). Number the "
-            "classes by the sorted WordNet ids, from 0."
+            f"{root}: the labels are not the classes' indices 0 to 999, as the images' names show ({shown}). Number "
+            "the classes by the sorted WordNet ids, from 0."
         )
     meant: dict[int, tuple[str, int]] = {}
     for split, pairs in by_split.items():

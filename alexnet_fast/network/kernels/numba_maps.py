@@ -22,6 +22,8 @@ U32 = np.uint32
 NOWHERE = 255
 """In place of a maximum's place, where the ReLU let nothing through."""
 LARGEST = np.finfo(np.float32).max
+LEAD = 16
+"""Zeros before and behind the numbers of a norm's window: more than HALO, so that vectors are stored where they fit."""
 HALO = 2
 """Zeros behind each tower's maps: the reach of a norm's window."""
 
@@ -69,8 +71,8 @@ def inverse_root(d):
 
 @part
 def square(x, squares, length):
-    """squares[HALO:] = x²; the two numbers before and behind stay 0."""
-    inside = squares[HALO:]
+    """squares[LEAD:] = x²; what lies before and behind stays 0."""
+    inside = squares[LEAD:]
     for i in range(length):
         inside[i] = x[i] * x[i]
 
@@ -79,29 +81,30 @@ def square(x, squares, length):
 def norm_plane(x, squares, y, length, k, a):
     """y = x·d^-0.75 with d = k + a·(the sum of five squares)."""
     square(x, squares, length)
-    s1, s2, s3, s4 = squares[1:], squares[2:], squares[3:], squares[4:]
+    s = squares[LEAD - HALO :]
     for i in range(length):
-        d = k + a * (squares[i] + s1[i] + s2[i] + s3[i] + s4[i])
-        r = inverse_root(d)
+        r = inverse_root(k + a * (s[i] + s[i + 1] + s[i + 2] + s[i + 3] + s[i + 4]))
         y[i] = x[i] * (r * math.sqrt(r))
 
 
 @part
-def norm_plane_back(x, g, squares, inner, length, k, a):
-    """g ← g·d^-0.75 − 1.5·a·x·(the sum of five of g·x·d^-1.75)."""
+def norm_plane_back(x, g, squares, through, inner, length, k, a):
+    """g ← g·d^-0.75 − 1.5·a·x·(the sum of five of g·x·d^-1.75).
+
+    `through` is room for the first term: written over g in the same loop it would take three times as long.
+    """
     square(x, squares, length)
-    s1, s2, s3, s4 = squares[1:], squares[2:], squares[3:], squares[4:]
-    inside = inner[HALO:]
+    s = squares[LEAD - HALO :]
+    inside = inner[LEAD:]
     for i in range(length):
-        d = k + a * (squares[i] + s1[i] + s2[i] + s3[i] + s4[i])
-        r = inverse_root(d)
-        through = g[i] * (r * math.sqrt(r))
-        g[i] = through
-        inside[i] = through * x[i] * (r * r)
-    i1, i2, i3, i4 = inner[1:], inner[2:], inner[3:], inner[4:]
+        r = inverse_root(k + a * (s[i] + s[i + 1] + s[i + 2] + s[i + 3] + s[i + 4]))
+        t = g[i] * (r * math.sqrt(r))
+        through[i] = t
+        inside[i] = t * x[i] * (r * r)
+    q = inner[LEAD - HALO :]
     b = F32(1.5) * a
     for i in range(length):
-        g[i] -= b * x[i] * (inner[i] + i1[i] + i2[i] + i3[i] + i4[i])
+        g[i] = through[i] - b * x[i] * (q[i] + q[i + 1] + q[i + 2] + q[i + 3] + q[i + 4])
 
 
 @part
@@ -115,43 +118,22 @@ def take_larger(values, most, place, number, length):
 
 
 @part
-def take_nine(e0, o0, f0, e1, o1, f1, e2, o2, f2, most, place, length):
-    """`take_larger` of the nine taps of a 3×3 window, in registers."""
+def take_row(even, odd, beyond, most, place, number, length):
+    """`take_larger` of the three taps of a row of a 3×3 window, in registers."""
     for i in range(length):
-        m = e0[i]
-        p = U32(0)
-        v = o0[i]
+        m, p = most[i], place[i]
+        v = even[i]
         larger = (m == m) & (not (v <= m))
         m = v if larger else m
-        p = U32(1) if larger else p
-        v = f0[i]
+        p = number if larger else p
+        v = odd[i]
         larger = (m == m) & (not (v <= m))
         m = v if larger else m
-        p = U32(2) if larger else p
-        v = e1[i]
-        larger = (m == m) & (not (v <= m))
-        m = v if larger else m
-        p = U32(3) if larger else p
-        v = o1[i]
-        larger = (m == m) & (not (v <= m))
-        m = v if larger else m
-        p = U32(4) if larger else p
-        v = f1[i]
-        larger = (m == m) & (not (v <= m))
-        m = v if larger else m
-        p = U32(5) if larger else p
-        v = e2[i]
-        larger = (m == m) & (not (v <= m))
-        m = v if larger else m
-        p = U32(6) if larger else p
-        v = o2[i]
-        larger = (m == m) & (not (v <= m))
-        m = v if larger else m
-        p = U32(7) if larger else p
-        v = f2[i]
+        p = number + U32(1) if larger else p
+        v = beyond[i]
         larger = (m == m) & (not (v <= m))
         most[i] = v if larger else m
-        place[i] = U32(8) if larger else p
+        place[i] = number + U32(2) if larger else p
 
 
 @part
@@ -177,9 +159,9 @@ def pool_forward(x, y, places, first, last, towers, k, a, size, normed, relu_fir
     length = columns * pixel
     in_plane = (columns + (size + 1) // 2) * pixel
     load_even, load_odd = np.zeros(in_plane, F32), np.zeros(in_plane, F32)
-    squares = np.zeros(in_plane + 2 * HALO, F32)
-    # A pixel beyond the edge is never larger; so is a row that was never written.
-    even, odd = np.full((size + 1, in_plane), F32(-np.inf)), np.full((size + 1, in_plane), F32(-np.inf))
+    squares = np.zeros(in_plane + 2 * LEAD, F32)
+    # A pixel beyond the right edge is never larger.
+    even, odd = np.full((size, in_plane), F32(-np.inf)), np.full((size, in_plane), F32(-np.inf))
     most, place = np.empty(length, F32), np.empty(length, U32)
     num_even, num_odd = (width + 1) // 2 * pixel, width // 2 * pixel
     for n in range(first, last):
@@ -194,22 +176,15 @@ def pool_forward(x, y, places, first, last, towers, k, a, size, normed, relu_fir
                 else:
                     load_row(x[n, r], even[r % size], odd[r % size], towers, pitch, relu_first)
             loaded = bottom
-            if size == 3:
-                r0, r1, r2 = 2 * i % 3, (2 * i + 1) % 3, (2 * i + 2) % 3
-                r1 = r1 if 2 * i + 1 < height else 3
-                r2 = r2 if 2 * i + 2 < height else 3
-                take_nine(
-                    even[r0], odd[r0], even[r0, pixel:], even[r1], odd[r1], even[r1, pixel:],
-                    even[r2], odd[r2], even[r2, pixel:], most, place, length,
-                )  # fmt: skip
-            else:
-                for m in range(length):
-                    most[m] = even[2 * i % size, m]
-                    place[m] = U32(0)
-                for down in range(bottom - 2 * i):
+            most[:] = even[2 * i % size, :length]
+            place[:] = U32(0)
+            for down in range(bottom - 2 * i):
+                e, o = even[(2 * i + down) % size], odd[(2 * i + down) % size]
+                if size == 3:
+                    take_row(e, o, e[pixel:], most, place, U32(down * size), length)
+                else:
                     for right in range(size):
-                        plane = even if right % 2 == 0 else odd
-                        tap = plane[(2 * i + down) % size, right // 2 * pixel :]
+                        tap = (e if right % 2 == 0 else o)[right // 2 * pixel :]
                         take_larger(tap, most, place, U32(down * size + right), length)
             if relu_last:
                 relu_of_maxima(most, place, length)
@@ -228,6 +203,14 @@ def add_where(g, place, number, out, length):
         out[i] += g[i] if place[i] == number else F32(0)
 
 
+@part
+def add_where_either(g, place, number, before_g, before_place, before_number, out, length):
+    """`add_where` from two windows at once."""
+    for i in range(length):
+        own = g[i] if place[i] == number else F32(0)
+        out[i] += own + (before_g[i] if before_place[i] == before_number else F32(0))
+
+
 @compiled
 def pool_backward(x, gradient, places, dx, first, last, towers, k, a, size, normed, relu_first):
     """The gradient of `pool_forward`'s x."""
@@ -240,9 +223,11 @@ def pool_backward(x, gradient, places, dx, first, last, towers, k, a, size, norm
     in_plane = (columns + (size + 1) // 2) * pixel
     even, odd = np.zeros(in_plane, F32), np.zeros(in_plane, F32)
     even_g, odd_g = np.zeros(in_plane, F32), np.zeros(in_plane, F32)
-    squares, inner = np.zeros(in_plane + 2 * HALO, F32), np.zeros(in_plane + 2 * HALO, F32)
+    squares, inner = np.zeros(in_plane + 2 * LEAD, F32), np.zeros(in_plane + 2 * LEAD, F32)
+    through = np.empty(in_plane, F32)
     held = (size + 1) // 2  # rows of windows that a pixel may be in
-    g, place = np.zeros((held, length), F32), np.full((held, length), U32(NOWHERE))
+    # A window before the first, and one behind the last, in which no maximum is.
+    g, place = np.zeros((held, length + 2 * pixel), F32), np.full((held, length + 2 * pixel), U32(NOWHERE))
     num_even, num_odd = (width + 1) // 2 * pixel, width // 2 * pixel
     for n in range(first, last):
         for r in range(height):
@@ -250,7 +235,7 @@ def pool_backward(x, gradient, places, dx, first, last, towers, k, a, size, norm
                 i = r // 2
                 for j in range(columns):
                     for t in range(towers):
-                        o = j * pixel + t * pitch
+                        o = (j + 1) * pixel + t * pitch
                         widen(gradient[n, i, j, t * own : (t + 1) * own], g[i % held, o : o + own])
                         where, out = places[n, i, j, t * own : (t + 1) * own], place[i % held, o : o + own]
                         for m in range(own):
@@ -258,15 +243,22 @@ def pool_backward(x, gradient, places, dx, first, last, towers, k, a, size, norm
             even_g[:] = F32(0)
             odd_g[:] = F32(0)
             for i in range(max(0, (r - size + 2) // 2), min(r // 2, rows - 1) + 1):
-                for right in range(size):
-                    plane = even_g if right % 2 == 0 else odd_g
-                    number = U32((r - 2 * i) * size + right)
-                    add_where(g[i % held], place[i % held], number, plane[right // 2 * pixel :], length)
+                own_g, own_place = g[i % held, pixel:], place[i % held, pixel:]
+                number = U32((r - 2 * i) * size)
+                if size == 3:
+                    add_where_either(
+                        own_g, own_place, number, g[i % held], place[i % held], number + U32(2), even_g, length + pixel
+                    )
+                    add_where(own_g, own_place, number + U32(1), odd_g, length)
+                else:
+                    for right in range(size):
+                        plane = even_g if right % 2 == 0 else odd_g
+                        add_where(own_g, own_place, number + U32(right), plane[right // 2 * pixel :], length)
             if normed or relu_first:
                 load_row(x[n, r], even, odd, towers, pitch, relu_first)
             if normed:
-                norm_plane_back(even, even_g, squares, inner, num_even, k, a)
-                norm_plane_back(odd, odd_g, squares, inner, num_odd, k, a)
+                norm_plane_back(even, even_g, squares, through, inner, num_even, k, a)
+                norm_plane_back(odd, odd_g, squares, through, inner, num_odd, k, a)
             if relu_first:
                 mask(even, even_g, num_even)
                 mask(odd, odd_g, num_odd)
@@ -288,7 +280,7 @@ def norm_forward(x, y, first, last, towers, k, a, relu):
     half = (width + 1) // 2 * towers * pitch
     even, odd = np.zeros(half, F32), np.zeros(half, F32)
     even_y, odd_y = np.zeros(half, F32), np.zeros(half, F32)
-    squares = np.zeros(half + 2 * HALO, F32)
+    squares = np.zeros(half + 2 * LEAD, F32)
     for n in range(first, last):
         for r in range(height):
             load_row(x[n, r], even, odd, towers, pitch, relu)
@@ -306,13 +298,14 @@ def norm_backward(x, gradient, dx, first, last, towers, k, a, relu):
     half = (width + 1) // 2 * towers * pitch
     even, odd = np.zeros(half, F32), np.zeros(half, F32)
     even_g, odd_g = np.zeros(half, F32), np.zeros(half, F32)
-    squares, inner = np.zeros(half + 2 * HALO, F32), np.zeros(half + 2 * HALO, F32)
+    squares, inner = np.zeros(half + 2 * LEAD, F32), np.zeros(half + 2 * LEAD, F32)
+    through = np.empty(half, F32)
     for n in range(first, last):
         for r in range(height):
             load_row(x[n, r], even, odd, towers, pitch, relu)
             load_row(gradient[n, r], even_g, odd_g, towers, pitch, False)
-            norm_plane_back(even, even_g, squares, inner, half, k, a)
-            norm_plane_back(odd, odd_g, squares, inner, half, k, a)
+            norm_plane_back(even, even_g, squares, through, inner, half, k, a)
+            norm_plane_back(odd, odd_g, squares, through, inner, half, k, a)
             if relu:
                 mask(even, even_g, half)
                 mask(odd, odd_g, half)
@@ -320,17 +313,20 @@ def norm_backward(x, gradient, dx, first, last, towers, k, a, relu):
 
 
 @part
-def spatial_sums(rows, r, height, width_maps, maps, columns, out):
-    """out = the sum over 5×5 pixels; rows: a ring of 5 rows, (5, W·C); columns: room for (W + 4)·C, its edges 0."""
+def spatial_sums(rows, r, height, maps, columns, out):
+    """out = the sum over the 5×5 pixels around each of row r.
+
+    rows (6, W·C): a ring of 5, and one of zeros; columns: room for (W + 4)·C, the first and last 2·C of them 0.
+    """
+    length = len(out)
+    r0, r1 = rows[(r - 2) % 5 if r >= 2 else 5], rows[(r - 1) % 5 if r >= 1 else 5]
+    r2, r3 = rows[r % 5], rows[(r + 1) % 5 if r + 1 < height else 5]
+    r4 = rows[(r + 2) % 5 if r + 2 < height else 5]
     inside = columns[2 * maps :]
-    for i in range(width_maps):
-        inside[i] = F32(0)
-    for q in range(max(0, r - 2), min(height, r + 3)):
-        row = rows[q % 5]
-        for i in range(width_maps):
-            inside[i] += row[i]
+    for i in range(length):
+        inside[i] = r0[i] + r1[i] + r2[i] + r3[i] + r4[i]
     c1, c2, c3, c4 = columns[maps:], columns[2 * maps :], columns[3 * maps :], columns[4 * maps :]
-    for i in range(width_maps):
+    for i in range(length):
         out[i] = columns[i] + c1[i] + c2[i] + c3[i] + c4[i]
 
 
@@ -339,7 +335,7 @@ def spatial_forward(x, y, first, last, k, a):
     """Images first..last−1: the norm across 5×5 pixels.  x, y (N, H, W·C), and maps C."""
     _, height, width, maps = x.shape
     flat = width * maps
-    values, squares = np.zeros((5, flat), F32), np.zeros((5, flat), F32)
+    values, squares = np.zeros((5, flat), F32), np.zeros((6, flat), F32)
     columns, sums = np.zeros(flat + 4 * maps, F32), np.zeros(flat, F32)
     for n in range(first, last):
         loaded = 0
@@ -350,7 +346,7 @@ def spatial_forward(x, y, first, last, k, a):
                 for i in range(flat):
                     squared[i] = value[i] * value[i]
             loaded = min(height, r + 3)
-            spatial_sums(squares, r, height, flat, maps, columns, sums)
+            spatial_sums(squares, r, height, maps, columns, sums)
             value = values[r % 5]
             for i in range(flat):
                 p = inverse_root(k + a * sums[i])
@@ -363,8 +359,8 @@ def spatial_backward(x, gradient, dx, first, last, k, a):
     """The gradient of `spatial_forward`'s x."""
     _, height, width, maps = x.shape
     flat = width * maps
-    values, squares = np.zeros((5, flat), F32), np.zeros((5, flat), F32)
-    through, inner = np.zeros((5, flat), F32), np.zeros((5, flat), F32)
+    values, squares = np.zeros((5, flat), F32), np.zeros((6, flat), F32)
+    through, inner = np.zeros((5, flat), F32), np.zeros((6, flat), F32)
     columns, sums = np.zeros(flat + 4 * maps, F32), np.zeros(flat, F32)
     g = np.zeros(flat, F32)
     b = F32(1.5) * a
@@ -380,15 +376,16 @@ def spatial_backward(x, gradient, dx, first, last, k, a):
                     for i in range(flat):
                         squared[i] = value[i] * value[i]
                 loaded = min(height, q + 3)
-                spatial_sums(squares, q, height, flat, maps, columns, sums)
+                spatial_sums(squares, q, height, maps, columns, sums)
                 widen(gradient[n, q].reshape(flat), g)
                 value, t, inside = values[q % 5], through[q % 5], inner[q % 5]
                 for i in range(flat):
                     p = inverse_root(k + a * sums[i])
-                    t[i] = g[i] * (p * math.sqrt(p))
-                    inside[i] = t[i] * value[i] * (p * p)
+                    v = g[i] * (p * math.sqrt(p))
+                    t[i] = v
+                    inside[i] = v * value[i] * (p * p)
             done = min(height, r + 3)
-            spatial_sums(inner, r, height, flat, maps, columns, sums)
+            spatial_sums(inner, r, height, maps, columns, sums)
             widen(x[n, r].reshape(flat), g)
             t = through[r % 5]
             for i in range(flat):

@@ -18,4 +18,5 @@ def short(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setattr(module, "BATCHES", 2)
     for module in (benchmark, interleaved):
         monkeypatch.setattr(module, "LEAD", 1)
+    monkeypatch.setattr(tune, "check_quiet", lambda: None)  # tests run beside other work
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

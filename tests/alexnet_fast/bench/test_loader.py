@@ -323,5 +323,5 @@ def test_what_can_keep_nothing(tiny_shards: Path, words: list[str], complaint: s
 
 
 def test_a_python_for_ffcv_is_for_peers(tiny_shards: Path) -> None:
-    with pytest.raises(UsageError, match="--ffcv-python is about the loader's peers"):
+    with pytest.raises(UsageError, match="--ffcv-python is about the loader's baselines"):
         bench_command.command.main(["loader", str(tiny_shards), "--ffcv-python", "python"], standalone_mode=False)

@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 import torch
 
+from alexnet_fast.bench import layers
 from alexnet_fast.bench import model as benchmark_model
 from alexnet_fast.bench import tower as benchmark_tower
-from alexnet_fast.bench.measurement import Measurement
+from alexnet_fast.bench.measurement import Measurement, show, table
 from alexnet_fast.bench.model import Measure
 from alexnet_fast.config.precision import Precision
 from alexnet_fast.distributed.parallelism import bytes_as_towers
-from alexnet_fast.network.model import NETS, small
+from alexnet_fast.network.model import NETS, AlexNet, small
 
 CPU = torch.device("cpu")
 FP32 = Precision("fp32", torch.float32, "")
@@ -40,18 +41,42 @@ def test_the_projection(monkeypatch: pytest.MonkeyPatch) -> None:
     assert both == pytest.approx(4 / (4 / row.rate + sent / 50e9), abs=1)
 
 
-def test_layers_are_timed_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benchmark_model, "REPETITIONS", 1)
-    monkeypatch.setattr(benchmark_model, "device_limits", lambda device, dtype: (1e12, 1e10))
-    *rows, whole = benchmark_model.measure_layers(NET, device=CPU, batch_size=2, precision=FP32)
+def test_the_parts_of_a_step_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each part both ways, the loss, the update and the rest; none beats its limit, however slow the device seemed."""
+    monkeypatch.setattr(layers, "ROUNDS", 2)
+    monkeypatch.setattr(layers.DeviceLimits, "__init__", lambda self, device, dtype: None)
+    rates = iter([1e3, 1e12, 1e3] * 2)
+    monkeypatch.setattr(layers.DeviceLimits, "flops", lambda self: next(rates))
+    monkeypatch.setattr(layers.DeviceLimits, "bandwidth", lambda self: 1e3)  # nothing is so slow
+    *rows, rest, whole = layers.measure_layers(NET, device=CPU, batch_size=2, precision=FP32)
     names = ["conv1", "norm1+pool1", "conv2", "norm2+pool2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"]
-    assert [row.name for row in rows] == names
-    for way in ("forward ms", "back ms"):
-        assert all(float(row.details[way]) > 0 for row in rows)
-        assert float(whole.details[way]) == pytest.approx(sum(float(row.details[way]) for row in rows))
-    conv2 = rows[2]
+    assert sorted(row.name for row in rows) == sorted([*names, "loss", "update"])
+    by_name = {row.name: row for row in rows}
+    for row in rows:
+        assert float(row.details["back ms"]) > 0
+        assert (float(row.details["forward ms"]) > 0) == (row.name != "update")
+        taken = float(row.details["forward ms"]) + float(row.details["back ms"])
+        if row.name != "loss":
+            assert (
+                0 < float(row.details["limit ms"]) <= taken * 1.5 and int(str(row.details["of the limit"])[:-1]) <= 100
+            )
+    parts = sum(float(row.details[way]) for row in rows for way in ("forward ms", "back ms"))
+    assert parts + float(rest.details["ms"]) == pytest.approx(float(whole.details["ms"]))
+    assert (rest.name, whole.name) == ("everything else", "whole step")
+    assert whole.rate == pytest.approx(2e3 / float(whole.details["ms"]))
+    conv2, update = by_name["conv2"], by_name["update"]
     flop = 3 * 2 * 2 * 32 * 6 * 25 * 27**2  # forward and two products back; maps × seen × window × pixels
     assert float(conv2.details["TFLOP/s"]) * 1e12 * 2 / conv2.rate == pytest.approx(flop)
+    parameters = sum(parameter.numel() for parameter in AlexNet(NET).parameters())
+    assert float(update.details["GB/s"]) * 1e9 * 2 / update.rate == pytest.approx(20 * parameters)
+
+
+def test_a_device_has_limits() -> None:
+    limits = layers.DeviceLimits.__new__(layers.DeviceLimits)
+    limits.device = CPU
+    limits.products = [(torch.ones(64, 32), torch.ones(32, 16))]
+    limits.block, limits.other = torch.zeros(1000), torch.zeros(1000)
+    assert 0 < limits.flops() < 1e15 and 0 < limits.bandwidth() < 1e15
 
 
 def test_a_gpu_is_measured_with_reproducible_kernels_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,10 +94,23 @@ def test_a_gpu_is_measured_with_reproducible_kernels_too(monkeypatch: pytest.Mon
     monkeypatch.setattr(benchmark_model, "measure_step", measure)
     monkeypatch.setattr(benchmark_model, "in_own_process", in_own_process)
     monkeypatch.setattr(benchmark_model, "be_deterministic", lambda: asked.append("deterministic"))
-    options = {"batch_sizes": [4], "precision": FP32, "peers": False}
+    options = {"batch_sizes": [4], "precision": FP32, "baselines": False}
     rows = benchmark_model.measure_model(device=torch.device("cuda"), **options)  # type: ignore[arg-type]
     assert asked == ["a process", "deterministic"]
     assert [row.details["of net 167"] for row in rows if row.name.endswith("deterministic")] == ["0.80×"]
     rows = benchmark_model.measure_model(device=CPU, **options)  # type: ignore[arg-type]
     assert len(asked) == 2
     assert not any("deterministic" in row.name for row in rows)
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120, None])
+def test_tables_fit_the_terminal(columns: int | None) -> None:
+    details: dict[str, Any] = {"batch size": 1024, "precision": "bf16", "TFLOP/s": 123.4, "forward ms": 1.25}
+    details |= {"back ms": 2.5, "of the limit": "87 %"}
+    rows = [Measurement("training step, net 167", 123456.7, 0.02, details), Measurement("without norms", 1.0, 0.0, {})]
+    lines = table(rows, columns).splitlines()
+    assert columns is None or max(map(len, lines)) <= columns
+    for key, value in details.items():
+        assert any(key in line for line in lines) and any(show(value) in line for line in lines)
+    assert len(lines) == 3 if columns is None or columns >= 120 else len(lines) > 3
+    assert all(line.startswith(("training step, net 167", "without norms", " ")) or not line for line in lines)

@@ -82,7 +82,7 @@ def test_tuning_keeps_the_best_and_names_the_wall(tiny_dataset: Dataset) -> None
     assert kept is not None and kept.num_threads == 2
     assert f"2 threads, prefetch {kept.prefetch}" in said[0]
     assert len(settings) == 3 and len(limits) == 5
-    assert said[-1].startswith("The wall is ") and any(row.name[7:] in said[-1] for row in limits)
+    assert said[-1].startswith("The bottleneck is ") and any(row.name[7:] in said[-1] for row in limits)
     with TrainingLoader(tiny_dataset, batch_size=6, device=CPU, seed=0) as loader:
         assert loader._execution.prefetch == kept.prefetch  # what was kept is what `train` runs with
 
@@ -112,6 +112,7 @@ def test_settings_that_cannot_be_kept_are_told_before_the_sweep(
 ) -> None:
     (tmp_path / "cache").write_text("a file where the folder should be")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(tune, "check_quiet", lambda: None)
     monkeypatch.setattr(tune, "sweep", lambda *_, **__: pytest.fail("the sweep was begun"))
     with pytest.raises(UserError, match="XDG_CACHE_HOME"):
         tune.tune(tiny_dataset, device=CPU, batch_size=4, num_threads=1, say=print)

@@ -214,6 +214,7 @@ def test_jitter_and_length_are_the_notebooks() -> None:
         "2010": (93, 68, "test"), "2012": (91, 67, "val"), "2013": (95, 63, "val"), "170": (95, 68, "val"),
         "145-half": (96, 66, "test"), "147": (90, None, "val"), "148": (97, 69, "val"), "150": (92, 66, "val"),
         "paper": (90, None, "val"), "tanh": (95, 63, "val"), "demo": (4, None, "val"),
+            "caffe": (30, None, "val"),
     }  # fmt: skip
     schedule = Schedule(load_recipe("2012"), 1000)
     assert [schedule.pca_jitter(epoch) for epoch in (0, 66, 67, 90)] == [True, True, False, False]

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
+from unittest import mock
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from alexnet_fast.config.precision import Precision
-from alexnet_fast.distributed.mesh import Mesh
+from alexnet_fast.distributed.mesh import Mesh, all_gather_object
 from alexnet_fast.network.exchange import Wait
 from alexnet_fast.network.model import NETS, AlexNet, load_whole_state, small, whole_state
 from alexnet_fast.pipelines.batch import Batch
+from alexnet_fast.training.half_batches import BatchesAhead
 from alexnet_fast.training.optimizer import SGD
-from alexnet_fast.training.train_step import BatchesAhead, TrainingStep
+from alexnet_fast.training.train_step import TrainingStep
 
 IMAGES = 8
 SEED = 5
@@ -112,12 +117,50 @@ def train_with_images_ahead(mesh: Mesh, device: torch.device) -> tuple[State, St
         return start(own, peer_shape)
 
     exchange.start = noted  # type: ignore[method-assign]
-    batches = BatchesAhead((share(single(number), mesh) for number in numbers), step)
+    batches = BatchesAhead((share(single(number), mesh) for number in numbers), step.halves)
     for number in numbers:
         batch = batches.next(ahead=number % 3 != 2)
         begun.append(f"step {number}")
         step(batch, step=number, seed=SEED)
     return whole_state(plain.model), whole_state(step.model), begun
+
+
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the collectives, and what makes the host wait for a number."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.collectives: list[str] = []
+        self.waits: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = str(func)
+        if name.startswith("c10d."):
+            tensors = [arg for arg in tree_leaves(args) if isinstance(arg, torch.Tensor)]
+            self.collectives.append(f"{name} {[(tuple(tensor.shape), str(tensor.dtype)) for tensor in tensors]}")
+        if name.startswith(("aten._local_scalar_dense", "aten.equal", "aten.nonzero", "aten.is_nonzero")):
+            self.waits.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def record_a_step(mesh: Mesh, device: torch.device) -> tuple[list[list[str]], list[list[str]], bool]:
+    """(each rank's collectives in their order, each rank's waits, whether `nothing_changes` changes nothing)."""
+    step = new_step(mesh)
+    batch = step.halves.whole_batch(share(single(0), mesh))
+    step(share(single(1), mesh), step=0, seed=SEED)  # momentum, so that an update would be seen
+    before = {name: tensor.detach().clone() for name, tensor in {**step.parameters, **step.working}.items()}
+    before |= {f"velocity {name}": tensor.clone() for name, tensor in step.optimizer.velocities.items()}
+    key = step.dropout(1, SEED, len(batch.labels))
+    with step.nothing_changes():  # as a capture is warmed up
+        step.compute_now(batch, key)
+    after = {**step.parameters, **step.working}
+    after |= {f"velocity {name}": tensor for name, tensor in step.optimizer.velocities.items()}
+    unchanged = all(torch.equal(tensor, before[name]) for name, tensor in after.items()) and bool(step.alive)
+    recorder = Recorder()
+    # A CPU's update looks whether it may change anything; a GPU's kernel does that on the device.
+    with mock.patch("alexnet_fast.training.optimizer.update"), recorder:
+        step.compute_now(batch, key)
+    return all_gather_object(mesh, recorder.collectives), all_gather_object(mesh, recorder.waits), unchanged
 
 
 def single(step: int) -> Batch:
@@ -132,7 +175,7 @@ def diverge(mesh: Mesh, device: torch.device) -> None:
     batches = [share(single(number), mesh) for number in range(2)]
     if mesh.rank == mesh.world_size - 1:
         batches[0].images[0, 0, 0, 0] = float("nan")
-    step(BatchesAhead(iter(batches), step).next(ahead=True), step=41, seed=SEED)
+    step(BatchesAhead(iter(batches), step.halves).next(ahead=True), step=41, seed=SEED)
     step.drain()
 
 

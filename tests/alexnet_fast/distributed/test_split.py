@@ -12,7 +12,7 @@ import torch
 from alexnet_fast.distributed.launcher import launch
 from alexnet_fast.distributed.mesh import Mesh
 from alexnet_fast.distributed.parallelism import Layout
-from alexnet_fast.training.train_step import DivergedError
+from alexnet_fast.training.divergence import DivergedError
 
 CPU = torch.device("cpu")
 WORLDS = {"1x2": (2, True), "2x1": (2, False), "2x2": (4, True)}
@@ -84,6 +84,24 @@ def test_images_that_travel_during_the_step_before_change_nothing(work: Any, spl
     # Step 2 and the last take none: between 2 and 3 a checkpoint would lose nothing.
     third = ["images", "images", "{}", "images", "{}", "{}"]
     assert begun == [word.format(steps.pop(0)) if word == "{}" else word for word in third * 2]
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_step_of_several_processes_can_be_captured(work: Any, world: str) -> None:
+    """It makes the host wait for nothing, the same collectives in the same order on every rank, and a capture's
+    warm-up, whose update is switched off, changes no bit.
+    """
+    num_processes, split = WORLDS[world]
+    collectives, waits, unchanged = launch(Layout(CPU, num_processes, split, ""), work.record_a_step)
+    assert unchanged and not any(waits)
+    assert len(collectives[0]) >= 3
+    for rank, own in enumerate(collectives):
+        # A tower sends the other's half of an odd number of classes: sizes may differ by one, kinds may not.
+        assert [line.split()[0] for line in own] == [line.split()[0] for line in collectives[0]], rank
+    if split:
+        assert any("c10d.send" in line for line in collectives[0])
+    for first, second in zip(collectives, collectives[2 if split else 1 :], strict=False):
+        assert first == second  # the same tower of two replicas, or two replicas of both: the same sizes too
 
 
 @pytest.mark.parametrize("split", [True, False])

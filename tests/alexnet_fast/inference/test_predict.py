@@ -47,6 +47,13 @@ def image(file: Path, seed: int) -> Path:
     return file
 
 
+def stored(file: Path) -> np.ndarray:
+    """An image's pixels as shards hold them: a JPEG of quality 95."""
+    stream = io.BytesIO()
+    Image.open(file).save(stream, "JPEG", quality=95, subsampling="4:2:0")
+    return np.asarray(Image.open(stream)).astype(np.float32)
+
+
 def ask(trained: Trained, *sources: object, num_views: Any = 1) -> list[Answer]:
     precision = choose_precision(CPU, "fp32")
     words = [str(source) for source in sources]
@@ -55,7 +62,7 @@ def ask(trained: Trained, *sources: object, num_views: Any = 1) -> list[Answer]:
 
 def test_probabilities_are_the_networks_own(trained: Trained, tmp_path: Path) -> None:
     file = image(tmp_path / "a.png", 0)
-    pixels = np.asarray(Image.open(file)).astype(np.float32)
+    pixels = stored(file)
     view = (pixels[16:240, 16:240] - np.array(RGB, np.float32)).transpose(2, 0, 1)
     with torch.inference_mode():
         expected = trained.predictor.model(torch.from_numpy(view[None].copy())).softmax(1)[0].numpy()
@@ -113,7 +120,7 @@ def test_images_are_made_ready_as_those_of_the_training_were(size: int, trained:
     """A network of 320 px shards knows things smaller in its 224 px view."""
     file = image(tmp_path / "a.png", 0)
     Image.open(file).resize((size, size), Image.Resampling.BICUBIC).save(file)
-    pixels = np.asarray(Image.open(file)).astype(np.float32)
+    pixels = stored(file)
     start = (size - 224) // 2
     view = pixels[start : start + 224, start : start + 224] - np.array(RGB, np.float32)
     with torch.inference_mode():

@@ -165,7 +165,7 @@ def test_three_updates_of_every_recipe(name: str) -> None:
 def masks_of(units: tuple[int, int], step: int, *, two: bool) -> dict[str, torch.Tensor]:
     """The step's dropout masks as the table's layers want them; that they are right is `test_model`'s to say."""
     key = DropoutKey(torch.tensor(step_key(5, step)))
-    masks = {}
+    masks: dict[str, torch.Tensor] = {}
     for number, (layer, size) in enumerate(zip((6, 7), units, strict=True), start=1):
         whole = dropout_mask(key, layer, IMAGES, size, 0, 0.5).double()
         towers = dict(zip("ab", whole.chunk(2, dim=1), strict=True)) if two else {"a": whole}

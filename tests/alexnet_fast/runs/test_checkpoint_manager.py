@@ -175,6 +175,7 @@ def test_a_best_that_was_not_marked_before_a_kill_is_marked_at_the_next_start(tm
     manager = CheckpointManager(tmp_path, keep=3)
     manager.save(checkpoint_at(1, 0.5, 0.5))
     save_checkpoint(tmp_path / "step-00000002.pt", checkpoint_at(2, 0.3, 0.3))  # and killed
+    os.utime(tmp_path / "step-00000002.pt", (0, 0))  # on a clock that had jumped back
     manager.begin(load_checkpoint(tmp_path / "step-00000002.pt"))
     assert load_checkpoint(tmp_path / "best.pt").step == 2
     (tmp_path / "best.pt").unlink()

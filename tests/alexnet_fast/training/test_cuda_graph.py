@@ -1,4 +1,4 @@
-"""What is recorded of a step, when, and on which stream; by stand-ins for torch's graphs, so without a GPU."""
+"""What is captured of a step, when, and on which stream; by stand-ins for torch's graphs, so without a GPU."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from typing import Any
 import pytest
 import torch
 
+from alexnet_fast.config.precision import Precision
 from alexnet_fast.network.dropout import DropoutKey
+from alexnet_fast.network.model import NETS, AlexNet, small
 from alexnet_fast.pipelines.batch import Batch
 from alexnet_fast.tools.errors import UserError
-from alexnet_fast.training.cuda_graph import WARM_UP, Recording
+from alexnet_fast.training.cuda_graph import WARM_UP, CapturedStep
+from alexnet_fast.training.optimizer import SGD
+from alexnet_fast.training.train_step import TrainingStep
 
 
 class Stream:
@@ -21,12 +25,12 @@ class Stream:
 
 
 class Gpu:
-    """The main stream and the one in use; a graph calls again what was recorded."""
+    """The main stream and the one in use; how often a graph was replayed."""
 
     def __init__(self) -> None:
         self.main = self.current = Stream()
         self.made: list[Stream] = []
-        self.recorded_on: list[Stream] = []
+        self.captured_on: list[Stream] = []
         self.replays = 0
 
     def new_stream(self) -> Stream:
@@ -41,8 +45,8 @@ class Gpu:
 
     @contextmanager
     def graph(self, graph: Any, *, stream: Stream, capture_error_mode: str) -> Iterator[None]:
-        assert capture_error_mode == "thread_local"  # DALI's threads go on
-        self.recorded_on.append(stream)
+        assert capture_error_mode == "thread_local"  # other threads may use the GPU
+        self.captured_on.append(stream)
         with self.on(stream):
             yield
 
@@ -69,7 +73,7 @@ def batch_of(num: int, value: float) -> Batch:
     return Batch(torch.full((num, 3, 4, 4), value), torch.full((num,), int(value)))
 
 
-def test_warm_up_and_recording_share_one_stream(gpu: Gpu) -> None:
+def test_warm_up_and_capture_share_one_stream(gpu: Gpu) -> None:
     """torch keeps a stream's freed memory for it: as many streams, as many times a step's memory."""
     used: list[Stream] = []
 
@@ -77,12 +81,12 @@ def test_warm_up_and_recording_share_one_stream(gpu: Gpu) -> None:
         used.append(gpu.current)
         return batch.images.sum(), batch.labels.sum()
 
-    recording = Recording()
-    for step in range(WARM_UP + 3):
-        recording(compute, batch_of(2, step), DropoutKey(torch.tensor(step)))
+    captured = CapturedStep(compute, batch_of(2, 0), DropoutKey(torch.tensor(0)))
+    for step in range(3):
+        captured(batch_of(2, step), DropoutKey(torch.tensor(step)))
     assert len(gpu.made) == 1
     assert used == gpu.made * (WARM_UP + 1)
-    assert gpu.recorded_on == gpu.made
+    assert gpu.captured_on == gpu.made
     assert gpu.replays == 3
 
 
@@ -93,23 +97,111 @@ def test_a_replay_reads_the_batch_and_the_key_of_the_day(gpu: Gpu) -> None:
         seen.append((batch, dropout))
         return batch.images.sum(), batch.labels.sum()
 
-    recording = Recording()
-    for step in range(WARM_UP + 2):
-        recording(compute, batch_of(2, step), DropoutKey(torch.tensor(10 + step), first_row=7))
+    captured = CapturedStep(compute, batch_of(2, 0), DropoutKey(torch.tensor(0), first_row=7))
+    captured(batch_of(2, 5), DropoutKey(torch.tensor(15), first_row=7))
     batch, dropout = seen[-1]
-    assert batch.images.eq(WARM_UP + 1).all() and batch.labels.eq(WARM_UP + 1).all()
-    assert (int(dropout.key), dropout.first_row) == (10 + WARM_UP + 1, 7)
-    other = recording(compute, batch_of(1, 5), DropoutKey(torch.tensor(0)))  # of another size: computed as it is
-    assert float(other[0]) == 5 * 3 * 16 and gpu.replays == 2
+    assert batch.images.eq(5).all() and batch.labels.eq(5).all()
+    assert (int(dropout.key), dropout.first_row) == (15, 7)
+    assert captured.fits(batch_of(2, 1), dropout)
+    assert not captured.fits(batch_of(1, 1), dropout)
+    assert not captured.fits(batch_of(2, 1), DropoutKey(dropout.key, first_row=0))
+    assert not captured.fits(Batch(batch.images.half(), batch.labels), dropout)
 
 
-def test_what_cannot_be_recorded_is_told(gpu: Gpu) -> None:
-    def compute(batch: Batch, dropout: DropoutKey) -> tuple[torch.Tensor, torch.Tensor]:
-        if gpu.recorded_on:
+# ------------------------------------------------------------------ of a whole training step
+
+PRECISIONS = [
+    Precision("fp32", torch.float32, ""),
+    Precision("bf16", torch.bfloat16, ""),
+    Precision("fp16", torch.float16, ""),
+]
+
+
+def make(precision: Precision) -> TrainingStep:
+    model = AlexNet(small(NETS["145"]))
+    model.initialize(1)
+    optimizer = SGD(model)
+    optimizer.set_rates(weights=0.01, biases=0.02)
+    return TrainingStep(model, optimizer, precision=precision)
+
+
+def training_batch(step: TrainingStep, number: int, num: int = 4) -> Batch:
+    images = torch.randn(num, 3, 67, 67, generator=torch.Generator().manual_seed(number)) * 60
+    return Batch(images.contiguous(memory_format=torch.channels_last), torch.arange(num) % 10)
+
+
+def state(step: TrainingStep) -> dict[str, torch.Tensor]:
+    tensors = {f"velocity {name}": tensor for name, tensor in step.optimizer.velocities.items()}
+    tensors |= {f"working {name}": tensor for name, tensor in step.working.items()}
+    tensors |= {"alive": step.alive, "scale": step.scale, "good steps": step.good_steps, **step.parameters}
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize("precision", PRECISIONS, ids=lambda precision: precision.name)
+def test_capturing_changes_nothing(precision: Precision) -> None:
+    """Bit for bit, in the middle of a run; the next step is what it would have been."""
+    step, other = make(precision), make(precision)
+    for one in (step, other):
+        one.load_state_dict({"scale": 1024.0, "good_steps": 17})
+        one(training_batch(one, 0), step=0, seed=0)
+    before = state(step)
+    assert step.capture(4, torch.float32) is None and step.captured is not None
+    after = state(step)
+    assert before.keys() == after.keys() and all(torch.equal(after[name], before[name]) for name in before)
+    assert all(tensor.grad is None for tensor in step.working.values())
+    step.captured = None  # a stand-in's replay computes nothing
+    for one in (step, other):
+        one(training_batch(one, 1), step=1, seed=0)
+    expected = state(other)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in state(step).items())
+
+
+def test_what_cannot_be_captured_is_computed_and_told_in_a_line(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = make(PRECISIONS[0])
+    before = state(step)
+    compute = step.compute_now
+
+    def fail(batch: Batch, dropout: DropoutKey) -> tuple[torch.Tensor, torch.Tensor]:
+        if gpu.captured_on:
             raise RuntimeError("operation not permitted when stream is capturing\nmore words")
-        return batch.images.sum(), batch.labels.sum()
+        return compute(batch, dropout)
 
-    recording = Recording()
-    with pytest.raises(UserError, match=r"capturing\): train without the recording, --set cuda_graph=false"):
-        for step in range(WARM_UP + 1):
-            recording(compute, batch_of(2, step), DropoutKey(torch.tensor(step)))
+    monkeypatch.setattr(step, "compute_now", fail)
+    told = step.capture(4, torch.float32)
+    assert told is not None and told.endswith("CUDA graph (operation not permitted when stream is capturing)")
+    assert "\n" not in told and step.captured is None
+    assert all(torch.equal(tensor, before[name]) for name, tensor in state(step).items())
+    monkeypatch.setattr(step, "compute_now", compute)
+    step(training_batch(step, 0), step=0, seed=0)
+    assert gpu.replays == 0 and not torch.equal(step.parameters["fc8.bias"], before["fc8.bias"])
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_step_without_room_says_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the library that misses the memory calls it."""
+    step = make(PRECISIONS[0])
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**22, 2**34))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
+    step.device = torch.device("cuda", 0)
+    monkeypatch.setattr("alexnet_fast.training.train_step.free_gpu_memory", lambda: None)
+    for words in (
+        "CUDA out of memory",
+        "CUDNN_STATUS_ALLOC_FAILED",
+        "GET was unable to find an engine to execute this",
+    ):
+        told = step.out_of_memory(RuntimeError(words), 300)
+        assert told is not None and "a step with 300 images on this GPU does not fit" in told
+    # With room enough it is another fault, which must be seen.
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**36, 2**37))
+    assert step.out_of_memory(RuntimeError("GET was unable to find an engine to execute this"), 300) is None
+    assert step.out_of_memory(RuntimeError("an illegal memory access was encountered"), 300) is None
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("CUDNN_STATUS_ALLOC_FAILED")
+
+    step.device = torch.device("cpu")
+    monkeypatch.setattr(step, "compute_now", fail)
+    monkeypatch.setattr(step, "out_of_memory", lambda error, num: f"no room for {num}")
+    with pytest.raises(UserError, match="no room for 4"):
+        step.capture(4, torch.float32)

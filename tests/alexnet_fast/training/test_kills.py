@@ -124,15 +124,19 @@ def test_two_processes_killed_five_times(tiny_shards: Path, tmp_path: Path) -> N
     assert_same_state(run, unbroken)
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(tiny_shards: Path, tmp_path: Path) -> None:
+def test_ctrl_c_saves_and_says_last_how_to_resume(tiny_shards: Path, tmp_path: Path) -> None:
+    """Of two processes, twice as from `timeout -s INT`; a warning of multiprocessing's was the last line once."""
     run = tmp_path / "run"
-    command = command_line(tiny_shards, run, "epochs=400")
+    command = command_line(tiny_shards, run, "epochs=400", options=("--processes", "2"))
     with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
         wait_for_a_new_checkpoint(run, process)
         process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=SECONDS)
     assert process.returncode == 128 + signal.SIGINT
-    assert b"everything is saved" in told and b"--resume" in told and b"Traceback" not in told
+    last = told.splitlines()[-1]
+    assert last.startswith(b"alexnet-fast: stopped by SIGINT") and b"everything is saved" in last
+    assert b"--processes 2`." in last and b"Traceback" not in told
 
 
 THIRD_STEP_IS_LONG = """

@@ -15,9 +15,10 @@ from alexnet_fast.network.model import NETS, AlexNet, loss_and_errors, small, wh
 from alexnet_fast.pipelines.batch import Batch
 from alexnet_fast.pipelines.decoded_cache import GIB, LoaderMemory
 from alexnet_fast.tools.errors import UsageError, UserError
+from alexnet_fast.training.divergence import DivergedError
 from alexnet_fast.training.memory import IMAGES, TEMPORARIES, kept_bytes
 from alexnet_fast.training.optimizer import SGD
-from alexnet_fast.training.train_step import FIRST_SCALE, SCALE_GROWS_EVERY, DivergedError, TrainingStep
+from alexnet_fast.training.train_step import FIRST_SCALE, SCALE_GROWS_EVERY, TrainingStep
 
 FP32 = Precision("fp32", torch.float32, "")
 BF16 = Precision("bf16", torch.bfloat16, "")
@@ -123,6 +124,19 @@ def test_a_bad_image_stops_the_run_and_leaves_the_weights(precision: Precision) 
     bad = random_batch(1)
     bad.images[2, 1, 5, 5] = float("inf")
     with pytest.raises(DivergedError, match=r"step 1: the loss or a gradient is NaN or infinite; .* is the images"):
+        step(bad, step=1, seed=0)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in copies(model).items())
+
+
+@pytest.mark.parametrize("wrong", [10, -1, 99_999])
+def test_a_label_that_is_no_class_stops_the_run_and_leaves_the_weights(wrong: int) -> None:
+    """On a GPU the loss itself would stop the device for good."""
+    model, _, step = make(FP32)
+    step(random_batch(0), step=0, seed=0)
+    before = copies(model)
+    bad = random_batch(1)
+    bad.labels[2] = wrong
+    with pytest.raises(DivergedError, match=f"step 1: .*a sample has label {wrong}, and there are 10 classes.*verify"):
         step(bad, step=1, seed=0)
     assert all(torch.equal(tensor, before[name]) for name, tensor in copies(model).items())
 
@@ -276,9 +290,9 @@ def test_out_of_memory_counts_the_loader(monkeypatch: pytest.MonkeyPatch) -> Non
     lasting = 4 * 4 * sum(parameter.numel() for parameter in step.parameters.values())
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (lasting + int(100 * each), 2**34))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
-    assert "at most about 96, or take more GPUs" in step.out_of_memory(300)
+    assert "at most about 96, or take more GPUs" in str(step.out_of_memory(torch.OutOfMemoryError(), 300))
     step.loader_memory = LoaderMemory(per_image=each, kept=5 * GIB)
-    told = step.out_of_memory(300)
+    told = str(step.out_of_memory(torch.OutOfMemoryError(), 300))
     assert "beside 5.0 GiB of decoded images" in told
     assert "at most about 192, keep fewer decoded images (--cache-decoded), or" in told  # (100 + 300) / 2
 

@@ -143,7 +143,7 @@ def test_captions_are_no_labels(tmp_path: Path) -> None:
     captions = [{"txt": b"a photo of a cat on a mat"}, {"txt": b"a dog"}]
     with pytest.raises(UsageError, match="texts or JSON beside them, which say no labels"):
         find_source(write_files(tmp_path / "a", {f"0000{i}.tar": tar(*captions) for i in range(2)}))
-    with pytest.raises(UsageError, match="called like one of several tars of a set"):
+    with pytest.raises(UsageError, match="are called like the tars of one set"):
         find_source(write_files(tmp_path / "c", {f"x-{i}.tar": tar({}, {}) for i in range(2)}))
     source = found(tmp_path / "b", *({"cls": number, **caption} for number, caption in enumerate(captions)))
     assert source.table.label.tolist() == [0, 1]
@@ -234,6 +234,14 @@ def test_tables_of_labels(tmp_path: Path, name: str, content: str) -> None:
     assert source.label_source == "a table of labels" and not source.unused and not source.warnings
 
 
+def test_a_table_for_the_images_of_tars(tmp_path: Path) -> None:
+    """It counts before the labels beside the images."""
+    rows = "file_name,label\n000.jpg,x\n001.jpg,y\n"
+    write_files(tmp_path, {"a.tar": tar({"cls": 0}, {"cls": 0}), "l.csv": rows.encode()})
+    source = find_source(tmp_path, labels=[str(tmp_path / "l.csv")])
+    assert labels(source) == [("a.tar!000.jpg", "x"), ("a.tar!001.jpg", "y")] and not source.unused
+
+
 def test_kaggle_s_solution_file(tmp_path: Path) -> None:
     rows = "ImageId,PredictionString\nv_1,n01440764 85 1 499 272\nv_2,n01443537 1 2 3 4 n01443537 5 6 7 8\n"
     write_files(tmp_path, {"val/v_1.JPEG": b"", "val/v_2.JPEG": b"", "solution.csv": rows.encode()})
@@ -267,6 +275,7 @@ def test_tables_of_their_own_folders(tmp_path: Path) -> None:
         ("file_name,label\n0.jpg,1.5\n", "is no whole number"),
         ("file_name,label\n", "holds no labels"),
         ("0.jpg\n", "is no file name with a label"),
+        ("a,b,c\nx,y,z\n", "has 2 rows whose image is not there"),
     ],
 )
 def test_tables_that_are_refused(tmp_path: Path, content: str, told: str) -> None:

@@ -8,6 +8,7 @@ import io
 import json
 import lzma
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,14 @@ def pixels(content: bytes) -> np.ndarray[Any, Any]:
         return np.asarray(square.resize((32, 32), Image.Resampling.BOX), dtype=float)
 
 
-PACKED = {"0.tar.gz": gzip.compress, "1.tgz": gzip.compress, "2.tar.bz2": bz2.compress, "3.tar.xz": lzma.compress,
-          "4.tar": gzip.compress, "5.tar": bytes}  # fmt: skip
+PACKED: dict[str, Callable[[bytes], bytes]] = {
+    "0.tar.gz": gzip.compress,
+    "1.tgz": gzip.compress,
+    "2.tar.bz2": bz2.compress,
+    "3.tar.xz": lzma.compress,
+    "4.tar": gzip.compress,
+    "5.tar": bytes,
+}
 """Ends of names -> how such a tar is made; gzip may be called .tar."""
 
 
@@ -166,6 +173,13 @@ def test_our_own_shards(tmp_path: Path) -> None:
         find_source(tmp_path / "first")
 
 
+def test_unfinished_shards_are_refused(tmp_path: Path) -> None:
+    sample = tar_bytes({"a.jpg": b"", "a.cls": b"00000", "b.jpg": b"", "b.cls": b"00001"})
+    write_files(tmp_path, {"train-000000.tar": sample, ".sharding/identity.json": b"{}"})
+    with pytest.raises(UsageError, match="holds shards of alexnet-fast that are not finished"):
+        find_source(tmp_path)
+
+
 def test_shards_inside_another_source_are_no_part_of_it(tmp_path: Path) -> None:
     write_files(tmp_path / "in", {f"{name}/{i}.jpg": jpeg(i) for name in ("cat", "dog") for i in range(2)})
     run(tmp_path / "in", tmp_path / "in" / "shards")
@@ -233,7 +247,7 @@ def test_foreign_files_in_folders_and_tars(tmp_path: Path) -> None:
     ):
         assert [entry.name for entry in source.classes] == ["cat", "dog"] and len(source.table) == 2
         assert not source.unused
-    mac = {}
+    mac: dict[str, bytes] = {}
     for i in range(3):
         mac |= {f"./._{i}.cls": b"\0\5", f"./{i}.cls": b"%d" % (i % 2), f"./._{i}.jpg": b"\0\5", f"./{i}.jpg": jpeg(i)}
     source = find_source(write_files(tmp_path / "wds", {"a.tar": tar_bytes(mac)}))

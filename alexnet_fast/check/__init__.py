@@ -1,0 +1,1 @@
+"""`alexnet-fast check`: proves an installation on the machine it runs on."""

@@ -1,0 +1,143 @@
+"""What a GPU reaches, step by step and place by place; none of it has run on a GPU yet."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+
+from alexnet_fast.bench.measurement import finish
+from alexnet_fast.bench.model import batch_of, make_step
+from alexnet_fast.bench.tower import make_tower_step
+from alexnet_fast.bench.tune import has_jpeg_engines
+from alexnet_fast.check.gpu import gpu
+from alexnet_fast.check.program import tiny_shards
+from alexnet_fast.check.runner import Check, Place
+from alexnet_fast.config.precision import choose_precision
+from alexnet_fast.network.model import NETS
+from alexnet_fast.pipelines.batch import Batch
+from alexnet_fast.pipelines.loader import TrainingLoader
+from alexnet_fast.pipelines.settings import LoaderOptions
+from alexnet_fast.tools.cores import num_cores
+from alexnet_fast.tools.dataset import Dataset
+from alexnet_fast.training.train_step import TrainingStep
+
+BATCH_SIZES = (128, 256, 512, 1024, 2048)
+SHAPES = {"conv2": (96, 27, 256, 5), "conv4": (384, 13, 384, 3), "conv5": (384, 13, 256, 3)}
+"""Layer -> (maps seen, pixels on a side, maps, pixels of its kernels), both towers together."""
+LOADS = (0.1, 0.3, 0.65, 0.9)
+
+
+def rate_of(work: Callable[[], object], images: int, device: torch.device, seconds: float = 2.0) -> float:
+    """img/s of `work`, called for about so long, after three calls that do not count."""
+    for _ in range(3):
+        work()
+    finish(device)
+    begun, calls = time.perf_counter(), 0
+    while time.perf_counter() - begun < seconds:
+        work()
+        calls += 1
+        if calls % 8 == 0:
+            finish(device)
+    finish(device)
+    return calls * images / (time.perf_counter() - begun)
+
+
+def step_rate(step: TrainingStep, batch_size: int) -> float:
+    """Captured, img/s."""
+    step.capture(batch_size, step.dtype)
+    batch = batch_of(batch_size, step.device, step.dtype)
+    return rate_of(lambda: step(batch, step=0, seed=0), batch_size, step.device)
+
+
+def measure_steps(place: Place) -> str:
+    device = gpu()
+    precision = choose_precision(device)
+    rates = {size: step_rate(make_step(NETS["167"], device, precision), size) for size in BATCH_SIZES}
+    alone = step_rate(make_tower_step(NETS["167"], device, precision), 128)
+    text = ", ".join(f"{size}: {rate:,.0f}" for size, rate in rates.items())
+    return f"net 167, captured, {precision.name}, img/s at batch {text}; one tower alone at 128: {alone:,.0f}"
+
+
+def grouped_times(
+    maps: int, side: int, out: int, kernel: int, device: torch.device, dtype: torch.dtype
+) -> dict[str, float]:
+    """Way -> ms forward and back at batch 128: two groups, one dense product of twice the work, two products."""
+
+    def tensor(*shape: int) -> torch.Tensor:
+        values = torch.randn(shape, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
+        return values.requires_grad_()
+
+    x, grouped, dense = (
+        tensor(128, maps, side, side),
+        tensor(out, maps // 2, kernel, kernel),
+        tensor(out, maps, kernel, kernel),
+    )
+    halves = [tensor(out // 2, maps // 2, kernel, kernel) for _ in range(2)]
+    pad = kernel // 2
+    ways: dict[str, Callable[[], torch.Tensor]] = {
+        "grouped": lambda: F.conv2d(x, grouped, padding=pad, groups=2),
+        "dense": lambda: F.conv2d(x, dense, padding=pad),
+        "two": lambda: torch.cat(
+            [F.conv2d(part, own, padding=pad) for part, own in zip(x.chunk(2, 1), halves, strict=True)], 1
+        ),
+    }
+
+    def both_ways(forward: Callable[[], torch.Tensor]) -> None:
+        y = forward()
+        y.backward(torch.ones_like(y))  # type: ignore[no-untyped-call]
+
+    return {
+        way: 128e3 / rate_of(lambda forward=forward: both_ways(forward), 128, device, 0.5)  # type: ignore[misc]
+        for way, forward in ways.items()
+    }
+
+
+def measure_grouped(place: Place) -> str:
+    """With cuDNN's heuristics, and with the kernels that it finds fastest."""
+    device, dtype = gpu(), choose_precision(gpu()).dtype
+    found = []
+    for benchmark in (False, True):
+        torch.backends.cudnn.benchmark = benchmark
+        for layer, shape in SHAPES.items():
+            times = grouped_times(*shape, device, dtype)
+            text = ", ".join(f"{way} {ms:.2f}" for way, ms in times.items())
+            found.append(f"{layer}{' timed' if benchmark else ''}: {text}")
+    torch.backends.cudnn.benchmark = False
+    return "ms forward and back at batch 128: " + "; ".join(found)
+
+
+def loader_rate(dataset: Dataset, batch_size: int, device: torch.device, options: LoaderOptions) -> float:
+    """img/s"""
+    with TrainingLoader(
+        dataset, batch_size=batch_size, device=device, seed=0, dtype=torch.float16, options=options
+    ) as loader:
+
+        def batches() -> Iterator[Batch]:
+            for epoch in range(10**6):
+                yield from loader.epoch(epoch)
+
+        endless = batches()
+        return rate_of(lambda: next(endless), batch_size, device, 4.0)
+
+
+def measure_loader(place: Place) -> str:
+    """Of the user's shards where they were given, else of the tiny ones, which the caches hold."""
+    device = gpu()
+    dataset = Dataset.load(place.data) if place.data is not None else tiny_shards(place)
+    batch_size = min(128, dataset.split("train").samples)
+    places = {"CUDA cores": LoaderOptions(decode_on="cuda"), "the CPU": LoaderOptions(decode_on="cpu")}
+    if has_jpeg_engines(device) is not False:
+        places |= {f"engines {load:g}": LoaderOptions(hw_decoder_load=load, decode_on="engines") for load in LOADS}
+    rates = {name: loader_rate(dataset, batch_size, device, options) for name, options in places.items()}
+    text = ", ".join(f"{name} {rate:,.0f}" for name, rate in rates.items())
+    return f"img/s at batch {batch_size}, {num_cores()} threads, decoded on {text}"
+
+
+MEASUREMENTS = (
+    Check("speed: step", measure_steps, "other programs may be using the GPU", 120.0),
+    Check("speed: grouped convolutions", measure_grouped, "", 120.0),
+    Check("speed: loader", measure_loader, "", 120.0),
+)

@@ -1,0 +1,148 @@
+"""Evaluation on a part of a network's classes, or on data whose classes are called otherwise: `eval --classes`."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from alexnet_fast.inference.evaluation import TOP, EvaluationResult, credit
+from alexnet_fast.pipelines.batch import EvaluationBatch
+from alexnet_fast.tools import atomic
+from alexnet_fast.tools.errors import UsageError, UserError
+from alexnet_fast.tools.messages import counted, did_you_mean, few
+from alexnet_fast.tools.storage.filesystem import open_file
+
+MATCH = "match"
+"""What `--classes` calls the classes that data and network have in common, by name."""
+
+
+@dataclass(frozen=True)
+class ClassMap:
+    """Which of the network's classes is right for each class of the data."""
+
+    targets: tuple[int, ...]
+    """By the data's class index: the network's class index; -1 where images of the class are left out."""
+
+    @property
+    def among(self) -> list[int]:
+        """The network's classes that are asked for, ascending."""
+        return sorted({target for target in self.targets if target >= 0})
+
+    def batches(self, batches: Iterable[EvaluationBatch]) -> Iterator[EvaluationBatch]:
+        """The images that are not left out, with the network's labels."""
+        found = False
+        for batch in batches:
+            labels = torch.tensor(self.targets, device=batch.labels.device)[batch.labels]
+            kept = labels >= 0
+            if bool(kept.any()):
+                found = True
+                yield EvaluationBatch(cut_some(batch, kept), labels[kept], batch.indices.to(kept.device)[kept])
+        if not found:
+            raise UsageError("the split has no image of the classes that --classes asks for")
+
+
+def cut_some(batch: EvaluationBatch, kept: torch.Tensor) -> Callable[[int], torch.Tensor]:
+    """Views of a part of the batch's images."""
+    return lambda number: batch.cut_view(number)[kept]
+
+
+def read_class_map(given: str, data: Sequence[str], network: Sequence[str]) -> ClassMap:
+    """The map that `--classes` gives: `match`, or a file of lines DATA_CLASS or DATA_CLASS<tab or comma>NETWORK_CLASS.
+
+    data, network: the classes' names by index.  NETWORK_CLASS is a name or an index; without it the name is the same.
+    Images of classes that are not listed are left out.  Raises UsageError for names that are not known.
+    """
+    index = {name: number for number, name in enumerate(network)}
+    if given == MATCH:
+        targets = tuple(index.get(name, -1) for name in data)
+        if max(targets, default=-1) < 0:
+            raise UsageError(
+                f"--classes {MATCH}: the data's classes ({few(list(data))}) are none of the network's "
+                f"({few(list(network))}): give a file that says which is which."
+            )
+        return ClassMap(targets)
+    places, chosen = {name: number for number, name in enumerate(data)}, [-1] * len(data)
+    for number, line in enumerate(read_lines(Path(given)), start=1):
+        where = f"--classes {given}, line {number}"
+        name, *rest = line
+        if name not in places:
+            raise UsageError(f"{where}: the data has no class {name!r}; {did_you_mean(name, places)}")
+        if len(rest) > 1:
+            raise UsageError(f"{where} has {len(line)} columns: give the data's class and the network's")
+        target = rest[0] if rest else name
+        found = index.get(target, int(target) if target.isdecimal() and int(target) < len(network) else None)
+        if found is None:
+            raise UsageError(f"{where}: the network has no class {target!r}; {did_you_mean(target, index)}")
+        if chosen[places[name]] >= 0:
+            raise UsageError(f"{where}: {name!r} is listed twice")
+        chosen[places[name]] = found
+    if max(chosen, default=-1) < 0:
+        raise UsageError(f"--classes {given}: lists no class; give one in a line, or {MATCH}")
+    return ClassMap(tuple(chosen))
+
+
+def read_lines(file: Path) -> list[list[str]]:
+    """The columns of every line that is not empty; split at tabs, or where there are none at commas."""
+    try:
+        with open_file(file) as opened:
+            text = opened.read().decode("utf-8")
+    except FileNotFoundError as error:
+        raise UsageError(f"--classes {file}: there is no such file; give one, or {MATCH}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--classes {file}: cannot be read as a text ({error}).") from error
+    lines = [line for line in text.splitlines() if line.strip()]
+    if any("\t" in line for line in lines):
+        return [[column.strip() for column in line.split("\t")] for line in lines]
+    return [[column.strip() for column in row] for row in csv.reader(io.StringIO("\n".join(lines)))]
+
+
+class ClassTally:
+    """Errors by class, with guesses among some of the network's classes only."""
+
+    def __init__(self, num_classes: int, among: Sequence[int] | None = None) -> None:
+        """`among`: the network's classes that may be guessed, ascending; None: all."""
+        self.among = list(range(num_classes)) if among is None else list(among)
+        self._position = torch.full((num_classes,), -1)
+        self._position[self.among] = torch.arange(len(self.among))
+        self._sums = torch.zeros(len(self.among), 4, dtype=torch.float64)
+        """By class: images, losses, first guesses that were right, right classes among the first five."""
+
+    def observe(self, probabilities: torch.Tensor, labels: torch.Tensor) -> None:
+        """A batch's (N, classes) probabilities and (N,) labels, all of them among the classes."""
+        chosen = probabilities.cpu()[:, self.among]
+        chosen = chosen / chosen.sum(1, keepdim=True)
+        places = self._position[labels.cpu()]
+        of_label = chosen.gather(1, places[:, None])
+        losses = -of_label[:, 0].double().clamp_min(1e-30).log()
+        right = [credit(chosen, of_label, number) for number in (1, TOP)]
+        self._sums.index_add_(0, places, torch.stack([torch.ones_like(losses), losses, *right], dim=1))
+
+    def result(self, precision: str) -> EvaluationResult:
+        """Over all images."""
+        samples, loss, top1, top5 = self._sums.sum(0).tolist()
+        top5_error = None if len(self.among) <= TOP else 1 - top5 / samples
+        return EvaluationResult(int(samples), loss / samples, 1 - top1 / samples, top5_error, precision)
+
+    def write_csv(self, file: Path, classes: Sequence[tuple[str, str]]) -> None:
+        """A line for each class that had images; `classes`: (name, label) by the network's index.  UserError."""
+        stream = io.StringIO()
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["index", "class", "label", "images", "loss", "top1_error", "top5_error"])
+        for index, (images, loss, top1, top5) in zip(self.among, self._sums.tolist(), strict=True):
+            if images:
+                errors = [f"{1 - top1 / images:.6g}", "" if len(self.among) <= TOP else f"{1 - top5 / images:.6g}"]
+                writer.writerow([index, *classes[index], int(images), f"{loss / images:.6g}", *errors])
+        try:
+            atomic.write_text(file, stream.getvalue())
+        except OSError as error:
+            raise UserError(f"{file}: cannot be written ({error.strerror}). Choose another place.") from error
+
+    def describe(self) -> str:
+        """among 200 of 1,000 classes"""
+        total = len(self._position)
+        return f"among {len(self.among):,} of {counted(total, 'class', 'classes')}"

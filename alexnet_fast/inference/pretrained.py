@@ -1,0 +1,141 @@
+"""Weights to start a run with: a trained network of this program, or Caffe's published AlexNet.
+
+Caffe's layout, as .npz or .safetensors with these names: conv1.weight (96, 3, 11, 11), conv2.weight (256, 48, 5, 5),
+conv3.weight (384, 256, 3, 3), conv4.weight (384, 192, 3, 3), conv5.weight (256, 192, 3, 3), fc6.weight (4096, 9216),
+fc7.weight (4096, 4096), fc8.weight (classes, 4096), and a .bias for each.  Caffe's own kinds of names (conv1_w,
+conv1.0 and the like) are to be renamed first.  What differs there and how it is handled is in `from_caffe`.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from alexnet_fast.inference.load import load_safetensors
+from alexnet_fast.network.model import LAYERS, NETS, Architecture
+from alexnet_fast.runs.checkpoint import load_checkpoint, resolve_checkpoint
+from alexnet_fast.tools.errors import UsageError, UserError
+from alexnet_fast.tools.storage.filesystem import check_regular
+
+CAFFE_NETWORK = "caffe"
+NORM_FACTOR = 2.0**0.75
+"""What our norms divide by more than Caffe's, whose constant k is 1 and ours 2."""
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """Weights for a network, and what people should know of them."""
+
+    tensors: dict[str, torch.Tensor]
+    """Parameter name -> whole float32 tensor; fc8 is missing where it is to start anew."""
+    notes: list[str]
+
+
+def load_pretrained(
+    path: Path, architecture: Architecture, network: str, classes: tuple[tuple[str, str], ...]
+) -> Pretrained:
+    """Weights for a network of `architecture`, net `network` of a recipe, that is to tell `classes` apart.
+
+    fc8 is taken over where the classes are the same in the same order, else it is missing.  Raises UsageError where the
+    weights are of another network, UserError where the file is damaged.
+    """
+    file = resolve_checkpoint(path)
+    if (caffe := read_caffe(file)) is not None:
+        if network != CAFFE_NETWORK:
+            raise UsageError(
+                f"{file} holds weights in Caffe's layout, which are of another network than {network}: "
+                f"give --recipe caffe, or --set network={CAFFE_NETWORK}"
+            )
+        tensors = from_caffe(caffe, file, architecture.test_scale)
+        kept = False  # the file does not name its classes
+        notes = [
+            f"Starting from {file} in Caffe's layout. Its norms crossed the middle of the maps, ours end at each "
+            "tower: the two maps on either side of it differ a little."
+        ]
+    else:
+        checkpoint = load_safetensors(file) if file.suffix == ".safetensors" else load_checkpoint(file)
+        tensors = dict(checkpoint.model)
+        kept = tuple(name for name, _ in checkpoint.classes) == tuple(name for name, _ in classes)
+        notes = [f"Starting from {file}."]
+    if not kept:
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("fc8.")}
+        notes.append(f"fc8 starts from random weights, for {len(classes):,} classes.")
+    check_shapes(tensors, architecture, file)
+    return Pretrained(tensors, notes)
+
+
+def check_shapes(tensors: Mapping[str, torch.Tensor], architecture: Architecture, file: Path) -> None:
+    """UsageError that names the first tensor of another size."""
+    for layer, shape in architecture.weight_shapes.items():
+        found = tensors.get(f"{layer}.weight")
+        if found is not None and tuple(found.shape) != shape:
+            raise UsageError(
+                f"{file}: {layer}.weight is {tuple(found.shape)} there and {shape} in this network. Give the recipe "
+                "(--recipe, --set network=…) that the weights were trained with."
+            )
+
+
+def read_caffe(file: Path) -> dict[str, np.ndarray[Any, Any]] | None:
+    """The arrays of a file in Caffe's layout; None where it is a checkpoint or an export of this program.
+
+    Raises UserError where it cannot be read.
+    """
+    if file.suffix == ".npz":
+        try:
+            check_regular(file)
+            with np.load(file, allow_pickle=False) as archive:
+                return {name: archive[name] for name in archive.files}
+        except FileNotFoundError as error:
+            raise UsageError(f"{file}: there is no such file") from error
+        except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+            raise UserError(f"{file} is no .npz file, or it was cut short or altered ({error}).") from error
+    if file.suffix == ".safetensors" and file.exists():
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(file, framework="numpy") as opened:
+                if "alexnet_fast" in (opened.metadata() or {}):
+                    return None
+                return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{file} is no .safetensors file, or it was cut short or altered ({error}).") from error
+    return None
+
+
+def from_caffe(arrays: Mapping[str, np.ndarray[Any, Any]], file: Path, test_scale: float) -> dict[str, torch.Tensor]:
+    """Caffe's AlexNet as weights of net "caffe", whose fc6 and fc7 are multiplied by `test_scale` at test time.
+
+    Exactly handled: its colors are B, G, R (conv1's input maps are turned around); its norms have k = 1 and α = 1e-4
+    (net "caffe" has α = 2e-4, and conv2 and conv3 are multiplied by 2^0.75, which makes k = 2 the same); its dropout
+    keeps the scale at test time (fc7 and fc8 are divided by `test_scale`); fc6 sees (C, H, W) flattened.  Its
+    227 px input is our 224 with three more columns and rows, which are the mean color here.  Not the same: its norms
+    reach over the border between the two halves of the maps.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    shapes = NETS[CAFFE_NETWORK].weight_shapes
+    for layer in LAYERS:
+        for kind in ("weight", "bias"):
+            name = f"{layer}.{kind}"
+            if name not in arrays:
+                raise UserError(f"{file}: has no {name}; it must have {', '.join(LAYERS)}, each .weight and .bias.")
+            value = torch.from_numpy(np.asarray(arrays[name], dtype=np.float32).copy())
+            if not bool(value.isfinite().all()):
+                raise UserError(f"{file}: {name} holds NaN or infinite values")
+            tensors[name] = value
+        wanted = shapes[layer] if layer != "fc8" else (len(tensors["fc8.bias"]), shapes["fc8"][1])
+        own = tensors[f"{layer}.weight"]
+        if own.numel() != int(np.prod(wanted)) or len(tensors[f"{layer}.bias"]) != wanted[0]:
+            raise UserError(f"{file}: {layer}.weight is {tuple(own.shape)}; Caffe's AlexNet has {wanted}.")
+        tensors[f"{layer}.weight"] = own.reshape(wanted)
+    tensors["conv1.weight"] = tensors["conv1.weight"].flip(1)
+    for layer in ("conv2", "conv3"):
+        tensors[f"{layer}.weight"] *= NORM_FACTOR
+    for layer in ("fc7", "fc8"):
+        tensors[f"{layer}.weight"] /= test_scale
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}

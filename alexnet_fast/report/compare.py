@@ -1,0 +1,162 @@
+"""`compare`: several runs side by side, as text and as a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from alexnet_fast.config.recipe import Recipe
+from alexnet_fast.config.recipe_values import toml_value
+from alexnet_fast.report import charts
+from alexnet_fast.report.page import number, percent, render, write_page
+from alexnet_fast.runs.describe import state_of
+from alexnet_fast.runs.folder import RunFolder
+from alexnet_fast.runs.resume import ONLY_WORDS, recipe_of_run
+from alexnet_fast.tools.errors import UsageError
+from alexnet_fast.tools.messages import duration
+from alexnet_fast.tools.sharding.finalize import escaped
+
+
+@dataclass(frozen=True)
+class Run:
+    """One of the runs."""
+
+    name: str
+    """The shortest end of its path that no other run has."""
+    folder: RunFolder
+    recipe: Recipe
+    metrics: list[dict[str, Any]]
+    result: dict[str, Any] | None
+
+    def last(self, kind: str, views: int | None = None) -> dict[str, Any] | None:
+        """The last line of metrics.jsonl of a kind."""
+        lines = [
+            line for line in self.metrics if line["kind"] == kind and (views is None or line.get("views") == views)
+        ]
+        return lines[-1] if lines else None
+
+    @property
+    def data(self) -> str:
+        """The data set's fingerprint if it is known, else its folder."""
+        if self.result is not None and isinstance(self.result.get("dataset"), dict):
+            return str(self.result["dataset"].get("fingerprint"))
+        session = self.last("session")
+        return "" if session is None else str(session["data"])
+
+
+def read_runs(paths: Sequence[Path]) -> list[Run]:
+    """UsageError where one is no run, or where there are fewer than two."""
+    if len(paths) < 2:
+        raise UsageError("give two runs or more to compare; `alexnet-fast report RUN` shows one")
+    for path in paths:
+        if not path.is_dir() or not RunFolder(path).holds_a_run():
+            raise UsageError(f"{path}: there is no run there. Give runs' folders, such as runs/2013.")
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise UsageError("a run is given twice: give each once")
+    folders = [RunFolder(path) for path in paths]
+    return [
+        Run(name, folder, recipe_of_run(folder), folder.read_metrics(), folder.read_result())
+        for name, folder in zip(short_names(paths), folders, strict=True)
+    ]
+
+
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """runs/a and runs/b become a and b; x/run and y/run stay."""
+    parts = [path.resolve().parts for path in paths]
+    for length in range(1, max(map(len, parts))):
+        names = ["/".join(own[-length:]) for own in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in paths]
+
+
+def recipe_differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
+    """(key, each run's value) of the keys in which they differ."""
+    recipes = [asdict(run.recipe) for run in runs]
+    found = []
+    for key in recipes[0]:
+        values = [toml_value("none" if recipe[key] is None else recipe[key]) for recipe in recipes]
+        if key not in ONLY_WORDS and len(set(values)) > 1:
+            found.append((key, values))
+    return found
+
+
+def results(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
+    """(what, each run's value), as far as each run has come."""
+    rows: list[tuple[str, list[str]]] = [("state", [state_of(run.folder, run.recipe, run.metrics) for run in runs])]
+    for views, name in ((10, "ten views"), (1, "center view")):
+        lines = [run.last("val", views) for run in runs]
+        for key, what in (("top1_error", "top-1 error"), ("top5_error", "top-5 error")):
+            values = ["–" if line is None else percent(line[key]) for line in lines]
+            if set(values) != {"–"}:
+                rows.append((f"{what}, {name}", values))
+    trains = [run.last("train") for run in runs]
+    rows += [
+        ("training loss", ["–" if line is None else number(line["loss"], ".3f") for line in trains]),
+        ("epoch", ["–" if line is None else number(line["epoch"], "g") for line in trains]),
+        ("img/s", [number(None if run.result is None else run.result.get("images_per_s"), ",.0f") for run in runs]),
+        ("time", ["–" if run.result is None else duration(run.result["seconds"]) for run in runs]),
+    ]
+    return rows
+
+
+def doubt(runs: Sequence[Run]) -> str:
+    """Why the results cannot be compared; "": nothing speaks against it."""
+    if len({run.data for run in runs if run.data}) > 1:
+        return "The runs were trained on different data sets: their errors cannot be compared."
+    return ""
+
+
+def as_text(runs: Sequence[Run], width: int) -> str:
+    """For a terminal: a table if it fits into `width` columns, else a block for each run."""
+    tables = [
+        (title, rows) for title, rows in (("recipe", recipe_differences(runs)), ("result", results(runs))) if rows
+    ]
+    names = [escaped(run.name) for run in runs]
+    lines = []
+    for title, raw in tables:
+        rows = [(what, [escaped(value) for value in values]) for what, values in raw]
+        if not rows:
+            continue
+        first = max(len(title), *(len(what) for what, _ in rows))
+        columns = [max(len(name), *(len(values[place]) for _, values in rows)) for place, name in enumerate(names)]
+        if first + sum(size + 2 for size in columns) <= width:
+            for what, values in [(title, names), *rows]:
+                cells = "".join(f"  {value:>{size}}" for value, size in zip(values, columns, strict=True))
+                lines.append(f"{what:{first}}{cells}")
+        else:
+            for place, name in enumerate(names):
+                lines.append(f"{title} of {name}")
+                lines += [f"  {what:{first}}  {values[place]}" for what, values in rows]
+        lines.append("")
+    return "\n".join([*lines[:-1], *(["", doubt(runs)] if doubt(runs) else [])])
+
+
+def write_comparison(runs: Sequence[Run], file: Path) -> None:
+    """The same as a page, with the curves in one figure each."""
+    shown = {}
+    for name, kind, key, title, is_percent in (
+        ("error", "val", "top1_error", "top-1 error, validation, center view", True),
+        ("val_loss", "val", "loss", "cross-entropy, validation", False),
+        ("train_error", "train", "error", "training error", True),
+        ("loss", "train", "loss", "training loss", False),
+        ("throughput", "train", "images_per_s", "img/s", False),
+    ):
+        series = []
+        for run in runs:
+            lines = [line for line in run.metrics if line["kind"] == kind and line.get("views", 1) == 1]
+            series.append(charts.Series(run.name, [line["epoch"] for line in lines], [line[key] for line in lines]))
+        spec = charts.curves(series, x_title="epoch", y_title=title, percent=is_percent)
+        if spec is not None:
+            shown[name] = (title[0].upper() + title[1:], spec)
+    values = {
+        "title": f"{len(runs)} runs",
+        "names": [run.name for run in runs],
+        "differences": recipe_differences(runs),
+        "results": results(runs),
+        "doubt": doubt(runs),
+        "charts": shown,
+    }
+    write_page(file, render("compare.html.j2", **values))

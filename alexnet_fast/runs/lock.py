@@ -1,0 +1,80 @@
+"""One living process at a time in a run's folder: the system's lock on a file, or where there is none, its content."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from alexnet_fast.tools.errors import UserError
+
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+"""What flock says on file systems without locks: some network and FUSE ones."""
+
+
+class InUseError(UserError):
+    """Another process holds the run's folder."""
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Keep other processes out as long as this one lives.  Raises InUseError, OSError where the file cannot be made."""
+    with file.open("a+b", buffering=0) as opened:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            by_content = False
+        except BlockingIOError as error:
+            raise in_use(file, owner_of(opened)) from error
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            by_content = True
+            if is_alive(owner := owner_of(opened)):
+                raise in_use(file, owner, f", or remove {file} if no training is running") from error
+        with suppress(OSError):  # a full disk: the system's lock holds without its owner's name too
+            opened.truncate(0)
+            opened.write(f"{os.getpid()} {socket.gethostname()}".encode())
+        try:
+            yield
+        finally:
+            if by_content:
+                with suppress(OSError):
+                    opened.truncate(0)
+
+
+def is_locked(file: Path) -> bool:
+    """Whether a living process holds the lock."""
+    try:
+        with file.open("rb") as opened:
+            try:
+                fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            except OSError as error:
+                return error.errno in NO_LOCKS and is_alive(owner_of(opened))
+    except OSError:
+        pass
+    return False
+
+
+def owner_of(file: IO[bytes]) -> list[str]:
+    """[process id, host]; less where the file does not say."""
+    file.seek(0)
+    return file.read(300).decode(errors="replace").split()
+
+
+def is_alive(owner: list[str]) -> bool:
+    """Whether that process lives; one on another machine is taken to."""
+    if not owner or not owner[0].isdecimal():
+        return False
+    return owner[1:] != [socket.gethostname()] or Path("/proc", owner[0]).exists()
+
+
+def in_use(file: Path, owner: list[str], remedy: str = "") -> InUseError:
+    who = " on ".join(owner[:2]) or "unknown"
+    return InUseError(f"{file.parent} is in use by process {who}: wait for its end, or stop it{remedy}.")

@@ -1,0 +1,93 @@
+"""Trains on a pseudo-terminal with `2>&1 | tee`, and stops it by a signal, at many moments; see `test_stops`.
+
+The program is imported once and forked, since importing takes ten times as long as a trial.  Reads a JSON list of
+trials [signal, seconds after the first evaluation (0: at the session's beginning), options] on standard input, and
+writes one of what came of each: [exit code, step of the newest checkpoint, last step of the metrics, what was seen].
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import signal
+import sys
+import time
+from pathlib import Path
+
+from alexnet_fast.cli import main
+from alexnet_fast.runs.checkpoint import all_checkpoints, load_checkpoint
+from alexnet_fast.runs.folder import RunFolder
+from alexnet_fast.training import run as _run  # noqa: F401 (imported before the fork)
+
+
+def train(arguments: list[str], code_file: Path) -> None:
+    """In a child: the command with its output in a pipe to tee, both in the terminal's foreground; its exit code."""
+    reading, writing = os.pipe()
+    if os.fork() == 0:
+        os.dup2(reading, 0)
+        os.close(writing)
+        os.execvp("tee", ["tee", str(code_file.with_suffix(".log"))])
+    os.dup2(writing, 1)
+    os.dup2(writing, 2)
+    os.close(reading)
+    os.close(writing)
+    code: object = 0
+    try:
+        main(arguments)
+    except SystemExit as error:
+        code = error.code
+    except BaseException as error:
+        code = repr(error)
+    code_file.write_text(json.dumps(code))
+    os._exit(0)
+
+
+def trial(shards: str, run: Path, number: int, seconds: float, options: list[str]) -> list[object]:
+    code_file = run.with_suffix(".code")
+    pid, terminal = pty.fork()
+    if pid == 0:
+        # A terminal's Ctrl-C reaches whoever has not been told to ignore it, whatever started these tests.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for other in (signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(other, signal.SIG_DFL)
+        train(["train", shards, "--out", str(run), *options], code_file)
+    os.set_blocking(terminal, False)
+    seen = b""
+
+    def read() -> None:
+        nonlocal seen
+        with contextlib.suppress(OSError):
+            seen += os.read(terminal, 1 << 16)
+
+    metrics, deadline = run / "metrics.jsonl", time.monotonic() + 120
+    awaited = b"session" if seconds == 0 else b'"val"'  # at the beginning, or in the midst of steps and evaluations
+    while not (metrics.exists() and awaited in metrics.read_bytes()) and time.monotonic() < deadline:
+        read()
+        time.sleep(0.005)
+    time.sleep(seconds)
+    if number == signal.SIGINT:
+        os.write(terminal, b"\x03")  # to tee too, which dies of it
+    elif number == signal.SIGHUP:
+        os.close(terminal)
+    else:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        tees = [child for child in children if Path(f"/proc/{child}/comm").read_text() == "tee\n"]
+        os.kill(int(tees[0]), signal.SIGKILL)
+        os.kill(pid, number)
+    while os.waitpid(pid, os.WNOHANG) == (0, 0):
+        if time.monotonic() > deadline:
+            os.kill(pid, signal.SIGKILL)
+        read()
+        time.sleep(0.005)
+    saved = all_checkpoints(run / "checkpoints")
+    steps = [line["step"] for line in RunFolder(run).read_metrics() if line["kind"] == "train"]
+    code = json.loads(code_file.read_text()) if code_file.exists() else None
+    return [code, load_checkpoint(saved[-1]).step if saved else 0, steps[-1] if steps else 0, seen.decode()[-2000:]]
+
+
+if __name__ == "__main__":
+    shards, folder = sys.argv[1:]
+    results = [trial(shards, Path(folder) / f"run{index}", *each) for index, each in enumerate(json.load(sys.stdin))]
+    json.dump(results, sys.stdout)

@@ -1,0 +1,131 @@
+"""Training where people run it: read-only roots, no home, no /tmp, no passwd entry, a tiny /dev/shm, no file locks."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from alexnet_fast.config.recipe import load_recipe
+from alexnet_fast.network.model import NETS
+from alexnet_fast.runs.checkpoint_manager import lack_of_room
+from alexnet_fast.runs.folder import RunFolder
+from alexnet_fast.runs.lock import InUseError
+from alexnet_fast.tools.caches import is_writable, place_caches
+from alexnet_fast.tools.dataset import Dataset
+from alexnet_fast.training.run import train
+
+SETTINGS = (
+    "width_divisor=16", "batch_size=4", "lr_base_batch_size=4", "precision=fp32", "shuffle_buffer=20", "final_views=1",
+)  # fmt: skip
+
+CONTAINER = """
+set -e
+shards=$1 volume=$2 uid=$3; shift 3
+mount -t tmpfs tmpfs /mnt
+mkdir /mnt/shards /mnt/volume
+mount --bind "$shards" /mnt/shards
+mount --bind "$volume" /mnt/volume
+for place in $(cut -d' ' -f2 /proc/mounts); do
+    case $place in /mnt/volume|/proc*|/sys*|/dev*) ;; *) mount -o remount,bind,ro "$place" 2>/dev/null || true ;; esac
+done
+mount -t tmpfs -o size=64k tmpfs /dev/shm
+umask 077
+exec env -u TMPDIR -u XDG_CACHE_HOME -u XDG_CONFIG_HOME HOME=/nonexistent \\
+    setpriv --reuid "$uid" --regid "$uid" --clear-groups "$@"
+"""
+"""A container with a read-only root and one writable volume, as a user without a passwd entry."""
+
+
+def stranger() -> int:
+    """A user id without a passwd entry; root's where the interpreter lies in a home that strangers may not read."""
+    home = Path(sys.base_prefix).resolve()
+    return 54321 if all(folder.stat().st_mode & 0o5 == 0o5 for folder in (home, *home.parents)) else 0
+
+
+def can_make_containers() -> bool:
+    tried = subprocess.run(["unshare", "-m", "setpriv", "--reuid", "54321", "true"], capture_output=True)
+    return tried.returncode == 0
+
+
+def test_one_writable_folder_is_all_that_a_run_needs(tiny_shards: Path, tmp_path: Path) -> None:
+    """One process, then two that resume it; figures too, for which matplotlib wants a place for its cache."""
+    if not can_make_containers():
+        pytest.skip("needs the right to make mount namespaces")
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    user = stranger()
+    os.chown(volume, user, user)
+    for path in (tiny_shards, *tiny_shards.iterdir()):
+        path.chmod(path.stat().st_mode | (0o755 if path.is_dir() else 0o644))
+    sets = [word for setting in SETTINGS for word in ("--set", setting)]
+    command = [sys.executable, "-m", "alexnet_fast.cli", "train", "/mnt/shards", *sets]
+    command += ["--out", "/mnt/volume/run", "--device", "cpu"]
+    contained = ["unshare", "-m", "bash", "-c", CONTAINER, "bash", str(tiny_shards), str(volume), str(user)]
+    for more in (["--set", "epochs=1"], ["--set", "epochs=2", "--resume", "--processes", "2"]):
+        done = subprocess.run([*contained, *command, *more], capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
+    for name in ("figures/curves.png", "checkpoints/best.pt", "result.json"):
+        file = volume / "run" / name
+        assert file.stat().st_uid == user and stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_trained_on(
+    number: int, tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(file: object, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    run = RunFolder(tmp_path / "run")
+    if number == errno.ENOLCK:
+        train(tiny_dataset, load_recipe("2013", [*SETTINGS, "epochs=0.3"]), run.path, device="cpu", quiet=True)
+        assert run.result.exists() and not run.is_running()
+    run.path.mkdir(exist_ok=True)
+    with run.lock():
+        assert run.is_running()
+        with pytest.raises(InUseError, match=rf"in use by process {os.getpid()} on .*or remove .*\.lock"), run.lock():
+            pass
+    assert not run.is_running()
+    (run.path / ".lock").write_text("2147483647 " + os.uname().nodename)  # of a process that is gone
+    with run.lock():
+        pass
+    (run.path / ".lock").write_text("1 another-machine")
+    with pytest.raises(InUseError, match="in use by process 1 on another-machine"), run.lock():
+        pass
+
+
+def test_caches_move_only_where_their_place_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MPLCONFIGDIR", "TRITON_CACHE_DIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    place_caches(tmp_path / "fallback")
+    assert {os.environ.get(name) for name in ("MPLCONFIGDIR", "TRITON_CACHE_DIR")} == {""}
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / "file" / "home"))
+    monkeypatch.setenv("TRITON_CACHE_DIR", "/chosen")
+    place_caches(tmp_path / "fallback")
+    assert os.environ.get("MPLCONFIGDIR") == str(tmp_path / "fallback" / "matplotlib")
+    assert os.environ.get("TRITON_CACHE_DIR") == "/chosen"
+    assert is_writable(tmp_path / "not" / "yet" / "there") and not is_writable(tmp_path / "file" / "there")
+    assert not (tmp_path / "not").exists()
+
+
+def test_too_small_a_disk_is_said_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = 10 * 10**9
+    usage = type("Usage", (), {"free": free})
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: usage)
+    numbers = 60_965_224 - 10_568  # weights of the full network, without biases
+    assert lack_of_room(tmp_path, NETS["167"], 3) is None  # five files of 8 bytes a weight: 2.4 GB
+    told = lack_of_room(tmp_path, NETS["167"], 30)
+    assert (
+        told is not None and f"10 GB are free, and this run's checkpoints need {32 * 8 * numbers / 1e9:.2g} GB" in told
+    )
