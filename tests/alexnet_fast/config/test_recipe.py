@@ -253,7 +253,7 @@ def test_a_part_of_an_epoch_is_a_run() -> None:
 
 @pytest.mark.parametrize(
     ("epochs", "shown"),
-    [(1.0, "1 epoch"), (1.5, "1.5 epochs"), (0.0198464, "0.02 epochs"), (3.0001, "3 epochs"), (1000000.0, "1000000 epochs"),
+    [(1.0, "1 epoch"), (1.5, "1.5 epochs"), (0.0198464, "0.02 epochs"), (3.0001, "3 epochs"),
      (0.0004, "0.0004 epochs")],
 )  # fmt: skip
 def test_epochs_are_told_to_two_digits(epochs: float, shown: str) -> None:
