@@ -10,22 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from alexnet_fast.pipelines.augmentation import Floats
+from alexnet_fast.tools.compilation import compiled_exactly
 from alexnet_fast.tools.crop import CROP
-from alexnet_fast.tools.errors import UserError
-
-try:
-    import numba
-except ImportError as error:  # also where it does not know this numpy yet
-    raise UserError(
-        f"numba cannot be imported ({error}). It compiles the last step of training images on a CPU; "
-        "install it: pip install -U numba."
-    ) from error
 
 ROW = CROP * 3
 """Numbers in a row of a image; known when the loops are compiled, which makes them three times as fast."""
 
 
-@numba.njit(nogil=True)
+@compiled_exactly
 def finish_images(
     pixels: npt.NDArray[np.uint8],
     mirror: npt.NDArray[np.int32],

@@ -136,8 +136,9 @@ class FinishingOnCpu:
     def __init__(self, augmentation: Augmentation, decoding: Decoding, mean: Floats, workbench: Workbench) -> None:
         """mean: (224, 224, 3), or (3,)."""
         from alexnet_fast.pipelines.cpu_kernel import finish_images  # of numba, which a GPU does without
+        from alexnet_fast.tools.compilation import prepare
 
-        self._finish_images = finish_images
+        self._finish_images, self._prepare = finish_images, prepare
         self._augmentation, self._decoding = augmentation, decoding
         self._mean = (np.tile(mean, CROP) if mean.ndim == 1 else mean).reshape(-1, CROP * 3)
         self._workbench = workbench
@@ -156,5 +157,6 @@ class FinishingOnCpu:
         def finish_some(some: slice) -> None:
             self._finish_images(pixels[some], mirrored[some], self._mean, shifts[some], scale, results[some])
 
+        self._prepare(self._finish_images, (pixels, mirrored, self._mean, shifts, scale, results))
         self._workbench.share(finish_some, len(images))
         return torch.from_numpy(images), labels_of(digits)

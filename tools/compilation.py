@@ -45,8 +45,17 @@ def compiled(function: Loop) -> Loop:
 
     The loop is compiled for the types of its arguments by `prepare`, or when it is called with them first.
     """
+    return kept(function, part(function))
+
+
+def compiled_exactly(function: Loop) -> Loop:
+    """`compiled`, each operation rounded as it is written."""
+    return kept(function, numba.njit(nogil=True)(function))
+
+
+def kept(function: Loop, loop: Any) -> Loop:
+    """The loop made of a function, its machine code kept."""
     folder = cache_folder(Path(function.__code__.co_filename).parent)
-    loop: Any = part(function)
     if folder is not None:
         # numba reads the variable when a function is decorated; the user's own functions keep their folder.
         before, CONFIG.CACHE_DIR = CONFIG.CACHE_DIR, str(folder)
@@ -54,8 +63,7 @@ def compiled(function: Loop) -> Loop:
             loop.enable_caching()
         finally:
             CONFIG.CACHE_DIR = before
-    kept: Loop = loop
-    return kept
+    return loop  # type: ignore[no-any-return]
 
 
 def prepare(loop: Any, arguments: Sequence[object]) -> None:
