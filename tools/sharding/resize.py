@@ -37,7 +37,7 @@ class _Parts:
 
 
 @lru_cache(maxsize=1024)
-def _parts(side: int, count: int, kind: type[np.unsignedinteger[Any]]) -> _Parts:
+def _parts(side: int, count: int, kind: str) -> _Parts:
     edges = np.arange(count + 1, dtype=np.int64) * side
     first, last = edges[:-1] // count, -(-edges[1:] // count)
     pixels = first[:, None] + np.arange((last - first).max())
@@ -63,8 +63,8 @@ def average_area(rows: Rows, side: int, size: int) -> Bytes:
         for channel in range(3):
             turned[:, :, channel] = columns[:, :, channel].T
         sums = _sums(turned, parts.pixels, parts.weights)
-        sums += kind(side * side // 2)
-        sums //= kind(side * side)
+        sums += side * side // 2
+        sums //= side * side
         averaged[block] = sums.reshape(size, -1, 3).transpose(1, 0, 2)
     return averaged
 
