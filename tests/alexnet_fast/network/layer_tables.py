@@ -87,7 +87,7 @@ TABLES: dict[str, list[Layer]] = {
     "148": without(NET145, "cmrnorm", "rnorm"),
     "150": [*both(meets=False, conv2=160, fc=4096), FC1000],
     "167": without(NET145, "cmrnorm", "rnorm", where="2"),
-    # Not files of the authors': the paper's text, with one σ, and Caffe's network.  ReLU before the norm, none in a map.
+    # Not files of the authors': the paper's text, with one σ, and Caffe's network.  ReLU before the norm.
     "paper": changed(RELU_FIRST, "conv", init_w=0.01),
     "caffe": RELU_FIRST,
 }
