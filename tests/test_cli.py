@@ -241,7 +241,7 @@ def test_export_and_back(
 def test_info_of_everything(tiny_shards: Path, run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "10 classes" in call(capsys, "info", tiny_shards)[1]
     assert "done after 1 epoch (" in call(capsys, "info", run_folder)[1]
-    assert "training can go on" in call(capsys, "info", run_folder / "checkpoints" / "best.pt")[1]
+    assert "training can be resumed" in call(capsys, "info", run_folder / "checkpoints" / "best.pt")[1]
     assert "train would take" in call(capsys, "info")[1]
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-PLACES: dict[str, tuple[str, tuple[tuple[str | None, str], ...]]] = {
+PLACES: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
     "MPLCONFIGDIR": ("matplotlib", (("XDG_CACHE_HOME", ".cache"), ("XDG_CONFIG_HOME", ".config"))),
-    "TRITON_CACHE_DIR": ("triton", ((None, ".triton"),)),
+    "TRITON_CACHE_DIR": ("triton", (("TRITON_HOME", ".triton"),)),
 }
-"""Variable that moves a library's cache -> its folder's name; where the library keeps it otherwise: the variable that
-names the folder above, and that folder's name in the user's home.  (Compiled loops: see `compilation`.)"""
+"""Variable that moves a library's cache -> its folder's name; the places where the library has it otherwise, each by
+the variable that names it and by its name in the user's home.  (Compiled loops: see `compilation`.)"""
 
 
 def place_caches(fallback: Path) -> None:
@@ -24,15 +24,15 @@ def place_caches(fallback: Path) -> None:
             os.environ[variable] = str(fallback.absolute() / name)
 
 
-def home_of(variable: str | None, name: str) -> Path:
+def home_of(variable: str, name: str) -> Path:
     """The folder that a variable names; without it the one of that name in the user's home, which may not exist."""
-    named = os.environ.get(variable) if variable is not None else None
+    named = os.environ.get(variable)
     return Path(named) if named else Path(os.path.expanduser("~")) / name  # noqa: PTH111 (it raises where no home is)
 
 
 def is_writable(folder: Path) -> bool:
     """Whether files could be made in a folder, which may have to be made itself."""
-    while not folder.exists():
+    while not os.path.exists(folder):  # noqa: PTH110 (False, no error, below a folder that may not be entered)
         if folder.parent == folder:
             return False
         folder = folder.parent

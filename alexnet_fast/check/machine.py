@@ -8,10 +8,10 @@ import shutil
 import socket
 import tempfile
 import time
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from alexnet_fast.check.runner import Check, CheckFailedError, Place, SkippedError
+from alexnet_fast.distributed.machine import installed_version
 from alexnet_fast.tools.cores import processor_name, usable_cores
 
 LEAST = {"torch": (2, 9), "nvidia-dali-cuda120": (2, 4), "numba": (0, 60), "numpy": (1, 26), "pillow": (10, 3)}
@@ -26,9 +26,9 @@ def check_versions(place: Place) -> str:
     found, old = [], []
     for package, least in LEAST.items():
         names = ("nvidia-dali-cuda120", "nvidia-dali-cuda130") if package.startswith("nvidia-dali") else (package,)
-        installed = next((text for name in names if (text := installed_version(name))), None)
+        installed = next((text for name in names if (text := installed_version(name))), "")
         wanted = ".".join(map(str, least))
-        if installed is None:
+        if not installed:
             old.append(f"{package} is not installed, {wanted} is needed")
         elif parts(installed) < least:
             old.append(f"{package} {installed} is older than {wanted}")
@@ -36,14 +36,6 @@ def check_versions(place: Place) -> str:
     if old:
         raise CheckFailedError("; ".join(old))
     return ", ".join(found)
-
-
-def installed_version(package: str) -> str | None:
-    try:
-        found: str = version(package)  # type: ignore[no-untyped-call, unused-ignore]
-        return found
-    except PackageNotFoundError:
-        return None
 
 
 def parts(text: str) -> tuple[int, ...]:

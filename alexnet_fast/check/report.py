@@ -9,7 +9,7 @@ from typing import Any
 
 from alexnet_fast.check.runner import Line
 from alexnet_fast.distributed.machine import describe_machine
-from alexnet_fast.tools import atomic
+from alexnet_fast.tools.atomic import write_text
 
 MARKS = {"pass": "ok", "fail": "FAIL", "skip": "-"}
 
@@ -36,4 +36,4 @@ def in_cell(text: str) -> str:
 def write_report(file: Path, lines: Sequence[dict[str, Any]], seconds: float) -> None:
     """The machine and the lines as JSON."""
     content = {"machine": describe_machine(), "seconds": round(seconds, 1), "lines": list(lines)}
-    atomic.write_text(file, json.dumps(content, indent=2) + "\n")
+    write_text(file, json.dumps(content, indent=2) + "\n")

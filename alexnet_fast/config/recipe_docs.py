@@ -9,7 +9,6 @@ import textwrap
 import types
 import typing
 from dataclasses import dataclass, fields
-from functools import cache
 from typing import Any, Literal
 
 ASSIGNMENT = re.compile(r"(?P<key>\w+)\s*=")
@@ -24,7 +23,6 @@ class KeyDoc:
     """Where the default comes from; "" for the keys that describe the recipe itself."""
 
 
-@cache
 def docs_of(recipe: type) -> dict[str, KeyDoc]:
     """Key -> its docstring in the class, split where "Source:" begins."""
     body = ast.parse(textwrap.dedent(inspect.getsource(recipe))).body[0]
@@ -57,7 +55,6 @@ def comments_of(toml: str) -> dict[str, str]:
     return found
 
 
-@cache
 def types_of(recipe: type) -> dict[str, tuple[type, ...]]:
     """Key -> the types that its values may have."""
     hints = typing.get_type_hints(recipe)
@@ -74,7 +71,6 @@ def types_of(recipe: type) -> dict[str, tuple[type, ...]]:
     return result
 
 
-@cache
 def choices_of(recipe: type) -> dict[str, tuple[Any, ...]]:
     """Key -> its possible values, for keys that have a few."""
     hints = typing.get_type_hints(recipe)

@@ -130,6 +130,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU with 10 GiB free, of which only that is known."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10 * GIB, 80 * GIB))
     monkeypatch.setattr(settings, "machine_key", lambda device: "a machine")
+    monkeypatch.setattr(loaders, "as_device", torch.device)
 
 
 def loader_on_gpu(dataset: Dataset, **choices: Any) -> TrainingLoader:

@@ -101,7 +101,7 @@ STOPS = WAITS + "try:\n    epochs()\nexcept KeyboardInterrupt:\n    print('stopp
 @pytest.mark.parametrize(("ending", "code"), [(LEAVES, 0), (RAISES, 7)])
 def test_a_process_ends_cleanly_in_the_middle_of_an_epoch(tiny_dataset: Dataset, ending: str, code: int) -> None:
     command = [sys.executable, "-c", BEGIN + ending, str(tiny_dataset.folder)]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert (finished.returncode, finished.stderr) == (code, "")
 
 
@@ -143,7 +143,7 @@ def test_a_process_ends_at_once_at_ctrl_c(tiny_dataset: Dataset, caught: bool) -
         for _ in range(20):
             assert process.stdout.readline() == "batch\n"
         process.send_signal(signal.SIGINT)
-        out, errors = process.communicate(timeout=20)
+        out, errors = process.communicate(timeout=120)
     if caught:
         assert process.returncode == 0 and out.endswith("stopped\n") and errors == ""
     else:

@@ -155,7 +155,7 @@ def encode(content: bytes, name: str, options: ImageOptions) -> Encoded:
         raise BadImageError("empty file")
     repairs: list[str] = []
     try:
-        square = _center_square(_decode(content, name, options, repairs), options)
+        pixels = _center_square(_decode(content, name, options, repairs), options)
     except BadImageError:
         raise
     except MemoryError as error:
@@ -166,8 +166,7 @@ def encode(content: bytes, name: str, options: ImageOptions) -> Encoded:
     except Exception as error:  # Pillow's decoders raise whatever a broken file leads them to
         raise BadImageError(_reason(error, content)) from error
     stream = io.BytesIO()
-    square.save(stream, "JPEG", quality=options.quality, subsampling="4:2:0")
-    pixels = np.frombuffer(square.tobytes("raw", "RGB"), np.uint8).reshape(options.size, options.size, 3)
+    Image.fromarray(pixels).save(stream, "JPEG", quality=options.quality, subsampling="4:2:0")
     return Encoded(stream.getvalue(), pixels, "; ".join(repairs))
 
 
@@ -279,8 +278,8 @@ def _orientation(image: Image.Image) -> int:
     return orientation if orientation in UPRIGHT else 1
 
 
-def _center_square(decoded: _Decoded, options: ImageOptions) -> Image.Image:
-    """The center square, upright, `options.size` pixels wide, without metadata.
+def _center_square(decoded: _Decoded, options: ImageOptions) -> npt.NDArray[np.uint8]:
+    """The center square, upright, (size, size, 3).
 
     The square's corner is a whole pixel, so that an image of the right size is cut and not blurred by half a pixel.  It
     is turned when it is small: of a large image there is never a second one in memory.
@@ -295,13 +294,10 @@ def _center_square(decoded: _Decoded, options: ImageOptions) -> Image.Image:
         top = height - side - top
     if side > size and options.filter == "area":
         source = _Decoded(np.asarray(decoded.pixels), turn) if width * height <= SMALL_PIXELS else decoded
-        square = Image.fromarray(
-            average_area(lambda first, last: source.rows(left, top + first, top + last, side), side, size)
-        )
+        square = average_area(lambda first, last: source.rows(left, top + first, top + last, side), side, size)
     elif side == size:
-        square = decoded.image().crop((left, top, left + side, top + side))
+        square = np.asarray(decoded.image().crop((left, top, left + side, top + side)))
     else:
         chosen = FILTERS[options.filter] if side > size else Image.Resampling.BICUBIC
-        square = decoded.image().resize((size, size), chosen, box=(left, top, left + side, top + side))
-    square.info = {}  # Pillow would write a comment found there
-    return square if turn is None else square.transpose(turn)
+        square = np.asarray(decoded.image().resize((size, size), chosen, box=(left, top, left + side, top + side)))
+    return square if turn is None else np.asarray(Image.fromarray(square).transpose(turn))

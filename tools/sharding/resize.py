@@ -2,13 +2,12 @@
 
 Pillow has no such filter for factors that are not whole: its BOX takes or leaves whole pixels (5.6 levels RMS away from
 the true average on ImageNet photos), its BILINEAR and HAMMING blur over twice the area (1.7 and 1.9 levels).  This one
-is the exact average, rounded once.  All sums are whole numbers that float32 and float64 hold exactly, in whatever order
-they are added: the pixels are the same on every machine.
+is the exact average, rounded once, in whole numbers: the pixels are the same on every machine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -20,8 +19,11 @@ Bytes = npt.NDArray[np.uint8]
 Rows = Callable[[int, int], Bytes]
 """(first, last) -> (last - first, side, 3) pixels of these rows of the square."""
 
-BLOCK = 1 << 16
-"""Values that are summed at a time: as many floats as a core's cache holds."""
+BLOCK = 1 << 17
+"""Values that are summed at a time: as many as a core's cache holds."""
+
+FEWEST_ROWS = 8
+"""Rows of the result that are made at a time, of large images."""
 
 
 @dataclass(frozen=True)
@@ -30,55 +32,48 @@ class _Parts:
 
     pixels: npt.NDArray[np.intp]
     """(count, taps)"""
-    weights: npt.NDArray[np.float32]
+    weights: npt.NDArray[Any]
     """(count, taps): whole numbers, at most `count`; each row sums to the side's pixels."""
 
 
 @lru_cache(maxsize=1024)
-def _parts(side: int, count: int) -> _Parts:
+def _parts(side: int, count: int, kind: type[np.unsignedinteger[Any]]) -> _Parts:
     edges = np.arange(count + 1, dtype=np.int64) * side
     first, last = edges[:-1] // count, -(-edges[1:] // count)
     pixels = first[:, None] + np.arange((last - first).max())
     covered = np.minimum(edges[1:, None], (pixels + 1) * count) - np.maximum(edges[:-1, None], pixels * count)
-    return _Parts(np.minimum(pixels, side - 1).astype(np.intp), np.maximum(covered, 0).astype(np.float32))
+    return _Parts(np.minimum(pixels, side - 1).astype(np.intp), np.maximum(covered, 0).astype(kind))
 
 
 def average_area(rows: Rows, side: int, size: int) -> Bytes:
     """The square of `side` pixels, averaged down to (size, size, 3); size <= side < 2^16, size <= 4096.
 
-    Besides what `rows` returns it holds 12 · size · side bytes.
+    It asks for the rows in order, a few at a time, and holds no more than these.
     """
-    # Sums over a column's part are at most 255 · side < 2^24, over both directions at most 255 · side² < 2^53.
-    columns = np.empty((size, side, 3), np.float32)
-    for first, last, block in _blocks(side, size, 3 * side):
-        _sum_parts(rows(first, last).reshape(last - first, -1), first, side, columns.reshape(size, -1), block)
-    sums = np.empty((size, 3 * size), np.float64)
-    for first, last, block in _blocks(side, size, 3 * size):
-        turned = np.empty((last - first, size, 3), np.float64)
+    # What is summed is at most 255 · side · side, and half of a divisor is added for rounding.
+    kind: Any = np.uint32 if side < 4096 else np.uint64
+    parts = _parts(side, size, kind)
+    averaged = np.empty((size, size, 3), np.uint8)
+    step = max(FEWEST_ROWS, BLOCK * size // (3 * side * side))
+    for begin in range(0, size, step):
+        block = slice(begin, min(begin + step, size))
+        first, last = int(parts.pixels[block][0, 0]), int(parts.pixels[block][-1, -1]) + 1
+        columns = _sums(rows(first, last), parts.pixels[block] - first, parts.weights[block]).reshape(-1, side, 3)
+        turned = np.empty((side, len(columns), 3), kind)
         for channel in range(3):
-            turned[:, :, channel] = columns[:, first:last, channel].T
-        _sum_parts(turned.reshape(last - first, -1), first, side, sums, block)
-    sums += side * side // 2
-    sums /= side * side  # correctly rounded, so that what is below a whole number stays below it
-    return np.ascontiguousarray(sums.astype(np.uint8).reshape(size, size, 3).transpose(1, 0, 2))
+            turned[:, :, channel] = columns[:, :, channel].T
+        sums = _sums(turned, parts.pixels, parts.weights)
+        sums += kind(side * side // 2)
+        sums //= kind(side * side)
+        averaged[block] = sums.reshape(size, -1, 3).transpose(1, 0, 2)
+    return averaged
 
 
-def _blocks(side: int, count: int, width: int) -> Iterator[tuple[int, int, slice]]:
-    """(first pixel, one behind the last, parts): parts that are summed together, of rows of `width` values."""
-    pixels = _parts(side, count).pixels
-    step = max(1, BLOCK * count // (side * width))
-    for begin in range(0, count, step):
-        end = min(begin + step, count)
-        yield int(pixels[begin, 0]), int(pixels[end - 1, -1]) + 1, slice(begin, end)
-
-
-def _sum_parts(
-    rows: npt.NDArray[Any], first: int, side: int, sums: npt.NDArray[np.floating[Any]], block: slice
-) -> None:
-    """Weighted sums of rows, which begin at pixel `first`, into sums[block].
+def _sums(rows: npt.NDArray[Any], pixels: npt.NDArray[np.intp], weights: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Weighted sums of rows: (n, …) of which row pixels[p, t] counts weights[p, t] times in part p -> (parts, values).
 
     By einsum, since a matrix product may begin threads, which wait for each other where other workers are busy.
     """
-    parts = _parts(side, len(sums))
-    taps = np.take(rows, parts.pixels[block] - first, axis=0).astype(sums.dtype, copy=False)
-    np.einsum("pt,ptv->pv", parts.weights[block].astype(sums.dtype, copy=False), taps, out=sums[block])
+    taps = rows.reshape(len(rows), -1).take(pixels, axis=0).astype(weights.dtype, copy=False)
+    sums: npt.NDArray[Any] = np.einsum("pt,ptv->pv", weights, taps)
+    return sums

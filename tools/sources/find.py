@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from alexnet_fast.tools.sources.ilsvrc import (
 )
 from alexnet_fast.tools.sources.label_files import LabelFiles
 from alexnet_fast.tools.sources.parquet import find_parquet
+from alexnet_fast.tools.sources.sample_labels import WNID
 from alexnet_fast.tools.sources.samples import has_companions
 from alexnet_fast.tools.sources.shards import find_shards, is_manifest
 from alexnet_fast.tools.sources.splits import said
@@ -34,8 +36,8 @@ from alexnet_fast.tools.sources.table import ClassName, ImageTable, Location, So
 from alexnet_fast.tools.sources.tar_index import ScanCache
 from alexnet_fast.tools.sources.validation_split import check_fraction, draw_validation
 from alexnet_fast.tools.sources.webdataset import find_webdataset
-from alexnet_fast.tools.storage.filesystem import absolute, join
-from alexnet_fast.tools.storage.output import Output
+from alexnet_fast.tools.storage.filesystem import absolute, join, list_folder
+from alexnet_fast.tools.storage.output import WORK, Output
 
 __all__ = ["KINDS", "ClassName", "ImageTable", "Location", "Source", "find_source", "read_bytes"]
 
@@ -197,8 +199,14 @@ def first_level(contents: Contents) -> dict[str, bool]:
 def detect(contents: Contents, names: dict[str, bool], wishes: Wishes) -> str:
     """The kind of source; UsageError where it can be read as two."""
     root, tree = contents.root, contents.tree
-    if b"" in tree.manifests and contents.tars and is_manifest(join(root, MANIFEST)):
-        return "shards"
+    if b"" in tree.manifests and contents.tars:
+        if is_manifest(join(root, MANIFEST)):
+            return "shards"
+        if WORK in list_folder(root):
+            raise UsageError(
+                f"{root}: holds shards of alexnet-fast that are not finished. Run the command that began them "
+                "again, which finishes them, or give the source of these."
+            )
     if not wishes.splits and not wishes.labels:
         if is_ilsvrc2012(names) and not split_in_folders(contents, names) and not unlike_the_challenge(contents):
             return "ilsvrc2012"
@@ -231,6 +239,9 @@ def split_in_folders(contents: Contents, names: dict[str, bool]) -> bool:
     folders |= {path.split(b"/")[0] for path in contents.tree.data if b"/" in path and is_tar(path)}
     said_splits = {what.split for folder in folders if folder and (what := said(folder)) and not what.rest}
     missing = {split for split, tar in TARS_2012.items() if tar not in names}
+    wnids = any(re.fullmatch(WNID, text(part)) for path in contents.tree.images for part in path.split(b"/"))
+    if "train" in missing and wnids:
+        return True
     # The train split as class tars in train/ is what the train tar unpacks to.
     return bool(missing & said_splits) and not (missing == {"train"} and class_tars(contents.root, names))
 

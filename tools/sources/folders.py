@@ -328,6 +328,11 @@ def build(
     if grouping.contradictions:
         images = counted(grouping.contradictions, "validation image")
         warnings.append(f"The names of {images} say another class than the challenge's labels; the names count.")
+    above = {entry.name.partition("/")[0] if "/" in entry.name else "" for entry in made.classes}
+    if class_list is None and len(above) == 1 and above != {""}:
+        notes.append(
+            f"The name of every class begins with {min(above)}/: give that folder as SOURCE for shorter names."
+        )
     known = sum(entry.name in classes_by_wnid() for entry in made.classes)
     if class_list is None and 1 < known < 1000 and known == len(made.classes):
         notes.append(f"{known:,} of ImageNet's 1,000 classes; --classes imagenet keeps the indices of the 1,000.")

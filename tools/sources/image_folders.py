@@ -25,7 +25,7 @@ from alexnet_fast.tools.sources.splits import Path, is_without_classes, said
 from alexnet_fast.tools.sources.table import Location, read_bytes
 from alexnet_fast.tools.sources.tar_index import NOWHERE, Listing
 from alexnet_fast.tools.sources.tree import Tree, foreign_kind
-from alexnet_fast.tools.storage.filesystem import is_url, join
+from alexnet_fast.tools.storage.filesystem import is_url, join, read_range
 
 HEAD = 512
 """Bytes of a file that are looked at where its name does not say what it is."""
@@ -172,16 +172,18 @@ def account_files(root: str, files: Iterable[bytes], accounts: Accounts, reason:
     """Files that are not used and may be data: archives, unread formats, and images by their content."""
     for path in files:
         name = path.rpartition(b"/")[2]
-        if could_be_data(name) or is_url(root) or holds_data(join(root, path.decode("utf-8", "surrogateescape"))):
+        if could_be_data(name) or holds_data(join(root, path.decode("utf-8", "surrogateescape"))):
             accounts.add(text(path), 1, reason(name))
 
 
 def holds_data(path: str) -> bool:
     """Whether a file begins like an image or an archive, or cannot be read."""
     try:
+        if is_url(path):
+            return looks_like_data(read_range(path, 0, HEAD))
         with FilePath(path).open("rb", buffering=0) as file:
             return looks_like_data(file.read(HEAD))
-    except OSError:
+    except (OSError, UserError):
         return True
 
 

@@ -22,10 +22,10 @@ DAMAGED = b"\0"
 
 
 def split_member(name: bytes) -> tuple[bytes, bytes]:
-    """A member's key and component; the component is empty where the base name has no dot."""
-    start = name.rfind(b"/") + 1
+    """A member's key and component; the component is empty where the base name has no dot, or begins with it."""
+    start = max(name.rfind(b"/"), name.rfind(b".tar!") + 4 if b".tar!" in name else -1) + 1
     dot = name.find(b".", start)
-    key, component = (name, b"") if dot < 0 else (name[:dot], name[dot + 1 :].lower())
+    key, component = (name, b"") if dot <= start else (name[:dot], name[dot + 1 :].lower())
     return key.removeprefix(b"./"), component
 
 

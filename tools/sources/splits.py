@@ -114,6 +114,7 @@ class SplitFinder:
         outside = [folder for folder, node in nodes.items() if node is None and folder]
         if not splits:
             self.check_same_names()
+            self.check_unlike_siblings()
             return {folder: Assignment("train", folder) for folder in self.folders}
         if self.classes_hold_splits(nodes, outside):
             return {
@@ -209,6 +210,22 @@ class SplitFinder:
             f"`--split {split}={names[0]}` uses nothing else; `--split train=. --split {split}={names[0]}` takes the "
             "rest for the train split; `--split train=.` makes all of them classes",
         )
+
+    def check_unlike_siblings(self) -> None:
+        """Refuse a flat folder with a split in its name beside folders of classes: `val_large` beside `data_large`."""
+        for parent, names in self.children.items():
+            holders = sorted(name for name in names if (*parent, name) in self.children)
+            flat = sorted(name for name in names if (*parent, name) not in self.children)
+            for name in flat if holders else []:
+                what = said(name)
+                if what:
+                    mine, beside = shown((*parent, name)), few([shown((*parent, holder)) for holder in holders])
+                    raise ambiguous(
+                        self.root,
+                        f"{mine} is the {what.split} split by its name, and {beside} holds the classes of train",
+                        f"{mine} is one class, beside those in {beside}",
+                        f"--split train={shown((*parent, holders[0]))} --split {what.split}={mine}, or --split train=.",
+                    )
 
     def check_same_names(self) -> None:
         """Refuse classes of the same names under two parents, which may be splits by names that say none."""

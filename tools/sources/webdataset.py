@@ -12,11 +12,13 @@ from alexnet_fast.tools.errors import UsageError
 from alexnet_fast.tools.messages import counted, few
 from alexnet_fast.tools.sources.classes import ClassList, LabelCounts, class_name, make_classes
 from alexnet_fast.tools.sources.file_names import imagenet_index
-from alexnet_fast.tools.sources.foreign import text
+from alexnet_fast.tools.sources.foreign import could_be_data, is_foreign, text
 from alexnet_fast.tools.sources.image_folders import Accounts
 from alexnet_fast.tools.sources.imagenet import imagenet_classes
 from alexnet_fast.tools.sources.sample_labels import UNLABELED
+from alexnet_fast.tools.sources.sample_members import is_image_component, split_member
 from alexnet_fast.tools.sources.samples import (
+    Sample,
     image_of,
     label_of_sample,
     samples_of,
@@ -60,6 +62,17 @@ def split_by_name(root: str, tars: Sequence[str]) -> dict[str, str]:
     return {tar: split or "train" for split, named in by_split.items() for tar in named}
 
 
+def is_beside(member: bytes, found: Mapping[bytes, Sample]) -> bool:
+    """Whether a member may be data, but is neither a sample's image nor what belongs to one (a mask, an array)."""
+    name = member.rpartition(b"/")[2]
+    if not could_be_data(name.lstrip(b".")) or any(map(is_foreign, member.split(b"/"))):
+        return False
+    key, component = split_member(member)
+    if is_image_component(component):
+        return False  # in the samples
+    return key not in found or not found[key].images
+
+
 class _Collected:
     """What comes together over the tars."""
 
@@ -76,7 +89,10 @@ class _Collected:
     def add_tar(self, split: str, container: int, tar: str, listing: Listing, with_texts: bool) -> None:
         path = join(self.root, tar)
         unlabeled, spare, lost = [], Counter[str](), []
-        for key, sample in samples_of(listing).items():
+        found = samples_of(listing)
+        beside = [text(name) for name in listing.names if is_beside(name, found)]
+        self.accounts.add(tar, len(beside), f"members that may be data and are not read ({few(beside)})")
+        for key, sample in found.items():
             lost += [text(listing.names[row]) for row in sample.lost]
             if not sample.images:
                 self.num_bare_labels += bool(sample.labels and not sample.lost)

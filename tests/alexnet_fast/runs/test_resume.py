@@ -162,8 +162,9 @@ def test_the_middle_of_an_epoch_moves_to_other_processes(
 
 
 def test_telemetry_on_a_full_disk_says_so_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
     telemetry = Telemetry(RunFolder(tmp_path), Schedule(load_recipe("2013"), 10), first_step=0)
+    telemetry.metrics.close()
+    telemetry.metrics = Path("/dev/full").open("a", encoding="utf-8")  # noqa: SIM115 (closed with the telemetry)
     telemetry.event(1, "first")
     telemetry.event(2, "second")
     telemetry.close()

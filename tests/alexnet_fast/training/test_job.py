@@ -32,6 +32,7 @@ def job_of(dataset: Dataset, cache_decoded: CacheSize | None) -> Job:
 
 
 def kept_mib(dataset: Dataset, asked: CacheSize | None, free: int, monkeypatch: pytest.MonkeyPatch) -> float:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 80 * GIB))
     return make_loader(Mesh(), CUDA, job_of(dataset, asked), BF16).memory.kept / MIB
 

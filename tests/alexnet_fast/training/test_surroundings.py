@@ -108,7 +108,7 @@ def test_caches_move_only_where_their_place_cannot_be_written(tmp_path: Path, mo
         monkeypatch.setenv(name, "")
     monkeypatch.setenv("HOME", str(tmp_path))
     place_caches(tmp_path / "fallback")
-    assert not any(map(os.environ.get, ("MPLCONFIGDIR", "TRITON_CACHE_DIR")))
+    assert {os.environ.get(name) for name in ("MPLCONFIGDIR", "TRITON_CACHE_DIR")} == {""}
     (tmp_path / "file").touch()
     monkeypatch.setenv("HOME", str(tmp_path / "file" / "home"))
     monkeypatch.setenv("TRITON_CACHE_DIR", "/chosen")

@@ -208,6 +208,7 @@ def test_a_cut_checkpoint_falls_back_to_the_one_before(unbroken: Path, tiny_data
     shutil.copytree(unbroken, run)
     newest = saved_checkpoints(run / "checkpoints")[-1]
     newest.write_bytes(newest.read_bytes()[:1000])
+    (run / "checkpoints" / "best.pt").unlink()
     train(tiny_dataset, small_recipe(), run, device="cpu", resume=True, quiet=True)
     assert same_weights(run, unbroken)
     events = [line["event"] for line in RunFolder(run).read_metrics() if line["kind"] == "event"]
@@ -259,12 +260,12 @@ def test_weights_that_the_last_step_made_infinite_are_no_result(
 
     with monkeypatch.context() as patch:
         patch.setattr(TrainingStep, "drain", ruin)
-        patch.setattr("alexnet_fast.training.trainer.evaluate", lambda *_, **__: EvaluationResult(30, 1.0, 0.5, 0.1))
+        patch.setattr("alexnet_fast.training.evaluator.evaluate", lambda *_, **__: EvaluationResult(30, 1.0, 0.5, 0.1))
         with pytest.raises(DivergedError, match=r"infinite numbers in fc8.weight.*one after step 14\..*To try"):
             train(tiny_dataset, small_recipe("epochs=2"), run, device="cpu", resume=True, quiet=True)
     with monkeypatch.context() as patch:
         patch.setattr(TrainingStep, "drain", ruin)
-        with pytest.raises(DivergedError, match="loss of the validation split is NaN"):
+        with pytest.raises(DivergedError, match="loss of the val split is NaN"):
             train(tiny_dataset, small_recipe("epochs=2"), run, device="cpu", resume=True, quiet=True)
     assert step_of(saved_checkpoints(run / "checkpoints")[-1]) == 14
     assert load_checkpoint(run / "checkpoints" / "best.pt").step == 14

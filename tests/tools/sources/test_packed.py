@@ -173,6 +173,13 @@ def test_our_own_shards(tmp_path: Path) -> None:
         find_source(tmp_path / "first")
 
 
+def test_unfinished_shards_are_refused(tmp_path: Path) -> None:
+    sample = tar_bytes({"a.jpg": b"", "a.cls": b"00000", "b.jpg": b"", "b.cls": b"00001"})
+    write_files(tmp_path, {"train-000000.tar": sample, ".sharding/identity.json": b"{}"})
+    with pytest.raises(UsageError, match="holds shards of alexnet-fast that are not finished"):
+        find_source(tmp_path)
+
+
 def test_shards_inside_another_source_are_no_part_of_it(tmp_path: Path) -> None:
     write_files(tmp_path / "in", {f"{name}/{i}.jpg": jpeg(i) for name in ("cat", "dog") for i in range(2)})
     run(tmp_path / "in", tmp_path / "in" / "shards")

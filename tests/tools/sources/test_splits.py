@@ -70,6 +70,8 @@ def test_what_a_name_says(name: str, split: str | None) -> None:
         ("my_test_data/train", "my_test_data/dev", "val"),
         ("a/train", "b/valid", "val"),
         ("train_1", "eval", "val"),
+        ("seg_train/seg_train", "seg_test/seg_test", "test"),
+        ("Training", "Testing", "test"),
     ],
 )
 def test_splits_by_meaning(tmp_path: Path, train: str, other: str, split: str) -> None:
@@ -101,6 +103,8 @@ def test_numbered_folders_of_one_split(tmp_path: Path) -> None:
         ("a/train/x", "b/train/x", "b/val/x"),
         ("test_data/train/x", "test_data/train/y"),
         ("train/animals", "train/animals/cat", "train/animals/dog"),
+        ("data_large/abbey", "data_large/beach", "val_large"),
+        ("xray/train/a", "xray/test/a", "xray/xray/train/a", "xray/xray/test/a"),
     ],
 )
 def test_two_readings_are_refused(tmp_path: Path, folders: tuple[str, ...]) -> None:
@@ -155,6 +159,15 @@ def test_validation_images_say_their_split(tmp_path: Path) -> None:
     source = find_source(tmp_path)
     assert counts(source) == {"train": 6, "val": 3}
     assert [(entry.place, entry.count) for entry in source.unused] == [("stuff", 1)]
+
+
+@pytest.mark.parametrize("train", ["", "train/"])
+def test_the_validation_tar_beside_unpacked_classes(tmp_path: Path, train: str) -> None:
+    wnids = [imagenet_classes()[label].wnid for label in validation_labels()[:3]]
+    val = tar_bytes({f"ILSVRC2012_val_{i:08d}.JPEG": b"" for i in range(1, 4)})
+    write_files(tmp_path, tree(*(train + wnid for wnid in wnids)) | {"ILSVRC2012_img_val.tar": val})
+    source = find_source(tmp_path)
+    assert counts(source) == {"train": 6, "val": 3} and not source.unused
 
 
 def test_validation_images_among_others_are_refused(tmp_path: Path) -> None:

@@ -93,6 +93,16 @@ def test_what_is_not_used_is_mentioned(tmp_path: Path) -> None:
     ]
 
 
+def test_data_that_is_in_no_sample_is_mentioned(tmp_path: Path) -> None:
+    """An array in place of an image, a hidden image, an archive; an array beside an image belongs to it."""
+    tar = {f"{i}.{end}": b"%d" % i for i in range(2) for end in ("jpg", "cls")} | {"0.npy": b"features"}
+    tar |= {"5.npy": b"x", "5.cls": b"1", ".6.jpg": b"x", "d/.7.jpg": b"y", "more.zip": b"PK"}
+    source = find_source(write_files(tmp_path, {"0.tar": tar_bytes(tar)}))
+    assert len(source.table) == 2
+    (entry,) = source.unused
+    assert entry.count == 4 and "'5.npy', '.6.jpg', 'd/.7.jpg'" in entry.reason
+
+
 def test_links_and_what_has_no_bytes(tmp_path: Path) -> None:
     tar = tar_of(
         [
