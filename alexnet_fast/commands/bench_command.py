@@ -324,7 +324,7 @@ def show_table(title: str, rows: Sequence[Measurement]) -> None:
 
 
 def check_can_be_written(file: Path) -> None:
-    """UserError where `write_json` could not write there: told before anything is measured."""
+    """UserError where `write_json` could not write there: to be known before anything is measured."""
     folder = file.absolute().parent
     if not folder.is_dir():
         raise UsageError(f"--json {file}: there is no folder {folder}; make it first.")

@@ -70,7 +70,7 @@ def command(
     place = use_device(device)
     chosen = choose_precision(place, precision)
     for path in checkpoints:
-        resolve_checkpoint(path)  # a folder that holds none is told before the data is asked for
+        resolve_checkpoint(path)  # before the data is read
     dataset = Dataset.load(data)
     nets = [load_trained(path, place, chosen) for path in checkpoints]
     names, first = [entry.name for entry in dataset.classes], nets[0].checkpoint

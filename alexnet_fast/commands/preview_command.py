@@ -29,4 +29,4 @@ def command(data: str, out: str) -> None:
         draw_preview(dataset, Path(out))
     except KeyboardInterrupt as error:
         raise UserError("Stopped; nothing was written.") from error
-    click.echo(f"{out}: look at it.")
+    click.echo(f"Wrote {out}.")

@@ -52,7 +52,7 @@ def command(data: str, decode: bool, workers: int | None) -> None:
     how = "every image decoded" if decode else "images not decoded, which --decode does"
     click.echo(f"{counted(num_shards, 'shard')}, {human_bytes(total)}, read in {seconds:.1f} s ({how}).")
     if not problems:
-        click.echo("All is as the manifest says.")
+        click.echo("Everything matches the manifest.")
         return
     for problem in problems:
         click.echo(f"  {problem.file}: {problem.what}")

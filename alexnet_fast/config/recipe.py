@@ -299,8 +299,9 @@ class Recipe:
 
 
 def counted_epochs(epochs: float) -> str:
-    """1 epoch, 1.5 epochs"""
-    return f"{epochs:g} epoch{'s'[: epochs != 1]}"
+    """1 epoch, 1.5 epochs, 0.02 epochs"""
+    shown = f"{round(epochs, 2):.12g}" if epochs >= 0.01 else f"{epochs:.1g}"
+    return f"{shown} epoch{'s'[: shown != '1']}"
 
 
 def recipe_names() -> list[str]:

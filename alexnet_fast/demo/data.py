@@ -194,7 +194,7 @@ def draw_dataset(folder: Path, data: DemoData, progress: Callable[[int], None] =
     """Write train/<class>/<class>_0000.JPEG, … and val/… below `folder`, which appears when all is there.
 
     The last training image of the first class is cut short, as a broken download would be.  A image depends on
-    `data.seed`, its split, class and number alone.  progress: is told of each image drawn.
+    `data.seed`, its split, class and number alone.  progress: called with 1 after each image.
     """
     with atomic.making_folder(folder) as partial:
         for split, count in (("train", data.num_train), ("val", data.num_val)):

@@ -67,7 +67,7 @@ def run_demo(folder: Path, say: Callable[[str], None], *, device: str | None = N
     from alexnet_fast.distributed.devices import choose_device
     from alexnet_fast.training.run import train
 
-    choose_device(device)  # a device that is not there is told before anything is drawn
+    choose_device(device)  # UsageError before anything is drawn
     seconds: dict[str, float] = {}
     try:
         take(folder)

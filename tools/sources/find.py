@@ -102,7 +102,7 @@ def find_source(
         return draw_validation(source, val_fraction, seed)
     if "val" not in source.splits:
         there = " and ".join(source.splits)
-        note = f"No validation split: only {there} is sharded (--val-fraction draws one out of train)."
+        note = f"No validation split: there is only {there} (--val-fraction draws one from train)."
         return replace(source, notes=(*source.notes, note))
     return source
 

@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_fast.config.recipe import FOLDER, Recipe, key_docs, key_sources, load_recipe, recipe_from, recipe_names
+from alexnet_fast.config.recipe import (
+    FOLDER,
+    Recipe,
+    counted_epochs,
+    key_docs,
+    key_sources,
+    load_recipe,
+    recipe_from,
+    recipe_names,
+)
 from alexnet_fast.config.schedule import Rates, Schedule
 from alexnet_fast.network.model import NETS, Architecture
 from alexnet_fast.tools.errors import UsageError
@@ -240,3 +249,12 @@ def test_rates_scale_with_the_batch_after_a_warm_up() -> None:
 def test_a_part_of_an_epoch_is_a_run() -> None:
     schedule = Schedule(load_recipe("2013", ["epochs=1.5"]), 10)
     assert (schedule.num_steps, schedule.num_epochs) == (15, 2)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "shown"),
+    [(1.0, "1 epoch"), (1.5, "1.5 epochs"), (0.0198464, "0.02 epochs"), (3.0001, "3 epochs"),
+     (0.0004, "0.0004 epochs")],
+)  # fmt: skip
+def test_epochs_are_told_to_two_digits(epochs: float, shown: str) -> None:
+    assert counted_epochs(epochs) == shown
