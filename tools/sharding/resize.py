@@ -51,7 +51,7 @@ def average_area(rows: Rows, side: int, size: int) -> Bytes:
     It asks for the rows in order, a few at a time, and holds no more than these.
     """
     # What is summed is at most 255 · side · side, and half of a divisor is added for rounding.
-    kind: Any = np.uint32 if side < 4096 else np.uint64
+    kind = "uint32" if side < 4096 else "uint64"
     parts = _parts(side, size, kind)
     averaged = np.empty((size, size, 3), np.uint8)
     step = max(FEWEST_ROWS, BLOCK * size // (3 * side * side))
