@@ -52,7 +52,8 @@ def measure_layers(
     numbers_before = 3 * architecture.image_size**2 * batch_size
     whole = statistics.median(rounds.step)
     rows = []
-    for part, back in rounds.back.items():
+    for part in (*rounds.sizes, "loss", "update"):
+        back = rounds.back[part]
         forward = rounds.forward.get(part, [0.0] * len(back))
         both = [one + other for one, other in zip(forward, back, strict=True)]
         # Back there are two products, for the maps and for the weights; for conv1 only the latter.

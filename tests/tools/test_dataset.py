@@ -155,12 +155,13 @@ def test_a_manifest_of_version_1_is_read(folder: Path, capsys: pytest.CaptureFix
     content = json.loads((folder / "dataset.json").read_text())
     content["version"] = 1
     content["options"]["picture"] = content["options"].pop("image_options")
-    del content["options"]["picture"]["damaged"]
+    del content["options"]["picture"]["damaged"], content["files"]["_info.json"]
     for holder in (content, content["accounting"]):
         holder["left_out"] = holder.pop("skipped")
     content["checksum"] = manifest_checksum(content)
     (folder / "dataset.json").write_text(json.dumps(content))
-    assert Dataset.load(folder).to_json() == before.to_json()
+    hashes = {name: value for name, value in before.file_hashes.items() if name != "_info.json"}
+    assert Dataset.load(folder).to_json() == replace(before, file_hashes=hashes).to_json()
     code, output = call(capsys, "verify", folder)
     assert code == 0, output
 

@@ -37,7 +37,7 @@ class _Parts:
 
 
 @lru_cache(maxsize=1024)
-def _parts(side: int, count: int, kind: type[np.unsignedinteger[Any]]) -> _Parts:
+def _parts(side: int, count: int, kind: str) -> _Parts:
     edges = np.arange(count + 1, dtype=np.int64) * side
     first, last = edges[:-1] // count, -(-edges[1:] // count)
     pixels = first[:, None] + np.arange((last - first).max())
@@ -51,7 +51,7 @@ def average_area(rows: Rows, side: int, size: int) -> Bytes:
     It asks for the rows in order, a few at a time, and holds no more than these.
     """
     # What is summed is at most 255 · side · side, and half of a divisor is added for rounding.
-    kind: Any = np.uint32 if side < 4096 else np.uint64
+    kind = "uint32" if side < 4096 else "uint64"
     parts = _parts(side, size, kind)
     averaged = np.empty((size, size, 3), np.uint8)
     step = max(FEWEST_ROWS, BLOCK * size // (3 * side * side))
@@ -63,8 +63,8 @@ def average_area(rows: Rows, side: int, size: int) -> Bytes:
         for channel in range(3):
             turned[:, :, channel] = columns[:, :, channel].T
         sums = _sums(turned, parts.pixels, parts.weights)
-        sums += kind(side * side // 2)
-        sums //= kind(side * side)
+        sums += side * side // 2
+        sums //= side * side
         averaged[block] = sums.reshape(size, -1, 3).transpose(1, 0, 2)
     return averaged
 

@@ -11,7 +11,7 @@ from alexnet_fast.tools.compilation import compiled, part
 
 F32 = np.float32
 U32 = np.uint32
-BLOCK = 4096
+BLOCK = 1024
 """Numbers of the update at a time: what it computes in between stays in the nearest cache."""
 STRIDE = 4
 """Of conv1."""
@@ -23,19 +23,18 @@ def update(w, v, g, working, first, last, slope, fade, momentum, copied):
 
     w, v: float32; g and working: float32, or bfloat16 as uint16.
     """
-    change = np.empty(BLOCK, F32)
+    room = np.empty(BLOCK, F32)
     for start in range(first, last, BLOCK):
         stop = min(start + BLOCK, last)
         ws, vs = w[start:stop], v[start:stop]
-        widen(g[start:stop], change[: stop - start])
+        widen(g[start:stop], room[: stop - start])
         for i in range(stop - start):
-            change[i] = momentum * vs[i] - slope * change[i] - fade * ws[i]
-        for i in range(stop - start):
-            vs[i] = change[i]
-        for i in range(stop - start):
-            ws[i] += change[i]
+            change = momentum * vs[i] - slope * room[i] - fade * ws[i]
+            vs[i] = change
+            ws[i] += change
+            room[i] = ws[i]
         if copied:
-            narrow(ws, working[start:stop])
+            narrow(room, working[start:stop])
 
 
 @compiled

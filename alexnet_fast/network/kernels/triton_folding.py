@@ -10,8 +10,6 @@ import triton.language as tl
 
 SIDE = 4
 """Pixels on a side of a square."""
-SQUARES = 32
-"""Squares of a program."""
 
 
 def fold(images: torch.Tensor, cells: int, dtype: torch.dtype) -> torch.Tensor:
@@ -21,27 +19,28 @@ def fold(images: torch.Tensor, cells: int, dtype: torch.dtype) -> torch.Tensor:
     images = images.contiguous(memory_format=torch.channels_last)
     folded = torch.empty(num, cells, cells, numbers, dtype=dtype, device=images.device)
     if num:
-        squares = num * cells * cells
-        sizes = (squares, cells, height, width, colors, numbers)
-        fold_kernel[(triton.cdiv(squares, SQUARES),)](
-            images, folded, *sizes, SIDE, SQUARES, triton.next_power_of_2(numbers)
-        )
+        along = cells * SIDE * colors
+        sizes = (cells, height, width * colors, SIDE * colors, along)
+        fold_kernel[(num * cells * SIDE,)](images, folded, *sizes, SIDE, triton.next_power_of_2(along))
     return folded.permute(0, 3, 1, 2)
 
 
 @triton.jit
 def fold_kernel(
-    images_pointer, folded_pointer, squares, cells, height, width, colors: tl.constexpr, numbers: tl.constexpr,
-    SIDE: tl.constexpr, SQUARES: tl.constexpr, COLUMNS: tl.constexpr,
+    images_pointer, folded_pointer, cells, height, row_numbers, part: tl.constexpr, along,
+    SIDE: tl.constexpr, NUMBERS: tl.constexpr,
 ):  # fmt: skip
-    square = tl.program_id(0) * SQUARES + tl.arange(0, SQUARES)[:, None]
-    number = tl.arange(0, COLUMNS)[None, :]
-    there = (square < squares) & (number < numbers)
-    along = number % (SIDE * colors)  # of a square's row: its pixels' colors
-    row = square // cells % cells * SIDE + number // (SIDE * colors)
-    column = square % cells * SIDE + along // colors
-    pixel = ((square // (cells * cells)).to(tl.int64) * height + row) * width + column
+    """A program takes one row of pixels: it lies in memory as it is read, 16 bytes at a time.
+
+    `row_numbers` of an image's row; `part`: those of a square's row; `along`: those that the squares' rows take.
+    """
+    program = tl.program_id(0)
+    row = program % (cells * SIDE)
+    number = tl.arange(0, NUMBERS)
     # Beyond the right and bottom edge there are zeros.
-    inside = there & (row < height) & (column < width)
-    x = tl.load(images_pointer + pixel * colors + along % colors, mask=inside, other=0.0)
-    tl.store(folded_pointer + square.to(tl.int64) * numbers + number, x.to(folded_pointer.dtype.element_ty), mask=there)
+    inside = (number < row_numbers) & (row < height)
+    source = ((program // (cells * SIDE)).to(tl.int64) * height + row) * row_numbers + number
+    x = tl.load(images_pointer + source, mask=inside, other=0.0)
+    first = (program // SIDE).to(tl.int64) * along * SIDE + row % SIDE * part
+    place = first + number // part * (part * SIDE) + number % part
+    tl.store(folded_pointer + place, x.to(folded_pointer.dtype.element_ty), mask=number < along)

@@ -79,6 +79,7 @@ def both(**widths: object) -> list[Layer]:
 
 FC1000 = Layer("fc8a", "fc", ("hs2a", "hs2b"), 1000, init_w=0.01)
 NET145 = [*both(), FC1000]
+RELU_FIRST = changed(changed(without(NET145, "rnorm"), "conv1", neuron="relu"), "pool1", neuron="")
 TABLES: dict[str, list[Layer]] = {
     "145": NET145,
     "145-half": [*tower("a", "", conv5=256, fc=4096), replace(FC1000, inputs=("hs2a",))],
@@ -86,10 +87,9 @@ TABLES: dict[str, list[Layer]] = {
     "148": without(NET145, "cmrnorm", "rnorm"),
     "150": [*both(meets=False, conv2=160, fc=4096), FC1000],
     "167": without(NET145, "cmrnorm", "rnorm", where="2"),
-    # Not a file of the authors': the paper's text.  ReLU before the norm, no norm inside a map, one σ.
-    "paper": changed(
-        changed(changed(without(NET145, "rnorm"), "conv", init_w=0.01), "conv1", neuron="relu"), "pool1", neuron=""
-    ),
+    # Not files of the authors': the paper's text, with one σ, and Caffe's network.  ReLU before the norm.
+    "paper": changed(RELU_FIRST, "conv", init_w=0.01),
+    "caffe": RELU_FIRST,
 }
 
 

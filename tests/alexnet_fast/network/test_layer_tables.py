@@ -73,6 +73,7 @@ RATES: dict[str, dict[float, Rates]] = {
     },
     "paper": {24.9: (0.01, 0.01, 0.01, 0.01), 25: (1e-3, 1e-3, 1e-3, 1e-3), 89: (1e-5, 1e-5, 1e-5, 1e-5)},
     "tanh": {23.7: (0.01, 0.02, 0.01, 0.02), 48: (1e-4, 0.002, 1e-4, 0.002), 73: (1e-5, 0.002, 0, 0)},
+    "caffe": {19.9: (1e-3, 2e-3, 1e-3, 2e-3), 20: (1e-4, 2e-4, 1e-4, 2e-4), 29.9: (1e-4, 2e-4, 1e-4, 2e-4)},
     "demo": {1.9: (0.01, 0.02, 0.01, 0.02), 2: (1e-3, 0.002, 1e-3, 0.002), 3.9: (1e-3, 0.002, 1e-3, 0.002)},
 }  # fmt: skip
 """Recipe -> epoch -> learning rates from then on, by the notes of the nets; the last of all is that of the end."""
@@ -82,7 +83,7 @@ def net_of(recipe: Recipe, divisor: int, classes: int) -> object:
     table = tables.TABLES[recipe.network]
     if recipe.activation == "tanh":
         table = [tables.replace(row, neuron="tanh" if row.neuron else "") for row in table]
-    return tables.Net(table, divisor, classes, scale=5e-4 if recipe.network == "paper" else 1e-4)
+    return tables.Net(table, divisor, classes, scale={"paper": 5e-4, "caffe": 2e-4}.get(recipe.network, 1e-4))
 
 
 def test_the_tables_are_those_of_the_nets() -> None:

@@ -135,7 +135,7 @@ def test_crafted_checkpoints_are_refused_in_a_sentence(name: str, content: dict[
 def test_crafted_safetensors_are_refused_in_a_sentence(facts: Any, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
-    (file,) = export(good(), tmp_path / "net.safetensors")
+    file, _ = export(good(), tmp_path / "net.safetensors")
     assert load_safetensors(file).image_options == ImageOptions(size=320)
     tensors = load_file(file)
     save_file(tensors, file, {"alexnet_fast": json.dumps(facts)})

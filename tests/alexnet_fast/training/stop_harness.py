@@ -21,6 +21,9 @@ from alexnet_fast.runs.checkpoint import all_checkpoints, load_checkpoint
 from alexnet_fast.runs.folder import RunFolder
 from alexnet_fast.training import run as _run  # noqa: F401 (imported before the fork)
 
+PATIENCE = 900.0
+"""Seconds after which a trial is given up: machines may be busy."""
+
 
 def train(arguments: list[str], code_file: Path) -> None:
     """In a child: the command with its output in a pipe to tee, both in the terminal's foreground; its exit code."""
@@ -61,7 +64,7 @@ def trial(shards: str, run: Path, number: int, seconds: float, options: list[str
         with contextlib.suppress(OSError):
             seen += os.read(terminal, 1 << 16)
 
-    metrics, deadline = run / "metrics.jsonl", time.monotonic() + 120
+    metrics, deadline = run / "metrics.jsonl", time.monotonic() + PATIENCE
     awaited = b"session" if seconds == 0 else b'"val"'  # at the beginning, or in the midst of steps and evaluations
     while not (metrics.exists() and awaited in metrics.read_bytes()) and time.monotonic() < deadline:
         read()

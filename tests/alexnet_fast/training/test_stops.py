@@ -27,7 +27,7 @@ def test_a_stop_loses_nothing(
 ) -> None:
     trials = [(number, seconds, options) for number, seconds in moments]
     harness = [sys.executable, str(Path(__file__).with_name("stop_harness.py")), str(tiny_shards), str(tmp_path)]
-    done = subprocess.run(harness, input=json.dumps(trials), capture_output=True, text=True, check=True, timeout=600)
+    done = subprocess.run(harness, input=json.dumps(trials), capture_output=True, text=True, check=True, timeout=3600)
     for (number, seconds, _), (code, saved, trained, seen) in zip(trials, json.loads(done.stdout), strict=True):
         what = f"{signal.Signals(number).name} after {seconds} s: {seen}"
         assert code == 128 + number, what

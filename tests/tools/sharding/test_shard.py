@@ -46,6 +46,7 @@ def test_every_image_is_accounted_for(unbroken: Path, images: Path) -> None:
         [
             *tars,
             *(name.replace(".tar", ".idx") for name in tars),
+            "README.md",
             "_info.json",
             "dataset.json",
             "mean_image.npy",
