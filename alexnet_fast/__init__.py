@@ -17,6 +17,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from alexnet_fast.tools.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from alexnet_fast.config.recipe import Recipe as Recipe
     from alexnet_fast.config.recipe import recipe as recipe
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
     from alexnet_fast.tools.errors import UsageError as UsageError
     from alexnet_fast.tools.errors import UserError as UserError
 
-__version__ = "0.1.0"
 
 _PLACES = {
     "AlexNet": "network.model",

@@ -9,11 +9,11 @@ from typing import Any, NoReturn
 
 import click
 
-from alexnet_fast import __version__
-from alexnet_fast.streams import drop_what_waits, explained_output, fill_closed
 from alexnet_fast.tools.errors import UserError
 from alexnet_fast.tools.messages import did_you_mean
 from alexnet_fast.tools.openmp import spin_briefly
+from alexnet_fast.tools.streams import drop_what_waits, explained_output, fill_closed
+from alexnet_fast.tools.version import __version__
 
 VERBS = {
     "shard": "Repack a folder of images into 256 px WebDataset shards.",

@@ -38,7 +38,8 @@ from alexnet_fast.tools.dataset_parts import (
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.messages import command
 from alexnet_fast.tools.storage.filesystem import as_text, check_regular, copied_first, is_url, open_file, unreadable
-from alexnet_fast.tools.storage.output import WORK, open_output
+from alexnet_fast.tools.storage.output import open_output
+from alexnet_fast.tools.storage.work_names import WORK
 
 __all__ = ["Dataset", "DatasetClass", "ImageOptions", "Note", "Shard", "Split", "Statistics", "manifest_checksum"]
 

@@ -11,7 +11,7 @@ from alexnet_fast.tools.dataset import MANIFEST, SHARD_FILES, Dataset
 from alexnet_fast.tools.describe import describe
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.storage.filesystem import as_text, is_url
-from alexnet_fast.tools.storage.output import WORK
+from alexnet_fast.tools.storage.work_names import WORK
 
 
 @click.command()

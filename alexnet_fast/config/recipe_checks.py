@@ -12,7 +12,7 @@ from alexnet_fast.tools.errors import UsageError
 from alexnet_fast.tools.messages import counted, did_you_mean
 
 if TYPE_CHECKING:
-    from alexnet_fast.config.recipe import Recipe
+    from alexnet_fast.config.recipe_keys import RecipeKeys
 
 LEAST_EPOCHS, MOST_EPOCHS = 1e-6, 1e6
 """Less is no step of any data set, more no number of steps that a file's name can hold."""
@@ -31,7 +31,7 @@ def parse_norms(text: str) -> tuple[str, ...]:
     return tuple(norm for norm in NORMS if norm in names)
 
 
-def check_recipe(recipe: Recipe) -> None:
+def check_recipe(recipe: RecipeKeys) -> None:
     """Raise UsageError for a combination that cannot be trained, with the key and the value."""
     if recipe.name in ("", ".", "..") or "/" in recipe.name or not recipe.name.isprintable():
         raise UsageError(f"name is {recipe.name!r}: give one that a folder can have")
@@ -56,7 +56,7 @@ def check_recipe(recipe: Recipe) -> None:
     check_precision(recipe)
 
 
-def check_freeze(recipe: Recipe) -> None:
+def check_freeze(recipe: RecipeKeys) -> None:
     """Frozen layers exist, some layer is left to train, and what is frozen was trained before."""
     for layer in recipe.frozen:
         if layer not in LAYERS:
@@ -67,7 +67,7 @@ def check_freeze(recipe: Recipe) -> None:
         raise UsageError(f"freeze is {recipe.freeze!r}: layers that never learned anything; give --init CHECKPOINT too")
 
 
-def check_numbers(recipe: Recipe) -> None:
+def check_numbers(recipe: RecipeKeys) -> None:
     """Raise UsageError for a number that is out of its range."""
     for key in ("epochs", "schedule_epochs", "checkpoint_minutes"):
         require(recipe, key, getattr(recipe, key) > 0, "more than 0")
@@ -92,7 +92,7 @@ def check_numbers(recipe: Recipe) -> None:
     require(recipe, "width_divisor", recipe.width_divisor in (1, 2, 4, 8, 16), "1, 2, 4, 8 or 16")
 
 
-def check_precision(recipe: Recipe) -> None:
+def check_precision(recipe: RecipeKeys) -> None:
     """Raise UsageError for an unknown precision, and for what does not go together with exact_2012."""
     if recipe.precision not in ("auto", *DTYPES):
         raise UsageError(f"precision is {recipe.precision!r}: choose auto, {', '.join(DTYPES)}")
@@ -100,7 +100,7 @@ def check_precision(recipe: Recipe) -> None:
         require(recipe, "precision", recipe.precision in ("auto", "fp32"), "fp32 or auto with exact_2012")
 
 
-def check_steps(recipe: Recipe, rates_key: str, epochs_key: str) -> None:
+def check_steps(recipe: RecipeKeys, rates_key: str, epochs_key: str) -> None:
     """Raise UsageError where learning rates and the epochs from which they hold do not go together."""
     rates, epochs = getattr(recipe, rates_key), getattr(recipe, epochs_key)
     if len(rates) != len(epochs) or not rates:
@@ -118,7 +118,7 @@ def check_steps(recipe: Recipe, rates_key: str, epochs_key: str) -> None:
         )
 
 
-def require(recipe: Recipe, key: str, condition: bool, requirement: str) -> None:
+def require(recipe: RecipeKeys, key: str, condition: bool, requirement: str) -> None:
     """Raise UsageError that says what the key's value must be, unless the condition holds."""
     value = getattr(recipe, key)
     if not condition:

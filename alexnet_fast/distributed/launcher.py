@@ -30,9 +30,9 @@ from alexnet_fast.distributed.parallelism import Layout, different_kinds
 from alexnet_fast.distributed.signals import StopSignals
 from alexnet_fast.distributed.threads import use_threads
 from alexnet_fast.distributed.torchrun_env import LauncherEnv, launcher_env, local_world_size, set_launcher
-from alexnet_fast.streams import quiet_errors
 from alexnet_fast.tools.cores import share_machine
 from alexnet_fast.tools.errors import UsageError, UserError
+from alexnet_fast.tools.streams import quiet_errors
 
 Result = TypeVar("Result")
 

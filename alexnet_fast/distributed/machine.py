@@ -9,8 +9,8 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from alexnet_fast import __version__
 from alexnet_fast.tools.cores import processor_name, usable_cores
+from alexnet_fast.tools.version import __version__
 
 PACKAGES = ("torch", "triton", "nvidia-dali-cuda120", "nvidia-dali-cuda130", "webdataset", "numba", "numpy", "pillow")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from alexnet_fast import __version__
 from alexnet_fast.network.layers import CONV1_KERNEL, CONV1_STRIDE, conv1_size
 from alexnet_fast.network.model import Architecture
 from alexnet_fast.runs.checkpoint import Checkpoint
+from alexnet_fast.tools.version import __version__
 
 MARK = "<!-- written by alexnet-fast export -->"
 """By which a card is known that may be written anew."""

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from alexnet_fast import __version__
 from alexnet_fast.network.kernels.pooling import POOL_STRIDE
 from alexnet_fast.network.layers import CONV1_KERNEL, CONV1_STRIDE, conv1_size
 from alexnet_fast.network.model import Architecture
+from alexnet_fast.tools.version import __version__
 
 OPSET = 17
 """ONNX operators; runtimes of 2022 and later know them."""

@@ -25,6 +25,7 @@ from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.training.header import advice, header
 from alexnet_fast.training.job import Job, check_enough_classes, doubt_of_data
+from alexnet_fast.training.result import finish
 from alexnet_fast.training.session import open_session
 
 FIRST_CTRL_C = "Finishing the step and saving; Ctrl-C again stops at once."
@@ -142,4 +143,4 @@ def work_of_a_process(mesh: Mesh, device: torch.device, layout: Layout, job: Job
             session.telemetry.say(session.loader.cache.describe())
         if job.deterministic:
             session.telemetry.say(cost_of_determinism(device))
-        return session.run()
+        return session.run(finish)

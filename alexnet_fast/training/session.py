@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,6 @@ from alexnet_fast.training.illustrator import Illustrator
 from alexnet_fast.training.job import Job, Loader, StoppedError, make_loader
 from alexnet_fast.training.metrics import Meter
 from alexnet_fast.training.optimizer import SGD
-from alexnet_fast.training.result import finish
 from alexnet_fast.training.telemetry import Silent, Telemetry
 from alexnet_fast.training.train_step import TrainingStep
 from alexnet_fast.training.trainer import Hook, Progress, Trainer
@@ -60,8 +60,10 @@ class Session:
     place_kept: bool
     """Whether the place within an epoch, where the checkpoint had one, could be kept."""
 
-    def run(self) -> dict[str, Any]:
+    def run(self, finish: Callable[[Session], dict[str, Any] | None]) -> dict[str, Any]:
         """All epochs that are left, then the last evaluation, result.json and the figures; what result.json holds.
+
+        finish: what comes after the last step; gives None where a signal asked for the end meanwhile.
 
         Raises StoppedError when a signal asked for the end, DivergedError.
         """

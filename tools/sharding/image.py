@@ -29,7 +29,6 @@ import PIL
 import simplejpeg
 from PIL import Image, UnidentifiedImageError, features
 
-from alexnet_fast import __version__
 from alexnet_fast.tools.dataset import ImageOptions
 from alexnet_fast.tools.errors import UserError
 from alexnet_fast.tools.sharding.color import UnknownRangeError, to_rgb
@@ -41,6 +40,7 @@ from alexnet_fast.tools.sharding.jpeg import (
     decode_strictly,
 )
 from alexnet_fast.tools.sharding.resize import average_area
+from alexnet_fast.tools.version import __version__
 
 POLICY_VERSION = 2
 """Changes whenever this module makes other pixels of some file: shards of two versions are not mixed."""

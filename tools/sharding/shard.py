@@ -23,7 +23,8 @@ from alexnet_fast.tools.sharding.tar_writer import BLOCK
 from alexnet_fast.tools.sharding.worker import RECORD, ShardRecord, read_record
 from alexnet_fast.tools.sources.table import read_bytes
 from alexnet_fast.tools.sources.unpack import unpack
-from alexnet_fast.tools.storage.output import WORK, Output
+from alexnet_fast.tools.storage.output import Output
+from alexnet_fast.tools.storage.work_names import WORK
 
 IDENTITY = f"{WORK}/identity.json"
 """What the run that began the output was asked for."""

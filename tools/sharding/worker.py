@@ -19,7 +19,8 @@ from alexnet_fast.tools.sharding.plan import PlannedImage, ShardTask
 from alexnet_fast.tools.sharding.statistics import PixelSums
 from alexnet_fast.tools.sharding.tar_writer import ShardWriter
 from alexnet_fast.tools.sources.table import read_bytes
-from alexnet_fast.tools.storage.output import WORK, Output
+from alexnet_fast.tools.storage.output import Output
+from alexnet_fast.tools.storage.work_names import WORK
 
 RECORD = ".done"
 """End of the name of a finished shard's record."""

@@ -25,7 +25,7 @@ from alexnet_fast.tools.sources.tar_index import Listing, ScanCache
 from alexnet_fast.tools.sources.tree import Tree, read_tree
 from alexnet_fast.tools.sources.unpack import unpacked_name
 from alexnet_fast.tools.storage.filesystem import is_folder, join, list_folder
-from alexnet_fast.tools.storage.output import WORK
+from alexnet_fast.tools.storage.work_names import WORK
 
 COMPANIONS = re.compile(r"(?i)(devkit|bbox|bounding.?box|patch_images)")
 """In the names of archives that come beside ImageNet's tars and hold no images of their own."""

@@ -37,7 +37,8 @@ from alexnet_fast.tools.sources.tar_index import ScanCache
 from alexnet_fast.tools.sources.validation_split import check_fraction, draw_validation
 from alexnet_fast.tools.sources.webdataset import find_webdataset
 from alexnet_fast.tools.storage.filesystem import absolute, join, list_folder
-from alexnet_fast.tools.storage.output import WORK, Output
+from alexnet_fast.tools.storage.output import Output
+from alexnet_fast.tools.storage.work_names import WORK
 
 __all__ = ["KINDS", "ClassName", "ImageTable", "Location", "Source", "find_source", "read_bytes"]
 

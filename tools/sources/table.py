@@ -5,20 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from alexnet_fast.tools.dataset_parts import ImageOptions, Unused
 from alexnet_fast.tools.errors import UserError
+from alexnet_fast.tools.sources.byte_strings import ByteStrings
 from alexnet_fast.tools.sources.sample_names import unique_stems
-
-if TYPE_CHECKING:
-    from alexnet_fast.tools.sources.tar_index import ScanCache  # which lists in this module's columns
+from alexnet_fast.tools.sources.tar_index import ScanCache
 
 SPLIT_ORDER = ("train", "val", "test")
 """All splits there can be, in the order in which they are listed and written."""
@@ -68,31 +66,6 @@ def read_bytes(location: Location) -> bytes:
             "since its images were listed. Bring it back and run again."
         )
     return content
-
-
-class ByteStrings:
-    """Many short byte strings in one buffer."""
-
-    def __init__(self, strings: Iterable[bytes] = ()) -> None:
-        self.buffer = bytearray()
-        self.ends = array("q")
-        for string in strings:
-            self.append(string)
-
-    def append(self, string: bytes) -> None:
-        self.buffer += string
-        self.ends.append(len(self.buffer))
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    def __iter__(self) -> Iterator[bytes]:
-        return (self[number] for number in range(len(self)))
-
-    def __getitem__(self, number: int) -> bytes:
-        if not 0 <= number < len(self.ends):
-            raise IndexError(number)
-        return bytes(self.buffer[self.ends[number - 1] if number else 0 : self.ends[number]])
 
 
 class ImageTable:

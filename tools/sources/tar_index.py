@@ -16,12 +16,13 @@ from typing import NamedTuple
 import numpy as np
 
 from alexnet_fast.tools.errors import UserError
+from alexnet_fast.tools.sources.byte_strings import ByteStrings
 from alexnet_fast.tools.sources.foreign import is_foreign
 from alexnet_fast.tools.sources.packed import UNKNOWN_SIZE, ForwardReader, open_packed, packing_of
 from alexnet_fast.tools.sources.sample_members import is_label, label_content
-from alexnet_fast.tools.sources.table import ByteStrings
 from alexnet_fast.tools.storage.filesystem import check_regular, explaining, is_url, open_system, unreadable
-from alexnet_fast.tools.storage.output import WORK, Output
+from alexnet_fast.tools.storage.output import Output
+from alexnet_fast.tools.storage.work_names import WORK
 
 BLOCK = 512
 """Bytes of a header; contents are padded to a multiple of it."""

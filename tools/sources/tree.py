@@ -23,7 +23,7 @@ from alexnet_fast.tools.sources.foreign import (
     unfinished,
 )
 from alexnet_fast.tools.storage.filesystem import is_url, open_system, unreadable
-from alexnet_fast.tools.storage.output import WORK
+from alexnet_fast.tools.storage.work_names import WORK
 
 TABLES = (b".csv", b".tsv", b".txt", b".jsonl")
 MOST_TABLES = 1000

@@ -11,7 +11,8 @@ from alexnet_fast.tools.sources.packed import unpacked
 from alexnet_fast.tools.sources.table import ImageTable
 from alexnet_fast.tools.sources.tar_index import state_of
 from alexnet_fast.tools.storage.filesystem import join
-from alexnet_fast.tools.storage.output import WORK, Output
+from alexnet_fast.tools.storage.output import Output
+from alexnet_fast.tools.storage.work_names import WORK
 
 
 def unpacked_name(path: str) -> str:

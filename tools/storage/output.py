@@ -15,13 +15,7 @@ from uuid import uuid4
 from alexnet_fast.tools import atomic
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.storage.filesystem import as_text, is_url, open_file, unreadable
-
-WORK = ".sharding"
-"""Subfolder for what an unfinished run needs; gone when the run is done."""
-
-LOCK = f"{WORK}/lock"
-UNFINISHED = "unfinished-"
-"""Start of the name of a file that is being written, in WORK."""
+from alexnet_fast.tools.storage.work_names import LOCK, UNFINISHED, WORK
 
 
 class Output(Protocol):

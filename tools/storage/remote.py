@@ -20,7 +20,7 @@ from uuid import uuid4
 
 from alexnet_fast.tools.errors import UserError
 from alexnet_fast.tools.storage.filesystem import explaining, join, open_system
-from alexnet_fast.tools.storage.output import LOCK, WORK
+from alexnet_fast.tools.storage.work_names import LOCK, WORK
 
 BEAT_SECONDS = 20.0
 """Between two signs of life of the run that holds the lock."""

@@ -93,7 +93,7 @@ def test_a_cluster_that_loses_a_worker_makes_the_same_shards(
 
 def test_a_worker_of_another_version_is_refused(cluster: tuple[str, list[subprocess.Popen[str]]]) -> None:
     address, workers = cluster
-    other = start_worker(address, "--preload", "import alexnet_fast; alexnet_fast.__version__ = '0.0'")
+    other = start_worker(address, "--preload", "from alexnet_fast.tools import version; version.__version__ = '0.0'")
     wait_for_workers(address, sum(worker.poll() is None for worker in (*workers, other)))
     with pytest.raises(UserError, match=r"runs alexnet-fast 0\.0, .*; here runs alexnet-fast "), cluster_pool(address):
         pass

@@ -14,7 +14,8 @@ from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.sources import tar_index as tar_scan
 from alexnet_fast.tools.sources.find import Source, find_source, read_bytes
 from alexnet_fast.tools.sources.imagenet import classes_by_wnid, imagenet_classes, validation_labels
-from alexnet_fast.tools.storage.output import WORK, open_output
+from alexnet_fast.tools.storage.output import open_output
+from alexnet_fast.tools.storage.work_names import WORK
 from tests.tools.fake_sources import (
     WNIDS,
     devkit_2012,

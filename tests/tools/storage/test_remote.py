@@ -25,8 +25,9 @@ from alexnet_fast.tools.sharding.shard import Outcome, shard
 from alexnet_fast.tools.sources import tar_index as tar_scan
 from alexnet_fast.tools.sources.find import find_source
 from alexnet_fast.tools.storage.filesystem import open_system, read_range
-from alexnet_fast.tools.storage.output import WORK, Output, open_output
+from alexnet_fast.tools.storage.output import Output, open_output
 from alexnet_fast.tools.storage.remote import RemoteOutput, lock_name
+from alexnet_fast.tools.storage.work_names import WORK
 from tests.tools.fake_sources import jpeg, tar_bytes
 
 

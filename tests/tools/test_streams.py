@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from alexnet_fast.streams import Errors
+from alexnet_fast.tools.streams import Errors
 
 COMMAND = f"{sys.executable} -m alexnet_fast.cli"
 QUICK = f"{COMMAND} --help"
@@ -45,7 +45,7 @@ def test_exit_codes_stay_where_nobody_hears_the_sentence(stderr: str) -> None:
 
 def test_no_file_gets_the_number_of_a_closed_stream() -> None:
     """A library's word on stderr would end up in it."""
-    code = "from alexnet_fast.streams import fill_closed; fill_closed(); print(open('/proc/self/stat').fileno())"
+    code = "from alexnet_fast.tools.streams import fill_closed; fill_closed(); print(open('/proc/self/stat').fileno())"
     done = subprocess.run(
         ["bash", "-c", f'{sys.executable} -c "{code}" <&- 2>&-'], capture_output=True, text=True, timeout=60
     )
@@ -55,7 +55,7 @@ def test_no_file_gets_the_number_of_a_closed_stream() -> None:
 @pytest.mark.parametrize("buffered", [True, False])
 def test_the_work_goes_on_where_nobody_hears_of_it(buffered: bool) -> None:
     code = (
-        "import sys; from alexnet_fast.streams import explained_output\n"
+        "import sys; from alexnet_fast.tools.streams import explained_output\n"
         "with explained_output():\n"
         "    for _ in range(2): print('trouble', file=sys.stderr, flush=True)\n"
         "    print('work')"
@@ -66,7 +66,7 @@ def test_the_work_goes_on_where_nobody_hears_of_it(buffered: bool) -> None:
 
 def test_a_reader_that_takes_nothing_does_not_hold_the_work_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a terminal that was stopped with Ctrl-S: a write to it would never end."""
-    monkeypatch.setattr("alexnet_fast.streams.PATIENCE", 0.01)
+    monkeypatch.setattr("alexnet_fast.tools.streams.PATIENCE", 0.01)
     reading, writing = os.pipe()
     with os.fdopen(writing, "w", buffering=1) as stream, os.fdopen(reading) as reader:
         errors = Errors(stream)
