@@ -13,7 +13,7 @@ from alexnet_fast.tools.messages import BAR, fitting, terminal_columns
 from alexnet_fast.training.metrics import Reading
 
 TURN = 0.2
-"""Seconds between two pictures of the spinner."""
+"""Seconds between two frames of the spinner."""
 
 
 class EpochBar:
