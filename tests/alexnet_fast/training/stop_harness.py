@@ -21,7 +21,7 @@ from alexnet_fast.runs.checkpoint import all_checkpoints, load_checkpoint
 from alexnet_fast.runs.folder import RunFolder
 from alexnet_fast.training import run as _run  # noqa: F401 (imported before the fork)
 
-PATIENCE = 900.0
+PATIENCE = 240.0
 """Seconds after which a trial is given up: machines may be busy."""
 
 
@@ -47,7 +47,8 @@ def train(arguments: list[str], code_file: Path) -> None:
     os._exit(0)
 
 
-def trial(shards: str, run: Path, number: int, seconds: float, options: list[str]) -> list[object]:
+def trial(shards: str, run: Path, number: int, seconds: float, options: list[str]) -> str:
+    """Train until the signal ends it; the last that was seen on the terminal."""
     code_file = run.with_suffix(".code")
     pid, terminal = pty.fork()
     if pid == 0:
@@ -84,13 +85,21 @@ def trial(shards: str, run: Path, number: int, seconds: float, options: list[str
             os.kill(pid, signal.SIGKILL)
         read()
         time.sleep(0.005)
+    return seen.decode()[-2000:]
+
+
+def result(run: Path, seen: str) -> list[object]:
+    """What came of a trial.  Only after the last fork: a child cannot use threads that torch began in its parent."""
+    code_file = run.with_suffix(".code")
     saved = all_checkpoints(run / "checkpoints")
     steps = [line["step"] for line in RunFolder(run).read_metrics() if line["kind"] == "train"]
     code = json.loads(code_file.read_text()) if code_file.exists() else None
-    return [code, load_checkpoint(saved[-1]).step if saved else 0, steps[-1] if steps else 0, seen.decode()[-2000:]]
+    return [code, load_checkpoint(saved[-1]).step if saved else 0, steps[-1] if steps else 0, seen]
 
 
 if __name__ == "__main__":
     shards, folder = sys.argv[1:]
-    results = [trial(shards, Path(folder) / f"run{index}", *each) for index, each in enumerate(json.load(sys.stdin))]
-    json.dump(results, sys.stdout)
+    trials = json.load(sys.stdin)
+    runs = [Path(folder) / f"run{index}" for index in range(len(trials))]
+    screens = [trial(shards, run, *each) for run, each in zip(runs, trials, strict=True)]
+    json.dump([result(run, seen) for run, seen in zip(runs, screens, strict=True)], sys.stdout)
