@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import os
+import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from alexnet_fast.tools.cores import THREADS
 from alexnet_fast.tools.dataset import Dataset
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def own_threads() -> Iterator[None]:
+    """A command's --threads, which holds for its whole process, is forgotten after the test."""
+    before = os.environ.get(THREADS)
+    yield
+    if before is None:
+        os.environ.pop(THREADS, None)
+    else:
+        os.environ[THREADS] = before
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -253,7 +253,8 @@ def test_without_dali_there_is_a_sentence() -> None:
 
 
 def test_without_numba_there_is_a_sentence(tiny_dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "alexnet_fast.pipelines.cpu_kernel", raising=False)
+    for name in ("pipelines.cpu_kernel", "tools.compilation"):
+        monkeypatch.delitem(sys.modules, f"alexnet_fast.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "numba", None)
     with loader_of(tiny_dataset) as loader, pytest.raises(UserError, match=r"numba cannot be imported.*pip install"):
         next(loader.epoch(0))

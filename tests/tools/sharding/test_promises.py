@@ -113,7 +113,7 @@ def test_ctrl_c_before_the_work_says_so(
         main(["shard", str(images), "--out", str(tmp_path / "shards")])
     shown = capsys.readouterr().err
     assert ended.value.code == 1
-    assert "before any shard was begun. Run the same command again" in shown and "0 of 0" not in shown
+    assert "before the first shard. Run the same command again" in shown and "0 of 0" not in shown
 
 
 def limit_files(num_bytes: int) -> None:
