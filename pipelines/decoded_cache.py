@@ -15,7 +15,7 @@ from alexnet_fast.tools.messages import counted
 
 MIB, GIB = 1 << 20, 1 << 30
 LEFT_FREE = 0.1
-"""Share of the free memory that is left for what nobody reckons with: libraries, fragments."""
+"""Share of the free memory that is left for what is not counted: libraries, fragments."""
 DECODER_THREAD = 16 * MIB
 """Bytes of the GPU's memory that DALI's decoder takes for each thread (its device_memory_padding)."""
 
@@ -34,7 +34,7 @@ class CacheRequest:
 
 @dataclass(frozen=True)
 class LoaderMemory:
-    """What a loader takes of a GPU's memory, in bytes, reckoned; nothing on a CPU."""
+    """What a loader takes of a GPU's memory, in bytes, estimated; nothing on a CPU."""
 
     per_image: float = 0.0
     """For each image of a training batch, where as many are decoded together: ready, or in the making."""
@@ -134,7 +134,7 @@ def plan_cache(asked: CacheSize, *, free: int, needed: int, samples: int, size: 
     if asked != "auto":
         if asked * GIB > free:
             raise UsageError(
-                f"--cache-decoded {asked:g}: the GPU has {free / GIB:.1f} GiB free, and training is reckoned to need "
+                f"--cache-decoded {asked:g}: the GPU has {free / GIB:.1f} GiB free, and training is estimated to need "
                 f"{needed / GIB:.1f} of them. `--cache-decoded auto` takes what is left, {room / 1024:.1f} GiB."
             )
         room = math.ceil(asked * 1024)

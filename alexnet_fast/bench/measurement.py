@@ -72,7 +72,7 @@ def parts_that_fit(widths: Sequence[int], columns: int | None) -> list[list[int]
 
 
 def part_of_table(lines: Sequence[Sequence[str]], widths: Sequence[int], part: Sequence[int]) -> str:
-    """Some of the columns; rows that have nothing in them are left out of all tables but the first."""
+    """Some of the columns; rows that have nothing in them are omitted from all tables but the first."""
     shown = [line for line in lines if part[1] == 1 or any(line[number] for number in part[1:])]
     return "\n".join(
         GAP.join(

@@ -1,4 +1,4 @@
-"""What two GPUs would reach, reckoned from one: a tower's step alone, and the bytes that the towers exchange."""
+"""What two GPUs would reach, estimated from one: a tower's step alone, and the bytes that the towers exchange."""
 
 from __future__ import annotations
 

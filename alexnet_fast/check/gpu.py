@@ -258,7 +258,7 @@ def check_resume(place: Place) -> str:
             other.load_state_dict(state)
             found = prints([Batch(batch.images.cpu(), batch.labels.cpu()) for batch in other.epoch(1)])
         if found != wanted[5:]:
-            raise CheckFailedError(f"decoded on {where}, a resumed epoch goes on with other images")
+            raise CheckFailedError(f"decoded on {where}, a resumed epoch continues with other images")
     return f"resumed epochs are equal to the last bit, decoded on {', '.join(PLACES)}"
 
 

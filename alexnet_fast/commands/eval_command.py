@@ -98,7 +98,7 @@ def command(
         batches = class_map.batches(batches)
     result = evaluate([net.predictor for net in nets], batches, num_views=num_views, observe=observe)
     if result.num_samples < loader.num_samples and not as_json:
-        click.echo(f"{counted(loader.num_samples - result.num_samples, 'image')} of other classes left out.", err=True)
+        click.echo(f"{counted(loader.num_samples - result.num_samples, 'image')} of other classes skipped.", err=True)
     if per_class is not None:
         tally.write_csv(per_class, first.classes)
     among = tally.result(result.precision) if class_map is not None else None

@@ -34,7 +34,7 @@ def relu_vs_tanh_command(
     """Figure 1: epochs that ReLU and tanh need to 25 % training error on CIFAR-10.
 
     CIFAR: the published .tar.gz (python or binary), the folder it unpacks to, or train/<class>/ and test/<class>/, as a
-    folder or in a tar.  Every epoch is saved in --out: after a stop the same command goes on.
+    folder or in a tar.  Every epoch is saved in --out: after a stop the same command resumes.
     """
     from alexnet_fast.experiments.relu_vs_tanh import FIGURE, relu_vs_tanh
 
@@ -45,7 +45,7 @@ def relu_vs_tanh_command(
     try:
         text = relu_vs_tanh(cifar, out, start=start, num_seeds=seeds, max_epochs=epochs, device=device, say=say)
     except KeyboardInterrupt as error:
-        raise UserError(f"stopped; every finished epoch is in {out}: the same command goes on.") from error
+        raise UserError(f"stopped; every finished epoch is in {out}: the same command resumes.") from error
     click.echo(text)
     click.echo(f"\nWrote {out / FIGURE} and {out / 'result.json'}.")
 

@@ -88,7 +88,7 @@ class Outcome:
 
 
 class Experiment:
-    """All trials of one folder; every epoch is saved, so that the same command goes on after a stop."""
+    """All trials of one folder; every epoch is saved, so that the same command resumes after a stop."""
 
     def __init__(self, cifar: Cifar, out: Path, *, device: torch.device, max_epochs: int, start: str, say: Say) -> None:
         self.out, self.max_epochs, self.say = out, max_epochs, say

@@ -26,7 +26,7 @@ class ClassMap:
     """Which of the network's classes is right for each class of the data."""
 
     targets: tuple[int, ...]
-    """By the data's class index: the network's class index; -1 where images of the class are left out."""
+    """By the data's class index: the network's class index; -1 where images of the class are skipped."""
 
     @property
     def among(self) -> list[int]:
@@ -34,7 +34,7 @@ class ClassMap:
         return sorted({target for target in self.targets if target >= 0})
 
     def batches(self, batches: Iterable[EvaluationBatch]) -> Iterator[EvaluationBatch]:
-        """The images that are not left out, with the network's labels."""
+        """The images that are not skipped, with the network's labels."""
         found = False
         for batch in batches:
             labels = torch.tensor(self.targets, device=batch.labels.device)[batch.labels]
@@ -55,7 +55,7 @@ def read_class_map(given: str, data: Sequence[str], network: Sequence[str]) -> C
     """The map that `--classes` gives: `match`, or a file of lines DATA_CLASS or DATA_CLASS<tab or comma>NETWORK_CLASS.
 
     data, network: the classes' names by index.  NETWORK_CLASS is a name or an index; without it the name is the same.
-    Images of classes that are not listed are left out.  Raises UsageError for names that are not known.
+    Images of classes that are not listed are skipped.  Raises UsageError for names that are not known.
     """
     index = {name: number for number, name in enumerate(network)}
     if given == MATCH:

@@ -228,7 +228,7 @@ def saved_checkpoints(folder: Path) -> list[Path]:
 def all_checkpoints(folder: Path) -> list[Path]:
     """Every checkpoint that a run can be resumed from, the oldest first: step-*.pt, and best.pt by the step in it.
 
-    best.pt is left out where it is one of the others under a second name; one that cannot be read comes first.
+    best.pt is omitted where it is one of the others under a second name; one that cannot be read comes first.
     """
     files, best = saved_checkpoints(folder), folder / BEST
     if not best.is_file() or any(best.samefile(file) for file in files):

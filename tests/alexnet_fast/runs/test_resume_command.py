@@ -1,4 +1,4 @@
-"""The command that goes on with a run: it can be copied, and does."""
+"""The command that resumes a run: it can be copied, and works."""
 
 from __future__ import annotations
 

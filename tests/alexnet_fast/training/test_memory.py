@@ -1,4 +1,4 @@
-"""What training is reckoned to take of a device's memory, against counts by hand."""
+"""What training is estimated to take of a device's memory, against counts by hand."""
 
 from __future__ import annotations
 
