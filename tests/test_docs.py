@@ -243,7 +243,7 @@ def test_numbers_of_the_readme_are_recorded() -> None:
 
 
 def test_the_pixels_of_the_example_are_an_image() -> None:
-    """The headline picture is there, wide enough to be read."""
+    """The headline image is there, wide enough to be read."""
     from PIL import Image
 
     assert np.asarray(Image.open(ROOT / "docs" / "preview.jpg")).shape[1] >= 900

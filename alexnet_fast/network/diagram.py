@@ -15,7 +15,7 @@ TOWERS = ("#3b6ea5", "#c05b2e")
 """Colors of the first and the second tower."""
 IMAGE = "#8a8f98"
 DEPTH = (0.40, 0.36)
-"""Where an object's depth goes on the page, relative to its height on the page: to the right and up."""
+"""Where an object's depth is drawn on the page, relative to its height on the page: to the right and up."""
 GAP = 0.62
 """Between two layers."""
 FORMATS = ("png", "svg", "pdf")

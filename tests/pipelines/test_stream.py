@@ -107,7 +107,7 @@ def test_another_decoder_is_refused(tiny_dataset: Dataset, state: dict[str, Any]
 
 
 def test_a_place_brings_its_way_of_decoding(tiny_dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a GPU: tuned anew, or in a new container, an interrupted epoch goes on to the last bit as it began."""
+    """On a GPU: tuned anew, or in a new container, an interrupted epoch resumes, to the last bit, as it began."""
     monkeypatch.setattr("alexnet_fast.pipelines.settings.machine_key", lambda device: "a machine")
     monkeypatch.setattr("alexnet_fast.pipelines.loader.as_device", torch.device)
 
