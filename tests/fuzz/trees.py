@@ -130,7 +130,8 @@ class Maker:
             self.files["half.tar.part"] = b"x"
             self.truth.refused = "a part of a download"
         elif choice < 0.04 and names:
-            self.files[names[0]] = self.files[names[0]][: len(self.files[names[0]]) // 3]
+            content = self.files[names[0]].rstrip(b"\0")  # behind the end mark a cut loses nothing
+            self.files[names[0]] = content[: len(content) // 3]
             self.truth.refused = "a cut tar"
         elif choice < 0.05 and "path" not in self.truth.options:
             (self.root / "gone").symlink_to("/nowhere/at/all")
