@@ -1,8 +1,10 @@
 """The four-layer network of the paper's Figure 1, and one training of it that stops at 25 % training error.
 
-The paper says no more of it than that.  The model is that of the CIFAR-10 nets that come with the 2012 program: three
-5×5 convolutions of 32, 32 and 64 maps, each followed by max pooling of 3×3 pixels with stride 2, and one fully
-connected layer.  No weight decay, dropout, normalization, or augmentation.
+The paper says no more of it than that.  The model is that of the CIFAR-10 nets that come with the 2012 program
+(cuda-convnet, example-layers/layers-18pct.cfg): three 5×5 convolutions of 32, 32 and 64 maps, each followed by max
+pooling of 3×3 pixels with stride 2, and one fully connected layer; here without its norms, with max pooling in all
+three places (there the last two average), and with one learning rate for weights and biases (there biases have twice
+that of the weights).  No weight decay, dropout, normalization, or augmentation.
 """
 
 from __future__ import annotations
@@ -44,9 +46,9 @@ class Start:
 
 STARTS = {
     "2012": Start(
-        "the 2012 program's CIFAR-10 nets: pixels 0..255 less the mean image, weights N(0, σ²) with σ 0.0001, 0.01, "
-        "0.01 and 0.1, biases 0",
-        (0.0001, 0.01, 0.01, 0.1),
+        "the 2012 program's layers-18pct.cfg: pixels 0..255 less the mean image, weights N(0, σ²) with σ 0.0001, 0.01, "
+        "0.01 and 0.01, biases 0",
+        (0.0001, 0.01, 0.01, 0.01),
         False,
         0.001,
     ),
@@ -64,7 +66,7 @@ class Prepared:
     """CIFAR-10's training images on the device."""
 
     images: torch.Tensor
-    """(N, 3, 32, 32) float32, channels-last, the mean image subtracted, scaled as `start` says."""
+    """(N, 3, 32, 32) float32, contiguous, the mean image subtracted, scaled as `start` says."""
     labels: torch.Tensor
     """(N,) int64."""
     num_classes: int
@@ -78,7 +80,8 @@ def prepare(cifar: Cifar, device: torch.device, start: Start) -> Prepared:
     if start.scaled:
         pixels /= pixels.std()
     labels = torch.from_numpy(cifar.train_labels).to(device)
-    return Prepared(pixels.permute(0, 3, 1, 2), labels, len(cifar.classes), start)
+    # Channel by channel: a fifth faster on a CPU than channels-last, whose layers of 3 and 32 maps oneDNN reorders.
+    return Prepared(pixels.permute(0, 3, 1, 2).contiguous(), labels, len(cifar.classes), start)
 
 
 @dataclass
@@ -102,8 +105,7 @@ def initial_state(num_classes: int, seed: int, start: Start) -> TrialState:
     weights: dict[str, torch.Tensor] = {}
     for place, (name, shape) in enumerate(shapes.items()):
         sigma = 1 / math.sqrt(math.prod(shape[1:])) if start.sigmas is None else start.sigmas[place]
-        values = torch.randn(shape, generator=generator) * sigma
-        weights[f"{name}.weight"] = values.contiguous(memory_format=torch.channels_last) if len(shape) == 4 else values
+        weights[f"{name}.weight"] = torch.randn(shape, generator=generator) * sigma
         weights[f"{name}.bias"] = torch.zeros(shape[0])
     return TrialState(0, weights, {name: torch.zeros_like(value) for name, value in weights.items()})
 
