@@ -17,7 +17,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -160,7 +160,7 @@ class FolderImages:
 
 @dataclass(frozen=True)
 class Request:
-    """What every process is told."""
+    """The arguments of every process."""
 
     checkpoint: Path
     data: Path
@@ -194,7 +194,7 @@ def write_features(
         processes=processes, parallel="data",
     )  # fmt: skip
     say(f"{layout.reason}; {request.layer} of {trained.file}")
-    return launch(layout, work, request)
+    return launch(layout, work, replace(request, checkpoint=trained.file))
 
 
 def images_of(request: Request, trained: Trained) -> Images:
@@ -212,7 +212,9 @@ def images_of(request: Request, trained: Trained) -> Images:
 def work(mesh: Mesh, device: torch.device, request: Request) -> list[Row]:
     """One process's parts; the main rank puts the result under its name."""
     precision = choose_precision(device, request.precision)
-    trained = load_trained(request.checkpoint, device, precision)
+    # The main rank's: a run that trains on may have saved a newer one since another rank looked.
+    file = broadcast_object(mesh, request.checkpoint)
+    trained = load_trained(file, device, precision)
     images = images_of(request, trained)
     target = Target(request, images, trained, width_of(trained, request.layer, device, precision.dtype))
     failure = prepared(target) if mesh.is_main_rank else None

@@ -127,13 +127,14 @@ def bars(
 
 
 def heat_map(rows: Sequence[dict[str, Any]], order: Sequence[str]) -> dict[str, Any]:
-    """A confusion matrix.  rows: label, guess, count, share (of the label's images)."""
+    """A confusion matrix.  rows: label, guess, count, share (of the label's images); order: all classes."""
+    classes = alt.Scale(domain=list(order))  # square: a class that was never guessed keeps its column
     chart = (
         alt.Chart(rows_of(rows))
         .mark_rect(color=PALETTE[2])
         .encode(
-            x=alt.X("guess:N", sort=list(order), title="first guess", axis=alt.Axis(labelAngle=-60, labelLimit=90)),
-            y=alt.Y("label:N", sort=list(order), title="true class", axis=alt.Axis(labelLimit=90)),
+            x=alt.X("guess:N", scale=classes, title="first guess", axis=alt.Axis(labelAngle=-60, labelLimit=90)),
+            y=alt.Y("label:N", scale=classes, title="true class", axis=alt.Axis(labelLimit=90)),
             opacity=alt.Opacity("share:Q", scale=alt.Scale(domain=[0, 1], range=[0, 1]), legend=None),
             tooltip=["label:N", "guess:N", "count:Q", alt.Tooltip("share:Q", format=".1%")],
         )

@@ -344,26 +344,32 @@ def add_neighbors(
 
 
 def add_look(parts: Parts, subject: Subject, image: Path | None, device: torch.device) -> None:
-    """Maps and occlusion for one image, in float32."""
+    """Maps and occlusion for one image, in float32.
+
+    The weights are those of the rest of the page: a run that trains on may have saved newer ones since.
+    """
     assert subject.trained is not None
-    trained = load_trained(subject.path, device, choose_precision(device, "fp32"))
+    trained = load_trained(subject.trained.file, device, choose_precision(device, "fp32"))
     labels = shown_labels(trained)
     if image is not None:
         pixels, problem = prepare(str(image), read(image), trained.checkpoint.image_options)
         if pixels is None:
             raise UserError(f"--image {image}: {problem}")
-        caption = image.name
+        caption, label = image.name, None
     elif subject.dataset is not None and parts.predictions is not None:
         # Of a certain answer hiding a part changes nothing.
         doubtful = np.abs(np.where(parts.predictions.right, parts.predictions.of_label, 2) - HALF_SURE)
         chosen = int(doubtful.argmin())
         pixels = read_places(subject.dataset, "val", [chosen])[chosen].pixels
-        caption = "a held-out image that the network names right without being certain"
+        label = int(parts.predictions.labels[chosen])
+        is_right = bool(parts.predictions.right[chosen])
+        caption = f"a held-out image that the network names {'right without being certain' if is_right else 'wrong'}"
     else:
         return
     view = center_views([pixels], trained, torch.float32)
-    with torch.inference_mode():
-        label = int(trained.predictor.model(view, weights=trained.predictor.weights).argmax())
+    if label is None:
+        with torch.inference_mode():
+            label = int(trained.predictor.model(view, weights=trained.predictor.weights).argmax())
     crop = (pixels.shape[0] - view.shape[-1]) // 2
     seen = pixels[crop : crop + view.shape[-1], crop : crop + view.shape[-1]]
     parts.look = Look(

@@ -11,10 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from alexnet_fast.cli import group
+from alexnet_fast.config.precision import Precision
+from alexnet_fast.inference.load import Trained, load_trained
 from alexnet_fast.report import charts, kernels, report
+from alexnet_fast.report.images import read_places
 from alexnet_fast.report.kernels import color_score
 from alexnet_fast.report.predictions import (
     Predictions,
@@ -24,7 +28,8 @@ from alexnet_fast.report.predictions import (
     confusion_matrix,
     worst_confusions,
 )
-from alexnet_fast.report.report import write_report
+from alexnet_fast.report.report import shown_labels, write_report
+from alexnet_fast.report.subject import find_subject
 from alexnet_fast.runs.folder import RunFolder
 from alexnet_fast.tools.dataset import MANIFEST
 from alexnet_fast.tools.errors import UsageError
@@ -299,3 +304,38 @@ def test_statistics_of_two_classes_and_of_a_thousand(classes: int, matrix: bool,
     assert len(parts.charts["classes"]["data"]["values"]) == bars
     errors = [row["error"] for row in parts.charts["classes"]["data"]["values"]]
     assert errors == sorted(errors, reverse=True)
+
+
+def test_the_confusion_matrix_has_a_column_for_a_class_that_was_never_guessed() -> None:
+    names = ["never guessed", "a", "b"]
+    chart = charts.heat_map([{"label": "never guessed", "guess": "a", "count": 1, "share": 1.0}], names)
+    assert chart["encoding"]["x"]["scale"]["domain"] == chart["encoding"]["y"]["scale"]["domain"] == names
+
+
+@pytest.mark.parametrize("any_right", [True, False])
+def test_the_layers_show_the_weights_and_the_true_class_of_the_page(
+    hostile_run: Path, monkeypatch: pytest.MonkeyPatch, any_right: bool
+) -> None:
+    """Also where the run has saved a newer checkpoint since, and where no image was named right."""
+    subject = find_subject(hostile_run, None, torch.device("cpu"))
+    assert subject.trained is not None and subject.dataset is not None
+    samples = subject.dataset.split("val").samples
+    found = read_places(subject.dataset, "val", range(samples))
+    classes, true = len(subject.dataset.classes), np.array([found[place].label for place in range(samples)])
+    first = true if any_right else (true + 1) % classes
+    guesses = np.stack([first, (first + 1) % classes], 1)
+    values = np.full((samples, 2), [0.7, 0.3])
+    parts = report.Parts()
+    parts.predictions = Predictions(true, guesses, values, np.linspace(0.9, 0.1, samples), classes, samples)
+    loaded: list[Path] = []
+
+    def load(file: Path, device: torch.device, precision: Precision) -> Trained:
+        loaded.append(file)
+        return load_trained(file, device, precision)
+
+    monkeypatch.setattr(report, "load_trained", load)
+    report.add_look(parts, subject, None, torch.device("cpu"))
+    assert loaded == [subject.trained.file] and parts.look is not None
+    chosen = int(np.abs(parts.predictions.of_label - report.HALF_SURE).argmin()) if any_right else 0
+    assert parts.look.label == shown_labels(subject.trained)[true[chosen]]
+    assert ("names right" in parts.look.caption) == any_right and ("names wrong" in parts.look.caption) != any_right
