@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from alexnet_fast.tools.errors import UserError
+from alexnet_fast.tools.errors import StoppedError
 
 
 @click.group()
@@ -45,7 +45,7 @@ def relu_vs_tanh_command(
     try:
         text = relu_vs_tanh(cifar, out, start=start, num_seeds=seeds, max_epochs=epochs, device=device, say=say)
     except KeyboardInterrupt as error:
-        raise UserError(f"stopped; every finished epoch is in {out}: the same command resumes.") from error
+        raise StoppedError(f"stopped; every finished epoch is in {out}: the same command resumes.") from error
     click.echo(text)
     click.echo(f"\nWrote {out / FIGURE} and {out / 'result.json'}.")
 
@@ -88,6 +88,6 @@ def ablations_command(
             dataset, out, recipe=recipe, settings=changes, num_seeds=seeds, only=names, device=device, say=say
         )
     except KeyboardInterrupt as error:
-        raise UserError(f"stopped at once; finished runs are in {out}, the same command continues.") from error
+        raise StoppedError(f"stopped at once; finished runs are in {out}, the same command resumes.") from error
     click.echo(table(outcomes, dataset))
     click.echo(f"\nWrote {out / FIGURE} and {out / 'result.json'}.")

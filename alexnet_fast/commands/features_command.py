@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from alexnet_fast.tools.errors import UserError
+from alexnet_fast.tools.errors import StoppedError
 from alexnet_fast.tools.messages import counted
 from alexnet_fast.tools.sharding.finalize import escaped
 
@@ -53,7 +53,7 @@ def command(
             request, device=device, gpus=gpus, processes=processes, say=partial(click.echo, err=True)
         )
     except KeyboardInterrupt as error:
-        raise UserError("stopped; finished parts are kept, the same command continues.") from error
+        raise StoppedError("stopped; finished parts are kept, the same command resumes.") from error
     for row in problems[:SHOWN]:
         click.echo(f"{escaped(row.sample)}: {escaped(row.problem)}", err=True)
     if len(problems) > SHOWN:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from alexnet_fast.tools.dataset import Dataset
-from alexnet_fast.tools.errors import UsageError, UserError
+from alexnet_fast.tools.errors import StoppedError, UsageError
 
 
 @click.command()
@@ -28,5 +28,5 @@ def command(data: str, out: str) -> None:
 
         draw_preview(dataset, Path(out))
     except KeyboardInterrupt as error:
-        raise UserError("Stopped; nothing was written.") from error
+        raise StoppedError("Stopped; nothing was written.") from error
     click.echo(f"Wrote {out}.")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from alexnet_fast.tools.errors import UserError
+from alexnet_fast.tools.errors import StoppedError
 
 
 @click.command()
@@ -47,5 +47,5 @@ def command(
     try:
         file = write_report(run, data, out, image=image, most=most, device=device, say=say)
     except KeyboardInterrupt as error:
-        raise UserError("stopped; no page was written.") from error
+        raise StoppedError("stopped; no page was written.") from error
     click.echo(f"Wrote {file}.")

@@ -14,7 +14,7 @@ import click
 from alexnet_fast.tools.cores import num_cores
 from alexnet_fast.tools.dataset import MANIFEST, Dataset, ImageOptions
 from alexnet_fast.tools.describe import counts_table
-from alexnet_fast.tools.errors import UserError
+from alexnet_fast.tools.errors import StoppedError
 from alexnet_fast.tools.messages import command as command_line
 from alexnet_fast.tools.messages import counted
 from alexnet_fast.tools.sharding.finalize import escaped
@@ -145,7 +145,7 @@ def command(
         begun = time.monotonic()
         outcome = shard(Plan(found, options), output, pool, strict=strict, watch=bar.show)
     except KeyboardInterrupt as error:
-        raise UserError(bar.stopped) from error
+        raise StoppedError(bar.stopped, *error.args) from error
     finally:
         bar.close()
     _report(outcome, time.monotonic() - begun, out)
@@ -154,7 +154,7 @@ def command(
 
 
 def _interrupt(signal_number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    raise KeyboardInterrupt(signal_number)
 
 
 def _cluster_pool(address: str) -> AbstractContextManager[Pool]:

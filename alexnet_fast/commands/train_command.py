@@ -15,7 +15,7 @@ from alexnet_fast.commands.train_flags import with_flags
 from alexnet_fast.distributed.torchrun_env import is_local_main_rank, is_main_rank
 from alexnet_fast.runs.resume_command import options_to_repeat, resume_command
 from alexnet_fast.tools.dataset import MANIFEST
-from alexnet_fast.tools.errors import EXIT_BY_SIGNAL, UserError
+from alexnet_fast.tools.errors import StoppedError, UserError
 from alexnet_fast.tools.messages import command as command_line
 from alexnet_fast.tools.messages import counted, to_copy
 
@@ -182,9 +182,7 @@ def stopped_at_once(
         return UserError(
             f"stopped at once, before a checkpoint was saved in {run}; {again} starts from the first step."
         )
-    error = UserError("stopped before the training had begun; nothing was written.")
-    error.exit_code = EXIT_BY_SIGNAL + number
-    return error
+    return StoppedError("stopped before the training had begun; nothing was written.", number)
 
 
 def check_every_byte(dataset: Dataset, *, quiet: bool) -> None:
@@ -203,7 +201,7 @@ def check_every_byte(dataset: Dataset, *, quiet: bool) -> None:
         try:
             problems = verify(dataset, decode=False, num_workers=num_cores(), watch=watch)
         except KeyboardInterrupt as error:
-            raise UserError("stopped while checking the shards; the training had not begun.") from error
+            raise StoppedError("stopped while checking the shards; the training had not begun.") from error
     if problems:
         others = f", and {len(problems) - 1:,} more" if len(problems) > 1 else ""
         raise UserError(

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from alexnet_fast.tools.cores import num_cores
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.describe import human_bytes
-from alexnet_fast.tools.errors import UserError
+from alexnet_fast.tools.errors import StoppedError
 from alexnet_fast.tools.messages import counted
 from alexnet_fast.tools.sharding.process_pool import MOST_WORKERS
 from alexnet_fast.tools.sharding.verify import ShardCheck, advice, verify
@@ -47,7 +47,7 @@ def command(data: str, decode: bool, workers: int | None) -> None:
                 dataset, decode=decode, num_workers=min(workers or num_cores(), max(num_shards, 1)), watch=watch
             )
         except KeyboardInterrupt as error:
-            raise UserError("Stopped; nothing was changed.") from error
+            raise StoppedError("Stopped; nothing was changed.") from error
     seconds = time.monotonic() - begun
     how = "every image decoded" if decode else "images not decoded, which --decode does"
     click.echo(f"{counted(num_shards, 'shard')}, {human_bytes(total)}, read in {seconds:.1f} s ({how}).")

@@ -19,10 +19,9 @@ from alexnet_fast.runs.folder import RunFolder, to_json
 from alexnet_fast.runs.resume import ONLY_WORDS, recipe_of_run
 from alexnet_fast.tools import atomic
 from alexnet_fast.tools.dataset import Dataset
-from alexnet_fast.tools.errors import UsageError, UserError
+from alexnet_fast.tools.errors import EXIT_BY_SIGNAL, StoppedError, UsageError, UserError
 from alexnet_fast.tools.messages import counted, did_you_mean
 from alexnet_fast.training.divergence import DivergedError
-from alexnet_fast.training.job import StoppedError
 from alexnet_fast.training.run import train
 
 BASE = "net-167"
@@ -203,10 +202,8 @@ def trained_error(dataset: Dataset, recipe: Recipe, run: Path, device: str | Non
         except DivergedError:
             return None
         except StoppedError as error:
-            text = f"stopped during {run}; everything is saved, the same command continues."
-            stopped = StoppedError(text)
-            stopped.exit_code = error.exit_code
-            raise stopped from error
+            text = f"stopped during {run}; everything is saved, the same command resumes."
+            raise StoppedError(text, error.exit_code - EXIT_BY_SIGNAL) from error
     found = result["10_views"] if recipe.final_views == 10 else result["center_view"]
     if found is None:
         raise UserError(f"{folder.result}: says no error of the validation split. Remove {run} and begin again.")

@@ -17,7 +17,7 @@ from alexnet_fast.pipelines.decoded_cache import CachePlan, CacheRequest, CacheS
 from alexnet_fast.pipelines.loader import TrainingLoader
 from alexnet_fast.runs.resume_command import resume_command
 from alexnet_fast.tools.dataset import Dataset
-from alexnet_fast.tools.errors import UsageError, UserError
+from alexnet_fast.tools.errors import UsageError
 from alexnet_fast.tools.messages import counted
 from alexnet_fast.training.memory import training_bytes
 
@@ -25,14 +25,6 @@ EVALUATION_BATCH = 128
 """Images of each process in an evaluation."""
 FEW_IMAGES = 10
 """Of a class, on the average: fewer are learned by heart, and nothing of what they have in common."""
-
-
-class StoppedError(UserError):
-    """A signal asked for the end; the message says whether everything is saved, and how to resume.
-
-    If it is, `exit_code` is 128 + the signal's number, as of a process that the signal ended: 130 for Ctrl-C, 143 for
-    SIGTERM.  A job script can tell such an end from a failure (1) and queue the run again.
-    """
 
 
 class Loader(Protocol):

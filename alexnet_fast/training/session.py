@@ -22,12 +22,12 @@ from alexnet_fast.runs.checkpoint_manager import CheckpointManager
 from alexnet_fast.runs.folder import RunFolder
 from alexnet_fast.runs.resume import find_start, finished_result, restore_place
 from alexnet_fast.tools import atomic
-from alexnet_fast.tools.errors import EXIT_BY_SIGNAL
+from alexnet_fast.tools.errors import StoppedError, UserError
 from alexnet_fast.training.checkpointer import Checkpointer
 from alexnet_fast.training.divergence import DivergedError
 from alexnet_fast.training.evaluator import Evaluator
 from alexnet_fast.training.illustrator import Illustrator
-from alexnet_fast.training.job import Job, Loader, StoppedError, make_loader
+from alexnet_fast.training.job import Job, Loader, make_loader
 from alexnet_fast.training.metrics import Meter
 from alexnet_fast.training.optimizer import SGD
 from alexnet_fast.training.telemetry import Silent, Telemetry
@@ -98,18 +98,16 @@ class Session:
         at_an_end = step % self.schedule.steps_per_epoch == 0 or step >= self.schedule.num_steps
         return step > 0 and at_an_end and self.place_kept and self.progress.error is None
 
-    def stopped(self) -> StoppedError:
-        """What to raise after a signal: where the run stands, and how to resume it."""
+    def stopped(self) -> UserError:
+        """What to raise after a signal: where the run stands, and how to resume it; a StoppedError if all is saved."""
         assert self.stop.signal is not None
         step, total = self.progress.step, self.schedule.num_steps
-        error = StoppedError(
+        text = (
             f"stopped by {self.stop.signal.name} after step {step:,} of {total:,}; "
             f"{self.manager.complaint() if self.manager.unsaved else 'everything is saved'}. "
             f"Resume with {self.job.again}."
         )
-        if not self.manager.unsaved:
-            error.exit_code = EXIT_BY_SIGNAL + self.stop.signal
-        return error
+        return UserError(text) if self.manager.unsaved else StoppedError(text, self.stop.signal)
 
     def explained(self, error: DivergedError) -> DivergedError:
         """With the learning rates, the last good checkpoint, and what to try."""

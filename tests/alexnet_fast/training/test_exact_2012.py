@@ -13,8 +13,7 @@ from alexnet_fast.config.recipe import Recipe, load_recipe
 from alexnet_fast.runs.checkpoint import Checkpoint, load_checkpoint, saved_checkpoints
 from alexnet_fast.runs.folder import RunFolder
 from alexnet_fast.tools.dataset import Dataset
-from alexnet_fast.tools.errors import UsageError
-from alexnet_fast.training.job import StoppedError
+from alexnet_fast.tools.errors import StoppedError, UsageError
 from alexnet_fast.training.run import train
 from alexnet_fast.training.train_step import TrainingStep
 

@@ -22,9 +22,8 @@ from alexnet_fast.runs.checkpoint import load_checkpoint, saved_checkpoints, ste
 from alexnet_fast.runs.describe import describe_run
 from alexnet_fast.runs.folder import RunFolder
 from alexnet_fast.tools.dataset import Dataset
-from alexnet_fast.tools.errors import UsageError, UserError
+from alexnet_fast.tools.errors import StoppedError, UsageError, UserError
 from alexnet_fast.training.divergence import DivergedError
-from alexnet_fast.training.job import StoppedError
 from alexnet_fast.training.run import train
 from alexnet_fast.training.train_step import TrainingStep
 

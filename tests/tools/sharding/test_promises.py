@@ -78,7 +78,10 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(images: Path, unbroke
     assert len(kept) >= len(stamps) - 2  # at most those whose record was not written yet are made again
 
 
-def test_ctrl_c_stops_soon_and_says_how_to_go_on(images: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_between_shards_and_the_message_says_how_to_resume(
+    number: signal.Signals, images: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "shards"
     process = subprocess.Popen(
         command(images, "--out", folder, "--shard-size", 2, "--workers", 1),
@@ -91,11 +94,9 @@ def test_ctrl_c_stops_soon_and_says_how_to_go_on(images: Path, tmp_path: Path) -
     while not list(folder.glob("*.tar")):
         assert process.poll() is None
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    begun = time.monotonic()
+    process.send_signal(number)
     _, shown = process.communicate(timeout=60)
-    assert time.monotonic() - begun < 2
-    assert process.returncode == 1 and "Traceback" not in shown
+    assert process.returncode == 128 + number and "Traceback" not in shown
     assert "of 36 shards" in shown and "run the same command again" in shown
 
 
@@ -112,7 +113,7 @@ def test_ctrl_c_before_the_work_says_so(
     with pytest.raises(SystemExit) as ended:
         main(["shard", str(images), "--out", str(tmp_path / "shards")])
     shown = capsys.readouterr().err
-    assert ended.value.code == 1
+    assert ended.value.code == 128 + signal.SIGINT
     assert "before the first shard. Run the same command again" in shown and "0 of 0" not in shown
 
 
