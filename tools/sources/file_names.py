@@ -31,6 +31,14 @@ def split_of_name(name: bytes) -> str | None:
     return matched[1].decode().lower() if matched else None
 
 
+def held_out_image(name: bytes) -> bytes | None:
+    """Which of the challenge's images it is by its name, whatever its extension and what stands behind the number:
+    `ilsvrc2012_val_00000001`; None for other names.
+    """
+    matched = _HELD_OUT.fullmatch(name)
+    return name[: matched.end(2)].lower() if matched else None
+
+
 def validation_index(name: bytes) -> int | None:
     """The class index of a validation image of ILSVRC-2012, by its number; None for other names."""
     matched = _VALIDATION_2012.fullmatch(name)
@@ -50,12 +58,6 @@ def label_of_name(name: bytes) -> NameLabel | None:
         return NameLabel(wnids.pop(), BY_WNID) if len(wnids) == 1 else None
     index = validation_index(name)
     return None if index is None else NameLabel(imagenet_classes()[index].wnid, BY_NUMBER)
-
-
-def contradicts(name: bytes) -> bool:
-    """Whether a validation image's wnid in its name is another than the challenge's label of its number."""
-    index, last = validation_index(name), _WNID_LAST.fullmatch(name)
-    return index is not None and last is not None and imagenet_classes()[index].wnid != last[1].decode()
 
 
 def imagenet_index(name: bytes) -> int:

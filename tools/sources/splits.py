@@ -59,6 +59,8 @@ class Assignment:
 
     split: str
     class_path: Path
+    stated: bool = True
+    """Whether a name or the user says the split; where nothing does, it is train."""
 
 
 class AmbiguousSplitsError(UsageError):
@@ -115,7 +117,7 @@ class SplitFinder:
         if not splits:
             self.check_same_names()
             self.check_unlike_siblings()
-            return {folder: Assignment("train", folder) for folder in self.folders}
+            return {folder: Assignment("train", folder, stated=False) for folder in self.folders}
         if self.classes_hold_splits(nodes, outside):
             return {
                 folder: Assignment(splits[node], node[:-1] + folder[len(node) :]) if node else None
