@@ -122,6 +122,23 @@ def test_classes_called_like_splits(tmp_path: Path) -> None:
     assert counts(within) == {"train": 4, "val": 4} and names_of(within) == ["dog", "test tube"]
 
 
+@pytest.mark.parametrize("inner", ["", "/images", "/old", "/old/images"])
+@pytest.mark.parametrize(
+    ("split", "only"), [("val", "val d'or"), ("ValImages", "val d'or"), ("test", "test tube"), ("val", "test tube")]
+)
+def test_a_split_whose_only_class_is_called_like_it(tmp_path: Path, split: str, only: str, inner: str) -> None:
+    """The class counts as in train, whatever folders its images lie in."""
+    train = "TrainImages" if split == "ValImages" else "train"
+    write_files(tmp_path, tree(f"{train}/{only}{inner}", f"{train}/dog{inner}", f"{split}/{only}{inner}"))
+    source = find_source(tmp_path)
+    nested = inner.replace("/images", "")
+    assert names_of(source) == sorted([f"dog{nested}", f"{only}{nested}"]) and not source.unused
+    name = "test" if split == "test" else "val"
+    assert counts(source) == {"train": 4, name: 2}
+    label = names_of(source).index(f"{only}{nested}")
+    assert source.table.label[source.table.split == 1].tolist() == [label] * 2
+
+
 def test_explicit_splits(tmp_path: Path) -> None:
     write_files(tmp_path, tree("foo/cat", "foo/dog", "bar/cat", "bar/dog", "extra/cow"))
     source = find_source(tmp_path, splits=["train=foo", f"validation={tmp_path}/bar"])
