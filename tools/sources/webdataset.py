@@ -22,6 +22,7 @@ from alexnet_fast.tools.sources.samples import (
     image_of,
     label_of_sample,
     samples_of,
+    says_label,
     spare_images,
     texts_are_labels,
 )
@@ -171,13 +172,13 @@ def find_webdataset(
 
 
 def has_label_members(listings: Mapping[str, Listing]) -> bool:
-    """Whether any image has a label other than a text; texts are captions then.
+    """Whether any image's class is said by another member than a text; texts are captions then.
 
     UsageError where there are only texts, and these are captions.
     """
     for listing in listings.values():
         found = samples_of(listing).values()
-        if any(sample.images and any(listing.labels[row] for _, row in sample.labels) for sample in found):
+        if any(sample.images and says_label(listing, sample) for sample in found):
             return True
     for tar, listing in listings.items():
         found = samples_of(listing).values()
