@@ -31,12 +31,11 @@ def split_of_name(name: bytes) -> str | None:
     return matched[1].decode().lower() if matched else None
 
 
-def held_out_image(name: bytes) -> bytes | None:
-    """Which of the challenge's images it is by its name, whatever its extension and what stands behind the number:
-    `ilsvrc2012_val_00000001`; None for other names.
+def held_out_image(name: bytes) -> bytes:
+    """Which of the challenge's images one is that has a `split_of_name`, whatever stands behind its number:
+    `ilsvrc2012_val_00000001`.
     """
-    matched = _HELD_OUT.fullmatch(name)
-    return name[: matched.end(2)].lower() if matched else None
+    return name[: len(b"ILSVRC2012_val_00000001") + (b"_test_" in name.lower())].lower()
 
 
 def validation_index(name: bytes) -> int | None:
@@ -61,7 +60,12 @@ def label_of_name(name: bytes) -> NameLabel | None:
 
 
 def imagenet_index(name: bytes) -> int:
-    """The ImageNet class index that a file name says; -1 where it says none."""
+    """The ImageNet class index of a validation image's number, else the one that the wnid in a file name says; -1 where
+    there is none.
+    """
+    index = validation_index(name)
+    if index is not None:
+        return index
     label = label_of_name(name)
     known = classes_by_wnid().get(label.wnid) if label else None
     return known.index if known else -1

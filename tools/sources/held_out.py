@@ -9,11 +9,10 @@ in val, is a mistake that would spoil every accuracy measured later.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
 
 from alexnet_fast.tools.errors import UsageError
 from alexnet_fast.tools.messages import counted, few
-from alexnet_fast.tools.sources.file_names import held_out_image, split_of_name, validation_index
+from alexnet_fast.tools.sources.file_names import held_out_image, imagenet_index, split_of_name
 from alexnet_fast.tools.sources.foreign import text
 from alexnet_fast.tools.sources.image_folders import ImageFolder
 from alexnet_fast.tools.sources.imagenet import classes_by_wnid, imagenet_classes
@@ -58,43 +57,48 @@ def check_names(source: Source, chosen: bool) -> list[str]:
     """Compare what images' names say with the source; warnings.
 
     chosen: whether the user gave the splits or labels by an option, which no majority of names overrules.  UsageError
-    where train and another split share an image of the challenge, where train consists of them, and where half or more
-    of the validation images have another class than the challenge's labels say.
+    where train and another split share an image of the challenge, where train consists of such images, and where half
+    of a split's images or more are in another class than their names say.
     """
     table, seen = source.table, defaultdict[bytes, dict[str, str]](dict)
     moved: dict[tuple[str, str], list[str]] = defaultdict(list)
-    wrong, known = [], 0
-    for number, name, image in held_out_images(source):
-        split, origin = source.splits[table.split[number]], table.origin(number)
-        seen[image].setdefault(split, origin)
-        named = split_of_name(name)
-        if named and named != split:
-            moved[split, named].append(origin)
-        index, wnid = validation_index(name), source.classes[table.label[number]].name
-        if index is not None and wnid in classes_by_wnid():
-            known += 1
-            if imagenet_classes()[index].wnid != wnid:
-                wrong.append(f"{origin} is {wnid} here, but {imagenet_classes()[index].wnid} in the challenge")
-    check_shared(source, seen)
-    if not chosen:
-        check_train(source, moved)
-    if 2 * len(wrong) >= max(known, 1):
-        raise UsageError(
-            f"{table.root}: {len(wrong):,} of {counted(known, 'validation image')} have another class than the "
-            f"challenge's labels say ({few_lines(wrong)}). Correct the labels; if they are meant, rename the images."
-        )
-    return [*map(moved_warning, moved, moved.values()), *(wrong and [wrong_warning(wrong, known)])]
-
-
-def held_out_images(source: Source) -> Iterator[tuple[int, bytes, bytes]]:
-    """(number, file name, which of the challenge's images it is) of those that are called as one."""
-    table = source.table
+    known = dict.fromkeys(source.splits, 0)
+    wrong: dict[str, list[str]] = {split: [] for split in source.splits}
     for number in range(len(table)):
         origin = table.origin_bytes(number)
         name = origin[max(origin.rfind(b"/"), origin.rfind(b"!")) + 1 :]
-        image = held_out_image(name)
-        if image:
-            yield number, name, image
+        split, wnid = source.splits[table.split[number]], source.classes[table.label[number]].name
+        named, index = split_of_name(name), imagenet_index(name)
+        if named:
+            seen[held_out_image(name)].setdefault(split, table.origin(number))
+        if named and named != split:
+            moved[split, named].append(table.origin(number))
+        if index >= 0 and wnid in classes_by_wnid():
+            meant = imagenet_classes()[index].wnid
+            known[split] += 1
+            if meant != wnid:
+                wrong[split].append(f"{table.origin(number)} is {wnid} here, but {meant} by its name")
+    check_shared(source, seen)
+    if not chosen:
+        check_train(source, moved)
+    return [
+        *map(moved_warning, moved, moved.values()),
+        *(check_classes(table.root, split, wrong[split], known[split]) for split in source.splits if wrong[split]),
+    ]
+
+
+def check_classes(root: str, split: str, wrong: list[str], known: int) -> str:
+    """A warning of images whose names say another class; UsageError where these are half of the split's or more.
+
+    wrong: what is said of each.  known: images of the split whose names say one of ImageNet's classes.
+    """
+    images = (
+        f"{len(wrong):,} of {counted(known, 'image')} of {split} are in another class than their names or the "
+        f"challenge's validation labels say ({few_lines(wrong)})"
+    )
+    if 2 * len(wrong) >= known:
+        raise UsageError(f"{root}: {images}. Correct the labels; if they are meant, rename the images.")
+    return f"{images}; the source's labels are kept."
 
 
 def check_shared(source: Source, seen: dict[bytes, dict[str, str]]) -> None:
@@ -126,13 +130,6 @@ def moved_warning(key: tuple[str, str], origins: list[str]) -> str:
     effect = " Accuracy on the challenge's own validation set would be too high." if split == "train" else ""
     images = counted(len(origins), f"image of {split} is", f"images of {split} are")
     return f"{images} called as images of the challenge's {named} split ({few(origins)}); they stay in {split}.{effect}"
-
-
-def wrong_warning(wrong: list[str], known: int) -> str:
-    return (
-        f"{len(wrong):,} of {counted(known, 'validation image')} have another class than the challenge's labels say "
-        f"({few_lines(wrong)}); the source's labels are kept."
-    )
 
 
 def few_lines(lines: list[str]) -> str:

@@ -164,12 +164,14 @@ def test_classes_that_contradict_the_challenge(tmp_path: Path, kind: str) -> Non
     """One rule: fewer than half are a warning, and the source's labels are kept; half or more are refused."""
     source = find_source(write_files(tmp_path / "few", labeled(kind, 1, 3)))
     (warning,) = source.warnings
-    assert warning.startswith("1 of 7 validation images have another class than the challenge's labels say")
-    assert f"is {TENCH} here, but {GOLDFISH} in the challenge" in warning
+    assert warning.startswith(
+        "1 of 7 images of val are in another class than their names or the challenge's validation labels say"
+    )
+    assert f"is {TENCH} here, but {GOLDFISH} by its name" in warning
     tench = [number for number in range(len(source.table)) if source.classes[source.table.label[number]].name == TENCH]
     assert any(f"{numbers_of(GOLDFISH)[40]:08d}" in source.table.origin(number) for number in tench)
     write_files(tmp_path / "many", labeled(kind, 4, 2))
-    with pytest.raises(UsageError, match=r"4 of 8 validation images have another class .*Correct the labels"):
+    with pytest.raises(UsageError, match=r"4 of 8 images of val are in another class .*Correct the labels"):
         find_source(tmp_path / "many")
 
 
@@ -189,3 +191,27 @@ def test_class_folders_by_other_names(tmp_path: Path) -> None:
         write_files(tmp_path, {f"val/{name}/{val_name(number)}": b"" for number in numbers_of(wnid)[:2]})
     source = find_source(tmp_path)
     assert sizes(source) == {"train": 4, "val": 4} and not source.unused and not source.warnings
+
+
+@pytest.mark.parametrize("kind", ["folders", "webdataset"])
+def test_classes_that_contradict_wordnet_ids(tmp_path: Path, kind: str) -> None:
+    """Images of train called n01440764_… in another of the 1,000 classes; a split is judged by itself."""
+
+    def files(wrong: int, right: int) -> dict[str, bytes]:
+        labels = {f"{GOLDFISH}_{i}": 1 for i in range(right)} | {
+            f"{TENCH}_{i}": 0 if i < right else 1 for i in range(right + wrong)
+        }
+        if kind == "folders":
+            return {f"train/{(TENCH, GOLDFISH)[label]}/{name}.JPEG": name.encode() for name, label in labels.items()}
+        return {
+            "train-0.tar": tar_bytes(
+                {f"{name}.{end}": b"%d" % label for name, label in labels.items() for end in ("jpg", "cls")}
+            )
+        }
+
+    source = find_source(write_files(tmp_path / "few", files(2, 3)))
+    assert [entry.name for entry in source.classes][:2] == [TENCH, GOLDFISH]
+    assert any(text.startswith("2 of 8 images of train are in another class than") for text in source.warnings)
+    if kind == "folders":  # numbers are refused for their numbering first
+        with pytest.raises(UsageError, match="6 of 12 images of train are in another class than"):
+            find_source(write_files(tmp_path / "many", files(6, 3)))
