@@ -249,10 +249,9 @@ def webdataset(maker: Maker) -> None:
                 samples.append((f"._{key.rpartition('/')[2]}.jpg", b"\0\5"))
         if numeric and maker.random.random() < 0.2:
             content, extension = maker.image()
-            samples += [
-                (f"u{maker.count}{extension}", content),
-                *((f"u{maker.count}.{end}", t) for end, t in write("-1")),
-            ]
+            unlabeled = maker.random.choice((write("-1"), [("cls", b"-1")]))
+            samples += [(f"u{maker.count}{extension}", content)]
+            samples += [(f"u{maker.count}.{end}", text) for end, text in unlabeled]
             maker.truth.unused += 1
         order = maker.random.choice(("as made", "by extension", "shuffled"))
         if order == "by extension":
@@ -337,6 +336,31 @@ def imagenet_validation(maker: Maker) -> None:
         maker.truth.refused = "one class"
 
 
+def imagenet_subset(maker: Maker) -> None:
+    """As Imagenette: train and val folders, each with images of ImageNet's train split and of its validation split."""
+    wnids = [entry.wnid for entry in maker.random.sample(imagenet_classes(), maker.random.randint(2, 4))]
+    places = folder_of_split(maker, ["train", "val"])
+    for wnid in wnids:
+        index = next(entry.index for entry in imagenet_classes() if entry.wnid == wnid)
+        numbers = [number for number, label in enumerate(validation_labels(), 1) if label == index]
+        held_out = iter(maker.random.sample(numbers, 4))
+        for split in ("train", "val"):
+            for name in [f"{wnid}_{place}" for place in range(3)] + [f"ILSVRC2012_val_{next(held_out):08d}"]:
+                content, extension = maker.labeled(split, wnid, ".JPEG")
+                maker.files[f"{places[split]}{wnid}/{name}{extension}"] = content
+    fault = maker.random.random()
+    kept = [name for name in maker.files if "_val_" in name]
+    train, val = (next(name for name in kept if name.startswith(places[split])) for split in ("train", "val"))
+    if fault < 0.15:
+        copy = val.rpartition("/")[0] + "/" + train.rpartition("/")[2]
+        maker.files[copy] = maker.labeled("val", wnids[0], ".JPEG")[0]
+        maker.truth.refused = "an image in train and in val"
+    elif fault < 0.3:
+        for name in [name for name in maker.files if name.startswith(f"{places['train']}{wnids[0]}/{wnids[0]}_")]:
+            del maker.truth.images[maker.files.pop(name)]
+        maker.truth.refused = "a class of validation images in train"
+
+
 def ambiguous(maker: Maker) -> None:
     """Layouts with two readings."""
     one, two = maker.random.choice(
@@ -356,4 +380,4 @@ def ambiguous(maker: Maker) -> None:
 
 
 LAYOUTS = (folders, folders, classes_with_splits, class_tars, tree_tar, webdataset, webdataset, table_of_labels,
-           imagenet_validation, ambiguous)  # fmt: skip
+           imagenet_validation, imagenet_subset, ambiguous)  # fmt: skip

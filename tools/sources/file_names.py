@@ -31,6 +31,13 @@ def split_of_name(name: bytes) -> str | None:
     return matched[1].decode().lower() if matched else None
 
 
+def held_out_image(name: bytes) -> bytes:
+    """Which of the challenge's images one is that has a `split_of_name`, whatever stands behind its number:
+    `ilsvrc2012_val_00000001`.
+    """
+    return name[: len(b"ILSVRC2012_val_00000001") + (b"_test_" in name.lower())].lower()
+
+
 def validation_index(name: bytes) -> int | None:
     """The class index of a validation image of ILSVRC-2012, by its number; None for other names."""
     matched = _VALIDATION_2012.fullmatch(name)
@@ -52,14 +59,13 @@ def label_of_name(name: bytes) -> NameLabel | None:
     return None if index is None else NameLabel(imagenet_classes()[index].wnid, BY_NUMBER)
 
 
-def contradicts(name: bytes) -> bool:
-    """Whether a validation image's wnid in its name is another than the challenge's label of its number."""
-    index, last = validation_index(name), _WNID_LAST.fullmatch(name)
-    return index is not None and last is not None and imagenet_classes()[index].wnid != last[1].decode()
-
-
 def imagenet_index(name: bytes) -> int:
-    """The ImageNet class index that a file name says; -1 where it says none."""
+    """The ImageNet class index of a validation image's number, else the one that the wnid in a file name says; -1 where
+    there is none.
+    """
+    index = validation_index(name)
+    if index is not None:
+        return index
     label = label_of_name(name)
     known = classes_by_wnid().get(label.wnid) if label else None
     return known.index if known else -1

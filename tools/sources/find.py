@@ -18,6 +18,7 @@ from alexnet_fast.tools.sources.contents import Contents, read_contents, unreada
 from alexnet_fast.tools.sources.file_names import label_of_name, split_of_name
 from alexnet_fast.tools.sources.folders import find_class_folders
 from alexnet_fast.tools.sources.foreign import is_image, is_tar, text
+from alexnet_fast.tools.sources.held_out import check_names
 from alexnet_fast.tools.sources.ilsvrc import (
     TARS_2012,
     class_tars,
@@ -91,6 +92,9 @@ def find_source(
     wishes = Wishes(tuple(splits), tuple(labels), read_class_list(classes))
     contents = read_contents(absolute(path), exclude, ScanCache(cache))
     source = replace(find_kind(contents, kind, wishes), scans=contents.scans)
+    if source.kind not in ("ilsvrc2010", "ilsvrc2012", "shards"):  # their splits and labels are known by themselves
+        found = check_names(source, chosen=bool(splits or labels))
+        source = replace(source, warnings=(*source.warnings, *found))
     source = replace(source, unused=merged(contents), notes=(*source.notes, *contents.notes()))
     if not len(source.table):
         raise UsageError(f"{contents.root}: no images in it. {' '.join(source.notes)} Give the folder that holds them.")

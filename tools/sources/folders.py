@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from alexnet_fast.tools.errors import UsageError
 from alexnet_fast.tools.messages import counted, few
 from alexnet_fast.tools.sources.classes import ClassList, LabelCounts, make_classes
-from alexnet_fast.tools.sources.file_names import BY_NUMBER, contradicts, label_of_name, split_of_name
+from alexnet_fast.tools.sources.file_names import BY_NUMBER, label_of_name, split_of_name
 from alexnet_fast.tools.sources.foreign import text
+from alexnet_fast.tools.sources.held_out import check_folder, split_of_content
 from alexnet_fast.tools.sources.image_folders import Accounts, ImageFolder
 from alexnet_fast.tools.sources.imagenet import classes_by_wnid
 from alexnet_fast.tools.sources.label_files import LabelFiles, Row
@@ -68,8 +69,6 @@ class Grouping:
     groups: list[Group] = field(default_factory=list)
     origins: Counter[str] = field(default_factory=Counter)
     """Where labels come from -> images."""
-    contradictions: int = 0
-    """Validation images whose names say another class than the challenge's labels."""
 
     def add(self, folder: ImageFolder, assigned: Assignment) -> None:
         """Label a folder's images: by a table, by the folder, or by their own names."""
@@ -92,7 +91,6 @@ class Grouping:
                 said_by_name = label_of_name(name)
                 if said_by_name:
                     self.origins[said_by_name.origin] += 1
-                    self.contradictions += contradicts(name)
                 wnid = said_by_name.wnid if said_by_name else None
                 by_label[assigned.split, Label(None, wnid)].append(place)
         self.accounts.add(folder.where, unlisted, "images that the table of labels does not have")
@@ -127,39 +125,22 @@ def assign(root: str, folders: list[ImageFolder], given: Sequence[str]) -> list[
         return [
             one and Assignment(one[0], folder.class_path[one[1] :]) for folder, one in zip(folders, chosen, strict=True)
         ]
-    by_content = [split_of_content(root, folder) for folder in folders]
-    rest = [folder.class_path for folder, split in zip(folders, by_content, strict=True) if not split]
-    by_name = SplitFinder(root, rest).find()
+    by_content = [split_of_content(folder) for folder in folders]
+    rest = [folder for folder, split in zip(folders, by_content, strict=True) if not split]
+    by_name = SplitFinder(root, [folder.class_path for folder in rest]).find()
+    for folder in rest:
+        if one := by_name[folder.class_path]:
+            check_folder(root, folder, one)
+    classes = {class_of_path(one.class_path) for one in by_name.values() if one}
     assigned = []
-    for folder, split in zip(folders, by_content, strict=True):
-        path = folder.class_path
-        if split is None:
-            assigned.append(by_name[path])
+    for folder, content in zip(folders, by_content, strict=True):
+        if content is None:
+            assigned.append(by_name[folder.class_path])
             continue
-        wnids = tuple(part for part in path if _WNID.fullmatch(part))
-        assigned.append(Assignment(split, wnids))
+        split, below = content
+        wnids = tuple(part for part in folder.class_path if _WNID.fullmatch(part))
+        assigned.append(Assignment(split, below if class_of_path(below) in classes else wnids))
     return assigned
-
-
-def split_of_content(root: str, folder: ImageFolder) -> str | None:
-    """val or test where every image is called as one of the challenge's; None where none is.
-
-    UsageError where only some are, or where a folder of the training set holds them.
-    """
-    named = Counter(map(split_of_name, folder.names))
-    if list(named) == [None]:
-        return None
-    by_name = next((what.split for part in reversed(folder.path) if (what := said(part)) and not what.rest), None)
-    split = next(iter(named)) if len(named) == 1 else None
-    if split is None or by_name not in (None, split):
-        names = [text(name) for name in folder.names if split_of_name(name)]
-        there = f"folder of the {by_name} split" if by_name and split else "folder with other images"
-        raise UsageError(
-            f"{root}: {folder.where} is a {there}, but {counted(len(names), 'image')} in it are called as the "
-            f"challenge's {split or 'validation or test'} images ({few(names)}). Move them to a folder of their own, "
-            "or say what the folders are with --split NAME=PATH."
-        )
-    return split
 
 
 def check_mixed(root: str, groups: Iterable[Group], assigned: Iterable[Assignment | None]) -> None:
@@ -325,9 +306,6 @@ def build(
         names = sorted(map(text, empty_folders))
         notes.append(f"No classes: {counted(len(names), 'folder')} without an image ({few(names)}).")
     warnings = [*made.warnings, *grouping.tables.warnings()]
-    if grouping.contradictions:
-        images = counted(grouping.contradictions, "validation image")
-        warnings.append(f"The names of {images} say another class than the challenge's labels; the names count.")
     above = {entry.name.partition("/")[0] if "/" in entry.name else "" for entry in made.classes}
     if class_list is None and len(above) == 1 and above != {""}:
         notes.append(

@@ -121,8 +121,13 @@ def alike(tar: str, listing: Listing, one: int, two: int) -> bool:
 
 
 def label_of_sample(tar: str, listing: Listing, key: bytes, sample: Sample, with_texts: bool) -> Label:
-    """What a sample's label members say together; UserError where two of them disagree, or where one is no label."""
-    members = exact_first(sample.labels) or (exact_first(sample.texts) if with_texts else [])
+    """What a sample's label members say together; UserError where two of them disagree, or where one is no label.
+
+    with_texts: whether texts are labels in this source.  A member that says -1 leaves the class to the others.
+    """
+    members = exact_first(sample.labels)
+    if with_texts:
+        members = members + exact_first(sample.texts)
     try:
         labels = (read_label(component, listing.labels[row]) for component, row in members)
         return functools.reduce(merged, labels, UNLABELED)
@@ -131,6 +136,14 @@ def label_of_sample(tar: str, listing: Listing, key: bytes, sample: Sample, with
         raise UserError(
             f"{tar}: {names} (sample {text(key)!r}): {error}. Correct the tar, or leave the sample out."
         ) from error
+
+
+def says_label(listing: Listing, sample: Sample) -> bool:
+    """Whether a label member other than a text says a class, or holds what is none; -1 in it says no class."""
+    try:
+        return any(read_label(part, listing.labels[row]) != UNLABELED for part, row in exact_first(sample.labels))
+    except LabelError:  # which `label_of_sample` raises with the sample's name
+        return True
 
 
 def read_label(component: bytes, content: bytes) -> Label:

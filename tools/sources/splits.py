@@ -59,6 +59,8 @@ class Assignment:
 
     split: str
     class_path: Path
+    stated: bool = True
+    """Whether a name or the user says the split; where nothing does, it is train."""
 
 
 class AmbiguousSplitsError(UsageError):
@@ -96,13 +98,17 @@ class SplitFinder:
         """
         names = self.children[parent]
         only = next(iter(names))
-        if len(names) == 1 and (what := said(only)) and (*parent, only) in self.children:
+        if len(names) == 1 and (what := said(only)) and self._holds_classes((*parent, only)):
             return {only: what.split}
         all_said = {name: what for name in names if (what := said(name))}
         splits_of: dict[tuple[str, ...], set[str]] = {}
         for what in all_said.values():
             splits_of.setdefault(what.rest, set()).add(what.split)
         return {name: what.split for name, what in all_said.items() if not what.rest or len(splits_of[what.rest]) > 1}
+
+    def _holds_classes(self, folder: Path) -> bool:
+        """Whether folders in it may be classes, which one called `images` is not."""
+        return any(not is_plain_folder(name) for name in self.children.get(folder, ()))
 
     def find(self) -> dict[Path, Assignment | None]:
         """Folder -> what it is; None for folders that are part of no split.  Where nothing says a split, all is train.
@@ -115,7 +121,7 @@ class SplitFinder:
         if not splits:
             self.check_same_names()
             self.check_unlike_siblings()
-            return {folder: Assignment("train", folder) for folder in self.folders}
+            return {folder: Assignment("train", folder, stated=False) for folder in self.folders}
         if self.classes_hold_splits(nodes, outside):
             return {
                 folder: Assignment(splits[node], node[:-1] + folder[len(node) :]) if node else None
@@ -160,8 +166,14 @@ class SplitFinder:
         return folder[:depth]
 
     def _doubled(self, folder: Path, depth: int, split: str) -> bool:
-        """Whether the folder's only content is one that is called as the split again, as archives unpack."""
-        return len(self.children[folder[:depth]]) == 1 and self.named[folder[:depth]].get(folder[depth]) == split
+        """Whether the folder's only content is one that is called as the split again, as archives unpack.
+
+        One that says more (`val/val d'or`) is a class, but for one of the very same name (`seg_test/seg_test`).
+        """
+        if len(self.children[folder[:depth]]) > 1 or self.named[folder[:depth]].get(folder[depth]) != split:
+            return False
+        what = said(folder[depth])
+        return folder[depth] == folder[depth - 1] or (what is not None and not what.rest)
 
     def classes_hold_splits(self, nodes: dict[Path, Path | None], outside: list[Path]) -> bool:
         """Whether every class has its own split folders: `cat/train`, `cat/val`, `dog/train`, …"""

@@ -139,6 +139,26 @@ def test_components_that_are_labels(tmp_path: Path, component: str) -> None:
     assert source.table.label.tolist() == [1, 0, 1]
 
 
+@pytest.mark.parametrize("component", ["cls", "json", "cls.txt"])
+def test_minus_one_leaves_the_class_to_other_members(tmp_path: Path, component: str) -> None:
+    """The member knows no label, a text beside it may; texts are labels where nothing else says one."""
+    none: dict[str, Any] = {component: {"label": -1} if component == "json" else -1}
+    source = found(tmp_path / "a", {"txt": 0}, {"txt": 1}, none | {"txt": 2}, none, {"txt": 1})
+    assert labels(source) == [(f"train-0.tar!{i:03d}.jpg", str(label)) for i, label in ((0, 0), (1, 1), (2, 2), (4, 1))]
+    assert [(entry.place, entry.count) for entry in source.unused] == [("train-0.tar", 1)]
+    assert "'003'" in source.unused[0].reason
+    source = found(tmp_path / "b", {"cls": 0}, {"cls": 1}, none | {"label": 1}, none | {"txt": 0})
+    assert source.table.label.tolist() == [0, 1, 1]  # a caption, where other samples have a .cls
+    assert "'003'" in source.unused[0].reason
+    source = found(tmp_path / "c", {"txt": 0}, {"txt": -1}, {"txt": 1}, {"txt": 1})
+    assert source.table.label.tolist() == [0, 1, 1] and "'001'" in source.unused[0].reason
+
+
+def test_texts_that_disagree(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="two labels disagree: 1 and 2"):
+        found(tmp_path, {"txt": 0}, {"txt": 0}, {"jpg": b"2", "cls": -1, "a.txt": 1, "b.txt": 2})
+
+
 def test_captions_are_no_labels(tmp_path: Path) -> None:
     captions = [{"txt": b"a photo of a cat on a mat"}, {"txt": b"a dog"}]
     with pytest.raises(UsageError, match="texts or JSON beside them, which say no labels"):
