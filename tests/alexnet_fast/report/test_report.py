@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from alexnet_fast.cli import group
+from alexnet_fast.commands.main import group
 from alexnet_fast.report import charts, kernels, report
 from alexnet_fast.report.kernels import color_score
 from alexnet_fast.report.predictions import (
