@@ -9,6 +9,7 @@ that `alexnet-fast shard` runs without them.
     recipe("2013")          every choice of a training run; recipe("2013").architecture(10) is its network
     Dataset.load("shards")  what is in a shards folder
     TrainingLoader, EvaluationLoader   batches of a shards folder, for any PyTorch model
+    Augmentation            crop, mirror and color jitter of a TrainingLoader
     UserError, UsageError   what all of them raise for what a person can put right
 """
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from alexnet_fast.inference.trained_network import load as load
     from alexnet_fast.network.model import AlexNet as AlexNet
     from alexnet_fast.network.model import Architecture as Architecture
+    from alexnet_fast.pipelines.augmentation import Augmentation as Augmentation
     from alexnet_fast.pipelines.loader import EvaluationLoader as EvaluationLoader
     from alexnet_fast.pipelines.loader import TrainingLoader as TrainingLoader
     from alexnet_fast.tools.dataset import Dataset as Dataset
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 _PLACES = {
     "AlexNet": "network.model",
     "Architecture": "network.model",
+    "Augmentation": "pipelines.augmentation",
     "Dataset": "tools.dataset",
     "EvaluationLoader": "pipelines.loader",
     "PlainAlexNet": "inference.plain",

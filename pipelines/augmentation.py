@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import count
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,8 @@ from alexnet_fast.pipelines.decoding import Decoding, decode, decode_crop
 from alexnet_fast.pipelines.draws import DrawStream
 from alexnet_fast.pipelines.reader import Reading, read_samples, source_of
 from alexnet_fast.tools.crop import CROP
+from alexnet_fast.tools.dataset import Statistics
+from alexnet_fast.tools.errors import UsageError
 
 Floats = npt.NDArray[np.float32]
 
@@ -23,7 +26,59 @@ NUM_DRAWN = 5
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to the pixels x (0..255) of a image: (x − mean + strength·Σ gᵢ·sᵢ·pᵢ) / divisor."""
+    """How training images are augmented; the defaults are those of 2012.  UsageError for values out of range.
+
+    >>> from alexnet_fast import Augmentation, TrainingLoader
+    >>> plain = Augmentation(crop_and_mirror=False, pca_jitter=0)
+    >>> loader = TrainingLoader("shards", batch_size=16, device="cpu", augmentation=plain)
+    """
+
+    crop_and_mirror: bool = True
+    """A random 224 crop, mirrored with probability 1/2; False: the center crop, never mirrored."""
+    pca_jitter: float = 0.1
+    """Standard deviation of each gᵢ of the PCA color jitter Σ gᵢ·sᵢ·pᵢ (pᵢ: the eigenvectors of the RGB covariance);
+    0: none."""
+    pca_jitter_divisor: bool = True
+    """Divide by 1 + pca_jitter, so that pixels keep their scale."""
+    pca_jitter_scale: Literal["sqrt_eigenvalue", "eigenvalue"] = "sqrt_eigenvalue"
+    """sᵢ: the square root of the i-th eigenvalue, or the eigenvalue itself, for pixels of 0..1, as the paper's text can
+    be read."""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.pca_jitter) and self.pca_jitter >= 0):
+            raise UsageError(f"PCA color jitter {self.pca_jitter:g}: give 0 (none) or more; 0.1 was used in 2012.")
+        if self.pca_jitter_scale not in ("sqrt_eigenvalue", "eigenvalue"):
+            raise UsageError(f"pca_jitter_scale {self.pca_jitter_scale!r}: give sqrt_eigenvalue or eigenvalue.")
+
+    def of_epoch(
+        self, statistics: Statistics, *, seed: int, epoch: int, rank: int, pca_jitter: bool, cropped_alike: int
+    ) -> EpochAugmentation:
+        """The numbers that an epoch's images are made with; pca_jitter: False omits the jitter and its divisor."""
+        deviations = statistics.standard_deviations  # √λ, of pixels 0..255
+        scales = deviations if self.pca_jitter_scale == "sqrt_eigenvalue" else deviations**2 / 255
+        return EpochAugmentation(
+            mean=statistics.mean_rgb.astype(np.float32),
+            directions=(scales[:, None] * statistics.directions).T.astype(np.float32),
+            strength=self.pca_jitter if pca_jitter else 0.0,
+            divisor=1.0 + self.pca_jitter if pca_jitter and self.pca_jitter_divisor else 1.0,
+            seed=seed,
+            epoch=epoch,
+            rank=rank,
+            crop_and_mirror=self.crop_and_mirror,
+            cropped_alike=cropped_alike,
+        )
+
+    def describe_jitter(self) -> str:
+        """For the description of a stream: "0.1", "0.1, undivided", "0.1, by eigenvalue"."""
+        divided = "" if self.pca_jitter_divisor else ", undivided"
+        return f"{self.pca_jitter}{divided}" + (
+            "" if self.pca_jitter_scale == "sqrt_eigenvalue" else f", by {self.pca_jitter_scale}"
+        )
+
+
+@dataclass(frozen=True)
+class EpochAugmentation:
+    """What is done to the pixels x (0..255) of an image: (x − mean + strength·Σ gᵢ·sᵢ·pᵢ) / divisor."""
 
     mean: Floats
     """(3,)"""
@@ -63,7 +118,7 @@ class DrawNodes:
     """(3,) float32: how far the color goes along each direction, times `strength`."""
 
 
-def draw(augmentation: Augmentation, size: int, start: int = 0) -> DrawNodes:
+def draw(augmentation: EpochAugmentation, size: int, start: int = 0) -> DrawNodes:
     """Draw once for each image: offsets uniform, mirror ½, g ~ strength · N(0, 1).
 
     To be called within a pipeline, whose first image is the sample `start` of the epoch.
@@ -86,7 +141,7 @@ def draw(augmentation: Augmentation, size: int, start: int = 0) -> DrawNodes:
     return DrawNodes(corner, mirror, g)
 
 
-def augment(pixels: Any, draws: DrawNodes, augmentation: Augmentation, size: int, dtype: Any) -> Any:
+def augment(pixels: Any, draws: DrawNodes, augmentation: EpochAugmentation, size: int, dtype: Any) -> Any:
     """Whole images (size, size, 3) or their crops (224, 224, 3), by `size` -> (224, 224, 3) of `dtype`.
 
     The PCA color jitter costs nothing: it is part of each image's own mean.
@@ -111,7 +166,7 @@ def augment(pixels: Any, draws: DrawNodes, augmentation: Augmentation, size: int
 def training_graph(
     reading: Reading,
     decoding: Decoding,
-    augmentation: Augmentation,
+    augmentation: EpochAugmentation,
     dtype: Any,
     *,
     start: int = 0,
@@ -140,7 +195,7 @@ def training_graph(
 
 
 def cutting_graph(
-    reading: Reading, decoding: Decoding, augmentation: Augmentation, *, start: int = 0, with_draws: bool = False
+    reading: Reading, decoding: Decoding, augmentation: EpochAugmentation, *, start: int = 0, with_draws: bool = False
 ) -> tuple[Any, ...]:
     """For a CPU, what is left to do outside DALI: crops (224, 224, 3) uint8, digits (5,) uint8, mirror, g.
 

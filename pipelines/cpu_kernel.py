@@ -1,6 +1,6 @@
 """The arithmetic of training images on a CPU, compiled: numpy takes two and a half times as long.
 
-numpy passes over a image once for each step of the formula, which the caches do not hold, and mirrors pixels of three
+numpy passes over an image once for each step of the formula, which the caches do not hold, and mirrors pixels of three
 bytes one by one; and each of its calls stops for Python's lock.
 """
 
@@ -14,11 +14,11 @@ from alexnet_fast.tools.compilation import compiled_exactly
 from alexnet_fast.tools.crop import CROP
 
 ROW = CROP * 3
-"""Numbers in a row of a image; known when the loops are compiled, which makes them three times as fast."""
+"""Numbers in a row of an image; known when the loops are compiled, which makes them three times as fast."""
 
 
 @compiled_exactly
-def finish_images(
+def normalize_images(
     pixels: npt.NDArray[np.uint8],
     mirror: npt.NDArray[np.int32],
     mean: Floats,

@@ -9,7 +9,11 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+
+from alexnet_fast.pipelines.settings import LoaderSettings
 from alexnet_fast.tools.crop import CROP
+from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError
 from alexnet_fast.tools.messages import counted
 
@@ -121,6 +125,23 @@ def loader_memory(
     if decoded_at_once == batch_size:
         return LoaderMemory(each, threads)
     return LoaderMemory(0.0, threads + int(each * decoded_at_once))
+
+
+def memory_of_loader(
+    dataset: Dataset, split: str, settings: LoaderSettings, dtype: torch.dtype, *, batch_size: int, decode_batch: int
+) -> LoaderMemory:
+    """`loader_memory` of a split's loader on a GPU; decode_batch: images that are decoded together."""
+    content = dataset.split(split)
+    return loader_memory(
+        size=dataset.image_options.size,
+        jpeg_bytes=content.bytes / content.samples,
+        pixel_bytes=dtype.itemsize,
+        decoded_at_once=decode_batch,
+        batch_size=batch_size,
+        num_threads=settings.num_threads,
+        prefetch=settings.prefetch,
+        hw_decoder_load=settings.hw_decoder_load if settings.decode_on == "engines" else 0.0,
+    )
 
 
 def plan_cache(asked: CacheSize, *, free: int, needed: int, samples: int, size: int) -> CachePlan:

@@ -1,4 +1,4 @@
-"""What is wrong with the shards when a stream stops: DALI says that a image cannot be decoded, not which."""
+"""What is wrong with the shards when a stream stops: DALI says that an image cannot be decoded, not which."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from alexnet_fast.tools.dataset import Dataset
 
 
 def view_corners(size: int) -> list[tuple[int, int]]:
-    """Top left corner (y, x) of the five crops of a image of `size` pixels: center, then the four corners."""
+    """Top left corner (y, x) of the five crops of an image of `size` pixels: center, then the four corners."""
     margin = size - CROP
     return [(margin // 2, margin // 2), (0, 0), (0, margin), (margin, 0), (margin, margin)]
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-import numpy as np
 import torch
 
 from alexnet_fast.pipelines.arguments import as_dataset, as_device
-from alexnet_fast.pipelines.augmentation import Augmentation
+from alexnet_fast.pipelines.augmentation import Augmentation, EpochAugmentation
 from alexnet_fast.pipelines.batch import Batch
 from alexnet_fast.pipelines.dali import VERSION
 from alexnet_fast.pipelines.decoded_cache import (
@@ -22,13 +20,13 @@ from alexnet_fast.pipelines.decoded_cache import (
     CacheRequest,
     LoaderMemory,
     check_gpu_memory,
-    loader_memory,
+    memory_of_loader,
     plan_cache,
 )
 from alexnet_fast.pipelines.decoding import Decoding
 from alexnet_fast.pipelines.diagnosis import Shards, check_labels
 from alexnet_fast.pipelines.evaluation_loader import EvaluationLoader
-from alexnet_fast.pipelines.normalization import Finishing, Workbench, finishing_of, take
+from alexnet_fast.pipelines.normalization import CpuWorkers, Normalization, as_tensors, normalization_of
 from alexnet_fast.pipelines.pipeline_run import CacheKeeper, Execution, PipelineRun, free_gpu_memory
 from alexnet_fast.pipelines.place import Checkpoint, Place, check_stream, check_version, place_in, state_of
 from alexnet_fast.pipelines.reader import Reading
@@ -64,8 +62,8 @@ class TrainingLoader:
     once: what does not fill a batch on all ranks is skipped.  Where decoded images are kept and there are several
     ranks, each rank has the same samples in every epoch, or it would seldom meet one that it has kept.
 
-    images (N, 3, 224, 224), channels-last, (x − mean + pca_jitter·Σ gᵢ·sᵢ·pᵢ) / (1 + pca_jitter) for pixels x
-    in 0..255.
+    images (N, 3, 224, 224), channels-last, (x − mean + Σ gᵢ·sᵢ·pᵢ) / (1 + pca_jitter) for pixels x in 0..255, with
+    the PCA color jitter of `Augmentation`.
     """
 
     def __init__(
@@ -80,10 +78,7 @@ class TrainingLoader:
         num_ranks: int = 1,
         dtype: torch.dtype = torch.float32,
         mean: Literal["image", "rgb"] = "image",
-        pca_jitter: float = 0.1,
-        pca_jitter_divisor: bool = True,
-        crop_and_mirror: bool = True,
-        pca_jitter_scale: Literal["sqrt_eigenvalue", "eigenvalue"] = "sqrt_eigenvalue",
+        augmentation: Augmentation | None = None,
         exact_2012: bool = False,
         shuffle_buffer: int = 8192,
         options: LoaderOptions | None = None,
@@ -97,19 +92,13 @@ class TrainingLoader:
         dtype: float32, or float16 (made by DALI on a GPU, where it is free).
         mean: "image" subtracts the mean image's center 224 crop, whichever crop the image got, as in 2012; "rgb" one
             color.
-        pca_jitter_divisor: divide by 1 + pca_jitter while there is pca_jitter, as in 2012, so that pixels keep their
-            scale.
-        crop_and_mirror: False gives the center crop of every image, never mirrored.
-        pca_jitter_scale: "sqrt_eigenvalue": sᵢ is the square root of the i-th eigenvalue, as in 2012; "eigenvalue": it
-            is the eigenvalue itself, for pixels of 0..1, as the paper's text can be read.
+        augmentation: crop, mirror and PCA color jitter; None: those of 2012.
         exact_2012: the stream as in 2012: samples in the shards' order in every epoch, one crop and mirror for
             `CROPPED_ALIKE` consecutive ones, and the short last batch too.  For one rank.
         shuffle_buffer: samples in the reader's buffer of compressed images (about 0.2 GB at 8192).
         cache: keep decoded images in the GPU's memory; they are not decoded again until `close`.  Has not run on a GPU
             yet.  One loader with a cache at a time on each GPU of a process.
         """
-        if not (math.isfinite(pca_jitter) and pca_jitter >= 0):
-            raise UsageError(f"PCA color jitter {pca_jitter:g}: give 0 (none) or more; 0.1 was used in 2012.")
         if shuffle_buffer < 1:
             raise UsageError(f"a shuffle buffer of {shuffle_buffer} samples: give 1 or more.")
         if exact_2012 and num_ranks > 1:
@@ -126,9 +115,8 @@ class TrainingLoader:
         self._seed = seed
         self._rank, self._num_ranks = rank, num_ranks
         self.dtype, self._device = dtype, device
-        self._pca_jitter, self._pca_jitter_divisor, self._mean = pca_jitter, pca_jitter_divisor, mean
-        self._crop_and_mirror = crop_and_mirror
-        self._pca_jitter_scale, self._exact_2012 = pca_jitter_scale, exact_2012
+        self._mean, self._augmentation = mean, augmentation or Augmentation()
+        self._exact_2012 = exact_2012
         self._shuffle_buffer = min(shuffle_buffer, split_info.samples // num_ranks)
         settings = (options or LoaderOptions()).settings(device)
         self.cache: CachePlan | None = None
@@ -141,7 +129,7 @@ class TrainingLoader:
         self._same_samples = self.cache is not None and num_ranks > 1
         self._apply(settings)
         self._keeper: CacheKeeper | None = None
-        self._workbench = Workbench(settings.num_threads)
+        self._workers = CpuWorkers(settings.num_threads)
         self._run: PipelineRun | None = None
         self._place: Place | None = None
         self._resuming = False
@@ -164,16 +152,9 @@ class TrainingLoader:
     def _memory(self, settings: LoaderSettings) -> LoaderMemory:
         if self._device.type == "cpu":
             return LoaderMemory()
-        split = self._dataset.split(self._split)
-        return loader_memory(
-            size=self._dataset.image_options.size,
-            jpeg_bytes=split.bytes / split.samples,
-            pixel_bytes=self.dtype.itemsize,
-            decoded_at_once=settings.fitting_batch(self.batch_size, self.num_batches),
-            batch_size=self.batch_size,
-            num_threads=settings.num_threads,
-            prefetch=settings.prefetch,
-            hw_decoder_load=self._decoding_of(settings).hw_decoder_load,
+        decode_batch = settings.fitting_batch(self.batch_size, self.num_batches)
+        return memory_of_loader(
+            self._dataset, self._split, settings, self.dtype, batch_size=self.batch_size, decode_batch=decode_batch
         )
 
     def _plan_cache(self, asked: CacheRequest, settings: LoaderSettings) -> CachePlan:
@@ -220,8 +201,8 @@ class TrainingLoader:
             return
         if self._decoding.cache_mib and self._keeper is None:
             self._keeper = CacheKeeper(self._decoding, self._execution)
-        finishing = self.finishing(place.epoch, pca_jitter=pca_jitter)
-        self._run = self._start(place, finishing)
+        normalization = self.normalization(place.epoch, pca_jitter=pca_jitter)
+        self._run = self._start(place, normalization)
         self._run.check_num_samples(self._dataset, self._split)
         start = place.checkpoint.samples if place.checkpoint is not None else 0
         decoded: tuple[torch.Tensor, ...] = ()
@@ -235,11 +216,11 @@ class TrainingLoader:
                 while begin >= past:
                     if past > start:
                         place.checkpoint = Checkpoint(past, self._run.checkpoint())
-                    decoded = take(finishing, self._run.next())
+                    decoded = as_tensors(normalization, self._run.next())
                     first, past = past, past + self._execution.batch_size
                 end = min(begin + self.batch_size, self._dataset.split(self._split).samples)
                 part = slice(begin - first, end - first)
-                batch = self._batch(finishing, tuple(output[part] for output in decoded))
+                batch = self._batch(normalization, tuple(output[part] for output in decoded))
             except BaseException:
                 self._end_run()  # it stands behind a batch that nobody was given
                 raise
@@ -252,19 +233,19 @@ class TrainingLoader:
         if generation != self._generation:
             raise RuntimeError("this epoch was ended: another one was begun")
 
-    def _batch(self, finishing: Finishing, outputs: tuple[torch.Tensor, ...]) -> Batch:
-        images_NHWC, labels = finishing.finish(outputs)
+    def _batch(self, normalization: Normalization, outputs: tuple[torch.Tensor, ...]) -> Batch:
+        images_NHWC, labels = normalization.normalize(outputs)
         batch = Batch(images_NHWC.to(self.dtype).permute(0, 3, 1, 2), labels)
         check_labels(batch.labels, self._dataset)
         return batch
 
-    def _start(self, place: Place, finishing: Finishing) -> PipelineRun:
+    def _start(self, place: Place, normalization: Normalization) -> PipelineRun:
         """What decodes the rest of an epoch, from the place's checkpoint on."""
         reading = self._reading(place.epoch)
         start = place.checkpoint.samples if place.checkpoint is not None else 0
         num_samples = self.num_batches * self.batch_size - start
         return PipelineRun(
-            lambda: finishing.graph(reading, start=start),
+            lambda: normalization.graph(reading, start=start),
             self._execution,
             -(-num_samples // self._execution.batch_size),
             checkpointing=True,
@@ -272,27 +253,21 @@ class TrainingLoader:
             shards=Shards.of(self._dataset, self._split),
         )
 
-    def finishing(self, epoch: int, *, pca_jitter: bool) -> Finishing:
+    def normalization(self, epoch: int, *, pca_jitter: bool) -> Normalization:
         """What is done to an epoch's images."""
-        return finishing_of(
+        return normalization_of(
             self._dataset,
-            self.augmentation(epoch, pca_jitter=pca_jitter),
+            self.epoch_augmentation(epoch, pca_jitter=pca_jitter),
             mean=self._mean,
             decoding=self._decoding,
             device=self._device,
             dtype=self.dtype,
-            workbench=self._workbench,
+            workers=self._workers,
         )
 
     def _reading(self, epoch: int) -> Reading:
         tars, indexes = self._dataset.tars(self._split), self._dataset.indexes(self._split)
-        if self._exact_2012:
-            order = list(range(len(tars)))
-        elif self._same_samples:
-            sizes = [shard.samples for shard in self._dataset.split(self._split).shards]
-            order = shard_order_within_parts(sizes, self._num_ranks, self._seed, epoch)
-        else:
-            order = shard_order(len(tars), self._seed, epoch)
+        order = list(range(len(tars))) if self._exact_2012 else self._shard_order(epoch)
         return Reading.of(
             [tars[place] for place in order],
             [indexes[place] for place in order],
@@ -303,20 +278,20 @@ class TrainingLoader:
             skip_cached=self._decoding.cache_mib > 0,
         )
 
-    def augmentation(self, epoch: int, *, pca_jitter: bool) -> Augmentation:
+    def _shard_order(self, epoch: int) -> list[int]:
+        shards = self._dataset.split(self._split).shards
+        if self._same_samples:
+            return shard_order_within_parts([shard.samples for shard in shards], self._num_ranks, self._seed, epoch)
+        return shard_order(len(shards), self._seed, epoch)
+
+    def epoch_augmentation(self, epoch: int, *, pca_jitter: bool) -> EpochAugmentation:
         """The numbers that an epoch's images are made with."""
-        statistics = self._dataset.statistics
-        deviations = statistics.standard_deviations  # √λ, of pixels 0..255
-        scales = deviations if self._pca_jitter_scale == "sqrt_eigenvalue" else deviations**2 / 255
-        return Augmentation(
-            mean=statistics.mean_rgb.astype(np.float32),
-            directions=(scales[:, None] * statistics.directions).T.astype(np.float32),
-            strength=self._pca_jitter if pca_jitter else 0.0,
-            divisor=1.0 + self._pca_jitter if pca_jitter and self._pca_jitter_divisor else 1.0,
+        return self._augmentation.of_epoch(
+            self._dataset.statistics,
             seed=self._seed,
             epoch=epoch,
             rank=self._rank,
-            crop_and_mirror=self._crop_and_mirror,
+            pca_jitter=pca_jitter,
             cropped_alike=CROPPED_ALIKE if self._exact_2012 else 1,
         )
 
@@ -356,10 +331,10 @@ class TrainingLoader:
             **({"order": f"fixed, {CROPPED_ALIKE} cropped alike, short last batch"} if self._exact_2012 else {}),
             "rank": f"{self._rank} of {self._num_ranks}{', always the same samples' if self._same_samples else ''}",
             "shuffle buffer": str(self._shuffle_buffer),
-            "crop": f"{CROP} of {self._dataset.image_options.size}{'' if self._crop_and_mirror else ', center'}",
+            "crop": f"{CROP} of {self._dataset.image_options.size}"
+            + ("" if self._augmentation.crop_and_mirror else ", center"),
             "mean": self._mean,
-            "pca_jitter": f"{self._pca_jitter}{'' if self._pca_jitter_divisor else ', undivided'}"
-            + ("" if self._pca_jitter_scale == "sqrt_eigenvalue" else f", by {self._pca_jitter_scale}"),
+            "pca_jitter": self._augmentation.describe_jitter(),
             "dtype": str(self.dtype).removeprefix("torch."),
             "decoder": self._decoding.describe(),
             "DALI": VERSION,
@@ -370,7 +345,7 @@ class TrainingLoader:
     def pause(self) -> None:
         """Stop reading and free threads and buffers, not the decoded images; `state_dict` and `epoch` still work."""
         self._end_run()
-        self._workbench.close()
+        self._workers.close()
 
     def _end_run(self) -> None:
         run, self._run = self._run, None

@@ -122,7 +122,7 @@ class PipelineRun:
         assert self._shards is not None
         size = self._shards.size
         if any(shape != (size, size, 3) for shape in pixels.shape()):
-            raise altered(search(self._shards) or f"a image has not {size}×{size} pixels")
+            raise altered(search(self._shards) or f"an image has not {size}×{size} pixels")
 
     def checkpoint(self) -> bytes:
         """The state after the batch that `next` returned last."""
@@ -229,5 +229,5 @@ def unusable(reason: str, shards: Shards) -> str | None:
 
 def search(shards: Shards) -> str | None:
     """ "tar: stem (why)" of the first image that cannot be used; None where there is none."""
-    print("A image cannot be used; looking for it in all shards …", file=sys.stderr, flush=True)
+    print("An image cannot be used; looking for it in all shards …", file=sys.stderr, flush=True)
     return find_unusable(shards)

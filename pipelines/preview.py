@@ -1,4 +1,4 @@
-"""What is in the shards and what the network will see, as a image for people.
+"""What is in the shards and what the network will see, as an image for people.
 
 P images, V views of each, H × W pixels, C colors.
 """
@@ -21,7 +21,7 @@ from alexnet_fast.pipelines.augmentation import NUM_DRAWN
 from alexnet_fast.pipelines.diagnosis import Shards, altered, problem_of
 from alexnet_fast.pipelines.draws import DrawStream
 from alexnet_fast.pipelines.loader import TrainingLoader
-from alexnet_fast.pipelines.normalization import take
+from alexnet_fast.pipelines.normalization import as_tensors
 from alexnet_fast.pipelines.pipeline_run import Execution, PipelineRun, to_torch
 from alexnet_fast.pipelines.reader import Reading
 from alexnet_fast.tools import atomic
@@ -126,20 +126,20 @@ def network_views(dataset: Dataset, split: str, *, num_images: int, num_views: i
     )
     views, corners, mirrored, shifts = [], [], [], []
     for epoch in range(num_views):
-        finishing = loader.finishing(epoch, pca_jitter=True)
+        normalization = loader.normalization(epoch, pca_jitter=True)
         run = PipelineRun(
-            lambda finishing=finishing: finishing.graph(reading, with_draws=True),  # type: ignore[misc]
+            lambda normalization=normalization: normalization.graph(reading, with_draws=True),  # type: ignore[misc]
             Execution(num_images, cpu, num_threads=1, prefetch=1),
             num_batches=1,
             shards=Shards.of(dataset, split),
         )
         outputs = run.next()
-        images, labels = finishing.finish(take(finishing, outputs))
+        images, labels = normalization.normalize(as_tensors(normalization, outputs))
         corner, mirror, g, _, originals = outputs[-NUM_DRAWN:]
         views.append(images.numpy())
         corners.append(as_array(corner).astype(np.int64))
         mirrored.append(as_array(mirror).astype(bool))
-        shifts.append(loader.augmentation(epoch, pca_jitter=True).shifts(as_array(g)))
+        shifts.append(loader.epoch_augmentation(epoch, pca_jitter=True).shifts(as_array(g)))
     return Views(
         originals=as_array(originals),
         labels=labels.numpy().copy(),
@@ -151,10 +151,10 @@ def network_views(dataset: Dataset, split: str, *, num_images: int, num_views: i
 
 
 def color_shifts(dataset: Dataset, split: str, count: int, *, seed: int = 0) -> Floats:
-    """(count, 3): color shifts as the training graph draws them, without reading a image."""
+    """(count, 3): color shifts as the training graph draws them, without reading an image."""
     cpu = torch.device("cpu")
     loader = TrainingLoader(dataset, split=split, batch_size=1, device=cpu, seed=seed)
-    augmentation = loader.augmentation(0, pca_jitter=True)
+    augmentation = loader.epoch_augmentation(0, pca_jitter=True)
     stream = DrawStream(augmentation.seed, augmentation.epoch, augmentation.rank, dataset.image_options.size)
     return augmentation.shifts(stream.at(0, count).g * np.float32(augmentation.strength))
 
@@ -229,7 +229,7 @@ def draw_contact_sheet(part: Any, dataset: Dataset, split: str, samples: list[Sa
 
 
 def class_name(dataset: Dataset, label: int) -> str:
-    """As it fits below a image."""
+    """As it fits below an image."""
     return short(dataset.classes[label].label, NAME_LENGTH)
 
 
@@ -270,7 +270,7 @@ def draw_views(part: Any, dataset: Dataset, views: Views) -> None:
 
 
 def draw_crops(axes: Any, original: Pixels, corners: npt.NDArray[np.int64]) -> None:
-    """A image with the frames of its crops, white on black so that they show on any ground."""
+    """An image with the frames of its crops, white on black so that they show on any ground."""
     axes.imshow(original)
     for y, x in corners:
         frame = np.array([[x, y], [x + CROP, y], [x + CROP, y + CROP], [x, y + CROP], [x, y]]) - 0.5

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from alexnet_fast.cli import VERBS, main
 from alexnet_fast.commands.bench_command import part_and_data
+from alexnet_fast.commands.main import VERBS, main
 from alexnet_fast.config.recipe import load_recipe
 
 SETTINGS = ["width_divisor=16", "batch_size=8", "lr_base_batch_size=8", "epochs=1", "precision=fp32", "final_views=1"]
@@ -210,7 +210,7 @@ def test_predict_takes_files_folders_and_stdin(
     code, out, err = call(capsys, "predict", run_folder, first, tmp_path / "text.jpg", tmp_path / "gone.jpg")
     assert code == 3 and out.count("%") == 5
     assert "text.jpg: not an image" in err and "gone.jpg: there is no such file" in err
-    command = [sys.executable, "-m", "alexnet_fast.cli", "predict", str(run_folder), "-", "--views", "1"]
+    command = [sys.executable, "-m", "alexnet_fast", "predict", str(run_folder), "-", "--views", "1"]
     with first.open("rb") as stream:
         finished = subprocess.run(command, stdin=stream, capture_output=True, text=True)
     assert finished.returncode == 0 and finished.stdout.startswith("stdin")

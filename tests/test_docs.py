@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet_fast.cli import VERBS, group, main
+from alexnet_fast.commands.main import VERBS, group, main
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -104,7 +104,7 @@ def test_sharding_runs_where_torch_and_dali_are_not(tmp_path: Path) -> None:
         "from alexnet_fast.demo.data import DemoData, draw_dataset\n"
         "if __name__ == '__main__':\n"
         f"    draw_dataset(Path({str(images)!r}), DemoData(num_train=2, num_val=1))\n"
-        "    from alexnet_fast.cli import main\n"
+        "    from alexnet_fast.commands.main import main\n"
         f"    main(['shard', {str(images)!r}, '--out', {str(shards)!r}, '--workers', '1'])\n"
     )
     script = tmp_path / "script.py"
@@ -113,13 +113,13 @@ def test_sharding_runs_where_torch_and_dali_are_not(tmp_path: Path) -> None:
     assert finished.returncode == 3, finished.stderr  # one image is broken on purpose
     assert (tmp_path / "shards" / "dataset.json").exists()
     for verb in ("info", "verify"):
-        code = BLOCKED + f"from alexnet_fast.cli import main; main([{verb!r}, {str(tmp_path / 'shards')!r}])"
+        code = BLOCKED + f"from alexnet_fast.commands.main import main; main([{verb!r}, {str(tmp_path / 'shards')!r}])"
         finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert finished.returncode == 0, finished.stderr
 
 
 def test_help_loads_nothing_heavy() -> None:
-    code = BLOCKED + "sys.modules['numpy'] = None\nfrom alexnet_fast.cli import main; main(['--help'])"
+    code = BLOCKED + "sys.modules['numpy'] = None\nfrom alexnet_fast.commands.main import main; main(['--help'])"
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
     assert "shard" in finished.stdout and "recipes" in finished.stdout

@@ -69,7 +69,7 @@ def test_the_wheel_runs_away_from_the_checkout(wheel: Path, tmp_path: Path) -> N
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "import alexnet_fast; assert alexnet_fast.__file__.startswith(sys.argv[1])\n"
-        "from alexnet_fast.cli import main; main(['recipes', '2012'])\n"
+        "from alexnet_fast.commands.main import main; main(['recipes', '2012'])\n"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "site")]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}

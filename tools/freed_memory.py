@@ -1,7 +1,7 @@
 """Keep memory that was given back, so that the next image or step need not ask the system for it again.
 
 glibc gives large blocks back to the kernel at once, and every page of a new one costs a page fault: at batch 64 a ReLU
-of conv1's maps takes 20 ms instead of 9, a gradient of fc6's weights 40 ms instead of 16; a image of ImageNet's size
+of conv1's maps takes 20 ms instead of 9, a gradient of fc6's weights 40 ms instead of 16; an image of ImageNet's size
 takes 2.3 ms to shard instead of 2.2.
 """
 

@@ -1,1 +1,1 @@
-"""Everything that measures."""
+"""All measurements: those of `bench`, and programs such as `python -m alexnet_fast.bench.sharding`."""

@@ -21,7 +21,7 @@ import torch
 from alexnet_fast.bench.baseline_loaders import Recipe, all_jpegs, open_ffcv, torch_loader, webdataset_loader
 from alexnet_fast.bench.interleaved import LEAD, Candidate, measure_interleaved, stream_turn
 from alexnet_fast.bench.measurement import Measurement
-from alexnet_fast.pipelines.augmentation import Augmentation, draw, training_graph
+from alexnet_fast.pipelines.augmentation import EpochAugmentation, draw, training_graph
 from alexnet_fast.pipelines.dali import fn, types
 from alexnet_fast.pipelines.decoding import Decoding, decode
 from alexnet_fast.pipelines.loader import TrainingLoader
@@ -225,9 +225,9 @@ class Parts:
         dtype = types.FLOAT16 if self.device.type == "cuda" else types.FLOAT
         return training_graph(self.reading, self.decoding, self.augmentation(), dtype)
 
-    def augmentation(self) -> Augmentation:
+    def augmentation(self) -> EpochAugmentation:
         recipe, mean = Recipe.of(self.dataset), self.dataset.statistics.mean_rgb.astype(np.float32)
-        return Augmentation(
+        return EpochAugmentation(
             mean, recipe.directions, strength=recipe.pca_jitter, divisor=1 + recipe.pca_jitter, seed=0, epoch=0, rank=0
         )
 

@@ -1,1 +1,1 @@
-"""Start, and what each verb of the command line does with its words: thin, the work is in the rooms."""
+"""The command line: `main` and one module per verb, which parses, calls one function and prints."""

@@ -22,7 +22,7 @@ from alexnet_fast.tools.sharding.finalize import escaped
 def command(
     checkpoint: Path, images: tuple[str, ...], views: str, device: str | None, precision: str, as_json: bool
 ) -> None:
-    """Print five names, with probabilities, for each of IMAGES: files, folders, or - for a image on stdin.
+    """Print five names, with probabilities, for each of IMAGES: files, folders, or - for an image on stdin.
 
     CHECKPOINT is a .pt file, a run's folder (its newest checkpoint), or exported .safetensors.  Exit code 3: some
     images could not be used; 1: none could.

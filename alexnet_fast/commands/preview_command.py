@@ -1,4 +1,4 @@
-"""`alexnet-fast preview`: a shards folder as a image."""
+"""`alexnet-fast preview`: a shards folder as an image."""
 
 from __future__ import annotations
 

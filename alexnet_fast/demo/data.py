@@ -193,7 +193,7 @@ def store(image: Image.Image, number: int) -> bytes:
 def draw_dataset(folder: Path, data: DemoData, progress: Callable[[int], None] = lambda count: None) -> None:
     """Write train/<class>/<class>_0000.JPEG, … and val/… below `folder`, which appears when all is there.
 
-    The last training image of the first class is cut short, as a broken download would be.  A image depends on
+    The last training image of the first class is cut short, as a broken download would be.  An image depends on
     `data.seed`, its split, class and number alone.  progress: called with 1 after each image.
     """
     with atomic.making_folder(folder) as partial:

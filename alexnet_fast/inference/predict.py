@@ -28,7 +28,7 @@ TOP = 5
 BATCH = 32
 STDIN = "-"
 LARGEST = 256 << 20
-"""Bytes of a file that is still taken for a image."""
+"""Bytes of a file that is still taken for an image."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,6 @@ def read_stdin() -> bytes | UserError:
 
 
 def read_some(file: IO[bytes]) -> bytes | UserError:
-    """All of it, unless it has no end, as a device may, or is too large for a image."""
+    """All of it, unless it has no end, as a device may, or is too large for an image."""
     content = file.read(LARGEST + 1)
     return content if len(content) <= LARGEST else UserError(f"not an image: more than {LARGEST >> 20} MiB")

@@ -130,7 +130,7 @@ def command_of(subject: Subject) -> str:
     words += ["--out", str(subject.path), *(session["options"] or [])]
     text = " ".join(shlex.quote(word) for word in words)
     if session["options"] is None:
-        text = f"torchrun … -m {text.replace('alexnet-fast train', 'alexnet_fast.cli train', 1)}"
+        text = f"torchrun … -m {text.replace('alexnet-fast train', 'alexnet_fast train', 1)}"
     return os.fsencode(text).decode(errors="backslashreplace")
 
 

@@ -12,6 +12,7 @@ import torch
 from alexnet_fast.config.precision import Precision
 from alexnet_fast.config.recipe import Recipe
 from alexnet_fast.distributed.mesh import Mesh
+from alexnet_fast.pipelines.augmentation import Augmentation
 from alexnet_fast.pipelines.batch import Batch
 from alexnet_fast.pipelines.decoded_cache import CachePlan, CacheRequest, CacheSize, LoaderMemory
 from alexnet_fast.pipelines.loader import TrainingLoader
@@ -107,10 +108,12 @@ def make_loader(mesh: Mesh, device: torch.device, job: Job, precision: Precision
         num_ranks=1 if recipe.exact_2012 else mesh.num_data_ranks,
         dtype=torch.float16 if half else torch.float32,
         mean=recipe.mean,
-        pca_jitter=recipe.pca_jitter,
-        pca_jitter_divisor=recipe.pca_jitter_divisor,
-        crop_and_mirror=recipe.crop_and_mirror,
-        pca_jitter_scale=recipe.pca_jitter_scale,
+        augmentation=Augmentation(
+            crop_and_mirror=recipe.crop_and_mirror,
+            pca_jitter=recipe.pca_jitter,
+            pca_jitter_divisor=recipe.pca_jitter_divisor,
+            pca_jitter_scale=recipe.pca_jitter_scale,
+        ),
         exact_2012=recipe.exact_2012,
         shuffle_buffer=recipe.shuffle_buffer,
         cache=None

@@ -58,7 +58,7 @@ NO_GPU = "no usable GPU for cuda:0.*--device cpu"
 )
 def test_complaints(reason: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def search(shards: Shards) -> str | None:
-        raise AssertionError("the whole split was searched for a image")
+        raise AssertionError("the whole split was searched for an image")
 
     monkeypatch.setattr("alexnet_fast.pipelines.pipeline_run.find_unusable", search)
     error = RuntimeError(DECODER.format(reason=reason))
@@ -78,7 +78,7 @@ def test_memory_that_python_was_refused() -> None:
 
 @pytest.mark.parametrize("damage", ["head", "end"])
 def test_the_image_is_named(tiny_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str) -> None:
-    """DALI names a image that is cut short, and not one that it does not know for a image."""
+    """DALI names an image that is cut short, and not one that it does not know for an image."""
     folder = tmp_path / "shards"
     shutil.copytree(tiny_shards, folder)
     file = folder / "train-000001.tar"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from alexnet_fast.pipelines.augmentation import Augmentation
 from alexnet_fast.pipelines.batch import Batch
 from alexnet_fast.pipelines.loader import CROPPED_ALIKE, TrainingLoader
 from alexnet_fast.pipelines.settings import LoaderOptions
@@ -58,7 +59,7 @@ def test_crops_and_mirrors_are_shared_by_32_images_in_the_shards_order(tiny_data
     images = stored(tiny_dataset)
     groups: list[list[tuple[int, int, bool]]] = []
     for epoch in (0, 1, 2):
-        with exact_loader(tiny_dataset, mean="rgb", pca_jitter=0.0) as loader:
+        with exact_loader(tiny_dataset, mean="rgb", augmentation=Augmentation(pca_jitter=0)) as loader:
             batches = list(loader.epoch(epoch))
         assert [len(batch.labels) for batch in batches] == [32, 27]
         assert [label for batch in batches for label in batch.labels.tolist()] == [label for _, label in images]
@@ -80,7 +81,7 @@ def test_the_stream_is_the_same_in_batches_of_any_size(tiny_dataset: Dataset, ba
 
 
 def test_the_jitter_stays_each_images_own(tiny_dataset: Dataset) -> None:
-    with exact_loader(tiny_dataset, mean="rgb", pca_jitter_divisor=False) as loader:
+    with exact_loader(tiny_dataset, mean="rgb", augmentation=Augmentation(pca_jitter_divisor=False)) as loader:
         jittered = next(iter(loader.epoch(0))).images
         plain = next(iter(loader.epoch(0, pca_jitter=False))).images
     shifts = (jittered - plain).flatten(2)
@@ -118,8 +119,11 @@ def test_the_jitter_by_eigenvalue_is_that_of_pixels_between_0_and_1(tiny_dataset
     rows = np.concatenate([pixels.reshape(-1, 3) for pixels, _ in stored(tiny_dataset)]).astype(np.float64) / 255
     eigenvalues = np.sort(np.linalg.eigvalsh(np.cov(rows.T)))[::-1]
     found = {}
-    for scale in ("sqrt_eigenvalue", "eigenvalue"):
-        with TrainingLoader(tiny_dataset, batch_size=4, device=CPU, pca_jitter_scale=scale) as loader:
-            found[scale] = np.linalg.norm(loader.augmentation(0, pca_jitter=True).directions, axis=0) / 255
+    scales: tuple[Literal["sqrt_eigenvalue", "eigenvalue"], ...] = ("sqrt_eigenvalue", "eigenvalue")
+    for scale in scales:
+        with TrainingLoader(
+            tiny_dataset, batch_size=4, device=CPU, augmentation=Augmentation(pca_jitter_scale=scale)
+        ) as loader:
+            found[scale] = np.linalg.norm(loader.epoch_augmentation(0, pca_jitter=True).directions, axis=0) / 255
     np.testing.assert_allclose(found["sqrt_eigenvalue"], np.sqrt(eigenvalues), rtol=0.03)  # of pixels before JPEG
     np.testing.assert_allclose(found["eigenvalue"], found["sqrt_eigenvalue"] ** 2, rtol=1e-6)

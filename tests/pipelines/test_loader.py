@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import torch
 
+from alexnet_fast.pipelines.augmentation import Augmentation
 from alexnet_fast.pipelines.draws import DrawStream
 from alexnet_fast.pipelines.loader import EvaluationLoader, TrainingLoader
-from alexnet_fast.pipelines.normalization import FinishingOnCpu
+from alexnet_fast.pipelines.normalization import NormalizationOnCpu
 from alexnet_fast.pipelines.pipeline_run import PipelineRun
 from alexnet_fast.pipelines.seeds import part_of_rank
 from alexnet_fast.pipelines.settings import LoaderOptions, LoaderSettings
@@ -46,7 +47,12 @@ def contents(dataset: Dataset, ranks: int, epoch: int, batch_size: int) -> list[
     found = []
     for rank in range(ranks):
         with loader_of(
-            dataset, batch_size=batch_size, rank=rank, num_ranks=ranks, mean="rgb", pca_jitter=0.0
+            dataset,
+            batch_size=batch_size,
+            rank=rank,
+            num_ranks=ranks,
+            mean="rgb",
+            augmentation=Augmentation(pca_jitter=0),
         ) as loader:
             for batch in loader.epoch(epoch):
                 # The middle that every crop has; its sums over each color do not know mirrors.
@@ -73,9 +79,9 @@ def stems_seen(
     """Where each sample of a rank's epoch came from, by running the loader's own graph with its sources."""
     with loader_of(dataset, batch_size=batch_size, rank=rank, num_ranks=ranks) as loader:
         loader._same_samples = same_samples  # as where decoded images are kept, which needs a GPU
-        reading, finishing = loader._reading(epoch), loader.finishing(epoch, pca_jitter=True)
+        reading, normalization = loader._reading(epoch), loader.normalization(epoch, pca_jitter=True)
         run = PipelineRun(
-            lambda: finishing.graph(reading, with_draws=True),
+            lambda: normalization.graph(reading, with_draws=True),
             loader._execution,
             loader.num_batches,
         )
@@ -192,7 +198,7 @@ def test_a_batch_that_could_not_be_made_was_not_given(
         for _ in range(5):
             next(stream)
         with monkeypatch.context() as patch, pytest.raises(type(stop)):
-            patch.setattr(FinishingOnCpu, "finish", Mock(side_effect=stop))
+            patch.setattr(NormalizationOnCpu, "normalize", Mock(side_effect=stop))
             next(stream)
         state = loader.state_dict()
     with loader_of(tiny_dataset) as other:
@@ -229,9 +235,6 @@ def test_an_epoch_ends_where_another_begins(tiny_dataset: Dataset) -> None:
         ({"options": LoaderOptions(hw_decoder_load=1.5)}, "hw_decoder_load 1.5.*give 0 to 1"),
         ({"options": LoaderOptions(hw_decoder_load=float("nan"))}, "hw_decoder_load nan"),
         ({"shuffle_buffer": 0}, "shuffle buffer of 0 samples: give 1"),
-        ({"pca_jitter": -0.1}, "PCA color jitter -0.1: give 0"),
-        ({"pca_jitter": float("inf")}, "PCA color jitter inf"),
-        ({"pca_jitter": float("nan")}, "PCA color jitter nan"),
         ({"rank": 2, "num_ranks": 2}, "ranks count from 0 to 1"),
         ({"split": "test"}, "no test split. Choose train or val"),
     ],
@@ -239,6 +242,20 @@ def test_an_epoch_ends_where_another_begins(tiny_dataset: Dataset) -> None:
 def test_what_cannot_be_read_so(tiny_dataset: Dataset, choices: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         loader_of(tiny_dataset, **choices)
+
+
+@pytest.mark.parametrize(
+    ("choices", "words"),
+    [
+        ({"pca_jitter": -0.1}, "PCA color jitter -0.1: give 0"),
+        ({"pca_jitter": float("inf")}, "PCA color jitter inf"),
+        ({"pca_jitter": float("nan")}, "PCA color jitter nan"),
+        ({"pca_jitter_scale": "variance"}, "pca_jitter_scale 'variance': give sqrt_eigenvalue or eigenvalue"),
+    ],
+)
+def test_an_augmentation_out_of_range_is_refused(choices: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        Augmentation(**choices)
 
 
 def test_without_dali_there_is_a_sentence() -> None:
@@ -325,7 +342,11 @@ def test_without_crop_and_mirror_every_image_is_the_evaluations_center_view(tiny
     cpu = torch.device("cpu")
     samples = tiny_dataset.split("val").samples
     with TrainingLoader(
-        tiny_dataset, split="val", batch_size=samples, device=cpu, pca_jitter=0, crop_and_mirror=False
+        tiny_dataset,
+        split="val",
+        batch_size=samples,
+        device=cpu,
+        augmentation=Augmentation(crop_and_mirror=False, pca_jitter=0),
     ) as loader:
         (batch,) = loader.epoch(3)
     (whole,) = EvaluationLoader(tiny_dataset, split="val", batch_size=samples, device=cpu)

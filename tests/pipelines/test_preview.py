@@ -13,7 +13,7 @@ from typing import IO
 import pytest
 import torch
 
-from alexnet_fast.cli import main
+from alexnet_fast.commands.main import main
 from alexnet_fast.demo.data import DemoData, draw_dataset
 from alexnet_fast.pipelines.loader import EvaluationLoader, TrainingLoader
 from alexnet_fast.pipelines.preview import contact_samples, draw_preview

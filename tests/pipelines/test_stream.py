@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from alexnet_fast.pipelines.augmentation import Augmentation
 from alexnet_fast.pipelines.decoding import Decoding
 from alexnet_fast.pipelines.loader import TrainingLoader
 from alexnet_fast.pipelines.settings import LoaderOptions
@@ -20,9 +21,12 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "seed": ({"seed": 1}, "seed was 0, is 1"),
     "rank": ({"rank": 1, "num_ranks": 2}, "rank was 0 of 1, is 1 of 2"),
     "mean": ({"mean": "image"}, "mean was rgb, is image"),
-    "pca_jitter": ({"pca_jitter": 0.2}, "pca_jitter was 0.1, is 0.2"),
-    "pca_jitter, undivided": ({"pca_jitter_divisor": False}, "pca_jitter was 0.1, is 0.1, undivided"),
-    "crop": ({"crop_and_mirror": False}, "crop was 224 of 256, is 224 of 256, center"),
+    "pca_jitter": ({"augmentation": Augmentation(pca_jitter=0.2)}, "pca_jitter was 0.1, is 0.2"),
+    "pca_jitter, undivided": (
+        {"augmentation": Augmentation(pca_jitter_divisor=False)},
+        "pca_jitter was 0.1, is 0.1, undivided",
+    ),
+    "crop": ({"augmentation": Augmentation(crop_and_mirror=False)}, "crop was 224 of 256, is 224 of 256, center"),
     "shuffle buffer": ({"shuffle_buffer": 3}, "shuffle buffer was 25, is 3"),
     "dtype": ({"dtype": torch.float16}, "dtype was float32, is float16"),
     "split": ({"split": "val"}, "split was train, is val"),

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from scipy import stats
 
-from alexnet_fast.pipelines.augmentation import Augmentation, draw, training_graph
+from alexnet_fast.pipelines.augmentation import EpochAugmentation, draw, training_graph
 from alexnet_fast.pipelines.dali import types
 from alexnet_fast.pipelines.decoding import Decoding
 from alexnet_fast.pipelines.loader import TrainingLoader
@@ -34,7 +34,7 @@ def stored_pixels(dataset: Dataset, split: str = "train") -> list[tuple[np.ndarr
     return found
 
 
-def run_with_draws(dataset: Dataset, augmentation: Augmentation, batch_size: int) -> list[np.ndarray[Any, Any]]:
+def run_with_draws(dataset: Dataset, augmentation: EpochAugmentation, batch_size: int) -> list[np.ndarray[Any, Any]]:
     """One batch of the graph in the order of the shards, with its draws."""
     reading = Reading.of(
         dataset.tars("train"), dataset.indexes("train"), rank=0, num_ranks=1, shuffle_buffer=None, seed=0
@@ -54,7 +54,7 @@ def run_with_draws(dataset: Dataset, augmentation: Augmentation, batch_size: int
 def test_pixels_follow_the_formula_bit_for_bit(tiny_dataset: Dataset, strength: float) -> None:
     statistics = tiny_dataset.statistics
     divisor = np.float32(1 + strength)
-    augmentation = Augmentation(
+    augmentation = EpochAugmentation(
         mean=statistics.mean_rgb.astype(np.float32),
         directions=(statistics.standard_deviations[:, None] * statistics.directions).T.astype(np.float32),
         strength=strength,
@@ -86,7 +86,7 @@ def test_pixels_follow_the_formula_bit_for_bit(tiny_dataset: Dataset, strength: 
 def test_crops_mirrors_and_colors_have_their_distributions(tiny_dataset: Dataset) -> None:
     statistics = tiny_dataset.statistics
     directions = (statistics.standard_deviations[:, None] * statistics.directions).T.astype(np.float32)
-    augmentation = Augmentation(
+    augmentation = EpochAugmentation(
         statistics.mean_rgb.astype(np.float32), directions, strength=0.1, divisor=1.1, seed=1, epoch=0, rank=0
     )
     count, size = 33_000, tiny_dataset.image_options.size

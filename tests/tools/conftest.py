@@ -15,7 +15,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """70 drawn images, one of them broken, and a text file among them."""
     folder = tmp_path_factory.mktemp("source") / "images"
     draw_dataset(folder, DemoData(num_train=5, num_val=2))
-    (folder / "train" / "star" / "notes.JPEG").write_text("not a image")
+    (folder / "train" / "star" / "notes.JPEG").write_text("not an image")
     return folder
 
 

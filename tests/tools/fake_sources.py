@@ -18,7 +18,7 @@ WNIDS = ("n01440764", "n02012849", "n03126707")
 
 
 def jpeg(seed: int, width: int = 40, height: int = 30) -> bytes:
-    """A image of its own for every seed."""
+    """An image of its own for every seed."""
     pixels = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), dtype=np.uint8)
     stream = io.BytesIO()
     Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC).save(stream, "JPEG", quality=90)

@@ -14,7 +14,7 @@ from types import FrameType
 import numpy as np
 import pytest
 
-from alexnet_fast.cli import main
+from alexnet_fast.commands.main import main
 from alexnet_fast.tools.dataset import Dataset, manifest_checksum
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.storage.filesystem import unreadable

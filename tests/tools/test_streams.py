@@ -10,7 +10,7 @@ import pytest
 
 from alexnet_fast.tools.streams import Errors
 
-COMMAND = f"{sys.executable} -m alexnet_fast.cli"
+COMMAND = f"{sys.executable} -m alexnet_fast"
 QUICK = f"{COMMAND} --help"
 
 

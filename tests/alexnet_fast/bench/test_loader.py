@@ -140,7 +140,7 @@ def jpegs_of(dataset: Dataset) -> list[bytes]:
 
 
 def windows(pixels: np.ndarray[Any, Any]) -> Iterator[tuple[int, int, bool, np.ndarray[Any, Any]]]:
-    """Every crop of a image, and its mirror image."""
+    """Every crop of an image, and its mirror image."""
     margin = pixels.shape[0] - CROP
     for y in range(margin + 1):
         for x in range(margin + 1):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from alexnet_fast.cli import main
+from alexnet_fast.commands.main import main
 
 
 @pytest.mark.parametrize(

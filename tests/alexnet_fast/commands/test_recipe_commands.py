@@ -10,7 +10,7 @@ from alexnet_fast.config.recipe import load_recipe, recipe_names
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
-    from alexnet_fast.cli import main
+    from alexnet_fast.commands.main import main
 
     try:
         main([str(argument) for argument in arguments])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_fast.cli import group
+from alexnet_fast.commands.main import group
 from alexnet_fast.config.recipe import load_recipe
 from alexnet_fast.demo.data import KINDS, DemoData, draw_dataset
 from alexnet_fast.demo.tour import DemoResult, remove_run, run_demo, summary, take

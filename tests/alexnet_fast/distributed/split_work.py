@@ -171,7 +171,7 @@ def single(step: int) -> Batch:
 
 
 def diverge(mesh: Mesh, device: torch.device) -> None:
-    """A image that is not finite, in the last process's share, while the next batch is on its way."""
+    """An image that is not finite, in the last process's share, while the next batch is on its way."""
     step = new_step(mesh)
     batches = [share(single(number), mesh) for number in range(2)]
     if mesh.rank == mesh.world_size - 1:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_fast.cli import main
+from alexnet_fast.commands.main import main
 from alexnet_fast.distributed.signals import SIGNALS, StopSignals
 
 

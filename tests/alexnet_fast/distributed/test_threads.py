@@ -18,7 +18,7 @@ UNSET = ("OMP_NUM_THREADS", cores.THREADS, openmp.POLICY, openmp.COUNT)
 def info(**variables: str) -> str:
     """The line of `info` about threads, in a new process."""
     environment = {name: value for name, value in os.environ.items() if name not in UNSET} | variables
-    command = [sys.executable, "-m", "alexnet_fast.cli", "info"]
+    command = [sys.executable, "-m", "alexnet_fast", "info"]
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return next(line.strip() for line in finished.stdout.splitlines() if "CPU threads" in line)
 
@@ -50,7 +50,7 @@ def test_what_is_chosen_holds_for_the_loader_too(monkeypatch: pytest.MonkeyPatch
 def test_every_verb_that_computes_takes_threads(verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from click.testing import CliRunner
 
-    from alexnet_fast.cli import group
+    from alexnet_fast.commands.main import group
 
     monkeypatch.setenv(cores.THREADS, "")
     arguments = [verb, "--threads", "3", *(["nothing"] if verb == "eval" else []), "--help"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from alexnet_fast.cli import group
+from alexnet_fast.commands.main import group
 from alexnet_fast.report.compare import as_text, doubt, read_runs, short_names
 from alexnet_fast.tools.errors import UsageError
 

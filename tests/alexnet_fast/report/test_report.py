@@ -14,7 +14,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from alexnet_fast.cli import group
+from alexnet_fast.commands.main import group
 from alexnet_fast.config.precision import Precision
 from alexnet_fast.inference.load import Trained, load_trained
 from alexnet_fast.report import charts, kernels, report

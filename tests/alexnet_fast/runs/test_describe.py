@@ -103,7 +103,7 @@ def test_info_of_a_run_while_it_runs(tiny_shards: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     settings = ("width_divisor=16", "batch_size=4", "epochs=400", "shuffle_buffer=20", "precision=fp32")
     words = [word for setting in settings for word in ("--set", setting)]
-    program = [sys.executable, "-m", "alexnet_fast.cli"]
+    program = [sys.executable, "-m", "alexnet_fast"]
     command = [*program, "train", str(tiny_shards), *words, "--out", str(run), "--device", "cpu", "--quiet"]
     with subprocess.Popen(command) as process:
         try:

@@ -48,7 +48,7 @@ SETTINGS = (
 
 def words(shards: Path, run: Path, *settings: str) -> list[str]:
     sets = [word for setting in (*SETTINGS, *settings) for word in ("--set", setting)]
-    return ["-m", "alexnet_fast.cli", "train", str(shards), *sets, "--out", str(run), "--device", "cpu"]
+    return ["-m", "alexnet_fast", "train", str(shards), *sets, "--out", str(run), "--device", "cpu"]
 
 
 def whole_state_of(run: Path) -> dict[str, torch.Tensor]:

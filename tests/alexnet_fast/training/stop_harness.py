@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from alexnet_fast.cli import main
+from alexnet_fast.commands.main import main
 from alexnet_fast.runs.checkpoint import all_checkpoints, load_checkpoint
 from alexnet_fast.runs.folder import RunFolder
 from alexnet_fast.training import run as _run  # noqa: F401 (imported before the fork)

@@ -59,7 +59,7 @@ def test_deterministic_runs_are_equal_bit_for_bit(tiny_dataset: Dataset, tmp_pat
     settings = ("width_divisor=16", "batch_size=8", "lr_base_batch_size=8", "epochs=2")
     sets = [word for setting in settings for word in ("--set", setting)]
     for run in (tmp_path / "one", tmp_path / "other"):
-        command = [sys.executable, "-m", "alexnet_fast.cli", "train", str(tiny_dataset.folder), "--deterministic"]
+        command = [sys.executable, "-m", "alexnet_fast", "train", str(tiny_dataset.folder), "--deterministic"]
         subprocess.run([*command, *sets, "--device", "cuda", "--out", str(run)], check=True)
         weights.append(load_checkpoint(saved_checkpoints(run / "checkpoints")[-1]).model)
     assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())

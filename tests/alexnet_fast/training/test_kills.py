@@ -37,7 +37,7 @@ SECONDS = 200
 
 def command_line(shards: Path, run: Path, *settings: str, options: tuple[str, ...] = ()) -> list[str]:
     words = [word for setting in (*SETTINGS, *settings) for word in ("--set", setting)]
-    program = [sys.executable, "-m", "alexnet_fast.cli", "train"]
+    program = [sys.executable, "-m", "alexnet_fast", "train"]
     return [*program, str(shards), *words, "--out", str(run), "--device", "cpu", *options]
 
 
@@ -141,7 +141,7 @@ def test_ctrl_c_saves_and_says_last_how_to_resume(tiny_shards: Path, tmp_path: P
 
 THIRD_STEP_IS_LONG = """
 import sys, time
-from alexnet_fast.cli import main
+from alexnet_fast.commands.main import main
 from alexnet_fast.training.train_step import TrainingStep
 
 def long(self, batch, *, step, seed, call=TrainingStep.__call__):
@@ -158,7 +158,7 @@ main(sys.argv[1:])
 def test_a_second_ctrl_c_stops_at_once_without_harm(tiny_shards: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = command_line(tiny_shards, run, "epochs=2")
-    command[1:3] = ["-c", THIRD_STEP_IS_LONG]  # instead of -m alexnet_fast.cli
+    command[1:3] = ["-c", THIRD_STEP_IS_LONG]  # instead of -m alexnet_fast
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"third step\n"

@@ -65,7 +65,7 @@ def test_one_writable_folder_is_all_that_a_run_needs(tiny_shards: Path, tmp_path
     for path in (tiny_shards, *tiny_shards.iterdir()):
         path.chmod(path.stat().st_mode | (0o755 if path.is_dir() else 0o644))
     sets = [word for setting in SETTINGS for word in ("--set", setting)]
-    command = [sys.executable, "-m", "alexnet_fast.cli", "train", "/mnt/shards", *sets]
+    command = [sys.executable, "-m", "alexnet_fast", "train", "/mnt/shards", *sets]
     command += ["--out", "/mnt/volume/run", "--device", "cpu"]
     contained = ["unshare", "-m", "bash", "-c", CONTAINER, "bash", str(tiny_shards), str(volume), str(user)]
     for more in (["--set", "epochs=1"], ["--set", "epochs=2", "--resume", "--processes", "2"]):

@@ -180,7 +180,7 @@ def test_a_stopped_run_goes_on_to_the_bit(
     assert losses(run) == losses(unbroken)
 
 
-COMMAND = [sys.executable, "-m", "alexnet_fast.cli", "train"]
+COMMAND = [sys.executable, "-m", "alexnet_fast", "train"]
 
 
 def command_line(shards: Path, run: Path, *more: str) -> list[str]:

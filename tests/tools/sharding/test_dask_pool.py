@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from alexnet_fast.cli import main
+from alexnet_fast.commands.main import main
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.sharding.dask_pool import ClusterPool, cluster_pool
 from alexnet_fast.tools.sharding.process_pool import local_pool

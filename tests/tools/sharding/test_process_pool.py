@@ -34,7 +34,7 @@ def test_workers_that_cannot_be_started_are_told(
     limit: int, most: int, reason: str, images: Path, tmp_path: Path
 ) -> None:
     finished = subprocess.run(
-        [sys.executable, "-m", "alexnet_fast.cli", "shard", str(images), "--out", str(tmp_path / "shards")],
+        [sys.executable, "-m", "alexnet_fast", "shard", str(images), "--out", str(tmp_path / "shards")],
         capture_output=True,
         text=True,
         preexec_fn=lambda: resource.setrlimit(limit, (most, most)),

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from alexnet_fast.cli import main
+from alexnet_fast.commands.main import main
 from alexnet_fast.tools.dataset import ImageOptions
 from alexnet_fast.tools.errors import UserError
 from alexnet_fast.tools.sharding.plan import Plan, ShardOptions
@@ -32,7 +32,7 @@ from tests.tools.shard_helpers import digests, run
 
 
 def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "alexnet_fast.cli", "shard", *map(str, arguments)]
+    return [sys.executable, "-m", "alexnet_fast", "shard", *map(str, arguments)]
 
 
 def finished(folder: Path) -> dict[str, str]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alexnet_fast.cli import main
+from alexnet_fast.commands.main import main
 from alexnet_fast.tools.dataset import Dataset, ImageOptions
 from alexnet_fast.tools.dataset_parts import Unused
 from alexnet_fast.tools.describe import describe

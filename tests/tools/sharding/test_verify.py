@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_fast.cli import main
+from alexnet_fast.commands.main import main
 from alexnet_fast.tools.dataset import manifest_checksum
 from alexnet_fast.tools.sharding.tar_writer import read_samples
 from tests.tools.shard_helpers import digests, run

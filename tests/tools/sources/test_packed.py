@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_fast.cli import main
+from alexnet_fast.commands.main import main
 from alexnet_fast.tools.dataset import Dataset, ImageOptions
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.sources import packed

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from alexnet_fast.cli import main
+from alexnet_fast.commands.main import main
 from alexnet_fast.demo.data import DemoData, draw_dataset
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.sharding.plan import Plan, ShardOptions

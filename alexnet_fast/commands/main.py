@@ -103,7 +103,3 @@ def fail(message: str, exit_code: int) -> NoReturn:
     except OSError:
         drop_what_waits(sys.stderr)
     sys.exit(exit_code)
-
-
-if __name__ == "__main__":
-    main()

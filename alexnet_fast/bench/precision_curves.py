@@ -1,6 +1,6 @@
 """Loss curves of the same steps on the same images in float32, bfloat16 and float16 with loss scaling.
 
-    python benchmarks/precision_curves.py SHARDS --png precision.png --json precision.json
+    python -m alexnet_fast.bench.precision_curves SHARDS --png precision.png --json precision.json
 
 Net 167 with a quarter of its maps and units (so that a CPU is done in minutes), recipe 2013's rates for batch 64.  All
 runs have the same initialization, images, crops, colors and dropout masks, but for the last: float32 with another
@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
-import matplotlib as mpl
 import numpy as np
 import torch
 
@@ -29,7 +28,6 @@ from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.training.optimizer import SGD
 from alexnet_fast.training.train_step import TrainingStep
 
-mpl.use("Agg")
 BATCH = 64
 WINDOW = 25
 """Steps over which the curves are averaged."""
@@ -73,6 +71,7 @@ def smooth(losses: list[float]) -> np.ndarray:
 
 
 def draw(runs: list[Run], file: Path) -> None:
+    """The curves as a PNG file."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")

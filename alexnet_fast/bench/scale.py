@@ -1,6 +1,6 @@
 """A data set of ImageNet-22k's size, made up: 14.2 M images of 21,841 classes; seconds and peak memory of each part.
 
-    python benchmarks/scale.py SHARDS --json benchmarks/scale-cpu.json [--images 14200000]
+    python -m alexnet_fast.bench.scale SHARDS --json benchmarks/scale-cpu.json [--images 14200000]
 
 SHARDS is any small shards folder.  Its training images, repeated, fill one shard of 5,000; all other shards are hard
 links of it, so that manifest, indexes, loader and state are as long as those of the real set, and the disk holds one
@@ -123,7 +123,7 @@ def main() -> None:
             make(asked.shards, Path(name), images)
             parts = {}
             for part in PARTS:
-                command = [sys.executable, __file__, name, "--part", part]
+                command = [sys.executable, "-m", "alexnet_fast.bench.scale", name, "--part", part]
                 parts[part] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
                 print(f"{images:>10,} images, {part:8} {parts[part]}", flush=True)
             results[f"{images:,} images"] = parts

@@ -1,6 +1,6 @@
 """Sharding's speed and memory, beside a bare loop and beside what people use instead.
 
-    python benchmarks/bench_shard.py IMAGES [--json FILE] [--quick] [--img2dataset COMMAND] [--ffcv-python PYTHON]
+    python -m alexnet_fast.bench.sharding IMAGES [--json FILE] [--quick] [--img2dataset COMMAND] [--ffcv-python PYTHON]
 
 --quick: the worker beside the bare loop, and the image sizes, only.  IMAGES holds class folders of whole images, as
 `alexnet-fast shard` reads them: the others know no bad ones.  Every candidate makes the same number of images, in

@@ -1,6 +1,6 @@
 """Training steps on a CPU beside other work: img/s of net 167 beside 0, 1 and 2 busy loops, two checkouts in turns.
 
-    python benchmarks/bench_busy.py [--base CHECKOUT] [--seconds 4] [--rounds 3] [--json FILE]
+    python -m alexnet_fast.bench.contention [--base CHECKOUT] [--seconds 4] [--rounds 3] [--json FILE]
 
 Each turn is a process of its own, so that each takes the OpenMP setting that it is given.  A busy loop is a Python
 process that counts.  `--base`: an older checkout, measured in the same turns, with OpenMP's own setting.
@@ -18,18 +18,13 @@ from pathlib import Path
 
 from alexnet_fast.distributed.machine import describe_machine
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 WORK = """
 import sys, time
 import torch
-try:
-    from alexnet_fast.bench.model import batch_of, make_step
-    from alexnet_fast.config.precision import choose_precision
-    from alexnet_fast.network.model import NETS
-except ImportError:  # a checkout before the packages
-    from alexnet_fast.benchmark_model import batch_of, make_step
-    from alexnet_fast.model import NETS
-    from alexnet_fast.precision import choose_precision
+from alexnet_fast.bench.model import batch_of, make_step
+from alexnet_fast.config.precision import choose_precision
+from alexnet_fast.network.model import NETS
 device = torch.device("cpu")
 step = make_step(NETS["167"], device, choose_precision(device, sys.argv[3]))
 batch = batch_of(64, device, torch.float32)
