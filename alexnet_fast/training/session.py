@@ -21,6 +21,7 @@ from alexnet_fast.runs.checkpoint import Checkpoint, all_checkpoints, classes_of
 from alexnet_fast.runs.checkpoint_manager import CheckpointManager
 from alexnet_fast.runs.folder import RunFolder
 from alexnet_fast.runs.resume import find_start, finished_result, restore_place
+from alexnet_fast.runs.resume_command import with_command
 from alexnet_fast.tools import atomic
 from alexnet_fast.tools.errors import EXIT_BY_SIGNAL
 from alexnet_fast.training.checkpointer import Checkpointer
@@ -102,11 +103,9 @@ class Session:
         """What to raise after a signal: where the run stands, and how to resume it."""
         assert self.stop.signal is not None
         step, total = self.progress.step, self.schedule.num_steps
-        error = StoppedError(
-            f"stopped by {self.stop.signal.name} after step {step:,} of {total:,}; "
-            f"{self.manager.complaint() if self.manager.unsaved else 'everything is saved'}. "
-            f"Resume with {self.job.again}."
-        )
+        state = self.manager.complaint() if self.manager.unsaved else "everything is saved"
+        stopped = f"stopped by {self.stop.signal.name} after step {step:,} of {total:,}; {state}"
+        error = StoppedError(with_command(f"{stopped}. To resume", self.job.again))
         if not self.manager.unsaved:
             error.exit_code = EXIT_BY_SIGNAL + self.stop.signal
         return error
