@@ -323,3 +323,12 @@ def test_bench_takes_a_folder_alone() -> None:
     assert part_and_data(("model",)) == ("model", None)
     assert part_and_data(("loader", "model")) == ("loader", Path("model"))
     assert part_and_data(()) == ("all", None)
+
+
+@pytest.mark.parametrize("option", ["--workers", "--num-workers"])
+@pytest.mark.parametrize("verb", ["train", "bench", "eval"])
+def test_workers_of_a_loader_are_called_threads(verb: str, option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([verb, "x", option, "4"])
+    told = capsys.readouterr().err
+    assert ended.value.code == 2 and "did you mean --threads 4?" in told and "--workers" in told

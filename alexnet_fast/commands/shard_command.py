@@ -11,12 +11,14 @@ from types import FrameType
 
 import click
 
+from alexnet_fast.config.small_data import demo_command, suits_demo
+from alexnet_fast.distributed.machine import DEVICE_NODE
 from alexnet_fast.tools.cores import num_cores
 from alexnet_fast.tools.dataset import MANIFEST, Dataset, ImageOptions
 from alexnet_fast.tools.describe import counts_table
 from alexnet_fast.tools.errors import StoppedError
 from alexnet_fast.tools.messages import command as command_line
-from alexnet_fast.tools.messages import counted
+from alexnet_fast.tools.messages import counted, to_copy
 from alexnet_fast.tools.sharding.finalize import escaped
 from alexnet_fast.tools.sharding.image import FILTERS
 from alexnet_fast.tools.sharding.plan import Plan, ShardOptions
@@ -184,12 +186,18 @@ def _report(outcome: Outcome, seconds: float, out: str) -> None:
         click.echo(f"Not used: {counted(count, 'image or file', 'images and files')}, named above.")
     if dataset.repaired or dataset.skipped or dataset.unused:
         click.echo(f"{escaped(place)}/{MANIFEST} names all of them, with reasons.")
-    training = f", {_training(place)}" if dataset.image_options.size >= SMALLEST_TRAINED else ""
-    click.echo(f"Next: {command_line('info', place)}{training}.")
+    click.echo(_next_commands(dataset, place))
 
 
-def _training(out: str) -> str:
-    """How to train on the shards."""
-    if not is_url(out):
-        return command_line("train", out)
-    return f"{copied_first(out)}, {command_line('train', out.rpartition('/')[2])}"
+def _next_commands(dataset: Dataset, out: str) -> str:
+    """What to do with the shards, a command a line; the recipe `demo` where it fits them and there is no GPU."""
+    lines = ["Next:", to_copy(command_line("info", out))]
+    if dataset.image_options.size < SMALLEST_TRAINED or "train" not in dataset.splits:
+        return "\n".join(lines)
+    folder = out
+    if is_url(out):
+        folder, copying = out.rpartition("/")[2], copied_first(out)
+        lines.append(to_copy(copying) if copying.startswith("`") else f"To train, {copying}:")
+    small = suits_demo(dataset.splits["train"].samples) and not DEVICE_NODE.exists()
+    lines.append(to_copy(demo_command(folder) if small else command_line("train", folder)))
+    return "\n".join(lines)

@@ -13,7 +13,7 @@ from click.core import ParameterSource
 from alexnet_fast.commands.threads_option import threads_option
 from alexnet_fast.commands.train_flags import with_flags
 from alexnet_fast.distributed.torchrun_env import is_local_main_rank, is_main_rank
-from alexnet_fast.runs.resume_command import options_to_repeat, resume_command
+from alexnet_fast.runs.resume_command import options_to_repeat, resume_command, with_command
 from alexnet_fast.tools.dataset import MANIFEST
 from alexnet_fast.tools.errors import StoppedError, UserError
 from alexnet_fast.tools.messages import command as command_line
@@ -115,7 +115,7 @@ def command(
     """
     run: Path | None = out
     try:
-        # Torch is loaded here, which takes seconds: long enough for somebody to think better of it.
+        # Torch is imported here, which takes seconds in which Ctrl-C must be answered too.
         from alexnet_fast.config.recipe import load_recipe, override
         from alexnet_fast.pipelines.decoded_cache import parse_cache_size
         from alexnet_fast.runs.resume import Resume, recipe_to_resume, resume_target
@@ -177,11 +177,11 @@ def stopped_at_once(
     """What to raise after a Ctrl-C, or the signal with that number, that could not be answered with a checkpoint."""
     again = "" if run is None else resume_command(data, run, options)
     if run is not None and any((run / "checkpoints").glob("*.pt")):
-        return UserError(f"stopped at once; {again} resumes from the last checkpoint in {run / 'checkpoints'}.")
+        saved = run / "checkpoints"
+        return UserError(with_command(f"stopped at once. To resume from the last checkpoint in {saved}", again))
     if run is not None and (run / "recipe.toml").exists():
-        return UserError(
-            f"stopped at once, before a checkpoint was saved in {run}; {again} starts from the first step."
-        )
+        before = f"stopped at once, before a checkpoint was saved in {run}"
+        return UserError(with_command(f"{before}. To start from the first step", again))
     return StoppedError("stopped before the training had begun; nothing was written.", number)
 
 
@@ -205,8 +205,8 @@ def check_every_byte(dataset: Dataset, *, quiet: bool) -> None:
     if problems:
         others = f", and {len(problems) - 1:,} more" if len(problems) > 1 else ""
         raise UserError(
-            f"{dataset.folder / problems[0].file}: {problems[0].what}{others}. Nothing was trained: "
-            f"{command_line('verify', dataset.folder)} lists everything, and says what to do."
+            f"{dataset.folder / problems[0].file}: {problems[0].what}{others}. Nothing was trained. "
+            f"For all problems and their remedies:\n{to_copy(command_line('verify', dataset.folder))}"
         )
 
 

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import torch
 
+from alexnet_fast.distributed.machine import DEVICE_NODE
 from alexnet_fast.distributed.threads import use_threads
 from alexnet_fast.tools.errors import UsageError, UserError
 
 DRIVER_VERSION = Path("/proc/driver/nvidia/version")
 """Exists where NVIDIA's kernel driver is loaded."""
-DEVICE_NODE = Path("/dev/nvidiactl")
-"""Exists where this machine, or this container, has been given GPUs."""
 WHEELS = ((580, "cu130"), (570, "cu128"), (525, "cu126"))
 """(first driver branch, newest torch wheel that runs on it), newest first."""
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from alexnet_fast.tools.cores import processor_name, usable_cores
 from alexnet_fast.tools.version import __version__
 
+DEVICE_NODE = Path("/dev/nvidiactl")
+"""Exists where this machine, or this container, has been given GPUs."""
 PACKAGES = ("torch", "triton", "nvidia-dali-cuda120", "nvidia-dali-cuda130", "webdataset", "numba", "numpy", "pillow")
 
 

@@ -1,8 +1,10 @@
 """The network as an ONNX graph, built by hand.
 
-`torch.onnx.export` of `PlainAlexNet` would be shorter here, and worse there: it needs the package onnxscript, writes
-operators of an opset that older runtimes lack, and takes local response normalization apart into a dozen nodes where
-ONNX has one, LRN, that every runtime has a kernel for.
+`torch.onnx.export` of `PlainAlexNet` was tried with torch 2.13 and computes the same logits, but loads less widely.
+Its default exporter writes opset 18 and IR version 10 at the lowest (conversion to opset 17 fails), where this graph
+needs opset 17 and IR version 8; it expands each local response normalization into nine nodes (net 145: 68 nodes in all,
+here 37), where ONNX has an operator, LRN; and it needs the packages onnxscript, onnx-ir and ml-dtypes; this module
+needs onnx alone.  The TorchScript exporter, which is deprecated, writes 336 nodes.  Figures: benchmarks/LOG.md.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from alexnet_fast.distributed.threads import describe_threads, use_threads
 from alexnet_fast.runs.checkpoint import Checkpoint, all_checkpoints
 from alexnet_fast.runs.folder import RunFolder
 from alexnet_fast.runs.resume import recipe_of_run
-from alexnet_fast.runs.resume_command import resume_command
+from alexnet_fast.runs.resume_command import resume_command, with_command
 from alexnet_fast.tools.messages import counted, duration
 from alexnet_fast.tools.sharding.finalize import escaped
 
@@ -46,7 +46,7 @@ def describe_run(folder: RunFolder) -> str:
     validations = [line for line in metrics if line["kind"] == "val"]
     if validations:
         lines += ["", *table_of(validations[-SHOWN_EPOCHS:])]
-    return "\n".join(lines)
+    return "\n".join(lines + how_to_resume(folder, metrics))
 
 
 def table_of(validations: list[dict[str, Any]]) -> list[str]:
@@ -82,15 +82,20 @@ def state_of(folder: RunFolder, recipe: Recipe, metrics: list[dict[str, Any]]) -
         return f"running, {place}{left}"
     if metrics and metrics[-1]["kind"] == "diverged":
         return f"diverged at {place}"
-    sessions = [line for line in metrics if line["kind"] == "session"]
-    data, options = (sessions[-1]["data"], sessions[-1]["options"]) if sessions else ("…", ())
-    again = resume_command(data, folder.path, options)
     result = folder.read_result()
     if result is not None:
         return f"done after {counted_epochs(result['epochs'])} ({duration(result['seconds'])} of work)"
-    if folder.result.exists():
-        return f"done, but {folder.result} is damaged; {again} writes it again"
-    return f"stopped at {place}; {again} resumes it"
+    return f"done, but {folder.result} is damaged" if folder.result.exists() else f"stopped at {place}"
+
+
+def how_to_resume(folder: RunFolder, metrics: list[dict[str, Any]]) -> list[str]:
+    """Lines that end in the command that resumes the run, as its last session was started; none where it cannot be."""
+    if folder.is_running() or folder.read_result() is not None or (metrics and metrics[-1]["kind"] == "diverged"):
+        return []
+    sessions = [line for line in metrics if line["kind"] == "session"]
+    data, options = (sessions[-1]["data"], sessions[-1]["options"]) if sessions else ("…", ())
+    sentence = "To write it again" if folder.result.exists() else "To resume"
+    return ["", with_command(sentence, resume_command(data, folder.path, options))]
 
 
 def describe_checkpoint(file: Path, checkpoint: Checkpoint) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from alexnet_fast.runs.lock import InUseError, is_locked, locked
 from alexnet_fast.tools import atomic
 from alexnet_fast.tools.errors import UsageError, UserError
+from alexnet_fast.tools.messages import to_copy
 from alexnet_fast.tools.numbers import is_number
 from alexnet_fast.tools.storage.filesystem import open_file
 
@@ -239,5 +240,6 @@ def saying_what_is_full(run: Path, again: str) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise
         raise UserError(
-            f"{run}: cannot be written ({error.strerror}). What was saved is whole: make room, then {again}."
+            f"{run}: cannot be written ({error.strerror}). What was saved is whole. Free some space, then resume:\n"
+            f"{to_copy(again)}"
         ) from error

@@ -1,4 +1,4 @@
-"""The command that resumes a run: a run prints it when it stops, and `info` long after."""
+"""The command that resumes a run; `train` prints it when it stops, `info` at any later time."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 from alexnet_fast.distributed.torchrun_env import started_processes
 from alexnet_fast.tools.cores import chosen_threads
-from alexnet_fast.tools.messages import command
+from alexnet_fast.tools.messages import command, to_copy
 
 THE_SAME = "the same torchrun command"
-"""Processes that torchrun starts again resume by themselves; the command that started torchrun is not known here."""
+"""Processes that torchrun restarts resume by themselves; its own command line is not known here."""
 
 
 def options_to_repeat(
@@ -22,7 +22,7 @@ def options_to_repeat(
     deterministic: bool,
     cache_decoded: str | float | None,
 ) -> tuple[str, ...] | None:
-    """Of `train`'s options those that the run's folder does not hold; None where torchrun started the processes."""
+    """The options of `train` that the run's folder does not record; None where torchrun started the processes."""
     if started_processes() is not None:
         return None
     given = {
@@ -33,10 +33,15 @@ def options_to_repeat(
         "--cache-decoded": cache_decoded,
         "--threads": chosen_threads(),
     }
-    words = [word for name, value in given.items() if value is not None for word in (name, str(value))]
-    return (*words, "--deterministic") if deterministic else tuple(words)
+    options = [text for name, value in given.items() if value is not None for text in (name, str(value))]
+    return (*options, "--deterministic") if deterministic else tuple(options)
+
+
+def with_command(sentence: str, again: str) -> str:
+    """A message that ends in a command, on a line of its own with nothing around it, ready to be copied."""
+    return f"{sentence}:\n{to_copy(again)}"
 
 
 def resume_command(data: Path | str, run: Path, options: Sequence[str] | None) -> str:
-    """`alexnet-fast train shards --resume --out runs/2013`, which can be copied; options: `options_to_repeat`."""
+    """`alexnet-fast train shards --resume --out runs/2013`, ready to copy; options: those of `options_to_repeat`."""
     return THE_SAME if options is None else command("train", data, "--resume", "--out", run, *options)

@@ -1,4 +1,4 @@
-"""What `train` says before the first step: the run at a glance, and what fits the data better."""
+"""What `train` prints before the first step: a summary of the run, and a recipe that fits the data better."""
 
 from __future__ import annotations
 
@@ -9,15 +9,9 @@ import torch
 from alexnet_fast.config.precision import Precision
 from alexnet_fast.config.recipe import counted_epochs
 from alexnet_fast.config.schedule import Schedule
+from alexnet_fast.config.small_data import demo_command, suits_demo
 from alexnet_fast.tools.dataset import Dataset
-from alexnet_fast.tools.messages import command, counted, to_copy
-
-SMALL = 20_000
-"""Training images below which ImageNet's schedule does not fit."""
-LONG = 150_000
-"""Training images in all (epochs × images) beyond which a CPU needs more than a quarter of an hour or so."""
-DEMO_EPOCHS = 12
-"""Of the recipe `demo` on a few thousand photographs."""
+from alexnet_fast.tools.messages import counted, to_copy
 
 
 def header(
@@ -50,18 +44,16 @@ def advice(dataset: Dataset, schedule: Schedule, device: torch.device) -> list[s
     recipe = schedule.recipe
     notes: list[str] = []
     samples = dataset.split("train").samples
-    shown = schedule.num_steps * recipe.batch_size
-    if device.type == "cpu" and samples < SMALL and shown > LONG and recipe.schedule_epochs > 2 * DEMO_EPOCHS:
-        better = command("train", dataset.folder, "--recipe", "demo", "--epochs", DEMO_EPOCHS)
+    if device.type == "cpu" and suits_demo(samples, epochs=recipe.epochs, schedule_epochs=recipe.schedule_epochs):
         notes.append(
             f"This schedule is meant for ImageNet on GPUs: on a CPU {counted_epochs(recipe.epochs)} of "
-            f"{samples:,} images take long. This one fits better:\n{to_copy(better)}"
+            f"{samples:,} images take long. This one fits better:\n{to_copy(demo_command(dataset.folder))}"
         )
     return [*notes, *no_validation(dataset, recipe.val_split)]
 
 
 def no_validation(dataset: Dataset, val_split: str) -> list[str]:
-    """Told before training, while there is still something to choose."""
+    """Before training, while the split can still be chosen."""
     if val_split in dataset.splits:
         return []
     others = [name for name in dataset.splits if name != "train"]

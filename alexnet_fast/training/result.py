@@ -13,6 +13,7 @@ from alexnet_fast.distributed.mesh import Mesh
 from alexnet_fast.inference.evaluation import EvaluationResult
 from alexnet_fast.pipelines.decoded_cache import GIB
 from alexnet_fast.runs.folder import to_json
+from alexnet_fast.runs.resume_command import with_command
 from alexnet_fast.runs.totals import Totals, utc_now
 from alexnet_fast.tools import atomic
 from alexnet_fast.tools.errors import UserError
@@ -37,9 +38,8 @@ def finish(session: Session) -> dict[str, Any] | None:
     if session.manager.unsaved:
         session.checkpointer.save()  # there may be room by now
     if session.manager.unsaved:
-        raise UserError(
-            f"the run is at its end, but {session.manager.complaint()}. Then finish it: {session.job.again}."
-        )
+        unsaved = f"the run is at its end, but {session.manager.complaint()}"
+        raise UserError(with_command(f"{unsaved}. Then finish it", session.job.again))
     result = {
         **about_run(session.job, session.mesh, session.device, session.precision.name, session.loader.memory.kept),
         "steps": progress.step,

@@ -19,7 +19,7 @@ from alexnet_fast.pipelines.settings import check_splits
 from alexnet_fast.runs.checkpoint_manager import lack_of_room
 from alexnet_fast.runs.folder import RunFolder, saying_what_is_full
 from alexnet_fast.runs.resume import check_before_start
-from alexnet_fast.runs.resume_command import options_to_repeat
+from alexnet_fast.runs.resume_command import options_to_repeat, with_command
 from alexnet_fast.tools.caches import place_caches
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
@@ -82,7 +82,7 @@ def train(
         with RunFolder(run).taken(resume=resume):
             return launch(layout, work_of_a_process, layout, job)
     except LostProcessError as error:
-        raise UserError(f"{error} {job.again} resumes from what was saved last.") from error
+        raise UserError(with_command(f"{error} To resume from the last checkpoint", job.again)) from error
 
 
 def check_recipe_fits(recipe: Recipe, dataset: Dataset, mesh: Mesh) -> None:

@@ -21,6 +21,7 @@ from alexnet_fast.runs.checkpoint import Checkpoint, all_checkpoints, classes_of
 from alexnet_fast.runs.checkpoint_manager import CheckpointManager
 from alexnet_fast.runs.folder import RunFolder
 from alexnet_fast.runs.resume import find_start, finished_result, restore_place
+from alexnet_fast.runs.resume_command import with_command
 from alexnet_fast.tools import atomic
 from alexnet_fast.tools.errors import StoppedError, UserError
 from alexnet_fast.training.checkpointer import Checkpointer
@@ -102,11 +103,9 @@ class Session:
         """What to raise after a signal: where the run stands, and how to resume it; a StoppedError if all is saved."""
         assert self.stop.signal is not None
         step, total = self.progress.step, self.schedule.num_steps
-        text = (
-            f"stopped by {self.stop.signal.name} after step {step:,} of {total:,}; "
-            f"{self.manager.complaint() if self.manager.unsaved else 'everything is saved'}. "
-            f"Resume with {self.job.again}."
-        )
+        state = self.manager.complaint() if self.manager.unsaved else "everything is saved"
+        stopped = f"stopped by {self.stop.signal.name} after step {step:,} of {total:,}; {state}"
+        text = with_command(f"{stopped}. To resume", self.job.again)
         return UserError(text) if self.manager.unsaved else StoppedError(text, self.stop.signal)
 
     def explained(self, error: DivergedError) -> DivergedError:

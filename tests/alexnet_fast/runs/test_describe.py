@@ -79,7 +79,7 @@ def test_of_too_few_classes_there_is_no_top5_error(run: RunFolder) -> None:
     lines[1]["top5_error"] = None
     run.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
     told = describe_run(run)
-    assert "top-5" not in told and told.splitlines()[-1].split() == ["4", "1", "37.50%", "1.250"]
+    assert "top-5" not in told and "    4      1       37.50%    1.250\n\nTo resume:\n" in told
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])

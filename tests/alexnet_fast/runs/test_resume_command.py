@@ -102,10 +102,10 @@ def test_the_printed_command_goes_on(tiny_shards: Path, tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGINT and "everything is saved" in told
-    copied = re.findall(r"Resume with `([^`]+)`\.", told)
+    copied = re.findall(r"everything is saved\. To resume:\n  (.+)\n", told)
     assert len(copied) == 1
     # The second one to copy: `info` names the shards from wherever it is asked.
-    (asked,) = re.findall(r"; `([^`]+)` resumes it", describe_run(RunFolder(run)))
+    (asked,) = re.findall(r"\n\nTo resume:\n  (.+)$", describe_run(RunFolder(run)))
     assert shlex.split(asked)[1:] == ["train", str(tiny_shards), "--resume", "--out", str(run), "--device", "cpu"]
     done = subprocess.run(copied[0], shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr

@@ -15,6 +15,7 @@ from alexnet_fast.commands.train_flags import with_flags
 from alexnet_fast.config.precision import choose_precision
 from alexnet_fast.config.recipe import load_recipe
 from alexnet_fast.config.schedule import Schedule
+from alexnet_fast.config.small_data import suits_demo
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError
 from alexnet_fast.training.header import advice, header
@@ -60,10 +61,21 @@ def test_the_header_tells_the_run_at_a_glance(tiny_dataset: Dataset, tmp_path: P
 def test_a_schedule_that_does_not_fit_is_told_with_one_that_does(tiny_dataset: Dataset) -> None:
     fits = Schedule(load_recipe("demo"), 3)
     assert advice(tiny_dataset, fits, CPU) == []
-    (note,) = advice(tiny_dataset, Schedule(load_recipe("2013"), 31), CPU)
+    larger = replace(tiny_dataset.split("train"), samples=31 * 128)
+    dataset = replace(tiny_dataset, splits={**tiny_dataset.splits, "train": larger})
+    (note,) = advice(dataset, Schedule(load_recipe("2013"), 31), CPU)
     last = note.splitlines()[-1]
     assert last.startswith("  alexnet-fast train ") and last.endswith("--recipe demo --epochs 12")
-    assert advice(tiny_dataset, Schedule(load_recipe("2013"), 31), torch.device("cuda")) == []
+    assert advice(dataset, Schedule(load_recipe("2013"), 31), torch.device("cuda")) == []
+
+
+@pytest.mark.parametrize(
+    ("samples", "epochs", "suits"), [(4000, 95, True), (1000, 95, False), (20_000, 95, False), (4000, 24, False)]
+)
+def test_the_demo_recipe_suits_small_data_sets_whose_schedule_would_take_long(
+    samples: int, epochs: int, suits: bool
+) -> None:
+    assert suits_demo(samples, epochs=epochs, schedule_epochs=epochs) is suits
 
 
 def test_nothing_to_evaluate_on_is_told_before(tiny_dataset: Dataset) -> None:

@@ -99,8 +99,8 @@ def test_the_next_steps_after_s3_are_told_and_work(
     url = f"{bucket}/shown/shards"
     code, shown = call(capsys, "shard", images, "--out", url, "--workers", 1)
     assert code == 3
-    copy = f"`aws s3 sync {url} shards`"
-    assert f"Next: `alexnet-fast info {url}`, {copy}, `alexnet-fast train shards`." in shown
+    copy = f"aws s3 sync {url} shards"
+    assert f"Next:\n  alexnet-fast info {url}\n  {copy}\n  alexnet-fast train shards\n" in shown
     local = tmp_path / "shards"
     assert call(capsys, "shard", images, "--out", local, "--workers", 1)[0] == 3
     assert call(capsys, "info", url) == (0, call(capsys, "info", local)[1].replace(str(local), url))
@@ -108,7 +108,7 @@ def test_the_next_steps_after_s3_are_told_and_work(
         "no dataset.json. Give the folder that `alexnet-fast shard` wrote.\n")  # fmt: skip
     for arguments in (["train"], ["preview"], ["bench", "loader"]):
         code, shown = call(capsys, *arguments, url)
-        assert code == 2 and f"{url}: images are read from a disk" in shown and copy in shown
+        assert code == 2 and f"{url}: images are read from a disk" in shown and f"`{copy}`" in shown
 
 
 def test_shards_in_a_store_are_verified(bucket: str, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
