@@ -80,7 +80,7 @@ class EvaluationLoader:
     def __iter__(self) -> Iterator[EvaluationBatch]:
         shards = Shards.of(self._dataset, self._split)
         with closing(PipelineRun(self._graph, self._execution, self.num_batches, shards=shards)) as run:
-            run.check_num_samples(self._dataset, self._split)
+            run.check_num_samples(self._dataset, self._split, self.num_samples)
             yield from self._batches(run)
 
     def _batches(self, run: PipelineRun) -> Iterator[EvaluationBatch]:

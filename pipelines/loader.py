@@ -30,7 +30,8 @@ from alexnet_fast.pipelines.normalization import CpuWorkers, Normalization, as_t
 from alexnet_fast.pipelines.pipeline_run import CacheKeeper, Execution, PipelineRun, free_gpu_memory
 from alexnet_fast.pipelines.place import Checkpoint, Place, check_stream, check_version, place_in, state_of
 from alexnet_fast.pipelines.reader import Reading
-from alexnet_fast.pipelines.seeds import derive_seed, part_of_rank, shard_order, shard_order_within_parts
+from alexnet_fast.pipelines.seeds import derive_seed, part_of_rank
+from alexnet_fast.pipelines.segments import Epochs, Segment
 from alexnet_fast.pipelines.settings import LoaderOptions, LoaderSettings, check_batch
 from alexnet_fast.tools.crop import CROP
 from alexnet_fast.tools.dataset import Dataset
@@ -60,7 +61,8 @@ class TrainingLoader:
 
     Each epoch reads the shards in another order, through a buffer that is shuffled, and gives every sample at most
     once: what does not fill a batch on all ranks is skipped.  Where decoded images are kept and there are several
-    ranks, each rank has the same samples in every epoch, or it would seldom meet one that it has kept.
+    ranks, each rank has the same samples in every epoch, or it would seldom meet one that it has kept.  More than
+    two million images are read in segments (`segments.py`), and the buffer shuffles within one.
 
     images (N, 3, 224, 224), channels-last, (x − mean + Σ gᵢ·sᵢ·pᵢ) / (1 + pca_jitter) for pixels x in 0..255, with
     the PCA color jitter of `Augmentation`.
@@ -108,12 +110,15 @@ class TrainingLoader:
         check_batch(dataset, split, batch_size=batch_size, rank=rank, num_ranks=num_ranks)
         dataset.check_sizes(split)
         self.batch_size = batch_size
-        self.num_batches = (split_info.samples + (batch_size - 1) * exact_2012) // (batch_size * num_ranks)
-        """Of one epoch, on every rank."""
         self._dataset = dataset
         self._split = split
         self._seed = seed
         self._rank, self._num_ranks = rank, num_ranks
+        sizes = tuple(shard.samples for shard in split_info.shards)
+        same_samples = cache is not None and num_ranks > 1
+        self._epochs = Epochs(sizes, batch_size, num_ranks, seed, in_order=exact_2012, same_samples=same_samples)
+        self.num_batches = self._epochs.num_batches
+        """Of one epoch, on every rank."""
         self.dtype, self._device = dtype, device
         self._mean, self._augmentation = mean, augmentation or Augmentation()
         self._exact_2012 = exact_2012
@@ -126,7 +131,6 @@ class TrainingLoader:
             if settings.decode_on == "cpu":  # the cache belongs to the GPU's decoder
                 settings = replace(settings, decode_on="cuda")
             self.cache = self._plan_cache(cache, settings)
-        self._same_samples = self.cache is not None and num_ranks > 1
         self._apply(settings)
         self._keeper: CacheKeeper | None = None
         self._workers = CpuWorkers(settings.num_threads)
@@ -202,12 +206,23 @@ class TrainingLoader:
         if self._decoding.cache_mib and self._keeper is None:
             self._keeper = CacheKeeper(self._decoding, self._execution)
         normalization = self.normalization(place.epoch, pca_jitter=pca_jitter)
-        self._run = self._start(place, normalization)
-        self._run.check_num_samples(self._dataset, self._split)
-        start = place.checkpoint.samples if place.checkpoint is not None else 0
+        for segment in self._epochs.segments(place.epoch):
+            if place.batches * self.batch_size < segment.end:
+                yield from self._batches_of(segment, generation, place, normalization)
+        place.checkpoint = Checkpoint()
+
+    def _batches_of(
+        self, segment: Segment, generation: int, place: Place, normalization: Normalization
+    ) -> Iterator[Batch]:
+        """Those that are left of a segment."""
+        if place.checkpoint.samples < segment.start:
+            place.checkpoint = Checkpoint(segment.start)
+        self._run = self._start(place, segment, normalization)
+        self._run.check_num_samples(self._dataset, self._split, segment.num_samples)
+        start = place.checkpoint.samples
         decoded: tuple[torch.Tensor, ...] = ()
         first, past = start, start  # of the decoded samples
-        while place.batches < self.num_batches:
+        while place.batches * self.batch_size < segment.end:
             self._check_current(generation)
             if self._run is None:
                 raise RuntimeError("this epoch was ended: the loader was closed")
@@ -226,7 +241,6 @@ class TrainingLoader:
                 raise
             place.batches += 1
             yield batch
-        place.checkpoint = None
         self._end_run()
 
     def _check_current(self, generation: int) -> None:
@@ -239,17 +253,16 @@ class TrainingLoader:
         check_labels(batch.labels, self._dataset)
         return batch
 
-    def _start(self, place: Place, normalization: Normalization) -> PipelineRun:
-        """What decodes the rest of an epoch, from the place's checkpoint on."""
-        reading = self._reading(place.epoch)
-        start = place.checkpoint.samples if place.checkpoint is not None else 0
-        num_samples = self.num_batches * self.batch_size - start
+    def _start(self, place: Place, segment: Segment, normalization: Normalization) -> PipelineRun:
+        """What decodes the rest of a segment, from the place's checkpoint on."""
+        reading = self._reading(place.epoch, segment)
+        start = place.checkpoint.samples
         return PipelineRun(
             lambda: normalization.graph(reading, start=start),
             self._execution,
-            -(-num_samples // self._execution.batch_size),
+            -(-(segment.end - start) // self._execution.batch_size),
             checkpointing=True,
-            checkpoint=place.checkpoint.dali if place.checkpoint is not None else None,
+            checkpoint=place.checkpoint.dali,
             shards=Shards.of(self._dataset, self._split),
         )
 
@@ -265,24 +278,19 @@ class TrainingLoader:
             workers=self._workers,
         )
 
-    def _reading(self, epoch: int) -> Reading:
+    def _reading(self, epoch: int, segment: Segment) -> Reading:
         tars, indexes = self._dataset.tars(self._split), self._dataset.indexes(self._split)
-        order = list(range(len(tars))) if self._exact_2012 else self._shard_order(epoch)
+        purpose = f"shuffle {segment.number}" if segment.number else "shuffle"
+        buffer = min(self._shuffle_buffer, segment.num_samples // self._num_ranks)
         return Reading.of(
-            [tars[place] for place in order],
-            [indexes[place] for place in order],
+            [tars[place] for place in segment.shards],
+            [indexes[place] for place in segment.shards],
             rank=self._rank,
             num_ranks=self._num_ranks,
-            shuffle_buffer=None if self._exact_2012 else self._shuffle_buffer,
-            seed=derive_seed(self._seed, epoch, self._rank, "shuffle"),
+            shuffle_buffer=None if self._exact_2012 else buffer,
+            seed=derive_seed(self._seed, epoch, self._rank, purpose),
             skip_cached=self._decoding.cache_mib > 0,
         )
-
-    def _shard_order(self, epoch: int) -> list[int]:
-        shards = self._dataset.split(self._split).shards
-        if self._same_samples:
-            return shard_order_within_parts([shard.samples for shard in shards], self._num_ranks, self._seed, epoch)
-        return shard_order(len(shards), self._seed, epoch)
 
     def epoch_augmentation(self, epoch: int, *, pca_jitter: bool) -> EpochAugmentation:
         """The numbers that an epoch's images are made with."""
@@ -329,7 +337,7 @@ class TrainingLoader:
             "seed": str(self._seed),
             "batch size": str(self.batch_size),
             **({"order": f"fixed, {CROPPED_ALIKE} cropped alike, short last batch"} if self._exact_2012 else {}),
-            "rank": f"{self._rank} of {self._num_ranks}{', always the same samples' if self._same_samples else ''}",
+            **self._epochs.stream(self._rank),
             "shuffle buffer": str(self._shuffle_buffer),
             "crop": f"{CROP} of {self._dataset.image_options.size}"
             + ("" if self._augmentation.crop_and_mirror else ", center"),

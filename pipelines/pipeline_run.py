@@ -93,9 +93,9 @@ class PipelineRun:
     def device(self) -> torch.device:
         return self._device
 
-    def check_num_samples(self, dataset: Dataset, split: str) -> None:
+    def check_num_samples(self, dataset: Dataset, split: str, wanted: int) -> None:
         """UserError where the reader found another number of samples than the manifest: it would wrap or omit."""
-        found, wanted = int(self._pipeline.reader_meta(READER)["epoch_size"]), dataset.split(split).samples
+        found = int(self._pipeline.reader_meta(READER)["epoch_size"])
         if found != wanted:
             raise UserError(
                 f"{dataset.folder}: the indexes of its {split} split list {found:,} samples, {MANIFEST} says "

@@ -11,23 +11,24 @@ from alexnet_fast.tools.errors import UserError
 STATE_VERSION = 6
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state of DALI's reader in front of a decoded batch; it holds for decoded batches of any size."""
+
+    samples: int = 0
+    """Of the epoch that come before it."""
+    dali: bytes | None = None
+    """None at the start of a segment."""
+
+
 @dataclass
 class Place:
     """So many training batches of an epoch have been handed out."""
 
     epoch: int
     batches: int = 0
-    checkpoint: Checkpoint | None = None
-    """From where to decode again; None: from the epoch's start."""
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """The state of DALI's reader in front of a decoded batch; it holds for decoded batches of any size."""
-
-    samples: int
-    """Of the epoch that come before it."""
-    dali: bytes
+    checkpoint: Checkpoint = Checkpoint()
+    """From where to decode again."""
 
 
 def state_of(place: Place | None, stream: dict[str, str], decoding: dict[str, Any]) -> dict[str, Any]:
@@ -35,21 +36,17 @@ def state_of(place: Place | None, stream: dict[str, str], decoding: dict[str, An
     state: dict[str, Any] = {"version": STATE_VERSION, "stream": stream, "decoding": decoding, "epoch": None}
     if place is None:
         return state
-    state |= {"epoch": place.epoch, "batches": place.batches, "samples": 0, "dali": None}
-    if place.checkpoint is not None:
-        text = base64.b64encode(place.checkpoint.dali).decode("ascii")
-        state |= {"samples": place.checkpoint.samples, "dali": text}
-    return state
+    samples, dali = place.checkpoint.samples, place.checkpoint.dali
+    text = None if dali is None else base64.b64encode(dali).decode("ascii")
+    return state | {"epoch": place.epoch, "batches": place.batches, "samples": samples, "dali": text}
 
 
 def place_in(state: dict[str, Any]) -> Place | None:
     """What `state_of` was given; None where no epoch had begun."""
     if state["epoch"] is None:
         return None
-    checkpoint = None
-    if state["dali"] is not None:
-        checkpoint = Checkpoint(state["samples"], base64.b64decode(state["dali"]))
-    return Place(state["epoch"], state["batches"], checkpoint)
+    dali = None if state["dali"] is None else base64.b64decode(state["dali"])
+    return Place(state["epoch"], state["batches"], Checkpoint(state["samples"], dali))
 
 
 def check_version(state: dict[str, Any]) -> None:

@@ -3,25 +3,59 @@
 from __future__ import annotations
 
 import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-PLACES: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
-    "MPLCONFIGDIR": ("matplotlib", (("XDG_CACHE_HOME", ".cache"), ("XDG_CONFIG_HOME", ".config"))),
-    "TRITON_CACHE_DIR": ("triton", (("TRITON_HOME", ".triton"),)),
-}
-"""Variable that moves a library's cache -> its folder's name; the places where the library has it otherwise, each by
-the variable that names it and by its name in the user's home.  (Compiled loops: see `compilation`.)"""
+MIB = 1 << 20
 
 
-def place_caches(fallback: Path) -> None:
-    """Send the caches of matplotlib and Triton into `fallback` where their own places cannot be written.
+@dataclass(frozen=True)
+class Cache:
+    """Of one library."""
 
-    Without a writable cache matplotlib cannot be imported and Triton compiles nothing.  A place that the user chose
-    stays.  To be called before these libraries are imported; started processes inherit it.  Nothing is made here.
+    variable: str
+    """What moves it."""
+    name: str
+    """Of its folder."""
+    usual: tuple[tuple[str, str], ...]
+    """Where the library has it otherwise: each by the variable that names it and by its name in the user's home."""
+    room: int
+    """Bytes that must be free: matplotlib needs a folder, and writes there what fits; machine code must fit."""
+
+
+CACHES = (
+    Cache("MPLCONFIGDIR", "matplotlib", (("XDG_CACHE_HOME", ".cache"), ("XDG_CONFIG_HOME", ".config")), 0),
+    Cache("NUMBA_CACHE_DIR", "numba", (("XDG_CACHE_HOME", ".cache"),), 64 * MIB),
+    Cache("TRITON_CACHE_DIR", "triton", (("TRITON_HOME", ".triton"),), 64 * MIB),
+)
+
+_placed: set[str] = set()
+"""The variables that this process set, and not the user."""
+
+
+def place_caches(fallback: Path | None = None) -> None:
+    """Send the caches of matplotlib, numba and Triton into `fallback` where their own places cannot be written.
+
+    Without a writable cache matplotlib cannot be imported, Triton compiles nothing, and numba compiles at every start.
+    None: a folder of this user in the first place for temporary files that can be written; nothing changes where there
+    is none.  A place that the user chose stays; one that was found before yields to a `fallback` that is given.
+    To be called before these libraries are imported; started processes inherit it.
     """
-    for variable, (name, homes) in PLACES.items():
-        if not os.environ.get(variable) and not all(is_writable(home_of(*home)) for home in homes):
-            os.environ[variable] = str(fallback.absolute() / name)
+    for cache in CACHES:
+        if must_move(cache):
+            folder = fallback if fallback is not None else temporary_folder(cache.room)
+            if folder is not None:
+                os.environ[cache.variable] = str(folder.absolute() / cache.name)
+                _placed.add(cache.variable)
+
+
+def must_move(cache: Cache) -> bool:
+    """Whether a cache has no place that can be written, or only one that was found here."""
+    if os.environ.get(cache.variable):
+        return cache.variable in _placed
+    return not all(is_writable(home_of(*home)) for home in cache.usual)
 
 
 def home_of(variable: str, name: str) -> Path:
@@ -37,3 +71,25 @@ def is_writable(folder: Path) -> bool:
             return False
         folder = folder.parent
     return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
+
+
+def temporary_folder(room: int) -> Path | None:
+    """A folder that only this user can write, made if need be, with `room` bytes free; None where there is none."""
+    for place in temporary_places():
+        folder = place / f"alexnet-fast-{os.getuid()}"
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            found, disk = folder.lstat(), os.statvfs(folder)
+        except OSError:
+            continue
+        # Compiled code is kept there and run: another user may have made a folder of this name first.
+        own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022
+        if own and os.access(folder, os.W_OK | os.X_OK) and disk.f_bavail * disk.f_frsize >= room:
+            return folder
+    return None
+
+
+def temporary_places() -> Iterator[Path]:
+    """Where temporary files go, in order of preference; the memory that is a disk last, for it is small."""
+    yield from (Path(named) for name in ("TMPDIR", "TEMP", "TMP") if (named := os.environ.get(name)))
+    yield from (Path("/tmp"), Path("/var/tmp"), Path.cwd(), Path("/dev/shm"))

@@ -140,7 +140,10 @@ def split_from_json(name: str, split: dict[str, Any]) -> Split:
             raise ValueError(f"its shard {shard.name} has no samples")
         hash_from_json(shard.sha256)
         hash_from_json(shard.index_sha256)
-    return Split(name, typed(int, split["samples"]), typed(int, split["found"]), shards)
+    samples, in_shards = typed(int, split["samples"]), sum(shard.samples for shard in shards)
+    if samples != in_shards:
+        raise ValueError(f"its split {name} has {samples:,} samples, its shards have {in_shards:,}")
+    return Split(name, samples, typed(int, split["found"]), shards)
 
 
 def classes_from_json(classes: list[Any]) -> tuple[DatasetClass, ...]:

@@ -2,9 +2,10 @@
 
     python -m alexnet_fast.bench.scale SHARDS --json benchmarks/scale-cpu.json [--images 14200000]
 
-SHARDS is any small shards folder.  Its training images, repeated, fill one shard of 5,000; all other shards are hard
+SHARDS is any small shards folder.  Its training images, repeated, fill one shard of 1,000; all other shards are hard
 links of it, so that manifest, indexes, loader and state are as long as those of the real set, and the disk holds one
-shard.  Each part runs in a process of its own.
+shard.  The plan is of a source with as many images, named as ImageNet's, that are nowhere.  Each part runs in a process
+of its own.
 """
 
 from __future__ import annotations
@@ -24,10 +25,15 @@ import time
 from pathlib import Path
 
 from alexnet_fast.tools.dataset import MANIFEST, Dataset, manifest_checksum
+from alexnet_fast.tools.sharding.plan import Plan, ShardOptions
+from alexnet_fast.tools.sources.table import ClassName, Source, TableBuilder
+from alexnet_fast.tools.storage.output import open_output
 
-SHARD = 5_000
+SHARD = 1_000
 CLASSES = 21_841
-PARTS = ("manifest", "info", "loader", "resume")
+PARTS = ("plan", "manifest", "info", "loader", "resume")
+STATE = "state.json"
+"""In the made-up folder: where the part `loader` stopped, which the part `resume` takes up."""
 
 
 def repeat(source: Path, tar: Path) -> None:
@@ -73,7 +79,30 @@ def make(small: Path, folder: Path, num_images: int) -> None:
     (folder / MANIFEST).write_text(json.dumps(manifest))
 
 
-def measure(part: str, folder: Path) -> dict[str, object]:
+def anonymous_mb() -> int:
+    """This process's memory without the pages of mapped tars, which the system takes back when it needs them."""
+    status = Path("/proc/self/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("RssAnon"))) // 1024
+
+
+def measure_plan(num_images: int) -> dict[str, object]:
+    """List as many images, which are nowhere, and plan their shards."""
+    builder = TableBuilder("/nowhere")
+    began = time.monotonic()
+    for number in range(num_images):
+        label = number % CLASSES
+        builder.add(0, label, b"train/n%08d/n%08d_%d.JPEG" % (label, label, number // CLASSES), 110_000)
+    table = builder.finish()
+    listed = time.monotonic()
+    classes = tuple(ClassName(f"n{number:08d}", f"thing {number}") for number in range(CLASSES))
+    plan = Plan(Source("folders", "made up", classes, ("train",), table), ShardOptions(shard_size=SHARD))
+    assert plan.identity["images"] == num_images
+    first = plan.task(plan.shards[0], open_output("/nowhere"), strict=False)
+    seconds = {"list_seconds": round(listed - began, 2), "plan_seconds": round(time.monotonic() - listed, 2)}
+    return {"shards": len(plan.shards), "images_of_a_task": len(first.images), **seconds}
+
+
+def measure(part: str, folder: Path, num_images: int) -> dict[str, object]:
     """In this process."""
     import torch
 
@@ -86,21 +115,22 @@ def measure(part: str, folder: Path) -> dict[str, object]:
     details: dict[str, object] = {}
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began = time.monotonic()
-    if part == "manifest":
+    if part == "plan":
+        details |= measure_plan(num_images)
+    elif part == "manifest":
         details["samples"] = Dataset.load(folder).split("train").samples
     elif part == "info":
         details["lines"] = len(describe(Dataset.load(folder)).splitlines())
     else:
         made = loader()
-        batches = made.epoch(0)
-        next(batches)
+        details["constructor_seconds"] = round(time.monotonic() - began, 2)
         if part == "resume":
-            state = made.state_dict()
-            details["state_bytes"] = len(json.dumps(state))
-            made.close()
-            made = loader()
-            made.load_state_dict(state)
-            next(made.epoch(0))
+            made.load_state_dict(json.loads((folder / STATE).read_text()))
+        next(made.epoch(0))
+        if part == "loader":
+            details["state_bytes"] = (folder / STATE).write_text(json.dumps(made.state_dict()))
+        details["segments"] = len(made._epochs.segments(0))
+        details["anonymous_mb"] = anonymous_mb()
         made.close()
     seconds = time.monotonic() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -115,7 +145,7 @@ def main() -> None:
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.part:
-        print(json.dumps(measure(asked.part, asked.shards)))
+        print(json.dumps(measure(asked.part, asked.shards, asked.images)))
         return
     results: dict[str, object] = {"classes": CLASSES}
     for images in (asked.images // 10, asked.images):  # to see what grows faster than the data
@@ -123,7 +153,9 @@ def main() -> None:
             make(asked.shards, Path(name), images)
             parts = {}
             for part in PARTS:
-                command = [sys.executable, "-m", "alexnet_fast.bench.scale", name, "--part", part]
+                command = [
+                    sys.executable, "-m", "alexnet_fast.bench.scale", name, "--part", part, "--images", str(images)
+                ]  # fmt: skip
                 parts[part] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
                 print(f"{images:>10,} images, {part:8} {parts[part]}", flush=True)
             results[f"{images:,} images"] = parts

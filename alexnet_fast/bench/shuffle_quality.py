@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from alexnet_fast.pipelines.loader import TrainingLoader
 from alexnet_fast.pipelines.pipeline_run import PipelineRun, to_torch
-from alexnet_fast.pipelines.reader import labels_of, read_samples, source_of
+from alexnet_fast.pipelines.reader import Reading, labels_of, read_samples, source_of
 
 
 @dataclass(frozen=True)
@@ -69,16 +69,18 @@ def _correlation(one: _Order, other: _Order) -> float:
 
 def _order_of(loader: TrainingLoader, epoch: int) -> _Order:
     """By the loader's own reader."""
-    reading = loader._reading(epoch)
-
-    def graph() -> tuple[Any, ...]:
-        jpeg, digits = read_samples(reading)
-        return digits, source_of(jpeg)
-
     labels, sources = [], []
-    with closing(PipelineRun(graph, loader._execution, loader.num_batches)) as run:
-        for _ in range(loader.num_batches):
-            digits, source = run.next()
-            labels.append(labels_of(to_torch(digits)).numpy())
-            sources += [bytes(np.array(source.at(place))) for place in range(loader.batch_size)]
+    for segment in loader._epochs.segments(epoch):
+        reading = loader._reading(epoch, segment)
+
+        def graph(reading: Reading = reading) -> tuple[Any, ...]:
+            jpeg, digits = read_samples(reading)
+            return digits, source_of(jpeg)
+
+        num_batches = (segment.end - segment.start) // loader.batch_size
+        with closing(PipelineRun(graph, loader._execution, num_batches)) as run:
+            for _ in range(num_batches):
+                digits, source = run.next()
+                labels.append(labels_of(to_torch(digits)).numpy())
+                sources += [bytes(np.array(source.at(place))) for place in range(loader.batch_size)]
     return _Order(np.concatenate(labels), np.array(sources))

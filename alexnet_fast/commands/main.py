@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import click
 
+from alexnet_fast.tools.caches import place_caches
 from alexnet_fast.tools.errors import UserError
 from alexnet_fast.tools.messages import did_you_mean
 from alexnet_fast.tools.openmp import spin_briefly
@@ -84,6 +85,7 @@ TOLD = (
 def main(arguments: list[str] | None = None) -> Any:
     """Run one verb; a `UserError` becomes its message on stderr and its exit code."""
     spin_briefly()
+    place_caches()
     try:
         fill_closed()
         with explained_output():

@@ -73,7 +73,8 @@ def test_training_does_not_look_at_the_other_split(copied: Path) -> None:
 def test_a_manifest_that_miscounts_is_noticed(copied: Path) -> None:
     dataset = Dataset.load(copied)
     train = dataset.splits["train"]
-    wrong = replace(dataset, splits={**dataset.splits, "train": replace(train, samples=train.samples - 1)})
+    shards = (replace(train.shards[0], samples=train.shards[0].samples - 1), *train.shards[1:])
+    wrong = replace(dataset, splits={**dataset.splits, "train": replace(train, samples=58, shards=shards)})
     streams = (
         TrainingLoader(wrong, batch_size=4, device=CPU, seed=0, options=LoaderOptions(1)).epoch(0),
         iter(EvaluationLoader(wrong, split="train", batch_size=10, device=CPU, options=LoaderOptions(1))),

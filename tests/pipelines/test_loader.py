@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -78,8 +79,9 @@ def stems_seen(
 ) -> list[str]:
     """Where each sample of a rank's epoch came from, by running the loader's own graph with its sources."""
     with loader_of(dataset, batch_size=batch_size, rank=rank, num_ranks=ranks) as loader:
-        loader._same_samples = same_samples  # as where decoded images are kept, which needs a GPU
-        reading, normalization = loader._reading(epoch), loader.normalization(epoch, pca_jitter=True)
+        loader._epochs = replace(loader._epochs, same_samples=same_samples)  # as where decoded images are kept
+        (segment,) = loader._epochs.segments(epoch)
+        reading, normalization = loader._reading(epoch, segment), loader.normalization(epoch, pca_jitter=True)
         run = PipelineRun(
             lambda: normalization.graph(reading, with_draws=True),
             loader._execution,

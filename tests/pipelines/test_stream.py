@@ -136,7 +136,7 @@ def test_an_order_that_keeps_samples_on_their_rank_is_another(tiny_dataset: Data
         next(loader.epoch(0))
         state = loader.state_dict()
     other = loader_of(tiny_dataset, num_ranks=2)
-    other._same_samples = True  # as where decoded images are kept, which needs a GPU
+    other._epochs = replace(other._epochs, same_samples=True)  # as where decoded images are kept
     refuses(other, state, "rank was 0 of 2, is 0 of 2, always the same samples")
 
 

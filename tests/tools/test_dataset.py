@@ -119,6 +119,7 @@ def test_a_mean_image_of_other_bytes_is_told(garbage: bytes, folder: Path) -> No
         (("splits", "train", "shards"), [], "its split train has no shard"),
         (("splits", "train", "shards", 0, "name"), "../train-000000.tar", "is no shard's name"),
         (("splits", "train", "shards", 0, "samples"), 0, "has no samples"),
+        (("splits", "train", "samples"), 58, "its split train has 58 samples, its shards have"),
         (("splits", "train", "shards", 0, "sha256"), "\ud800", "is no sha256"),
         (("classes",), [], "it has no class"),
         (("program",), "\x1b[2J", "is no plain text"),

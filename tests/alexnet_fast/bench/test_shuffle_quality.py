@@ -59,7 +59,7 @@ def test_shards_come_in_another_order_where_the_buffer_is_small(many_shards: Dat
 
 
 def test_the_measure_notices_shards_in_the_same_order(many_shards: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("alexnet_fast.pipelines.loader.shard_order", lambda num, seed, epoch: list(range(num)))
+    monkeypatch.setattr("alexnet_fast.pipelines.segments.shard_order", lambda num, seed, epoch: list(range(num)))
     assert quality(many_shards, 2, num_epochs=3).correlation > 0.9
 
 

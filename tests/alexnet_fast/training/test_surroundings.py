@@ -5,18 +5,22 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from alexnet_fast.commands.main import VERBS, main
 from alexnet_fast.config.recipe import load_recipe
 from alexnet_fast.network.model import NETS
 from alexnet_fast.runs.checkpoint_manager import lack_of_room
 from alexnet_fast.runs.folder import RunFolder
 from alexnet_fast.runs.lock import InUseError
+from alexnet_fast.tools import caches
 from alexnet_fast.tools.caches import is_writable, place_caches
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.training.run import train
@@ -103,20 +107,90 @@ def test_a_file_system_without_locks_is_trained_on(
         pass
 
 
-def test_caches_move_only_where_their_place_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("MPLCONFIGDIR", "TRITON_CACHE_DIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
+@pytest.fixture
+def no_caches_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MPLCONFIGDIR", "NUMBA_CACHE_DIR", "TRITON_CACHE_DIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
         monkeypatch.setenv(name, "")
+    monkeypatch.setattr(caches, "_placed", set())
+
+
+@pytest.mark.usefixtures("no_caches_chosen")
+def test_caches_move_only_where_their_place_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    variables = [cache.variable for cache in caches.CACHES]
     monkeypatch.setenv("HOME", str(tmp_path))
     place_caches(tmp_path / "fallback")
-    assert {os.environ.get(name) for name in ("MPLCONFIGDIR", "TRITON_CACHE_DIR")} == {""}
+    place_caches()
+    assert {os.environ[name] for name in variables} == {""}
     (tmp_path / "file").touch()
     monkeypatch.setenv("HOME", str(tmp_path / "file" / "home"))
     monkeypatch.setenv("TRITON_CACHE_DIR", "/chosen")
-    place_caches(tmp_path / "fallback")
-    assert os.environ.get("MPLCONFIGDIR") == str(tmp_path / "fallback" / "matplotlib")
-    assert os.environ.get("TRITON_CACHE_DIR") == "/chosen"
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    place_caches()  # the command line
+    own = tmp_path / f"alexnet-fast-{os.getuid()}"
+    assert [os.environ[name] for name in variables] == [str(own / "matplotlib"), str(own / "numba"), "/chosen"]
+    assert stat.S_IMODE(own.stat().st_mode) == 0o700
+    place_caches(tmp_path / "run")  # training, which has a better place
+    assert os.environ["MPLCONFIGDIR"] == str(tmp_path / "run" / "matplotlib")
+    assert os.environ["TRITON_CACHE_DIR"] == "/chosen"
     assert is_writable(tmp_path / "not" / "yet" / "there") and not is_writable(tmp_path / "file" / "there")
     assert not (tmp_path / "not").exists()
+
+
+@pytest.mark.usefixtures("no_caches_chosen")
+def test_a_temporary_folder_of_somebody_else_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled code would be read from it."""
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    for place in (first, second, third):
+        place.mkdir()
+    name = f"alexnet-fast-{os.getuid()}"
+    (first / name).mkdir()
+    (first / name).chmod(0o777)
+    (second / name).symlink_to(tmp_path)
+    monkeypatch.setattr(caches, "temporary_places", lambda: iter([tmp_path / "none", first, second, third]))
+    assert caches.temporary_folder(0) == third / name
+    assert caches.temporary_folder(1 << 60) is None
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_command_finds_places_for_caches_before_it_starts(verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
+    monkeypatch.setattr("alexnet_fast.commands.main.place_caches", lambda: called.append("caches"))
+    monkeypatch.setattr("alexnet_fast.commands.main.LazyGroup.get_command", lambda *arguments: called.append("command"))
+    with pytest.raises((SystemExit, AssertionError)):
+        main([verb])
+    assert called[:2] == ["caches", "command"]
+
+
+COMMANDS: dict[str, list[str]] = {
+    "preview": ["preview", "/mnt/shards", "--out", "/mnt/volume/preview.png"],
+    "predict": ["predict", "/mnt/volume/run", "/mnt/volume/image.png", "--device", "cpu"],
+    "report": ["report", "/mnt/volume/run", "--device", "cpu"],
+    "features": ["features", "/mnt/volume/run", "/mnt/shards", "--layer", "fc7", "--out", "/mnt/volume/fc7.npy"],
+    "compare": ["compare", "/mnt/volume/run", "/mnt/volume/other", "--out", "/mnt/volume/compare.html"],
+}
+
+
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_every_command_works_where_only_its_output_can_be_written(
+    verb: str, tiny_shards: Path, small_run: Path, tmp_path: Path
+) -> None:
+    if not can_make_containers():
+        pytest.skip("needs the right to make mount namespaces")
+    volume = tmp_path / "volume"
+    for name in ("run", "other"):
+        shutil.copytree(small_run, volume / name)
+    Image.new("RGB", (300, 260), "red").save(volume / "image.png")
+    user = stranger()
+    for path in (volume, *volume.rglob("*")):
+        os.chown(path, user, user)
+    for path in (tiny_shards, *tiny_shards.iterdir()):
+        path.chmod(path.stat().st_mode | (0o755 if path.is_dir() else 0o644))
+    contained = ["unshare", "-m", "bash", "-c", CONTAINER, "bash", str(tiny_shards), str(volume), str(user)]
+    environment = {name: value for name, value in os.environ.items() if name != "MPLCONFIGDIR"}
+    command = [sys.executable, "-m", "alexnet_fast.commands.main", *COMMANDS[verb]]
+    done = subprocess.run([*contained, *command], env=environment, cwd="/", capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
 
 
 def test_too_small_a_disk_is_said_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
