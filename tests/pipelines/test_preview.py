@@ -105,7 +105,7 @@ def test_a_stopped_preview_leaves_nothing(
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", stop)
     with pytest.raises(SystemExit) as ended:
         main(["preview", str(tiny_shards), "--out", str(tmp_path / "preview.png")])
-    assert ended.value.code == 1 and "Stopped; nothing was written." in capsys.readouterr().err
+    assert ended.value.code == 130 and "Stopped; nothing was written." in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
