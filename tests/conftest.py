@@ -9,10 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_fast.tools.cores import THREADS
+from alexnet_fast.tools.cores import THREADS, usable_cores
 from alexnet_fast.tools.dataset import Dataset
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# pytest-xdist's workers share the cores, before torch reads the variable: more threads than cores wait by spinning.
+if (num_workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // num_workers)))
 
 
 @pytest.fixture(autouse=True)
