@@ -11,6 +11,7 @@ import pytest
 
 from alexnet_fast.tools.cores import THREADS, usable_cores
 from alexnet_fast.tools.dataset import Dataset
+from tests.forked import forked_instead_of_spawned
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -37,6 +38,13 @@ def empty_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         # But the compiled loops are no setting: each state of the sources is compiled once.
         patch.setenv("NUMBA_CACHE_DIR", os.environ.get("NUMBA_CACHE_DIR", str(ROOT / ".pytest_cache" / "numba")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forked(empty_cache: None) -> Iterator[None]:
+    """Processes that a test starts by multiprocessing are forked with all imports; a command's are spawned."""
+    with forked_instead_of_spawned():
         yield
 
 
