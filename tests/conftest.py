@@ -9,10 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_fast.tools.cores import THREADS
+from alexnet_fast.tools.cores import THREADS, usable_cores
 from alexnet_fast.tools.dataset import Dataset
+from tests.forked import forked_instead_of_spawned
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# pytest-xdist's workers share the cores, before torch reads the variable: more threads than cores wait by spinning.
+if (num_workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // num_workers)))
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +38,13 @@ def empty_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         # But the compiled loops are no setting: each state of the sources is compiled once.
         patch.setenv("NUMBA_CACHE_DIR", os.environ.get("NUMBA_CACHE_DIR", str(ROOT / ".pytest_cache" / "numba")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forked(empty_cache: None) -> Iterator[None]:
+    """Processes that a test starts by multiprocessing are forked with all imports; a command's are spawned."""
+    with forked_instead_of_spawned():
         yield
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +14,7 @@ from alexnet_fast.config.recipe import load_recipe
 from alexnet_fast.runs.describe import describe_run
 from alexnet_fast.runs.folder import RunFolder
 from alexnet_fast.tools.errors import UserError
+from tests.forked import Command, run_command
 
 
 @pytest.fixture
@@ -103,17 +102,13 @@ def test_info_of_a_run_while_it_runs(tiny_shards: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     settings = ("width_divisor=16", "batch_size=4", "epochs=400", "shuffle_buffer=20", "precision=fp32")
     words = [word for setting in settings for word in ("--set", setting)]
-    program = [sys.executable, "-m", "alexnet_fast"]
-    command = [*program, "train", str(tiny_shards), *words, "--out", str(run), "--device", "cpu", "--quiet"]
-    with subprocess.Popen(command) as process:
-        try:
-            while not any(line["kind"] == "val" for line in RunFolder(run).read_metrics()):
-                assert process.poll() is None
-                time.sleep(0.05)
-            asked = subprocess.run([*program, "info", str(run)], capture_output=True, text=True, timeout=60)
-            still_running = process.poll() is None
-        finally:
-            process.kill()
+    command = ["train", str(tiny_shards), *words, "--out", str(run), "--device", "cpu", "--quiet"]
+    with Command(command, tmp_path / "train") as process:
+        while not any(line["kind"] == "val" for line in RunFolder(run).read_metrics()):
+            assert process.poll() is None
+            time.sleep(0.05)
+        asked = run_command(["info", run], tmp_path / "info")
+        still_running = process.poll() is None
     assert still_running and asked.returncode == 0, asked.stderr
     assert "state        running, epoch " in asked.stdout and " of 400, about " in asked.stdout
     assert "checkpoints  " in asked.stdout and "top-1 error" in asked.stdout

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from alexnet_fast.config.small_data import suits_demo
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError
 from alexnet_fast.training.header import advice, header
+from tests.forked import run_command
 from tests.terminal import frames, run_in_terminal
 
 CPU = torch.device("cpu")
@@ -125,7 +125,7 @@ def test_a_run_in_a_terminal_of_60_columns(tiny_shards: Path, tmp_path: Path) ->
 def test_without_a_terminal_lines_are_plain(tiny_shards: Path, tmp_path: Path) -> None:
     settings = ["--set", "width_divisor=16", "--batch-size", "8", "--set", "final_views=1"]
     words = ["train", str(tiny_shards), *settings, "--epochs", "1", "--out", str(tmp_path / "run"), "--device", "cpu"]
-    finished = subprocess.run([sys.executable, "-m", "alexnet_fast", *words], capture_output=True, text=True)
+    finished = run_command(words, tmp_path)
     assert finished.returncode == 0 and "\r" not in finished.stderr and "\x1b" not in finished.stderr
     assert "epoch 1: validation error" in finished.stderr
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import re
@@ -22,6 +21,7 @@ from alexnet_fast.runs.checkpoint import load_checkpoint, saved_checkpoints
 from alexnet_fast.runs.folder import RunFolder
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.training.run import train
+from tests.forked import Command, run_command, start_server
 
 SETTINGS = (
     "width_divisor=16",
@@ -36,10 +36,12 @@ SECONDS = 200
 """More than anything here takes."""
 
 
-def command_line(shards: Path, run: Path, *settings: str, options: tuple[str, ...] = ()) -> list[str]:
-    words = [word for setting in (*SETTINGS, *settings) for word in ("--set", setting)]
-    program = [sys.executable, "-m", "alexnet_fast", "train"]
-    return [*program, str(shards), *words, "--out", str(run), "--device", "cpu", *options]
+PROGRAM = [sys.executable, "-m", "alexnet_fast"]
+
+
+def arguments(shards: Path, run: Path, *settings: str, options: tuple[str, ...] = ()) -> list[str]:
+    sets = [argument for setting in (*SETTINGS, *settings) for argument in ("--set", setting)]
+    return ["train", str(shards), *sets, "--out", str(run), "--device", "cpu", *options]
 
 
 def state_of(run: Path) -> dict[str, torch.Tensor]:
@@ -55,26 +57,19 @@ def assert_same_state(run: Path, unbroken: Path) -> None:
         assert torch.equal(tensor, other[name]), name
 
 
-class Starter:
-    """Starts training in new processes, forked where everything is imported already: that saves seconds each time."""
-
-    def __init__(self, dataset: Dataset, recipe: Recipe, run: Path) -> None:
-        self.dataset, self.recipe, self.run = dataset, recipe, run
-        self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["alexnet_fast.training.trainer", "alexnet_fast.pipelines.loader"])
-
-    def start(self) -> BaseProcess:
-        options = {"resume": RunFolder(self.run).holds_a_run(), "device": "cpu", "quiet": True}
-        process = self.context.Process(target=train, args=(self.dataset, self.recipe, self.run), kwargs=options)
-        process.start()
-        return process
+def start(dataset: Dataset, recipe: Recipe, run: Path) -> BaseProcess:
+    """Train, or resume, in a new process."""
+    options = {"resume": RunFolder(run).holds_a_run(), "device": "cpu", "quiet": True}
+    process = start_server().Process(target=train, args=(dataset, recipe, run), kwargs=options)
+    process.start()
+    return process
 
 
-def wait_for_a_new_checkpoint(run: Path, process: BaseProcess | subprocess.Popen[bytes]) -> None:
+def wait_for_a_new_checkpoint(run: Path, process: BaseProcess | Command | subprocess.Popen[bytes]) -> None:
     before = saved_checkpoints(run / "checkpoints")
     deadline = time.monotonic() + SECONDS
     while saved_checkpoints(run / "checkpoints") == before:
-        ended = process.poll() if isinstance(process, subprocess.Popen) else process.exitcode
+        ended = process.exitcode if isinstance(process, BaseProcess) else process.poll()
         assert ended is None and time.monotonic() < deadline
         time.sleep(0.005)
 
@@ -83,16 +78,15 @@ def test_killed_twenty_times(tiny_dataset: Dataset, tmp_path: Path) -> None:
     recipe, chance = load_recipe("2013", [*SETTINGS, "epochs=5"]), random.Random(0)
     unbroken, run = tmp_path / "unbroken", tmp_path / "run"
     train(tiny_dataset, recipe, unbroken, device="cpu", quiet=True)
-    starter = Starter(tiny_dataset, recipe, run)
     for kill in range(20):
-        process = starter.start()
+        process = start(tiny_dataset, recipe, run)
         if kill % 2:  # while it works; every second time at any moment, its start included
             wait_for_a_new_checkpoint(run, process)
         time.sleep(chance.random() * (0.1 if kill % 2 else 0.5))
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL, f"kill {kill} came after the end"
-    last = starter.start()
+    last = start(tiny_dataset, recipe, run)
     last.join(SECONDS)
     assert last.exitcode == 0
     assert_same_state(run, unbroken)
@@ -103,42 +97,40 @@ def test_two_processes_killed_five_times(tiny_shards: Path, tmp_path: Path) -> N
     """The command is killed, or one of the processes that it started: the one that writes, and the other."""
     unbroken, run, chance = tmp_path / "unbroken", tmp_path / "run", random.Random(1)
     options = ("--processes", "2", "--parallel", "towers", "--quiet")
-    subprocess.run(command_line(tiny_shards, unbroken, "epochs=5", options=options), check=True, timeout=SECONDS)
+    run_command(arguments(tiny_shards, unbroken, "epochs=5", options=options), tmp_path, check=True)
     resume: tuple[str, ...] = ()
     for kill in range(5):
-        command = command_line(tiny_shards, run, "epochs=5", options=(*options, *resume))
-        with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        with Command(arguments(tiny_shards, run, "epochs=5", options=(*options, *resume)), tmp_path) as process:
             wait_for_a_new_checkpoint(run, process)
             time.sleep(chance.random() * 0.1)
             if kill < 3:
                 process.kill()
             else:
                 children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-                workers = [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-                assert len(workers) == 2
-                os.kill(workers[kill - 3], signal.SIGKILL)
-            _, told = process.communicate(timeout=SECONDS)
+                assert len(children) == 2
+                os.kill(int(children[kill - 3]), signal.SIGKILL)
+            _, err = process.communicate(timeout=SECONDS)
         assert process.returncode == (-signal.SIGKILL if kill < 3 else 1)
-        assert kill < 3 or re.search(rb"To resume from the last checkpoint:\n  .*--parallel towers\n", told)
+        assert kill < 3 or re.search(r"To resume from the last checkpoint:\n  .*--parallel towers\n", err)
         resume = ("--resume",)
-    subprocess.run(command_line(tiny_shards, run, "epochs=5", options=(*options, *resume)), check=True, timeout=SECONDS)
+    run_command(arguments(tiny_shards, run, "epochs=5", options=(*options, *resume)), tmp_path, check=True)
     assert_same_state(run, unbroken)
 
 
 def test_ctrl_c_saves_and_says_last_how_to_resume(tiny_shards: Path, tmp_path: Path) -> None:
     """Of two processes, twice as from `timeout -s INT`; a warning of multiprocessing's was the last line once."""
     run = tmp_path / "run"
-    command = command_line(tiny_shards, run, "epochs=400", options=("--processes", "2"))
+    command = [*PROGRAM, *arguments(tiny_shards, run, "epochs=400", options=("--processes", "2"))]
     with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
         wait_for_a_new_checkpoint(run, process)
         process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=SECONDS)
+        _, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 128 + signal.SIGINT
-    *_, stopped, command_to_copy = told.splitlines()
+    *_, stopped, command_to_copy = err.splitlines()
     assert stopped.startswith(b"alexnet-fast: stopped by SIGINT") and stopped.endswith(b"is saved. To resume:")
     assert command_to_copy.startswith(b"  alexnet-fast train ") and command_to_copy.endswith(b" --processes 2")
-    assert b"Traceback" not in told
+    assert b"Traceback" not in err
 
 
 THIRD_STEP_IS_LONG = """
@@ -159,8 +151,7 @@ main(sys.argv[1:])
 
 def test_a_second_ctrl_c_stops_at_once_without_harm(tiny_shards: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    command = command_line(tiny_shards, run, "epochs=2")
-    command[1:3] = ["-c", THIRD_STEP_IS_LONG]  # instead of -m alexnet_fast
+    command = [sys.executable, "-c", THIRD_STEP_IS_LONG, *arguments(tiny_shards, run, "epochs=2")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"third step\n"
@@ -168,10 +159,10 @@ def test_a_second_ctrl_c_stops_at_once_without_harm(tiny_shards: Path, tmp_path:
         time.sleep(1)  # two at once would be one
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=20)
     assert process.returncode == 1
-    assert b"stopped at once. To resume from the last checkpoint in " in told and b":\n  alexnet-fast train " in told
-    assert b"Traceback" not in told
+    assert b"stopped at once. To resume from the last checkpoint in " in err and b":\n  alexnet-fast train " in err
+    assert b"Traceback" not in err
     assert load_checkpoint(saved_checkpoints(run / "checkpoints")[-1]).step == 2
 
 

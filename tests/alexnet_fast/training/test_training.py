@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -26,6 +24,7 @@ from alexnet_fast.tools.errors import StoppedError, UsageError, UserError
 from alexnet_fast.training.divergence import DivergedError
 from alexnet_fast.training.run import train
 from alexnet_fast.training.train_step import TrainingStep
+from tests.forked import Command, run_command
 
 SETTINGS = (
     "width_divisor=16",
@@ -180,26 +179,23 @@ def test_a_stopped_run_goes_on_to_the_bit(
     assert losses(run) == losses(unbroken)
 
 
-COMMAND = [sys.executable, "-m", "alexnet_fast", "train"]
-
-
 def command_line(shards: Path, run: Path, *more: str) -> list[str]:
     settings = [word for setting in SETTINGS for word in ("--set", setting)]
-    return [*COMMAND, str(shards), *settings, "--out", str(run), "--device", "cpu", *more]
+    return ["train", str(shards), *settings, "--out", str(run), "--device", "cpu", *more]
 
 
-def test_sigterm_saves_and_says_how_to_go_on(tiny_shards: Path, unbroken: Path, tmp_path: Path) -> None:
+def test_sigterm_saves_and_says_how_to_resume(tiny_shards: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    process = subprocess.Popen(command_line(tiny_shards, run, "--set", "epochs=400"), stderr=subprocess.PIPE, text=True)
-    while not (run / "metrics.jsonl").exists() or "val" not in (run / "metrics.jsonl").read_text():
-        assert process.poll() is None
-        time.sleep(0.05)
-    refused = subprocess.run(command_line(tiny_shards, run, "--resume"), capture_output=True, text=True)
-    assert refused.returncode == 1 and f"in use by process {process.pid}" in refused.stderr
-    process.send_signal(signal.SIGTERM)
-    _, told = process.communicate(timeout=30)
+    with Command(command_line(tiny_shards, run, "--set", "epochs=400"), tmp_path / "first") as process:
+        while not (run / "metrics.jsonl").exists() or "val" not in (run / "metrics.jsonl").read_text():
+            assert process.poll() is None
+            time.sleep(0.05)
+        refused = run_command(command_line(tiny_shards, run, "--resume"), tmp_path / "second")
+        assert refused.returncode == 1 and f"in use by process {process.pid}" in refused.stderr
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=200)
     assert process.returncode == 128 + signal.SIGTERM
-    assert "everything is saved" in told and "--resume" in told and "Traceback" not in told
+    assert "everything is saved" in err and "--resume" in err and "Traceback" not in err
 
 
 def test_a_cut_checkpoint_falls_back_to_the_one_before(unbroken: Path, tiny_dataset: Dataset, tmp_path: Path) -> None:
@@ -331,7 +327,7 @@ def test_two_processes_do_what_one_does(
 ) -> None:
     run = tmp_path / "run"
     options = ("--processes", str(processes), "--parallel", parallel, "--set", "epochs=1")
-    finished = subprocess.run(command_line(tiny_shards, run, *options), capture_output=True, text=True, timeout=120)
+    finished = run_command(command_line(tiny_shards, run, *options), tmp_path)
     assert finished.returncode == 0, finished.stderr
     checkpoint = load_checkpoint(saved_checkpoints(run / "checkpoints")[-1])
     alone = load_checkpoint(saved_checkpoints(unbroken / "checkpoints")[-1])
@@ -341,9 +337,7 @@ def test_two_processes_do_what_one_does(
     result = json.loads((run / "result.json").read_text())
     assert (result["processes"], result["towers_split"]) == (2, parallel == "towers")
     assert result["center_view"]["num_samples"] == 30
-    # Weights go on in one process, the epoch being whole.
-    alone_again = subprocess.run(
-        command_line(tiny_shards, run, "--resume"), capture_output=True, text=True, timeout=120
-    )
+    # The weights continue in one process, the epoch being complete.
+    alone_again = run_command(command_line(tiny_shards, run, "--resume"), tmp_path)
     assert alone_again.returncode == 0, alone_again.stderr
     assert "epochs 1.0 → 2.0" in alone_again.stderr
