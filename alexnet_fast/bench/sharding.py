@@ -31,12 +31,14 @@ from typing import Any
 
 import click
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from alexnet_fast.bench.measurement import Measurement, table
 from alexnet_fast.distributed.machine import describe_machine
 from alexnet_fast.tools.dataset import ImageOptions, Note, Shard
 from alexnet_fast.tools.freed_memory import keep_freed_blocks
+from alexnet_fast.tools.sharding.acceleration import FEWEST_IMAGES, use_loops_for
 from alexnet_fast.tools.sharding.image import encode
 from alexnet_fast.tools.sharding.plan import Plan, ShardOptions, ShardTask
 from alexnet_fast.tools.sharding.process_pool import local_pool
@@ -66,9 +68,6 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - begun
 
 
-# ------------------------------------------------------------------ one core
-
-
 def in_one_core(work: Callable[[Plan, Path], float], plan: Plan, folder: Path) -> float:
     """Seconds of the work in a new process that may use one core only."""
     with multiprocessing.get_context("spawn").Pool(
@@ -81,11 +80,7 @@ def bare_loop(plan: Plan, folder: Path, resampling: Image.Resampling) -> float:
     """Pillow alone: read, decode, center square to 256, encode, thrown away."""
     locations = [plan.image(number).location for number in range(len(plan.source.table))]
 
-    def work() -> None:
-        for location in locations:
-            pillow(read_bytes(location), resampling)
-
-    return timed(work)
+    return timed(lambda: [pillow(read_bytes(location), resampling) for location in locations])
 
 
 def pillow(content: bytes, resampling: Image.Resampling) -> bytes:
@@ -103,6 +98,7 @@ def worker(plan: Plan, folder: Path) -> float:
     output = LocalOutput(folder)
     output.prepare()
     keep_freed_blocks()  # as its process does when it begins
+    use_loops_for(FEWEST_IMAGES)  # as with ImageNet, however few images are measured
     tasks = [plan.task(planned, output, False) for planned in plan.shards]
     return timed(lambda: [make_shard(task) for task in tasks])
 
@@ -177,6 +173,7 @@ def one_size(source: Path, count: int, folder: Path) -> dict[str, float]:
 def resizing(content: bytes) -> dict[str, float]:
     """Milliseconds of the resize alone, by filter, and what making the image takes beside its decoded pixels."""
     keep_freed_blocks()
+    use_loops_for(FEWEST_IMAGES)
     before = memory_kb("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # begins a new peak
     encode(content, "a", ImageOptions())
@@ -184,13 +181,18 @@ def resizing(content: bytes) -> dict[str, float]:
     image = Image.open(io.BytesIO(content)).convert("RGB")
     side, pixels = min(image.size), np.asarray(image)
     box = ((image.width - side) // 2, (image.height - side) // 2)
-    square = pixels[box[1] : box[1] + side, box[0] : box[0] + side]
+
+    def rows(first: int, last: int) -> npt.NDArray[np.uint8]:
+        return pixels[box[1] + first : box[1] + last]
+
     region = (box[0], box[1], box[0] + side, box[1] + side)
     bilinear, area = Image.Resampling.BILINEAR, []
     theirs = []
     for _ in range(20):
         theirs.append(timed(lambda: image.resize((256, 256), bilinear, box=region)))
-        area.append(timed(lambda: average_area(lambda first, last: square[first:last], side, 256)))
+        area.append(
+            timed(lambda: average_area(lambda first, last: pixels[box[1] + first : box[1] + last], box[0], side, 256))
+        )
     return {
         "bilinear, ms": 1e3 * min(theirs),
         "area, ms": 1e3 * min(area),

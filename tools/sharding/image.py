@@ -123,11 +123,11 @@ class _Decoded(NamedTuple):
         """(width, height)"""
         return self.pixels.size if isinstance(self.pixels, Image.Image) else self.pixels.shape[1::-1]
 
-    def rows(self, left: int, first: int, last: int, side: int) -> npt.NDArray[np.uint8]:
-        """Part of some rows, (last - first, side, 3)."""
+    def rows(self, first: int, last: int) -> npt.NDArray[np.uint8]:
+        """Some rows, (last - first, W, 3)."""
         if isinstance(self.pixels, Image.Image):
-            return np.asarray(self.pixels.crop((left, first, left + side, last)))
-        return self.pixels[first:last, left : left + side]
+            return np.asarray(self.pixels.crop((0, first, self.pixels.width, last)))
+        return self.pixels[first:last]
 
     def image(self) -> Image.Image:
         return self.pixels if isinstance(self.pixels, Image.Image) else Image.fromarray(self.pixels)
@@ -294,7 +294,7 @@ def _center_square(decoded: _Decoded, options: ImageOptions) -> npt.NDArray[np.u
         top = height - side - top
     if side > size and options.filter == "area":
         source = _Decoded(np.asarray(decoded.pixels), turn) if width * height <= SMALL_PIXELS else decoded
-        square = average_area(lambda first, last: source.rows(left, top + first, top + last, side), side, size)
+        square = average_area(lambda first, last: source.rows(top + first, top + last), left, side, size)
     elif side == size:
         square = np.asarray(decoded.image().crop((left, top, left + side, top + side)))
     else:

@@ -25,7 +25,7 @@ Result = TypeVar("Result")
 
 
 MOST_WORKERS = 1024
-"""More are a slip of the keyboard: each holds some 80 MB."""
+"""More are a slip of the keyboard: each holds 80 to 170 MB."""
 
 
 class Pool(Protocol):

@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from alexnet_fast.tools.sharding.acceleration import loops_in_use
+
 Bytes = npt.NDArray[np.uint8]
 Rows = Callable[[int, int], Bytes]
-"""(first, last) -> (last - first, side, 3) pixels of these rows of the square."""
+"""(first, last) -> (last - first, W, 3) pixels, contiguous: these rows of the square in their whole width."""
 
 BLOCK = 1 << 17
 """Values that are summed at a time: as many as a core's cache holds."""
@@ -45,27 +47,42 @@ def _parts(side: int, count: int, kind: str) -> _Parts:
     return _Parts(np.minimum(pixels, side - 1).astype(np.intp), np.maximum(covered, 0).astype(kind))
 
 
-def average_area(rows: Rows, side: int, size: int) -> Bytes:
+def average_area(rows: Rows, left: int, side: int, size: int) -> Bytes:
     """The square of `side` pixels, averaged down to (size, size, 3); size <= side < 2^16, size <= 4096.
 
-    It asks for the rows in order, a few at a time, and holds no more than these.
+    It asks for the rows in order, a few at a time, and holds no more than these; the square begins at pixel `left`.
     """
+    averaged = np.empty((size, size, 3), np.uint8)
+    average, step = loops_in_use(), max(FEWEST_ROWS, BLOCK * size // (3 * side * side))
+    for begin in range(0, size, step):
+        end = min(begin + step, size)
+        # One row more, which `_Parts` may name with a weight of zero.
+        first, last = begin * side // size, min(-(-end * side // size) + 1, side)
+        pixels = rows(first, last).view()
+        if average is None:
+            averaged[begin:end] = _average(pixels[:, left : left + side], first, begin, end, size)
+            continue
+        pixels.flags.writeable = False  # Pillow's are not: one type of array, so that the loop is compiled once
+        average.average_rows(
+            pixels.reshape(len(pixels), -1), first, 3 * left, side, begin, averaged.reshape(size, -1)[begin:end]
+        )
+    return averaged
+
+
+def _average(pixels: Bytes, first: int, begin: int, end: int, size: int) -> Bytes:
+    """Rows `begin` to `end` of the result, (end - begin, size, 3), of the square's rows from `first` on."""
+    side = pixels.shape[1]
     # What is summed is at most 255 · side · side, and half of a divisor is added for rounding.
     kind = "uint32" if side < 4096 else "uint64"
-    parts = _parts(side, size, kind)
-    averaged = np.empty((size, size, 3), np.uint8)
-    step = max(FEWEST_ROWS, BLOCK * size // (3 * side * side))
-    for begin in range(0, size, step):
-        block = slice(begin, min(begin + step, size))
-        first, last = int(parts.pixels[block][0, 0]), int(parts.pixels[block][-1, -1]) + 1
-        columns = _sums(rows(first, last), parts.pixels[block] - first, parts.weights[block]).reshape(-1, side, 3)
-        turned = np.empty((side, len(columns), 3), kind)
-        for channel in range(3):
-            turned[:, :, channel] = columns[:, :, channel].T
-        sums = _sums(turned, parts.pixels, parts.weights)
-        sums += side * side // 2
-        sums //= side * side
-        averaged[block] = sums.reshape(size, -1, 3).transpose(1, 0, 2)
+    parts, block = _parts(side, size, kind), slice(begin, end)
+    columns = _sums(pixels, parts.pixels[block] - first, parts.weights[block]).reshape(-1, side, 3)
+    turned = np.empty((side, len(columns), 3), kind)
+    for channel in range(3):
+        turned[:, :, channel] = columns[:, :, channel].T
+    sums = _sums(turned, parts.pixels, parts.weights)
+    sums += side * side // 2
+    sums //= side * side
+    averaged: Bytes = sums.reshape(size, -1, 3).transpose(1, 0, 2).astype(np.uint8)
     return averaged
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from alexnet_fast.tools.dataset import Statistics
+from alexnet_fast.tools.sharding.acceleration import loops_in_use
 
 PAIRS = ((0, 0), (1, 1), (2, 2), (0, 1), (1, 2), (0, 2))
 """Channels whose products are summed, in this order."""
@@ -40,15 +41,19 @@ class PixelSums:
         self._recent = np.zeros((size, size * 3), np.uint16)
         self._num_recent = 0
         self._values = np.empty((min(size, self._ROWS), size * 3), np.float32)
-        self._columns = [np.zeros(size * 3 - distance) for distance in range(3)]
-        """Sums of products, column by column, of neighbors at this distance; whole numbers below 2^53."""
+        self._columns = np.zeros((3, size * 3), np.int64)
+        """Sums of products, column by column, of neighbors at distance 0, 1, 2 in the row r g b r g b …"""
 
     def add(self, pixels: npt.NDArray[np.uint8]) -> None:
         """Add one image, (size, size, 3)."""
-        rows = pixels.reshape(self._recent.shape).astype(np.uint16)  # once: mixed types are twice as slow
-        self._recent += rows
-        for first in range(0, self.size, self._ROWS):
-            self._add_products(rows[first : first + self._ROWS])
+        loops = loops_in_use()
+        if loops is not None:
+            loops.add_image(pixels.reshape(self._recent.shape), self._recent, self._columns)
+        else:
+            rows = pixels.reshape(self._recent.shape).astype(np.uint16)  # once: mixed types are twice as slow
+            self._recent += rows
+            for first in range(0, self.size, self._ROWS):
+                self._add_products(rows[first : first + self._ROWS])
         self._num_recent += 1
         self.images += 1
         if self._num_recent == self._MOST_IMAGES:
@@ -57,9 +62,10 @@ class PixelSums:
     def _add_products(self, rows: npt.NDArray[np.uint16]) -> None:
         values = self._values[: len(rows)]
         np.copyto(values, rows)
-        # Neighbors at distance 0, 1, 2 in the row r g b r g b …; every third product is one pair of channels.
+        # Every third product is one pair of channels.
         for distance, columns in enumerate(self._columns):
-            columns += np.einsum("ij,ij->j", values[:, : len(columns)], values[:, distance:])
+            width = len(columns) - distance
+            columns[:width] += np.einsum("ij,ij->j", values[:, :width], values[:, distance:]).astype(np.int64)
 
     def _flush(self) -> None:
         self.pixel_sums += self._recent.reshape(self.pixel_sums.shape)

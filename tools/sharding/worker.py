@@ -14,6 +14,7 @@ from PIL import Image
 
 from alexnet_fast.tools.dataset import Note, Shard
 from alexnet_fast.tools.errors import UserError
+from alexnet_fast.tools.sharding.acceleration import use_loops_for
 from alexnet_fast.tools.sharding.image import BadImageError, Encoded, encode
 from alexnet_fast.tools.sharding.plan import PlannedImage, ShardTask
 from alexnet_fast.tools.sharding.statistics import PixelSums
@@ -59,6 +60,7 @@ def make_shard(task: ShardTask, count: Count | None = None) -> ShardRecord:
     A shard whose images were all skipped has a record only.  Raises StrictError, or UserError where a source file
     has vanished or the output cannot be written.
     """
+    use_loops_for(len(task.images))
     work = _ShardWork(task, count)
     try:
         with task.output.create(task.name) as file:

@@ -15,7 +15,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from alexnet_fast.tools.dataset import ImageOptions
 from alexnet_fast.tools.errors import UserError
+from alexnet_fast.tools.sharding import acceleration
 from alexnet_fast.tools.sharding.image import ORIENTATION, BadImageError, encode
+from alexnet_fast.tools.sharding.resize import average_area
 
 Pixels = Any  # numpy arrays
 OPTIONS = ImageOptions()
@@ -61,6 +63,27 @@ def test_larger_images_are_area_averages(shape: tuple[int, int]) -> None:
     difference = made.pixels - area_average(pixels, 256)
     assert np.abs(difference).max() <= 0.5 + 1e-6  # rounded once
     assert abs(difference.mean()) < 0.01
+
+
+@pytest.mark.parametrize("loops", [False, True])
+@pytest.mark.parametrize("side", [256, 257, 375, 512, 1000, 4097])
+def test_both_arithmetics_average_exactly(side: int, loops: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the mean in whole numbers, rounded half up, where white pixels bring the sums to their largest."""
+    monkeypatch.setattr(acceleration, "_loops", None)
+    if loops:
+        acceleration.use_loops_for(acceleration.FEWEST_IMAGES)
+    pixels = np.random.default_rng(side).integers(0, 256, (side, side + 9, 3), dtype=np.uint8)
+    pixels[: side // 2] |= 0xFE
+    made = average_area(lambda first, last: pixels[first:last], 4, side, 256)
+    for y, x in ((0, 0), (3, 255), (127, 128), (128, 5), (255, 255)):
+        (rows, tall), (columns, wide) = covered(y, side), covered(x, side)
+        sums = np.einsum("y,x,yxc->c", tall, wide, pixels[rows, 4:-5][:, columns].astype(np.int64))
+        assert made[y, x].tolist() == ((sums + side * side // 2) // (side * side)).tolist()
+
+
+def covered(part: int, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """The pixels that a 256th of a side covers, and how many 256ths of each."""
+    return np.unique(np.arange(part * side, (part + 1) * side) // 256, return_counts=True)
 
 
 def test_smaller_images_are_made_larger_by_cubics() -> None:

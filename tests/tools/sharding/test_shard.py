@@ -20,6 +20,7 @@ from alexnet_fast.tools.dataset import Dataset, ImageOptions
 from alexnet_fast.tools.dataset_parts import Unused
 from alexnet_fast.tools.describe import describe
 from alexnet_fast.tools.errors import UsageError, UserError
+from alexnet_fast.tools.sharding import acceleration
 from alexnet_fast.tools.sharding.image import encode
 from alexnet_fast.tools.sharding.plan import Plan, ShardOptions
 from alexnet_fast.tools.sharding.process_pool import local_pool
@@ -27,6 +28,7 @@ from alexnet_fast.tools.sharding.shard import Progress, shard
 from alexnet_fast.tools.sharding.statistics import PixelSums
 from alexnet_fast.tools.sources.find import find_source
 from alexnet_fast.tools.storage.output import open_output
+from tests.fuzz.sharding import inline_pool
 from tests.tools.fake_sources import jpeg, tar_member, tar_of, write_files
 from tests.tools.shard_helpers import digests, run
 
@@ -120,6 +122,16 @@ def test_the_statistics_are_numpys(unbroken: Path, images: Path) -> None:
     assert np.abs((statistics.directions * eigenvectors[:, ::-1].T).sum(1)) == pytest.approx(np.ones(3))
 
 
+@pytest.fixture(params=["numpy", "loops"])
+def arithmetic(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways of summing pixels."""
+    monkeypatch.setattr(acceleration, "_loops", None)
+    if request.param == "loops":
+        acceleration.use_loops_for(acceleration.FEWEST_IMAGES)
+        assert acceleration.loops_in_use() is not None
+
+
+@pytest.mark.usefixtures("arithmetic")
 @pytest.mark.parametrize("size", [256, 300])
 def test_sums_over_parts_are_exact(size: int) -> None:
     chance = np.random.default_rng(0)
@@ -135,6 +147,7 @@ def test_sums_over_parts_are_exact(size: int) -> None:
     assert state["products"] == [int((flat[:, a] * flat[:, b]).sum()) for a, b in pairs]
 
 
+@pytest.mark.usefixtures("arithmetic")
 def test_sums_of_the_brightest_images_do_not_overflow() -> None:
     sums = PixelSums(257)
     for _ in range(300):
@@ -142,6 +155,16 @@ def test_sums_of_the_brightest_images_do_not_overflow() -> None:
     state = sums.state()
     assert (state["pixel_sums"] == 300 * 255).all()
     assert state["products"] == [300 * 257 * 257 * 255 * 255] * 6
+
+
+def test_compiled_loops_make_the_same_bytes(
+    images: Path, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which of the two arithmetics a worker uses depends on how many images it makes."""
+    monkeypatch.setattr(acceleration, "_loops", None)
+    acceleration.use_loops_for(acceleration.FEWEST_IMAGES)
+    run(images, tmp_path / "shards", pool=inline_pool)
+    assert digests(tmp_path / "shards") == digests(unbroken)
 
 
 @pytest.mark.parametrize("workers", [2, 3])
