@@ -25,6 +25,7 @@ import time
 from pathlib import Path
 
 from alexnet_fast.tools.dataset import MANIFEST, Dataset, manifest_checksum
+from alexnet_fast.tools.describe import describe
 from alexnet_fast.tools.sharding.plan import Plan, ShardOptions
 from alexnet_fast.tools.sources.table import ClassName, Source, TableBuilder
 from alexnet_fast.tools.storage.output import open_output
@@ -104,13 +105,8 @@ def measure_plan(num_images: int) -> dict[str, object]:
 
 def measure(part: str, folder: Path, num_images: int) -> dict[str, object]:
     """In this process."""
-    import torch
-
-    from alexnet_fast.pipelines.loader import TrainingLoader
-    from alexnet_fast.tools.describe import describe
-
-    def loader() -> TrainingLoader:
-        return TrainingLoader(Dataset.load(folder), batch_size=128, device=torch.device("cpu"), seed=0)
+    if part in ("loader", "resume"):  # what shards and describes runs without torch and DALI
+        from alexnet_fast.pipelines.loader import TrainingLoader
 
     details: dict[str, object] = {}
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -122,7 +118,7 @@ def measure(part: str, folder: Path, num_images: int) -> dict[str, object]:
     elif part == "info":
         details["lines"] = len(describe(Dataset.load(folder)).splitlines())
     else:
-        made = loader()
+        made = TrainingLoader(Dataset.load(folder), batch_size=128, device="cpu", seed=0)
         details["constructor_seconds"] = round(time.monotonic() - began, 2)
         if part == "resume":
             made.load_state_dict(json.loads((folder / STATE).read_text()))

@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
+import numpy.typing as npt
 
 SAFE = re.compile(rb"[A-Za-z0-9][A-Za-z0-9_-]{0,79}\Z")
 """What a stem may be as it is: with `.jpg` behind it, well inside ustar's 100 bytes; no leading `-` or `__`,
@@ -37,11 +38,22 @@ def made_stem(own: bytes, identity: bytes) -> bytes:
     return readable + b"-" + hashlib.blake2b(identity, digest_size=8).hexdigest().encode()
 
 
-def unique_stems(origins: Iterable[bytes], offsets: Sequence[int | None]) -> Iterator[bytes]:
+def are_repeated(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+    """(N,): whether another of N keys is equal."""
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    equal = ordered[1:] == ordered[:-1]
+    repeated = np.zeros(len(keys), dtype=bool)
+    repeated[order[1:][equal]] = True
+    repeated[order[:-1][equal]] = True
+    return repeated
+
+
+def unique_stems(origins: Iterable[bytes], offsets: Iterable[int | None]) -> Iterator[bytes]:
     """One stem for every origin: the file's own where it is safe and no other image has it, else a made one.
 
     The result does not depend on the images' order.  `offsets` are those of images in tars, where one tar may hold two
-    members of the same name, which they tell apart; None for files of their own.
+    members of the same name, which they tell apart; None for files of their own.  Both are gone through several times.
     """
     digests = bytearray()
     like_made: set[bytes] = set()
@@ -50,12 +62,8 @@ def unique_stems(origins: Iterable[bytes], offsets: Sequence[int | None]) -> Ite
         digests += hashlib.blake2b(own, digest_size=8).digest()
         if _LIKE_MADE.search(own):
             like_made.add(own)
-    keys = np.frombuffer(bytes(digests), dtype=np.uint64)
-    order = np.argsort(keys, kind="stable")
-    equal = keys[order][1:] == keys[order][:-1]
-    repeated = np.zeros(len(keys), dtype=bool)
-    repeated[order[1:][equal]] = True
-    repeated[order[:-1][equal]] = True
+    repeated = are_repeated(np.frombuffer(digests, dtype=np.uint64))
+    del digests
     taken: set[bytes] = set()
     """Names that files have by themselves, and others get."""
 
