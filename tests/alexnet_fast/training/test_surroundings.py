@@ -119,13 +119,14 @@ def test_caches_move_only_where_their_place_cannot_be_written(tmp_path: Path, mo
     assert not (tmp_path / "not").exists()
 
 
-def test_too_small_a_disk_is_said_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_small_a_disk_is_reported_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free = 10 * 10**9
     usage = type("Usage", (), {"free": free})
     monkeypatch.setattr("shutil.disk_usage", lambda folder: usage)
     numbers = 60_965_224 - 10_568  # weights of the full network, without biases
     assert lack_of_room(tmp_path, NETS["167"], 3) is None  # five files of 8 bytes a weight: 2.4 GB
-    told = lack_of_room(tmp_path, NETS["167"], 30)
+    message = lack_of_room(tmp_path, NETS["167"], 30)
     assert (
-        told is not None and f"10 GB are free, and this run's checkpoints need {32 * 8 * numbers / 1e9:.2g} GB" in told
+        message is not None
+        and f"10 GB are free, and this run's checkpoints need {32 * 8 * numbers / 1e9:.2g} GB" in message
     )
