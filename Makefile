@@ -22,7 +22,7 @@ demo: install  ## Make a small data set, train on it, show the result (under fiv
 	$(BIN)/alexnet-fast demo
 
 test: install  ## Run the tests (two cores, no GPU, under ten minutes)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 docs: install  ## Run every command and Python block of README.md and docs/, the slow ones too
 	ALEXNET_FAST_DOCS=all $(BIN)/python -m pytest -n 0 tests/test_docs.py

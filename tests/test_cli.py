@@ -29,9 +29,9 @@ def call(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, 
     """(exit code, stdout, stderr) of `alexnet-fast words…`."""
     with pytest.raises(SystemExit) as ended:
         main([str(word) for word in words])
-    told = capsys.readouterr()
+    captured = capsys.readouterr()
     code = ended.value.code
-    return (code if isinstance(code, int) else 0 if code is None else 1), told.out, told.err
+    return (code if isinstance(code, int) else 0 if code is None else 1), captured.out, captured.err
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -110,7 +110,7 @@ MISTAKES = [
 @pytest.mark.parametrize(
     ("words", "code", "sentence"), MISTAKES, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
 )
-def test_a_mistake_gets_a_sentence(
+def test_a_mistake_gets_a_clear_message(
     words: list[str], code: int, sentence: str, tiny_shards: Path, run_folder: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -267,7 +267,7 @@ def test_bench_refuses_before_it_measures(
     assert call(capsys, "bench", "loader", tiny_shards, *words)[0] in (1, 2)
 
 
-def test_bench_tells_loader_model_and_training_in_one_run(
+def test_bench_reports_loader_model_and_training_in_one_run(
     tiny_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in (("bench.model.SECONDS", 0.0), ("bench.model.REPETITIONS", 1),
@@ -285,7 +285,7 @@ def test_bench_tells_loader_model_and_training_in_one_run(
     assert f"The {'loader' if loader < model else 'model'} is the bottleneck" in out
 
 
-def test_bench_loader_tells_the_shuffle(tiny_shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bench_loader_reports_the_shuffle(tiny_shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = call(capsys, "bench", "loader", tiny_shards, "--batch-size", "4", "--device", "cpu")
     assert code == 0, err
     assert "of neighbors have the same label (by chance" in out
@@ -298,7 +298,7 @@ def test_bench_loader_tells_the_shuffle(tiny_shards: Path, capsys: pytest.Captur
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 602 bytes."),
     ],
 )
-def test_memory_that_is_too_small_gets_a_sentence(
+def test_memory_that_is_too_small_gets_a_clear_message(
     error: RuntimeError, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def model(*arguments: object) -> None:

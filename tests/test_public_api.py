@@ -115,7 +115,7 @@ def test_a_recipe_is_made_with_changes() -> None:
 # ----------------------------------------------------------------------------------------------- the loaders
 
 
-def test_loaders_take_paths_and_words_and_have_a_length(tiny_shards: Path) -> None:
+def test_loaders_take_paths_and_strings_and_have_a_length(tiny_shards: Path) -> None:
     loader = TrainingLoader(str(tiny_shards), batch_size=16, device="cpu")
     first, second = list(loader), list(loader)
     assert len(loader) == len(first) == len(second) == 3
@@ -140,7 +140,7 @@ def test_a_loader_iterated_after_a_resume_finishes_the_epoch(tiny_shards: Path) 
 
 
 @pytest.mark.parametrize("device", ["tpu", "meta", "cuda"])
-def test_a_device_that_is_not_there_is_told(device: str, tiny_shards: Path) -> None:
+def test_a_device_that_is_not_there_is_reported(device: str, tiny_shards: Path) -> None:
     if device == "cuda" and torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(UsageError, match=device):
@@ -210,7 +210,7 @@ def test_features_have_their_shapes(small_run: Path, tiny_shards: Path) -> None:
         network.features(file, "fc9")
 
 
-def test_what_is_no_image_is_told(small_run: Path, tmp_path: Path) -> None:
+def test_what_is_no_image_is_reported(small_run: Path, tmp_path: Path) -> None:
     network = load(small_run, device="cpu")
     (tmp_path / "text.jpg").write_text("no image")
     mistakes: list[tuple[Any, type[UserError], str]] = [

@@ -62,14 +62,16 @@ def test_complaints(reason: str, words: str, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr("alexnet_fast.pipelines.pipeline_run.find_unusable", search)
     error = RuntimeError(DECODER.format(reason=reason))
-    told = explained(error, Execution(64, torch.device("cuda", 0), 4, 3), Shards([], 256))
-    assert re.search(words, str(told)), told
+    message = explained(error, Execution(64, torch.device("cuda", 0), 4, 3), Shards([], 256))
+    assert re.search(words, str(message)), message
 
 
 def test_decoded_images_are_among_what_takes_memory() -> None:
     execution = Execution(64, torch.device("cuda", 0), 4, 3, cache_mib=70 * 1024)
-    told = str(explained(RuntimeError(DECODER.format(reason="CUDA allocation failed")), execution))
-    assert f"{MEMORY}, beside 70.0 GiB of decoded images" in told and "(--cache-decoded), or make the batch" in told
+    message = str(explained(RuntimeError(DECODER.format(reason="CUDA allocation failed")), execution))
+    assert (
+        f"{MEMORY}, beside 70.0 GiB of decoded images" in message and "(--cache-decoded), or make the batch" in message
+    )
 
 
 def test_memory_that_python_was_refused() -> None:

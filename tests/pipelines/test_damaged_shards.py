@@ -126,8 +126,8 @@ def test_train_checks_hashes_when_asked(
     with pytest.raises(SystemExit) as ended:
         main(words)
     assert (ended.value.code, trained) == (1, [copied])
-    told = capsys.readouterr().err
-    assert f"{tar}: is not what was written (sha256 differs), and 1 more. Nothing was trained" in told
+    message = capsys.readouterr().err
+    assert f"{tar}: is not what was written (sha256 differs), and 1 more. Nothing was trained" in message
 
 
 def test_a_image_that_cannot_be_decoded_is_named(copied: Path) -> None:

@@ -43,7 +43,7 @@ def test_what_is_no_size(text: str) -> None:
         parse_cache_size(text)
 
 
-def test_on_a_cpu_there_is_a_sentence(tiny_dataset: Dataset) -> None:
+def test_on_a_cpu_there_is_a_clear_message(tiny_dataset: Dataset) -> None:
     check_gpu_memory("cuda")
     with pytest.raises(UsageError, match="on a CPU there is no GPU memory to keep decoded images in"):
         TrainingLoader(tiny_dataset, batch_size=4, device=torch.device("cpu"), seed=0, cache=CacheRequest("auto"))
@@ -88,7 +88,7 @@ def test_where_nothing_is_left_nothing_is_kept(needed: int) -> None:
     assert nothing.describe().startswith("No decoded images are kept")
 
 
-def test_the_line_tells_how_much_and_which_share() -> None:
+def test_the_line_shows_how_much_and_which_share() -> None:
     assert plan("auto", free=140, needed=6).describe() == (
         "120.0 GiB of decoded images are kept on this GPU: 51% of its 1,281,167 images, "
         "each decoded once in this session."

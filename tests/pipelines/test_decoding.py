@@ -1,4 +1,4 @@
-"""What DALI is asked for, as far as it can be told without a GPU: a graph with its decoder is defined, not built."""
+"""What DALI is asked for, as far as it can be checked without a GPU: a graph with its decoder is defined, not built."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_decoder_without_a_cache_asks_for_none() -> None:
         (Decoding("mixed", 256, 1.0, cache_mib=3), "mixed, 1 by the JPEG engines"),
     ],
 )
-def test_all_that_decides_the_pixels_is_told(decoding: Decoding, words: str) -> None:
+def test_all_that_decides_the_pixels_is_reported(decoding: Decoding, words: str) -> None:
     assert decoding.describe() == words
 
 

@@ -90,7 +90,7 @@ def test_the_jitter_stays_each_images_own(tiny_dataset: Dataset) -> None:
 
 
 @pytest.mark.parametrize("epoch", [0, 5])
-def test_a_resumed_epoch_goes_on_with_the_same_images(tiny_dataset: Dataset, epoch: int) -> None:
+def test_a_resumed_epoch_continues_with_the_same_images(tiny_dataset: Dataset, epoch: int) -> None:
     with exact_loader(tiny_dataset) as loader:
         whole = [(batch.images.clone(), batch.labels.clone()) for batch in loader.epoch(epoch)]
     with exact_loader(tiny_dataset) as loader:

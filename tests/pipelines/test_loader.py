@@ -159,7 +159,7 @@ print(json.dumps(out))
 
 
 @pytest.mark.parametrize("batches", [1, 6, 13])
-def test_another_process_goes_on_with_the_next_batch(tiny_dataset: Dataset, batches: int) -> None:
+def test_another_process_continues_with_the_next_batch(tiny_dataset: Dataset, batches: int) -> None:
     with loader_of(tiny_dataset) as loader:
         wanted = prints(loader, 3) + prints(loader, 4)
         stream = loader.epoch(3)
@@ -175,7 +175,7 @@ def test_another_process_goes_on_with_the_next_batch(tiny_dataset: Dataset, batc
 
 
 @pytest.mark.parametrize("pca_jitter", [True, False])
-def test_an_epoch_can_go_on_with_the_other_noise(tiny_dataset: Dataset, pca_jitter: bool) -> None:
+def test_an_epoch_can_continue_with_the_other_jitter(tiny_dataset: Dataset, pca_jitter: bool) -> None:
     with loader_of(tiny_dataset) as loader:
         wanted = [batch.images.clone() for batch in loader.epoch(3, pca_jitter=pca_jitter)]
         stream = loader.epoch(3, pca_jitter=not pca_jitter)
@@ -260,7 +260,7 @@ def test_an_augmentation_out_of_range_is_refused(choices: dict[str, Any], words:
         Augmentation(**choices)
 
 
-def test_without_dali_there_is_a_sentence() -> None:
+def test_without_dali_there_is_a_clear_message() -> None:
     code = (
         "import sys; sys.modules['nvidia.dali'] = None\n"
         "from alexnet_fast.tools.errors import UserError\n"
@@ -271,7 +271,7 @@ def test_without_dali_there_is_a_sentence() -> None:
     assert "pip install nvidia-dali-cuda120" in finished.stdout, finished.stderr
 
 
-def test_without_numba_there_is_a_sentence(tiny_dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_numba_there_is_a_clear_message(tiny_dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("pipelines.cpu_kernel", "tools.compilation"):
         monkeypatch.delitem(sys.modules, f"alexnet_fast.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "numba", None)

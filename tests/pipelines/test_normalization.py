@@ -148,7 +148,7 @@ def test_an_epoch_needs_few_buffers(tiny_dataset: Dataset) -> None:
     assert len(places) <= 3  # in use, being made, and still in the hands of a thread
 
 
-def test_a_workbench_shares_its_work_and_tells_what_went_wrong() -> None:
+def test_cpu_workers_share_their_work_and_report_what_went_wrong() -> None:
     workers = CpuWorkers(3)
     count = 6 * SHARED + 1
     done: list[int] = []

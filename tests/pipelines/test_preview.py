@@ -129,9 +129,9 @@ def test_class_names_are_shown_as_they_are(tiny_dataset: Dataset, tmp_path: Path
         warnings.simplefilter("error")
         draw_preview(odd, tmp_path / "odd.png")
     assert (tmp_path / "odd.png").stat().st_size > 100_000
-    told = describe(replace(odd, classes=odd.classes[3:]))
-    assert r"(two\nlines, \x1b[31mred\x1b[0m, tab\there, \udcff, 猫, \alpha, …)" in told
-    assert all(line.isprintable() for line in told.split("\n"))
+    message = describe(replace(odd, classes=odd.classes[3:]))
+    assert r"(two\nlines, \x1b[31mred\x1b[0m, tab\there, \udcff, 猫, \alpha, …)" in message
+    assert all(line.isprintable() for line in message.split("\n"))
 
 
 def test_the_contact_sheet_has_no_holes(tiny_dataset: Dataset) -> None:

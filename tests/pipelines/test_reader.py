@@ -31,7 +31,7 @@ def mapped_tars(folder: Path) -> dict[str, int]:
     return total
 
 
-def test_a_path_that_dali_cannot_take_is_told() -> None:
+def test_a_path_that_dali_cannot_take_is_reported() -> None:
     choices = {"rank": 0, "num_ranks": 1, "shuffle_buffer": None, "seed": 0}
     assert Reading.of([Path("ünï/a.tar")], [], **choices).tars == ("ünï/a.tar",)
     with pytest.raises(UsageError, match=r"^bad\\xff/a.tar: .* not UTF-8; rename the folder"):

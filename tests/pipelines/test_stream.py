@@ -31,7 +31,7 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "dtype": ({"dtype": torch.float16}, "dtype was float32, is float16"),
     "split": ({"split": "val"}, "split was train, is val"),
 }
-"""Field -> what is changed of the loader, and what is told."""
+"""Field -> what is changed of the loader, and what is reported."""
 OTHERS = {"data set", "decoder", "DALI"}
 """Fields with a test of their own."""
 

@@ -17,7 +17,7 @@ def test_batches_look_like_the_real_ones() -> None:
     assert batches[0].images.shape == (4, 3, 224, 224) and int(batches[0].labels.max()) < 10
 
 
-def test_an_epoch_goes_on_where_its_state_was_taken() -> None:
+def test_an_epoch_continues_where_its_state_was_taken() -> None:
     loader = SyntheticLoader(4, 5, 10, CPU)
     wanted = list(loader.epoch(1))
     stream = loader.epoch(1)

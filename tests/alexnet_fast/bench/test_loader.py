@@ -271,7 +271,7 @@ def test_ffcv_is_asked_in_a_process_of_its_own(
 @pytest.mark.parametrize(
     ("python", "words"), [("/none/python", "cannot be started"), (sys.executable, "cannot import")]
 )
-def test_a_python_without_ffcv_gets_a_sentence(python: str, words: str) -> None:
+def test_a_python_without_ffcv_gets_a_clear_message(python: str, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         baseline_loaders.check_ffcv(Path(python))
 

@@ -48,7 +48,7 @@ def test_the_sweep_finds_the_best_without_trying_everything(monkeypatch: pytest.
         assert max(earlier, key=rate) in later  # measured again beside its rivals
 
 
-def test_the_sweep_keeps_to_the_threads_it_is_told_and_to_its_time() -> None:
+def test_the_sweep_keeps_to_the_threads_it_is_given_and_to_its_time() -> None:
     attempt, rounds = rated(lambda settings: settings.prefetch)
     best, tried, _ = tune.sweep(attempt, CPU, 5, deadline=np.inf)
     assert {settings.num_threads for settings in tried} == {5} and best.prefetch == 4
@@ -107,7 +107,7 @@ def test_the_wall_is_the_lowest_limit_that_holds(fits: bool, nearest: str) -> No
     assert ("first pass" in sentence) == fits
 
 
-def test_settings_that_cannot_be_kept_are_told_before_the_sweep(
+def test_settings_that_cannot_be_kept_are_reported_before_the_sweep(
     tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "cache").write_text("a file where the folder should be")

@@ -58,7 +58,7 @@ def test_info_draws_the_diagram(suffix: str, tmp_path: Path, capsys: pytest.Capt
         (["--recipe", "2012", "--diagram", "{tmp}/no/net.png"], 1, "cannot be written (No such file or directory)"),
     ],
 )
-def test_mistakes_get_a_sentence(
+def test_mistakes_get_a_clear_message(
     arguments: list[str], code: int, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found, out, err = call(capsys, "info", *(argument.replace("{tmp}", str(tmp_path)) for argument in arguments))

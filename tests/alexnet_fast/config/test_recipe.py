@@ -256,5 +256,5 @@ def test_a_part_of_an_epoch_is_a_run() -> None:
     [(1.0, "1 epoch"), (1.5, "1.5 epochs"), (0.0198464, "0.02 epochs"), (3.0001, "3 epochs"),
      (0.0004, "0.0004 epochs")],
 )  # fmt: skip
-def test_epochs_are_told_to_two_digits(epochs: float, shown: str) -> None:
+def test_epochs_are_shown_to_two_digits(epochs: float, shown: str) -> None:
     assert counted_epochs(epochs) == shown

@@ -67,7 +67,7 @@ def test_a_image_depends_on_seed_split_class_and_number_alone(drawn: Path, tmp_p
     ).read_bytes()
 
 
-def test_neither_mean_color_nor_place_tells_the_class() -> None:
+def test_neither_mean_color_nor_place_reveals_the_class() -> None:
     """A nearest-mean guess from the mean color does little better than chance."""
     chance = np.random.default_rng(0)
     from alexnet_fast.demo.data import draw_image
@@ -173,8 +173,8 @@ def test_the_summary_says_what_to_do_next(tiny_dataset: Dataset, tmp_path: Path)
     folder = tiny_dataset.folder.parent
     errors = {"top1_error": 0.5, "num_samples": 30}
     result = {"recipe": {"network": "167"}, "precision": "fp32", "device": "cpu", "epochs": 4.0, "images_per_s": 99.0}
-    told = summary(DemoResult(tiny_dataset, {**result, "center_view": errors, "10_views": errors}), folder)
-    commands = [shlex.split(line) for line in told.splitlines() if line.startswith("  alexnet-fast ")]
+    message = summary(DemoResult(tiny_dataset, {**result, "center_view": errors, "10_views": errors}), folder)
+    commands = [shlex.split(line) for line in message.splitlines() if line.startswith("  alexnet-fast ")]
     assert [words[1] for words in commands] == [
         "predict", "train", "compare", "train", "compare", "train", "shard", "train",
     ]  # fmt: skip
@@ -182,7 +182,7 @@ def test_the_summary_says_what_to_do_next(tiny_dataset: Dataset, tmp_path: Path)
     for words in commands:  # all options exist, and what was made so far is taken
         program = group.get_command(click.Context(group), words[1])
         assert program is not None and program.make_context(words[1], words[2:])
-    assert told.splitlines()[1].startswith("Top-1 error 50.0% on 30 held-out images")
+    assert message.splitlines()[1].startswith("Top-1 error 50.0% on 30 held-out images")
 
 
 def test_a_demo_that_is_still_running_keeps_its_run(tmp_path: Path) -> None:

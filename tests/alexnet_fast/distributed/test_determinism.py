@@ -53,6 +53,6 @@ def test_a_gpu_user_hears_how_to_measure_it() -> None:
 def test_train_says_what_it_costs(tiny_dataset: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = ["width_divisor=16", "batch_size=8", "lr_base_batch_size=8", "epochs=0.2", "final_views=1"]
     train(tiny_dataset, load_recipe("2013", settings), tmp_path / "run", device="cpu", deterministic=True)
-    told = capsys.readouterr()
-    assert cost_of_determinism(torch.device("cpu")) in told.out + told.err
+    captured = capsys.readouterr()
+    assert cost_of_determinism(torch.device("cpu")) in captured.out + captured.err
     assert torch.are_deterministic_algorithms_enabled()

@@ -21,7 +21,7 @@ def test_the_cpu_is_taken() -> None:
 
 
 @pytest.mark.parametrize("asked", ["gpu", "cuda:x", "mps", "", "cuda:-2"])
-def test_other_words_are_refused(asked: str) -> None:
+def test_other_devices_are_refused(asked: str) -> None:
     with pytest.raises(UsageError, match="choose cpu, cuda"):
         choose_device(asked)
 
@@ -50,7 +50,7 @@ def test_gpus_are_numbered(monkeypatch: pytest.MonkeyPatch) -> None:
         PermissionError("~/.triton"),
     ],
 )
-def test_kernels_that_cannot_be_started_are_told(trouble: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_that_cannot_be_started_are_reported(trouble: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     driver = pytest.importorskip("triton.runtime").driver
 
     class Active:
@@ -104,7 +104,7 @@ def test_a_driver_that_is_too_old_for_torch_is_no_reason_to_train_on_the_cpu(
     assert choose_device("cpu") == torch.device("cpu")
 
 
-def test_a_container_without_its_gpus_is_told(driver: Callable[..., None]) -> None:
+def test_a_container_without_its_gpus_is_reported(driver: Callable[..., None]) -> None:
     driver("580.65.06", "13.0", nodes=False)
     with pytest.raises(UsageError, match="docker run --gpus all"):
         choose_device(None)

@@ -13,7 +13,7 @@ from alexnet_fast.network.model import NETS
 from alexnet_fast.tools.errors import UsageError
 
 NET = NETS["167"]
-MEETING = (("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1"))
+RENDEZVOUS = (("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1"))
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def test_missing_nccl_is_named(machine: Any) -> None:
 
 
 def test_torchrun_decides_the_number(machine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("WORLD_SIZE", "4"), ("RANK", "1"), ("LOCAL_RANK", "1"), *MEETING):
+    for name, value in (("WORLD_SIZE", "4"), ("RANK", "1"), ("LOCAL_RANK", "1"), *RENDEZVOUS):
         monkeypatch.setenv(name, value)
     layout = choose_layout(NET, 128)
     assert (layout.num_processes, layout.split, layout.started) == (4, True, True)
@@ -138,7 +138,13 @@ def test_torchrun_decides_the_number(machine: Any, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_replicas_towers_share_a_machine(machine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("WORLD_SIZE", "6"), ("RANK", "1"), ("LOCAL_RANK", "1"), ("LOCAL_WORLD_SIZE", "3"), *MEETING):
+    for name, value in (
+        ("WORLD_SIZE", "6"),
+        ("RANK", "1"),
+        ("LOCAL_RANK", "1"),
+        ("LOCAL_WORLD_SIZE", "3"),
+        *RENDEZVOUS,
+    ):
         monkeypatch.setenv(name, value)
     with pytest.raises(UsageError, match="3 processes on a machine put a replica's towers on two machines"):
         choose_layout(NET, 126, parallel="towers")

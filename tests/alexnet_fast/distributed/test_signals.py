@@ -79,7 +79,7 @@ def test_whoever_waits_for_several_things_hears_of_a_signal() -> None:
         (("recipe.toml", "checkpoints/step-00000003.pt"), 1, "checkpoints:\n  alexnet-fast train {run} --resume"),
     ],
 )
-def test_an_early_ctrl_c_gets_a_sentence(
+def test_an_early_ctrl_c_gets_a_clear_message(
     present: tuple[str, ...],
     code: int,
     words: str,
@@ -97,8 +97,8 @@ def test_an_early_ctrl_c_gets_a_sentence(
     monkeypatch.setattr("alexnet_fast.training.run.train", interrupt)
     with pytest.raises(SystemExit) as ended:
         main(["train", str(tiny_shards), "--out", str(tmp_path), "--device", "cpu"])
-    told = capsys.readouterr().err
-    assert ended.value.code == code and words.replace("{run}", str(tiny_shards)) in told and "Aborted" not in told
+    message = capsys.readouterr().err
+    assert ended.value.code == code and words.replace("{run}", str(tiny_shards)) in message and "Aborted" not in message
 
 
 def test_the_first_ctrl_c_is_answered_at_once(capsys: pytest.CaptureFixture[str]) -> None:

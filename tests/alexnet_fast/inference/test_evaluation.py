@@ -143,7 +143,7 @@ def test_ties_count_fractionally() -> None:
         assert sum(0 < value < 1 for value in wanted) > 0
 
 
-def test_the_precision_of_the_computation_is_said() -> None:
+def test_the_precision_of_the_computation_is_reported() -> None:
     predictor = predictor_of(0, 12)
     pixels, mean = images_and_mean()
     labels = torch.zeros(NUM_IMAGES, dtype=torch.int64)

@@ -171,7 +171,7 @@ def test_values_beyond_half_floats_are_refused(
         )
 
 
-def test_wrong_use_is_a_sentence(small_run: Path, tiny_dataset: Dataset, tmp_path: Path) -> None:
+def test_wrong_use_gets_a_clear_message(small_run: Path, tiny_dataset: Dataset, tmp_path: Path) -> None:
     def write(data: Path, out: str, **changes: str) -> None:
         write_features(request_for(small_run, data, tmp_path / out, **changes), device="cpu", say=silent)
 

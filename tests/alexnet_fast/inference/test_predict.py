@@ -88,7 +88,9 @@ def test_each_image_keeps_its_own_names(trained: Trained, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["gone.jpg", "x" * 300])
-def test_what_cannot_be_read_has_its_reason_and_the_rest_goes_on(name: str, trained: Trained, tmp_path: Path) -> None:
+def test_what_cannot_be_read_has_its_reason_and_the_rest_is_predicted(
+    name: str, trained: Trained, tmp_path: Path
+) -> None:
     good = image(tmp_path / "a.png", 0)
     bad, fine = ask(trained, tmp_path / name, good)
     assert ("no such file" if name == "gone.jpg" else "cannot be read") in bad.problem and not bad.names
@@ -141,7 +143,7 @@ def test_a_file_without_end_is_no_image(trained: Trained, tmp_path: Path, monkey
     assert answers[3].problem == "not an image: more than 2 MiB"
 
 
-def test_what_is_empty_or_closed_is_told_and_the_rest_goes_on(
+def test_what_is_empty_or_closed_is_reported_and_the_rest_is_predicted(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stdin", None)

@@ -48,7 +48,7 @@ def test_names_are_as_long_as_they_must_be() -> None:
     assert short_names([Path("/x/run"), Path("/y/run")]) == ["x/run", "y/run"]
 
 
-def test_wrong_use_is_a_sentence(small_run: Path, tmp_path: Path) -> None:
+def test_wrong_use_gets_a_clear_message(small_run: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="two runs or more"):
         read_runs([small_run])
     with pytest.raises(UsageError, match="there is no run there"):

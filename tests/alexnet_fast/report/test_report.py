@@ -157,7 +157,7 @@ def test_a_checkpoint_from_elsewhere_without_data_shows_its_kernels(hostile_run:
     assert 'id="neighbors"' in with_data.read_text(encoding="utf-8")
 
 
-def test_data_without_a_validation_split_is_said(hostile_run: Path, tmp_path: Path) -> None:
+def test_data_without_a_validation_split_is_reported(hostile_run: Path, tmp_path: Path) -> None:
     shards = tmp_path / "shards"
     shutil.copytree(hostile_run.parent / "shards", shards)
     manifest = json.loads((shards / MANIFEST).read_text())
@@ -177,7 +177,7 @@ def test_data_without_a_validation_split_is_said(hostile_run: Path, tmp_path: Pa
         (["report", "{run}", "--out", "/proc/none/x.html"], "cannot be written", 1),
     ],
 )
-def test_wrong_use_is_a_sentence(
+def test_wrong_use_gets_a_clear_message(
     arguments: list[str], message: str, code: int, hostile_run: Path, tmp_path: Path
 ) -> None:
     words = [word.format(tmp=tmp_path, run=hostile_run) if "{" in word else word for word in arguments]

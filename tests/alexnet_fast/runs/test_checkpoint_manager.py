@@ -117,7 +117,7 @@ def test_a_run_whose_weights_do_not_fit_is_not_done(tiny_dataset: Dataset, small
     assert step_of(saved_checkpoints(run / "checkpoints")[-1]) == 14 and (run / "result.json").exists()
 
 
-def test_the_disk_s_own_complaint_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_system_s_own_error_message_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """torch's writer replaces it by one of its own."""
     real = Path.open
 
@@ -158,7 +158,7 @@ def test_the_best_has_a_second_name(links: bool, tmp_path: Path, monkeypatch: py
     assert sorted(file.name for file in tmp_path.iterdir()) == ["best.pt", "step-00000004.pt"]
 
 
-def test_a_best_that_could_not_be_marked_is_told_and_the_checkpoint_counts(
+def test_a_best_that_could_not_be_marked_is_reported_and_the_checkpoint_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*arguments: object) -> None:

@@ -47,7 +47,7 @@ def good() -> Checkpoint:
 
 
 def test_a_strangers_objects_are_never_loaded(tmp_path: Path) -> None:
-    """And nobody is told how to load them all the same."""
+    """And no message says how to load them all the same."""
     torch.save({"model": torch.nn.Linear(1, 1)}, tmp_path / "foreign.pt")
     with pytest.raises(UserError, match=r"foreign.pt is no checkpoint of this program.*can run code") as raised:
         load_checkpoint(tmp_path / "foreign.pt")
@@ -122,7 +122,9 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_crafted_checkpoints_are_refused_in_a_sentence(name: str, content: dict[str, Any], tmp_path: Path) -> None:
+def test_crafted_checkpoints_are_refused_with_a_clear_message(
+    name: str, content: dict[str, Any], tmp_path: Path
+) -> None:
     change, words = BAD[name]
     assert content["model"]["fc8.weight"].shape == FC8.shape
     torch.save(change(content), tmp_path / "crafted.pt")
@@ -132,7 +134,7 @@ def test_crafted_checkpoints_are_refused_in_a_sentence(name: str, content: dict[
 
 
 @pytest.mark.parametrize("facts", [[], {}, None, {"step": "x"}, {"mean": "rgb"}])
-def test_crafted_safetensors_are_refused_in_a_sentence(facts: Any, tmp_path: Path) -> None:
+def test_crafted_safetensors_are_refused_with_a_clear_message(facts: Any, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     file, _ = export(good(), tmp_path / "net.safetensors")

@@ -34,16 +34,16 @@ def run(tmp_path: Path) -> RunFolder:
 
 def test_a_running_run_says_where_it_is_and_how_long_it_takes(run: RunFolder) -> None:
     with run.lock():
-        told = describe_run(run)
+        message = describe_run(run)
     # 6 epochs of 5,000 images at 2.5 a second: 12,000 s.
-    assert "running, epoch 4.00 of 10, about 3.3 h of training left" in told
-    assert "loss 1.500, error 40.0%, 2 img/s, 3% waiting for data" in told
-    assert told.splitlines()[-1].split() == ["4", "1", "37.50%", "6.25%", "1.250"]
+    assert "running, epoch 4.00 of 10, about 3.3 h of training left" in message
+    assert "loss 1.500, error 40.0%, 2 img/s, 3% waiting for data" in message
+    assert message.splitlines()[-1].split() == ["4", "1", "37.50%", "6.25%", "1.250"]
 
 
-def test_a_stopped_run_says_how_to_go_on(run: RunFolder) -> None:
-    told = describe_run(run)
-    assert "stopped at epoch 4.00 of 10" in told and "--resume" in told
+def test_a_stopped_run_says_how_to_resume(run: RunFolder) -> None:
+    message = describe_run(run)
+    assert "stopped at epoch 4.00 of 10" in message and "--resume" in message
 
 
 def test_a_run_that_has_only_begun(run: RunFolder) -> None:
@@ -59,12 +59,12 @@ def test_a_diverged_run_says_so_and_why(run: RunFolder) -> None:
     bad |= {"data_wait": 0, "lr_weights": 1}
     lines = run.metrics.read_text().splitlines()[:2] + [json.dumps(line) for line in (bad, diverged)]
     run.metrics.write_text("\n".join(lines) + "\n")
-    told = describe_run(run)
-    assert "state        diverged at epoch 4.20 of 10" in told
-    assert f"last event   epoch 4.20: {words}" in told and "loss nan" in told
+    message = describe_run(run)
+    assert "state        diverged at epoch 4.20 of 10" in message
+    assert f"last event   epoch 4.20: {words}" in message and "loss nan" in message
 
 
-def test_a_damaged_result_is_told(run: RunFolder) -> None:
+def test_a_damaged_result_is_reported(run: RunFolder) -> None:
     run.result.write_text('{"steps": 500, "seconds": 6000.0, "epochs": 1.0}')
     assert "done after 1 epoch (1.7 h of work)" in describe_run(run)
     for content in ("\0", "{}", '{"steps": 500, "seconds": "6000", "epochs": 1}', "[" * 100_000):
@@ -77,12 +77,12 @@ def test_of_too_few_classes_there_is_no_top5_error(run: RunFolder) -> None:
     lines = run.read_metrics()
     lines[1]["top5_error"] = None
     run.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    told = describe_run(run)
-    assert "top-5" not in told and "    4      1       37.50%    1.250\n\nTo resume:\n" in told
+    message = describe_run(run)
+    assert "top-5" not in message and "    4      1       37.50%    1.250\n\nTo resume:\n" in message
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
-def test_metrics_that_are_no_file_get_a_sentence(make: Callable[[Path], None], run: RunFolder) -> None:
+def test_metrics_that_are_no_file_get_a_clear_message(make: Callable[[Path], None], run: RunFolder) -> None:
     run.metrics.unlink()
     make(run.metrics)
     with pytest.raises(UserError, match=r"metrics.jsonl: .*(folder|pipe).* move it away"):
@@ -90,7 +90,7 @@ def test_metrics_that_are_no_file_get_a_sentence(make: Callable[[Path], None], r
 
 
 @pytest.mark.parametrize("before", ["", "\nepochs = "])
-def test_a_recipe_cut_short_is_told_since_the_run_cannot_go_on(before: str, run: RunFolder) -> None:
+def test_a_recipe_cut_short_is_reported_since_the_run_cannot_resume(before: str, run: RunFolder) -> None:
     """What it no longer says would be the defaults: another length, another command."""
     text = run.recipe.read_text()
     run.recipe.write_text(text[: text.index(before)])

@@ -87,7 +87,7 @@ def test_an_empty_folder_of_the_users_stays_and_is_empty_again(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("code", ["ENOSPC", "EROFS", "EACCES"])
-def test_a_lock_that_cannot_be_made_is_told(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_cannot_be_made_is_reported(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import errno
 
     folder = RunFolder(tmp_path)

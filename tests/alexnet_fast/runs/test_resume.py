@@ -1,16 +1,10 @@
-"""Runs that go on elsewhere: on other processes, under torchrun after a kill or a lost machine, after a full disk."""
+"""Runs that resume elsewhere: on other processes, after a full disk, from an older checkpoint."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,45 +40,10 @@ SETTINGS = (
 )
 
 
-def words(shards: Path, run: Path, *settings: str) -> list[str]:
-    sets = [word for setting in (*SETTINGS, *settings) for word in ("--set", setting)]
-    return ["-m", "alexnet_fast", "train", str(shards), *sets, "--out", str(run), "--device", "cpu"]
-
-
 def whole_state_of(run: Path) -> dict[str, torch.Tensor]:
     checkpoint = load_checkpoint(saved_checkpoints(run / "checkpoints")[-1])
     assert checkpoint.optimizer is not None
     return checkpoint.model | {f"momentum {name}": tensor for name, tensor in checkpoint.optimizer.items()}
-
-
-def start_agent(words: list[str], endpoint: str, *, num_agents: int, log: Path) -> subprocess.Popen[bytes]:
-    """torchrun on one "machine" of two processes, told as the README says where there are several."""
-    agent = [
-        sys.executable, "-m", "torch.distributed.run", f"--nnodes={num_agents}", "--nproc-per-node=2",
-        "--rdzv-id=night", "--rdzv-backend=c10d", f"--rdzv-endpoint={endpoint}", "--local-addr=127.0.0.1",
-        "--max-restarts=3",
-    ]  # fmt: skip
-    environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    if num_agents > 1:
-        environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
-    with log.open("ab") as file:
-        return subprocess.Popen([*agent, *words], env=environment, stdout=file, stderr=subprocess.STDOUT)
-
-
-def wait_for_a_checkpoint(run: Path, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 120
-    while not saved_checkpoints(run / "checkpoints"):
-        assert process.poll() is None and time.monotonic() < deadline, log.read_text()
-        time.sleep(0.01)
-
-
-def end_with_its_workers(agent: subprocess.Popen[bytes]) -> None:
-    """As when a machine loses its power."""
-    children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children")
-    workers = [int(word) for word in children.read_text().split()] if agent.poll() is None else []
-    for pid in (agent.pid, *workers):
-        os.kill(pid, signal.SIGKILL)
-    agent.wait()
 
 
 def assert_same_weights(once: Path, again: Path) -> None:
@@ -92,55 +51,6 @@ def assert_same_weights(once: Path, again: Path) -> None:
     assert first.keys() == second.keys()
     for name, tensor in first.items():
         assert torch.equal(tensor, second[name]), name
-
-
-@pytest.fixture
-def agents() -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Agents started by a test; none outlives it."""
-    started: list[subprocess.Popen[bytes]] = []
-    yield started
-    for agent in started:
-        if agent.poll() is None:
-            end_with_its_workers(agent)
-
-
-def test_torchrun_goes_on_to_the_bit_after_a_kill(
-    tiny_shards: Path, tmp_path: Path, agents: list[subprocess.Popen[bytes]]
-) -> None:
-    broken, unbroken, log = tmp_path / "broken", tmp_path / "unbroken", tmp_path / "log"
-    settings = ("epochs=3", "checkpoint_minutes=0.0001")
-    alone = [sys.executable, *words(tiny_shards, unbroken, *settings), "--processes", "2", "--parallel", "data"]
-    subprocess.run(alone, check=True, capture_output=True, timeout=120)
-
-    command = [*words(tiny_shards, broken, *settings), "--parallel", "data"]
-    agents.append(start_agent(command, "localhost:0", num_agents=1, log=log))
-    wait_for_a_checkpoint(broken, agents[0], log)
-    os.kill(int((broken / ".lock").read_text().split()[0]), signal.SIGKILL)  # the main rank holds the folder
-    assert agents[0].wait(timeout=120) == 0, log.read_text()
-    assert "exitcode: -9" in log.read_text()
-    assert_same_weights(unbroken, broken)
-
-
-def test_a_lost_machine_is_replaced_and_the_run_goes_on_to_the_bit(
-    tiny_shards: Path, tmp_path: Path, agents: list[subprocess.Popen[bytes]]
-) -> None:
-    broken, unbroken, log = tmp_path / "broken", tmp_path / "unbroken", tmp_path / "log"
-    settings = ("epochs=3", "checkpoint_minutes=0.0001")
-    alone = [sys.executable, *words(tiny_shards, unbroken, *settings), "--processes", "4", "--parallel", "towers"]
-    subprocess.run(alone, check=True, capture_output=True, timeout=120)
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        endpoint = f"127.0.0.1:{probe.getsockname()[1]}"
-    command = [*words(tiny_shards, broken, *settings), "--parallel", "towers"]
-    for _ in range(2):  # the first holds the meeting point
-        agents.append(start_agent(command, endpoint, num_agents=2, log=log))
-        time.sleep(1)
-    wait_for_a_checkpoint(broken, agents[0], log)
-    end_with_its_workers(agents[1])
-    agents.append(start_agent(command, endpoint, num_agents=2, log=log))
-    assert [agents[0].wait(timeout=150), agents[2].wait(timeout=30)] == [0, 0], log.read_text()
-    assert_same_weights(unbroken, broken)
 
 
 def test_the_middle_of_an_epoch_moves_to_other_processes(
@@ -161,19 +71,19 @@ def test_the_middle_of_an_epoch_moves_to_other_processes(
     assert json.loads((run / "result.json").read_text())["steps"] == newest.steps_per_epoch * 3 // 2
 
 
-def test_telemetry_on_a_full_disk_says_so_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_telemetry_reports_a_full_disk_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     telemetry = Telemetry(RunFolder(tmp_path), Schedule(load_recipe("2013"), 10), first_step=0)
     telemetry.metrics.close()
     telemetry.metrics = Path("/dev/full").open("a", encoding="utf-8")  # noqa: SIM115 (closed with the telemetry)
     telemetry.event(1, "first")
     telemetry.event(2, "second")
     telemetry.close()
-    told = capsys.readouterr().err
-    assert told.count("No space left on device") == 1
-    assert "first" in told and "second" in told
+    err = capsys.readouterr().err
+    assert err.count("No space left on device") == 1
+    assert "first" in err and "second" in err
 
 
-def test_a_disk_full_at_the_end_can_be_gone_on_from(
+def test_a_run_resumes_after_a_disk_full_at_its_end(
     tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*arguments: object) -> None:
@@ -200,7 +110,7 @@ def test_a_runs_checkpoint_is_the_newest_whole_one(tmp_path: Path) -> None:
     assert resolve_checkpoint(newest) == newest
 
 
-def test_a_run_goes_on_by_its_own_recipe(tiny_dataset: Dataset, tmp_path: Path) -> None:
+def test_a_run_resumes_with_its_own_recipe(tiny_dataset: Dataset, tmp_path: Path) -> None:
     run, began = RunFolder(tmp_path / "mine"), load_recipe("2013", [*SETTINGS, "epochs=0.5"])
     with pytest.raises(UsageError, match="there is no run in"):
         recipe_of_run(run)
@@ -219,7 +129,7 @@ def test_a_run_goes_on_by_its_own_recipe(tiny_dataset: Dataset, tmp_path: Path) 
     assert recipe_of_run(run) == began
 
 
-def test_another_network_is_told_before_anything_else(tiny_dataset: Dataset, tmp_path: Path) -> None:
+def test_another_network_is_refused_before_anything_else(tiny_dataset: Dataset, tmp_path: Path) -> None:
     """The batch of the recipe that was given by mistake does not fit the data either."""
     run, began = tmp_path / "run", load_recipe("2013", [*SETTINGS, "epochs=0.5"])
     train(tiny_dataset, began, run, device="cpu", quiet=True)
@@ -235,7 +145,7 @@ def begun(tiny_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Ch
     return load_checkpoint(saved_checkpoints(run / "checkpoints")[-1])
 
 
-def test_a_damaged_place_among_the_images_is_told(begun: Checkpoint) -> None:
+def test_a_damaged_position_among_the_images_is_reported(begun: Checkpoint) -> None:
     assert begun.inside_an_epoch
     recipe, broken = begun.recipe, replace(begun, loaders=({"version": 1, "epoch": 1},))
 
@@ -250,7 +160,7 @@ KEEP = "to keep it, stop at once with Ctrl-C twice, and resume with"
 
 
 @pytest.mark.parametrize(
-    ("settings", "steps_per_epoch", "num_ranks", "words"),
+    ("settings", "steps_per_epoch", "num_ranks", "message"),
     [
         (
             ["batch_size=8"], 7, 1,
@@ -266,18 +176,18 @@ KEEP = "to keep it, stop at once with Ctrl-C twice, and resume with"
         ([], 14, 1, "cannot be kept: the stream is another. Resuming"),
     ],
 )  # fmt: skip
-def test_what_moves_the_place_is_said_with_the_way_to_keep_it(
-    settings: list[str], steps_per_epoch: int, num_ranks: int, words: str, begun: Checkpoint
+def test_what_moves_the_position_is_reported_with_the_way_to_keep_it(
+    settings: list[str], steps_per_epoch: int, num_ranks: int, message: str, begun: Checkpoint
 ) -> None:
     def load(state: dict[str, Any]) -> None:
         raise UserError("the stream is another.")
 
     schedule = Schedule(override(begun.recipe, settings), steps_per_epoch)
     step, note = restore_place(load, begun, schedule, rank=0, num_ranks=num_ranks, all_agree=lambda fine: fine)
-    assert step == steps_per_epoch and note is not None and words in note
+    assert step == steps_per_epoch and note is not None and message in note
 
 
-def test_a_change_that_moves_nothing_keeps_the_place(begun: Checkpoint) -> None:
+def test_a_change_that_moves_nothing_keeps_the_position(begun: Checkpoint) -> None:
     schedule = Schedule(override(begun.recipe, ["shuffle_buffer=59"]), 14)
     restored = restore_place(lambda state: None, begun, schedule, rank=0, num_ranks=1, all_agree=lambda fine: fine)
     assert restored == (21, None)
@@ -350,7 +260,7 @@ def test_nothing_is_overwritten_where_no_checkpoint_can_be_read(
     assert {file: file.read_bytes() for file in before} == before
 
 
-def test_going_back_to_an_older_checkpoint_keeps_the_newer(
+def test_resuming_from_an_older_checkpoint_keeps_the_newer(
     finished: Path, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     run = copy_of(finished, tmp_path / "run")
@@ -386,16 +296,16 @@ def test_what_resume_names(finished: Path, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(finished.parent)
     assert resume_target(named.relative_to(finished.parent), None, default).run == Path("finished")
     shutil.copy2(named, tmp_path / "stray.pt")
-    for given, out, words in (
+    for given, out, message in (
         (tmp_path / "none.pt", None, "no such checkpoint and no such run"),
         (tmp_path / "stray.pt", None, "lies in no run's folder"),
         (finished, tmp_path, "are two runs"),
     ):
-        with pytest.raises(UsageError, match=words):
+        with pytest.raises(UsageError, match=message):
             resume_target(given, out, default)
 
 
-def test_metrics_tensorboard_and_the_result_tell_the_same_after_any_number_of_resumes(
+def test_metrics_tensorboard_and_result_agree_after_any_number_of_resumes(
     finished: Path, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     """Resumed in the middle, with another number of steps in an epoch, and at the end before the result was written."""

@@ -39,10 +39,10 @@ SMALL = ("width_divisor=16", "batch_size=4", "lr_base_batch_size=4", "precision=
         ({"cache_decoded": 3.5}, "--cache-decoded 3.5"),
     ],
 )
-def test_what_the_run_does_not_hold_is_said_again(given: dict[str, Any], words: str) -> None:
+def test_what_the_run_does_not_hold_is_repeated(given: dict[str, Any], words: str) -> None:
     options = options_to_repeat(**{**NOTHING, **given})
-    told = resume_command(Path("my shards"), Path("runs/a"), options)
-    assert told == f"`alexnet-fast train 'my shards' --resume --out runs/a{' ' if words else ''}{words}`"
+    message = resume_command(Path("my shards"), Path("runs/a"), options)
+    assert message == f"`alexnet-fast train 'my shards' --resume --out runs/a{' ' if words else ''}{words}`"
 
 
 def test_torchrun_is_not_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,7 +54,7 @@ def test_torchrun_is_not_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("size", "rank", "words"), [("abc", "0", "cannot be"), ("2", "2", "MASTER_ADDR"), ("1", "1", "cannot be")]
 )
-def test_variables_that_no_launcher_sets_are_told(
+def test_variables_that_no_launcher_sets_are_reported(
     size: str, rank: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Forgotten in a shell, they ended in torch's traceback."""
@@ -78,8 +78,8 @@ def test_info_knows_the_last_session(options: tuple[str, ...] | None, words: str
     telemetry.session(0, Path("/old"), ())
     telemetry.session(0, Path(os.fsdecode(b"/new \xff")), options)
     telemetry.close()
-    told = describe_run(folder)
-    assert words.format(run=tmp_path) in told and (options is None or r"train $'/new \xff' " in told)
+    message = describe_run(folder)
+    assert words.format(run=tmp_path) in message and (options is None or r"train $'/new \xff' " in message)
 
 
 @pytest.mark.parametrize("line", [{"data": 3, "options": []}, {"data": "x", "options": [1]}, {"data": "x"}, {}])
@@ -89,7 +89,7 @@ def test_damaged_sessions_are_passed_over(line: dict[str, Any], tmp_path: Path) 
     assert folder.read_metrics() == []
 
 
-def test_the_printed_command_goes_on(tiny_shards: Path, tmp_path: Path) -> None:
+def test_the_printed_command_resumes(tiny_shards: Path, tmp_path: Path) -> None:
     """As a user does it: Ctrl-C, copy, paste."""
     run = tmp_path / "my run"
     settings = [word for setting in SMALL for word in ("--set", setting)]
@@ -100,9 +100,9 @@ def test_the_printed_command_goes_on(tiny_shards: Path, tmp_path: Path) -> None:
             assert process.poll() is None
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGINT and "everything is saved" in told
-    copied = re.findall(r"everything is saved\. To resume:\n  (.+)\n", told)
+        _, message = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT and "everything is saved" in message
+    copied = re.findall(r"everything is saved\. To resume:\n  (.+)\n", message)
     assert len(copied) == 1
     # The second one to copy: `info` names the shards from wherever it is asked.
     (asked,) = re.findall(r"\n\nTo resume:\n  (.+)$", describe_run(RunFolder(run)))

@@ -126,7 +126,9 @@ def test_energy_counts_from_where_the_counter_was_made(gpu: torch.device, monkey
 
 
 @pytest.mark.parametrize("nvml", [None, FakeNvml(counts=False), FakeNvml(driver=False)])
-def test_energy_is_none_where_nobody_tells(nvml: Any, gpu: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_energy_is_none_where_nothing_measures_it(
+    nvml: Any, gpu: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     assert EnergyCounter(gpu).kwh() is None
     assert EnergyCounter(torch.device("cpu")).kwh() is None

@@ -52,7 +52,7 @@ def trial(shards: str, run: Path, number: int, seconds: float, options: list[str
     code_file = run.with_suffix(".code")
     pid, terminal = pty.fork()
     if pid == 0:
-        # A terminal's Ctrl-C reaches whoever has not been told to ignore it, whatever started these tests.
+        # A terminal's Ctrl-C reaches every process that does not ignore it, whatever started these tests.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         for other in (signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(other, signal.SIG_DFL)

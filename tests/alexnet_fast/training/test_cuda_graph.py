@@ -157,7 +157,7 @@ def test_capturing_changes_nothing(precision: Precision) -> None:
     assert all(torch.equal(tensor, expected[name]) for name, tensor in state(step).items())
 
 
-def test_what_cannot_be_captured_is_computed_and_told_in_a_line(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_captured_is_computed_and_reported_in_a_line(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
     step = make(PRECISIONS[0])
     before = state(step)
     compute = step.compute_now
@@ -168,9 +168,9 @@ def test_what_cannot_be_captured_is_computed_and_told_in_a_line(gpu: Gpu, monkey
         return compute(batch, dropout)
 
     monkeypatch.setattr(step, "compute_now", fail)
-    told = step.capture(4, torch.float32)
-    assert told is not None and told.endswith("CUDA graph (operation not permitted when stream is capturing)")
-    assert "\n" not in told and step.captured is None
+    message = step.capture(4, torch.float32)
+    assert message is not None and message.endswith("CUDA graph (operation not permitted when stream is capturing)")
+    assert "\n" not in message and step.captured is None
     assert all(torch.equal(tensor, before[name]) for name, tensor in state(step).items())
     monkeypatch.setattr(step, "compute_now", compute)
     step(training_batch(step, 0), step=0, seed=0)
@@ -190,8 +190,8 @@ def test_a_step_without_room_says_what_fits(monkeypatch: pytest.MonkeyPatch) -> 
         "CUDNN_STATUS_ALLOC_FAILED",
         "GET was unable to find an engine to execute this",
     ):
-        told = step.out_of_memory(RuntimeError(words), 300)
-        assert told is not None and "a step with 300 images on this GPU does not fit" in told
+        message = step.out_of_memory(RuntimeError(words), 300)
+        assert message is not None and "a step with 300 images on this GPU does not fit" in message
     # With room enough it is another fault, which must be seen.
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**36, 2**37))
     assert step.out_of_memory(RuntimeError("GET was unable to find an engine to execute this"), 300) is None

@@ -76,7 +76,7 @@ def test_two_processes_freeze_alike(small_run: Path, others: Dataset, tmp_path: 
         assert not torch.equal(after["fc6.weight"], before["fc6.weight"])
 
 
-def test_wrong_use_is_a_sentence(small_run: Path, others: Dataset, tmp_path: Path) -> None:
+def test_wrong_use_gets_a_clear_message(small_run: Path, others: Dataset, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="did you mean 'conv1'"):
         tuned(small_run, "conv11")
     with pytest.raises(UsageError, match="fc8 tells the classes apart"):

@@ -49,7 +49,7 @@ def lines_of(dataset: Dataset, run: Path) -> dict[str, str]:
     return {line[:11].strip(): line[11:] for line in text.splitlines()[:-2]}
 
 
-def test_the_header_tells_the_run_at_a_glance(tiny_dataset: Dataset, tmp_path: Path) -> None:
+def test_the_header_shows_the_run_at_a_glance(tiny_dataset: Dataset, tmp_path: Path) -> None:
     lines = lines_of(tiny_dataset, tmp_path / "my run")
     assert lines["data set"] == f"{tiny_dataset.folder}: 10 classes, 59 train images, 30 val images"
     assert lines["schedule"] == "3 epochs × 31 steps = 93 steps of batch 128, of which 5 are done"
@@ -58,7 +58,7 @@ def test_the_header_tells_the_run_at_a_glance(tiny_dataset: Dataset, tmp_path: P
     assert lines["precision"].startswith("fp32") and lines["run folder"] == str(tmp_path / "my run")
 
 
-def test_a_schedule_that_does_not_fit_is_told_with_one_that_does(tiny_dataset: Dataset) -> None:
+def test_a_schedule_that_does_not_fit_is_reported_with_one_that_does(tiny_dataset: Dataset) -> None:
     fits = Schedule(load_recipe("demo"), 3)
     assert advice(tiny_dataset, fits, CPU) == []
     larger = replace(tiny_dataset.split("train"), samples=31 * 128)
@@ -78,7 +78,7 @@ def test_the_demo_recipe_suits_small_data_sets_whose_schedule_would_take_long(
     assert suits_demo(samples, epochs=epochs, schedule_epochs=epochs) is suits
 
 
-def test_nothing_to_evaluate_on_is_told_before(tiny_dataset: Dataset) -> None:
+def test_nothing_to_evaluate_on_is_reported_before(tiny_dataset: Dataset) -> None:
     without = replace(tiny_dataset, splits={"train": tiny_dataset.split("train")})
     (note,) = advice(without, Schedule(load_recipe("demo"), 3), CPU)
     assert "nothing will be evaluated" in note and "--val-fraction" in note

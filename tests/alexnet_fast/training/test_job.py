@@ -1,4 +1,4 @@
-"""What a run is told and what it doubts; its loader, on a GPU of which only the free memory is known."""
+"""What a run reports and what it warns of; its loader, on a GPU of which only the free memory is known."""
 
 from __future__ import annotations
 
@@ -65,13 +65,13 @@ def test_a_process_with_one_tower_needs_memory_for_the_whole_batch_of_its_half(t
         (100, None),
     ],
 )
-def test_too_few_images_of_a_class_are_told(samples: int, words: str | None, tiny_dataset: Dataset) -> None:
+def test_too_few_images_of_a_class_are_reported(samples: int, words: str | None, tiny_dataset: Dataset) -> None:
     train = replace(tiny_dataset.splits["train"], samples=samples)
     doubt = doubt_of_data(replace(tiny_dataset, splits={"train": train}))
     assert doubt is None if words is None else doubt is not None and words in doubt
 
 
-def test_a_single_class_is_told_with_its_folder(tiny_dataset: Dataset) -> None:
+def test_a_single_class_is_reported_with_its_folder(tiny_dataset: Dataset) -> None:
     check_enough_classes(tiny_dataset)
     with pytest.raises(UsageError, match=f"{tiny_dataset.folder} has 1 class, .* at least 2"):
         check_enough_classes(replace(tiny_dataset, classes=tiny_dataset.classes[:1]))

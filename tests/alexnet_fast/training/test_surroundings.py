@@ -187,19 +187,20 @@ def test_every_command_works_where_only_its_output_can_be_written(
         path.chmod(path.stat().st_mode | (0o755 if path.is_dir() else 0o644))
     contained = ["unshare", "-m", "bash", "-c", CONTAINER, "bash", str(tiny_shards), str(volume), str(user)]
     environment = {name: value for name, value in os.environ.items() if name != "MPLCONFIGDIR"}
-    command = [sys.executable, "-m", "alexnet_fast.commands.main", *COMMANDS[verb]]
+    command = [sys.executable, "-m", "alexnet_fast", *COMMANDS[verb]]
     done = subprocess.run([*contained, *command], env=environment, cwd="/", capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr, done.stderr
 
 
-def test_too_small_a_disk_is_said_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_small_a_disk_is_reported_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free = 10 * 10**9
     usage = type("Usage", (), {"free": free})
     monkeypatch.setattr("shutil.disk_usage", lambda folder: usage)
     numbers = 60_965_224 - 10_568  # weights of the full network, without biases
     assert lack_of_room(tmp_path, NETS["167"], 3) is None  # five files of 8 bytes a weight: 2.4 GB
-    told = lack_of_room(tmp_path, NETS["167"], 30)
+    message = lack_of_room(tmp_path, NETS["167"], 30)
     assert (
-        told is not None and f"10 GB are free, and this run's checkpoints need {32 * 8 * numbers / 1e9:.2g} GB" in told
+        message is not None
+        and f"10 GB are free, and this run's checkpoints need {32 * 8 * numbers / 1e9:.2g} GB" in message
     )

@@ -96,11 +96,11 @@ def test_tensorboard_draws_what_can_be_drawn(tmp_path: Path) -> None:
     assert [(point.step, point.value) for point in board.Scalars("val_10_views/top1_error")] == [(30, 0.375)]
 
 
-def test_without_room_for_tensorboard_the_rest_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_room_for_tensorboard_the_rest_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "tensorboard").touch()
     tell_everything(telemetry_of(tmp_path))
-    told = capsys.readouterr().err
-    assert told.count("TensorBoard's files could not be written (File exists); training continues") == 1
+    message = capsys.readouterr().err
+    assert message.count("TensorBoard's files could not be written (File exists); training continues") == 1
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 6
 
 
@@ -167,8 +167,8 @@ def test_without_a_terminal_lines_are_plain_and_quiet_is_quiet(
     for name in ("plain", "quiet"):
         (tmp_path / name).mkdir()
     tell_everything(telemetry_of(tmp_path / "plain"))
-    told = capsys.readouterr().err
-    assert "epoch 1.50: loss nan, error 50.0%, 1,000 img/s, 0% waiting for data, 0:00:01 an epoch" in told
-    assert "\r" not in told and "|" not in told and "\x1b" not in told
+    message = capsys.readouterr().err
+    assert "epoch 1.50: loss nan, error 50.0%, 1,000 img/s, 0% waiting for data, 0:00:01 an epoch" in message
+    assert "\r" not in message and "|" not in message and "\x1b" not in message
     tell_everything(telemetry_of(tmp_path / "quiet", quiet=True))
     assert capsys.readouterr() == ("", "")

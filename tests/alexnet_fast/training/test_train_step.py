@@ -75,7 +75,7 @@ def test_update_is_the_authors(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("precision", [FP32, BF16])
 def test_frozen_conv1_stays_to_the_bit(precision: Precision) -> None:
-    """Weights, bias, momentum and the working copies; the other layers go on."""
+    """Weights, bias, momentum and the working copies; the other layers continue."""
     model, optimizer, step = make(precision)
     for number in range(3):
         step(random_batch(number), step=number, seed=0)
@@ -292,9 +292,9 @@ def test_out_of_memory_counts_the_loader(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
     assert "at most about 96, or take more GPUs" in str(step.out_of_memory(torch.OutOfMemoryError(), 300))
     step.loader_memory = LoaderMemory(per_image=each, kept=5 * GIB)
-    told = str(step.out_of_memory(torch.OutOfMemoryError(), 300))
-    assert "beside 5.0 GiB of decoded images" in told
-    assert "at most about 192, keep fewer decoded images (--cache-decoded), or" in told  # (100 + 300) / 2
+    message = str(step.out_of_memory(torch.OutOfMemoryError(), 300))
+    assert "beside 5.0 GiB of decoded images" in message
+    assert "at most about 192, keep fewer decoded images (--cache-decoded), or" in message  # (100 + 300) / 2
 
 
 @pytest.mark.parametrize("precision", [BF16, FP16])

@@ -119,7 +119,7 @@ def test_on_a_cpu_no_decoded_images_can_be_kept(tiny_dataset: Dataset, tmp_path:
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_over_several_sessions_tells_what_all_of_them_cost(
+def test_a_run_over_several_sessions_reports_what_all_of_them_cost(
     tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
@@ -152,7 +152,7 @@ def test_a_finished_run_is_left_as_it_is(
     assert {file: file.read_bytes() for file in before} == before
 
 
-def test_a_finished_run_that_goes_on_is_not_done(
+def test_a_finished_run_that_is_extended_is_not_done(
     unbroken: Path, tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
@@ -165,7 +165,7 @@ def test_a_finished_run_that_goes_on_is_not_done(
 
 
 @pytest.mark.parametrize("step", [0, 5, 13, 20])
-def test_a_stopped_run_goes_on_to_the_bit(
+def test_a_stopped_run_resumes_bit_for_bit(
     step: int, tiny_dataset: Dataset, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
@@ -266,14 +266,14 @@ def test_weights_that_the_last_step_made_infinite_are_no_result(
     assert load_checkpoint(run / "checkpoints" / "best.pt").step == 14
 
 
-def test_other_classes_and_networks_cannot_go_on(unbroken: Path, tiny_dataset: Dataset, tmp_path: Path) -> None:
+def test_another_network_cannot_resume(unbroken: Path, tiny_dataset: Dataset, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(unbroken, run)
     with pytest.raises(UsageError, match="network '167', the recipe says '145'"):
         train(tiny_dataset, small_recipe("network=145"), run, device="cpu", resume=True, quiet=True)
 
 
-def test_another_batch_goes_on_from_the_epochs_start(
+def test_another_batch_size_resumes_from_the_epochs_start(
     tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
@@ -287,14 +287,14 @@ def test_another_batch_goes_on_from_the_epochs_start(
     assert [step_of(file) for file in saved_checkpoints(run / "checkpoints")] == [14]
     events = [line["event"] for line in RunFolder(run).read_metrics() if line["kind"] == "event"]
     assert any("from the start of epoch 2" in event for event in events)
-    # The first epoch's history stays although its steps have higher numbers than where the run goes on; the weights
+    # The first epoch's history stays although its steps have higher numbers than where the run resumes; the weights
     # from within the second are not taken for its result.
     assert epochs_evaluated(run) == [1, 2]
     trains = [line["epoch"] for line in RunFolder(run).read_metrics() if line["kind"] == "train"]
     assert trains == sorted(trains) and 1.0 in trains  # on a busy machine there are lines within epochs too
 
 
-def test_another_batch_after_a_whole_epoch_loses_nothing(tiny_dataset: Dataset, tmp_path: Path) -> None:
+def test_another_batch_size_after_a_whole_epoch_loses_nothing(tiny_dataset: Dataset, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(tiny_dataset, small_recipe("epochs=1"), run, device="cpu", quiet=True)
     result = train(tiny_dataset, small_recipe("batch_size=8"), run, device="cpu", resume=True, quiet=True)
