@@ -1,4 +1,4 @@
-"""What every process of a run is given: the job; and the loader of its training images."""
+"""The job that every process of a run gets, and the loader of its training images."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from alexnet_fast.training.memory import training_bytes
 EVALUATION_BATCH = 128
 """Images of each process in an evaluation."""
 FEW_IMAGES = 10
-"""Of a class, on the average: fewer are learned by heart, and nothing of what they have in common."""
+"""Of a class, on the average: with fewer the network memorizes images and does not generalize."""
 
 
 class StoppedError(UserError):
     """A signal asked for the end; the message says whether everything is saved, and how to resume.
 
     If it is, `exit_code` is 128 + the signal's number, as of a process that the signal ended: 130 for Ctrl-C, 143 for
-    SIGTERM.  A job script can tell such an end from a failure (1) and queue the run again.
+    SIGTERM.  A job script can distinguish such an end from a failure (1) and requeue the run.
     """
 
 
@@ -81,7 +81,7 @@ class Job:
 
 
 def check_enough_classes(dataset: Dataset) -> None:
-    """UsageError where there is nothing to tell apart."""
+    """UsageError with fewer than two classes."""
     if len(dataset.classes) < 2:
         raise UsageError(
             f"{dataset.folder} has {counted(len(dataset.classes), 'class', 'classes')}, training needs at least 2: "
@@ -90,7 +90,7 @@ def check_enough_classes(dataset: Dataset) -> None:
 
 
 def doubt_of_data(dataset: Dataset) -> str | None:
-    """What people should know before they wait for a run on these images; None: nothing."""
+    """A warning before a run on these images; None: nothing."""
     samples, classes = dataset.split("train").samples, len(dataset.classes)
     if samples >= FEW_IMAGES * classes:
         return None
