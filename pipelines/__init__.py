@@ -1,1 +1,1 @@
-"""Shards to batches: DALI graphs and their hand-over to torch.  Knows no network."""
+"""Shards to batches: DALI pipelines whose outputs are torch tensors.  Imports no network."""

@@ -1,4 +1,4 @@
-"""What people give a loader: a folder for its data set, a word for its device."""
+"""Conversion of the loaders' arguments: a path to a data set, a string to a device."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from alexnet_fast.tools.errors import UsageError
 Floats = npt.NDArray[np.float32]
 
 NUM_DRAWN = 5
-"""Outputs that a graph has more with its draws."""
+"""Additional outputs of a graph with `with_draws`."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class EpochAugmentation:
 
 @dataclass(frozen=True)
 class DrawNodes:
-    """What chance decided for each image of a batch, in DALI's hands; left in host memory."""
+    """The random draws for each image of a batch, as DALI nodes in host memory."""
 
     corner: Any
     """(2,) int32, 0..size − 224: y and x of the crop."""
@@ -128,7 +128,7 @@ def draw(augmentation: EpochAugmentation, size: int, start: int = 0) -> DrawNode
     strength = np.float32(augmentation.strength)
     batches = count(start, batch_size)
 
-    # It counts for itself: DALI's own count begins anew wherever a pipeline is restored.
+    # With a counter of its own: DALI's count restarts at 0 where a pipeline is restored from a checkpoint.
     def next_draws(_: int) -> tuple[Any, Any, Any]:
         draws = stream.at(next(batches), batch_size)
         if not augmentation.crop_and_mirror:
@@ -144,7 +144,7 @@ def draw(augmentation: EpochAugmentation, size: int, start: int = 0) -> DrawNode
 def augment(pixels: Any, draws: DrawNodes, augmentation: EpochAugmentation, size: int, dtype: Any) -> Any:
     """Whole images (size, size, 3) or their crops (224, 224, 3), by `size` -> (224, 224, 3) of `dtype`.
 
-    The PCA color jitter costs nothing: it is part of each image's own mean.
+    The PCA color jitter costs nothing: it is added to the mean that is subtracted from each image.
     """
     position: dict[str, Any] = {}
     if size > CROP:
@@ -183,7 +183,7 @@ def training_graph(
     if decoding.backend == "mixed":
         pixels = decode(jpeg, decoding)
         images = augment(pixels, draws, augmentation, decoding.size, dtype)
-    else:  # the CPU makes no pixel outside the crop, and copies none
+    else:  # the CPU decodes and copies the crop alone
         pixels = decode_crop(jpeg, (CROP, CROP), draws.corner)
         images = augment(pixels.gpu() if decoding.to_gpu else pixels, draws, augmentation, CROP, dtype)
     if decoding.backend == "mixed" or decoding.to_gpu:

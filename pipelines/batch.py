@@ -1,4 +1,4 @@
-"""What the trainer sees of the data, and the only thing it sees.
+"""Batches: the interface between the loaders and the trainer.
 
 N images, V views of each, H × W pixels.
 """
@@ -17,7 +17,7 @@ NUM_VIEWS = (1, 10)
 
 @dataclass(frozen=True)
 class Batch:
-    """One training batch; `images, labels = batch` takes it apart."""
+    """One training batch; `images, labels = batch` unpacks it."""
 
     images: torch.Tensor
     """(N, 3, 224, 224) with channels-last strides, mean subtracted (values about -130..150), float32 or float16."""
@@ -46,5 +46,5 @@ class EvaluationBatch:
         return iter((self.cut_view(0), self.labels))
 
     def views(self, num_views: Literal[1, 10]) -> list[Callable[[], torch.Tensor]]:
-        """The views as functions, so that ten views never stand in memory at once."""
+        """Views are cut on demand, so that ten views are never in memory at once."""
         return [lambda number=number: self.cut_view(number) for number in range(num_views)]  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""NVIDIA DALI, with a sentence where it is missing."""
+"""The import of NVIDIA DALI; raises UserError where it is missing or too old."""
 
 from __future__ import annotations
 

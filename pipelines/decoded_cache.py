@@ -1,6 +1,6 @@
-"""How many decoded images a GPU's memory has room for, beside all else that training needs there.
+"""How many decoded images fit into a GPU's memory beside what training needs.
 
-Reckoned, and not measured on a GPU yet.
+Estimated; not measured on a GPU yet.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ DECODER_THREAD = 16 * MIB
 """Bytes of the GPU's memory that DALI's decoder takes for each thread (its device_memory_padding)."""
 
 CacheSize = float | Literal["auto"]
-"""GiB, or as much as there is room for."""
+"""GiB, or as much as fits."""
 
 
 @dataclass(frozen=True)
 class CacheRequest:
-    """What a caller wants to keep of the decoded images."""
+    """A request to keep decoded images in the GPU's memory."""
 
     size: CacheSize
     memory_beside: int = 0
-    """Bytes that others on this GPU will need; "auto" leaves them free."""
+    """Bytes that training will need on this GPU; "auto" leaves them free."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class CachePlan:
     """How many decoded images one process keeps."""
 
     mib: int
-    """0: there is room for none."""
+    """0: none fits."""
     samples: int
     """Of the process's part of the data set."""
     image_bytes: int
@@ -81,7 +81,7 @@ class CachePlan:
 
 
 def parse_cache_size(text: str) -> CacheSize:
-    """What stands behind --cache-decoded; UsageError where it means nothing."""
+    """The value of --cache-decoded; UsageError where it is invalid."""
     if text == "auto":
         return "auto"
     try:
@@ -112,15 +112,15 @@ def loader_memory(
     prefetch: int,
     hw_decoder_load: float = 0.0,
 ) -> LoaderMemory:
-    """Of a loader of images of `size` pixels on each side; `pixel_bytes`: 2 where it finishes in float16, else 4.
+    """Of a loader of images of `size` pixels on each side; `pixel_bytes`: 2 for float16, else 4.
 
     DALI has one decoded batch that is being copied to torch while `prefetch` more are ready or in the making; torch has
     the one that training batches are cut from, and the next.  The JPEG engines' share of a decoded batch is allocated
     before the first one, and the decoder that keeps the cache alive has a thread's memory too.
     """
-    finished = 3 * CROP**2 * pixel_bytes
-    one = jpeg_bytes + 3 * size**2 + finished
-    each = (prefetch + 1) * one + 2 * finished + hw_decoder_load * 3 * size**2
+    normalized = 3 * CROP**2 * pixel_bytes
+    one = jpeg_bytes + 3 * size**2 + normalized
+    each = (prefetch + 1) * one + 2 * normalized + hw_decoder_load * 3 * size**2
     threads = (num_threads + 1) * DECODER_THREAD
     if decoded_at_once == batch_size:
         return LoaderMemory(each, threads)
@@ -147,7 +147,7 @@ def memory_of_loader(
 def plan_cache(asked: CacheSize, *, free: int, needed: int, samples: int, size: int) -> CachePlan:
     """How much to keep of `samples` images of `size` pixels on each side, and never more than all of them.
 
-    free: bytes of the GPU's memory that nobody has yet.  needed: what training and the loader will take of them.
+    free: free bytes of the GPU's memory.  needed: what training and the loader will take of them.
     Raises UsageError where more is asked for than is free.
     """
     image_bytes = 3 * size**2
@@ -156,7 +156,7 @@ def plan_cache(asked: CacheSize, *, free: int, needed: int, samples: int, size: 
         if asked * GIB > free:
             raise UsageError(
                 f"--cache-decoded {asked:g}: the GPU has {free / GIB:.1f} GiB free, and training is estimated to need "
-                f"{needed / GIB:.1f} of them. `--cache-decoded auto` takes what is left, {room / 1024:.1f} GiB."
+                f"{needed / GIB:.1f} of them. --cache-decoded auto takes what is left, {room / 1024:.1f} GiB."
             )
         room = math.ceil(asked * 1024)
     return CachePlan(min(room, math.ceil(samples * image_bytes / MIB)), samples, image_bytes)

@@ -27,7 +27,7 @@ class Decoding:
     """MiB of decoded images that are kept in the GPU's memory, until it is full; 0 keeps none."""
 
     to_gpu: bool = False
-    """Whether pixels decoded by the CPU are copied to the GPU, to be finished there."""
+    """Whether pixels decoded by the CPU are copied to the GPU, to be normalized there."""
 
     @classmethod
     def on(cls, device: torch.device, size: int, place: DecodeOn, hw_decoder_load: float) -> Decoding:
@@ -39,7 +39,7 @@ class Decoding:
         return cls("mixed", size, hw_decoder_load if place == "engines" else 0.0)
 
     def describe(self) -> str:
-        """All of it that decides the pixels: those that are kept stay what the first to decode them made."""
+        """What decides the pixels; cached images keep the pixels of the first decoder."""
         if self.backend == "cpu":
             return "cpu, finished on the GPU" if self.to_gpu else "cpu"
         kept = ", kept as first decoded" if self.cache_mib and 0 < self.hw_decoder_load < 1 else ""
@@ -65,7 +65,7 @@ def decode(jpeg: Any, decoding: Decoding) -> Any:
 
 
 def decode_nothing(decoding: Decoding) -> Any:
-    """A decoder as `decode`'s, for a pipeline that is built and never run."""
+    """A decoder like that of `decode`, for a pipeline that is built and never run."""
     return decode(fn.external_source(name="nothing", dtype=types.UINT8, ndim=1), decoding)
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with the shards when a stream stops: DALI says that an image cannot be decoded, not which."""
+"""Finds the damaged sample after DALI has failed: its error says that an image cannot be decoded, not which."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CHUNK = 1024
 
 @dataclass(frozen=True)
 class Shards:
-    """What a stream reads, to look through when it stops."""
+    """The shards of a stream, to be searched after an error."""
 
     tars: Sequence[Path]
     size: int
@@ -38,10 +38,10 @@ class Shards:
 
 
 def altered(what: str) -> UserError:
-    """What to do about the first thing that was found wrong, `what` it is being "tar: reason"."""
+    """The error for altered shards; what: the first problem, as "tar: reason"."""
     return UserError(
-        f"{what}. The shards were altered after they were made: `alexnet-fast verify` tells what else; "
-        "remove that tar, and the same `alexnet-fast shard` command makes it anew."
+        f"{what}. The shards were altered after they were made: `alexnet-fast verify` lists all that was; "
+        "remove that tar, and the same `alexnet-fast shard` command writes it again."
     )
 
 
@@ -71,10 +71,10 @@ def check_labels(labels: torch.Tensor, dataset: Dataset) -> None:
     if len(wrong):
         what = f"a sample has label {wrong[0]}, and there are {len(dataset.classes):,} classes"
         if wrong[0] == NO_NUMBER:
-            what = "a sample's label is no number"
+            what = "a sample's label is not a number"
         raise UserError(
             f"{dataset.folder}: {what}. "
-            "The shards were altered after they were made: `alexnet-fast verify` tells which."
+            "The shards were altered after they were made: `alexnet-fast verify` lists which."
         )
 
 
@@ -105,8 +105,8 @@ def problem_of(sample: Sample, size: int) -> str:
     try:
         image = Image.open(io.BytesIO(sample.jpeg))
         image.load()
-    except UnidentifiedImageError:  # whose words are about an object in memory
-        return f"{sample.stem} (it is no image)"
+    except UnidentifiedImageError:  # its message names an object in memory
+        return f"{sample.stem} (not an image)"
     except Exception as error:  # whatever Pillow's decoder raises on damaged bytes
         return f"{sample.stem} ({error})"
     if image.size != (size, size):

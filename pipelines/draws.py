@@ -1,4 +1,4 @@
-"""What chance decides for each sample of an epoch: a function of the sample's place in the stream, and of nothing else.
+"""The random draws of an epoch: a function of the sample's position in the stream alone.
 
 DALI's own random operators draw by the place in a batch, so that another batch size would give other crops.
 """

@@ -61,8 +61,8 @@ class TrainingLoader:
 
     Each epoch reads the shards in another order, through a buffer that is shuffled, and gives every sample at most
     once: what does not fill a batch on all ranks is skipped.  Where decoded images are kept and there are several
-    ranks, each rank has the same samples in every epoch, or it would seldom meet one that it has kept.  More than
-    two million images are read in segments (`segments.py`), and the buffer shuffles within one.
+    ranks, each rank has the same samples in every epoch, so that it finds them in its cache.  More than two million
+    images are read in segments (`segments.py`), and the buffer shuffles within one.
 
     images (N, 3, 224, 224), channels-last, (x − mean + Σ gᵢ·sᵢ·pᵢ) / (1 + pca_jitter) for pixels x in 0..255, with
     the PCA color jitter of `Augmentation`.
@@ -125,7 +125,7 @@ class TrainingLoader:
         self._shuffle_buffer = min(shuffle_buffer, split_info.samples // num_ranks)
         settings = (options or LoaderOptions()).settings(device)
         self.cache: CachePlan | None = None
-        """The decoded images that are kept; None where nobody asked for it."""
+        """The cache of decoded images; None where none was requested."""
         if cache is not None:
             check_gpu_memory(device.type)
             if settings.decode_on == "cpu":  # the cache belongs to the GPU's decoder
@@ -140,14 +140,14 @@ class TrainingLoader:
         self._generation = 0
 
     def _apply(self, settings: LoaderSettings) -> None:
-        """Decode by these settings from the next epoch, or part of one, on."""
+        """Use these settings from the next start of a pipeline on."""
         self._settings = settings
         cache_mib = self.cache.mib if self.cache is not None else 0
         self._decoding = replace(self._decoding_of(settings), cache_mib=cache_mib)
         decode_batch = settings.fitting_batch(self.batch_size, self.num_batches)
         self._execution = Execution(decode_batch, self._device, settings.num_threads, settings.prefetch, cache_mib)
         self.memory = replace(self._memory(settings), kept=cache_mib * MIB)
-        """Of the GPU that this loader takes."""
+        """Of the GPU, that this loader takes."""
 
     def _decoding_of(self, settings: LoaderSettings) -> Decoding:
         size = self._dataset.image_options.size
@@ -237,7 +237,7 @@ class TrainingLoader:
                 part = slice(begin - first, end - first)
                 batch = self._batch(normalization, tuple(output[part] for output in decoded))
             except BaseException:
-                self._end_run()  # it stands behind a batch that nobody was given
+                self._end_run()  # it is ahead of the batches that were returned
                 raise
             place.batches += 1
             yield batch
@@ -254,7 +254,7 @@ class TrainingLoader:
         return batch
 
     def _start(self, place: Place, segment: Segment, normalization: Normalization) -> PipelineRun:
-        """What decodes the rest of a segment, from the place's checkpoint on."""
+        """The pipeline for the rest of a segment, from the position's checkpoint on."""
         reading = self._reading(place.epoch, segment)
         start = place.checkpoint.samples
         return PipelineRun(
@@ -267,7 +267,7 @@ class TrainingLoader:
         )
 
     def normalization(self, epoch: int, *, pca_jitter: bool) -> Normalization:
-        """What is done to an epoch's images."""
+        """The normalization of an epoch's images."""
         return normalization_of(
             self._dataset,
             self.epoch_augmentation(epoch, pca_jitter=pca_jitter),
@@ -293,7 +293,7 @@ class TrainingLoader:
         )
 
     def epoch_augmentation(self, epoch: int, *, pca_jitter: bool) -> EpochAugmentation:
-        """The numbers that an epoch's images are made with."""
+        """The parameters of an epoch's augmentation."""
         return self._augmentation.of_epoch(
             self._dataset.statistics,
             seed=self._seed,
@@ -306,7 +306,7 @@ class TrainingLoader:
     # ------------------------------------------------------------------- state
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream stands, after the last batch handed out: plain numbers and strings."""
+        """The position in the stream after the last batch returned: plain numbers and strings."""
         decoding = {
             "decode_on": self._settings.decode_on,
             "hw_decoder_load": self._settings.hw_decoder_load,
@@ -330,7 +330,7 @@ class TrainingLoader:
         self._resuming = self._place is not None
 
     def stream(self) -> dict[str, str]:
-        """All that decides which images come, name -> value; two loaders that agree give the same batches."""
+        """Name -> value of all that determines the batches; two loaders with equal values give the same ones."""
         return {
             "data set": self._dataset.fingerprint,
             "split": self._split,
@@ -361,7 +361,7 @@ class TrainingLoader:
             run.close()
 
     def close(self) -> None:
-        """`pause`, and give the decoded images up too; an epoch that is begun then decodes them anew."""
+        """`pause`, and free the decoded images too; a later epoch decodes them again."""
         self.pause()
         self._keeper = None
         if self._device.type == "cuda":

@@ -1,4 +1,4 @@
-"""One run of a DALI pipeline: so many batches, handed to torch."""
+"""One run of a DALI pipeline: a fixed number of batches, as torch tensors."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from alexnet_fast.pipelines.reader import READER
 from alexnet_fast.tools.dataset import MANIFEST, Dataset
 from alexnet_fast.tools.errors import UserError
 
-# DALI's own words, and nvImageCodec's numbers (nvimgcodecStatus_t).  DALI's prefix "CUDA driver API error" tells
-# nothing: it precedes every failure of a GPU.
+# DALI's messages, and nvImageCodec's status codes (nvimgcodecStatus_t).  DALI's prefix "CUDA driver API error" precedes
+# every failure on a GPU, and so is not matched.
 NO_GPU = re.compile(
     "CUDA is not available|insufficient driver|driver version is insufficient|can(not|'t) (load|initialize) CUDA|"
     "failed to load CUDA driver|driver is a stub|no CUDA-capable device|CUDA_ERROR_NO_DEVICE|cudaErrorNoDevice",
@@ -51,7 +51,7 @@ class Execution:
 
 
 class PipelineRun:
-    """A pipeline that makes `num_batches` batches and no more: none is decoded in vain at the end of an epoch."""
+    """A pipeline that decodes exactly `num_batches` batches: none is wasted at the end of an epoch."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class PipelineRun:
         if found != wanted:
             raise UserError(
                 f"{dataset.folder}: the indexes of its {split} split list {found:,} samples, {MANIFEST} says "
-                f"{wanted:,}. `alexnet-fast verify` tells which files were altered."
+                f"{wanted:,}. `alexnet-fast verify` lists which files were altered."
             )
 
     def next(self) -> tuple[Any, ...]:
@@ -129,7 +129,7 @@ class PipelineRun:
         return bytes(self._pipeline.checkpoint())
 
     def close(self) -> None:
-        """End its threads and free its buffers; batches that were handed out stay.
+        """End its threads and free its buffers; batches that were returned stay valid.
 
         DALI's destructor does it too, but Python drops what is raised there: a Ctrl-C in that time would be lost.
         """
@@ -157,7 +157,7 @@ class CacheKeeper:
 
 
 def build(pipeline: Any) -> None:
-    """Build it, without DALI's warnings that nobody can heed.
+    """Build it, without DALI's warnings about which nothing can be done.
 
     That libraries of CUDA are missing which no graph of ours uses; that a part of a graph needs not all draws.
     """
@@ -173,7 +173,7 @@ def free_gpu_memory() -> None:
 
 
 def device_id(device: torch.device) -> int | None:
-    """DALI's word for a device: None is the CPU."""
+    """DALI's device id: None is the CPU."""
     if device.type == "cpu":
         return None
     return device.index if device.index is not None else torch.cuda.current_device()
@@ -194,9 +194,9 @@ def to_torch(output: Any) -> torch.Tensor:
 
 
 def explained(error: RuntimeError | MemoryError, execution: Execution, shards: Shards | None = None) -> UserError:
-    """DALI's complaint as a sentence with a remedy."""
+    """DALI's error as a UserError with a remedy."""
     text = str(error)
-    # What stands before it quotes our own source, words of which would be taken for the reason.
+    # The text before it quotes our source, which must not be matched.
     reason = text.partition("encountered:")[2] or text
     first = next((line.strip() for line in reason.splitlines() if line.strip()), type(error).__name__)
     if NO_GPU.search(reason):

@@ -1,4 +1,4 @@
-"""A loader's place in its stream, and the refusal of a place in another stream."""
+"""A loader's position in its stream, and the refusal of a position in another stream."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Checkpoint:
 
 @dataclass
 class Place:
-    """So many training batches of an epoch have been handed out."""
+    """The number of batches of an epoch that have been returned."""
 
     epoch: int
     batches: int = 0
@@ -42,7 +42,7 @@ def state_of(place: Place | None, stream: dict[str, str], decoding: dict[str, An
 
 
 def place_in(state: dict[str, Any]) -> Place | None:
-    """What `state_of` was given; None where no epoch had begun."""
+    """The inverse of `state_of`; None where no epoch had begun."""
     if state["epoch"] is None:
         return None
     dali = None if state["dali"] is None else base64.b64decode(state["dali"])

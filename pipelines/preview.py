@@ -1,4 +1,4 @@
-"""What is in the shards and what the network will see, as an image for people.
+"""An image of what the shards hold and of what the network will see.
 
 P images, V views of each, H × W pixels, C colors.
 """

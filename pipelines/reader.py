@@ -19,7 +19,7 @@ TENSOR_BYTES = 4096
 """Reserved for each member in the buffer.  JPEGs stay in the mapped tar, and labels are short; with DALI's own 1 MiB a
 buffer of 8192 samples reserves more than 16 GB of addresses."""
 NO_NUMBER = -1
-"""Label of a sample whose digits are none."""
+"""Label of a sample whose label is not a number."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def read_samples(reading: Reading) -> tuple[Any, Any]:
         random_shuffle=reading.shuffle_buffer is not None,
         initial_fill=reading.shuffle_buffer or 1,
         seed=reading.seed,
-        # True would map every tar with all its pages: each epoch would begin by reading the whole data set.
+        # True would prefault every mapped tar: each epoch would begin by reading the whole data set.
         read_ahead=False,
         tensor_init_bytes=TENSOR_BYTES,
         skip_cached_images=reading.skip_cached,

@@ -1,6 +1,6 @@
-"""Everything random in a stream follows from the recipe's seed, the epoch and the rank, and from nothing else.
+"""Seeds: all randomness of a stream is derived from the recipe's seed, the epoch and the rank.
 
-So an epoch can be begun from its number alone, and no epoch and no rank shares draws with another.
+Any epoch can be started from its number alone, and no two epochs or ranks share draws.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def shard_order(num_shards: int, seed: int, epoch: int) -> list[int]:
 def shard_order_within_parts(sizes: Sequence[int], num_ranks: int, seed: int, epoch: int) -> list[int]:
     """An order of shards of `sizes` samples that leaves each rank its samples; the same on every rank.
 
-    Shards that lie wholly in one rank's part change places among themselves; those that reach over a border stay.  So
-    the less a part holds of whole shards, the less its order changes.
+    Shards that lie entirely in one rank's part are permuted among themselves; those that cross a boundary stay.  The
+    fewer whole shards a part has, the less its order changes.
     """
     generator = np.random.Generator(np.random.PCG64(derive_seed(seed, epoch, None, "shard order")))
     ends = list(accumulate(sizes))

@@ -1,4 +1,4 @@
-"""How a loader runs on this machine when nobody says how, and whether what was asked for can be."""
+"""A loader's performance settings: defaults, those tuned for this machine, and the checks of arguments."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from alexnet_fast.tools.errors import UsageError, UserError
 MOST_THREADS = 4096
 MOST_PREFETCH = 1024
 MOST_DECODED = 65_536
-"""Beyond these it is a slip of the pen: each thread and each batch ahead takes memory."""
+"""Larger values are taken for typing errors: each thread and each prefetched batch takes memory."""
 GPU_DECODE_BATCH = 1024
 """Images: of small batches DALI's operators take as long as of large ones."""
 
@@ -59,7 +59,8 @@ class LoaderSettings:
             raise UsageError(f"a decode batch of {self.decode_batch} images: give 1 to {MOST_DECODED:,}.")
 
     def fitting_batch(self, batch_size: int, num_batches: int) -> int:
-        """Images to decode together: a multiple of `batch_size` near `decode_batch`, of which few are decoded in vain.
+        """Images to decode together: a multiple of `batch_size` near `decode_batch` that leaves few decoded images
+        unused.
 
         num_batches: training batches of an epoch.
         """
@@ -86,13 +87,13 @@ class LoaderOptions:
 
 
 def default_settings(device: torch.device) -> LoaderSettings:
-    """Of a machine that nothing is known of."""
+    """Of a machine that was not tuned."""
     on_gpu = device.type != "cpu"
     return LoaderSettings(usable_cores(), 2, decode_batch=GPU_DECODE_BATCH if on_gpu else 1)
 
 
 def settings_file() -> Path:
-    """Where the best settings of this user's machines are kept; UserError where this user has no place for them."""
+    """Where the best settings of this user's machines are kept; UserError where this user has no home directory."""
     cache = os.environ.get("XDG_CACHE_HOME")
     try:
         folder = Path(cache) if cache else Path.home() / ".cache"
@@ -112,7 +113,7 @@ def remembered(device: torch.device) -> LoaderSettings | None:
     try:
         kept = stored_settings(settings_file()).get(machine_key(device))
     except UserError:
-        return None  # without a place to keep them there are defaults
+        return None  # no settings file: defaults
     if not isinstance(kept, dict):
         return None
     kinds: dict[str, tuple[type, ...]] = {"hw_decoder_load": (int, float), "decode_on": (str,)}
@@ -157,7 +158,7 @@ def store_settings(new: Mapping[str, Any]) -> Path:
 def check_share(dataset: Dataset, split: str, *, batch_size: int, rank: int, num_ranks: int) -> None:
     """UsageError where the images are too small, or a split cannot give at least one to each of so many ranks."""
     size = dataset.image_options.size
-    if size < CROP:  # DALI would cut outside the image, and the process would die without a word
+    if size < CROP:  # DALI would cut outside the image, and the process would abort
         raise UsageError(
             f"{dataset.folder}: its images have {size}×{size} pixels, and the network takes {CROP}×{CROP}. "
             f"Shard again with --size {CROP} or more (256, unless you have a reason)."

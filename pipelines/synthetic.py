@@ -1,4 +1,4 @@
-"""Batches without data: the same `Batch`, made once, so that what remains is the network's own speed."""
+"""Synthetic batches, made once, for measuring the network's speed without a data pipeline."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from alexnet_fast.pipelines.seeds import derive_seed
 from alexnet_fast.tools.crop import CROP
 
 NUM_DISTINCT = 2
-"""Batches that are made; they come in turn.  Two, so that nothing can be kept from one step to the next."""
+"""Distinct batches, returned alternately.  Two, so that no result can be cached from one step to the next."""
 
 
 class SyntheticLoader:
-    """`num_batches` batches an epoch of random pixels with random labels; a `TrainingLoader` to whoever uses it."""
+    """`num_batches` batches an epoch of random pixels with random labels with the interface of `TrainingLoader`."""
 
     def __init__(
         self,

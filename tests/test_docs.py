@@ -116,7 +116,12 @@ def prepared(words: list[str], workplace: Path, number: str) -> list[str] | None
         if gpus and not torch.cuda.is_available():
             del kept[gpus[0] : gpus[0] + 2]
         return [*kept, *SMALL, "--out", f"runs/made-{number}"]
-    return words
+    if verb == "bench":
+        return [*words, "--batch-size", "8"]
+    if words[:2] == ["experiment", "ablations"]:
+        small = [*SMALL[:2], "--set", "batch_size=8", "--set", "lr_base_batch_size=8", "--set", "final_views=1"]
+        return [*words, "--epochs", "1", "--seeds", "1", *small, "--out", f"experiments/made-{number}"]
+    return None if verb == "experiment" else words  # the others need CIFAR-10
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

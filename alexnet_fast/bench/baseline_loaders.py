@@ -1,4 +1,6 @@
-"""What people use instead of our loader, doing the same work on the same JPEGs as far as it can."""
+"""Baselines for our loader: PyTorch's DataLoader, webdataset and FFCV, with the same work on the same JPEGs where
+possible.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +27,12 @@ from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.sharding.tar_writer import read_samples as samples_of_tar
 
-FFCV_PEER = Path(__file__).with_name("ffcv_baseline.py")
+FFCV_BASELINE = Path(__file__).with_name("ffcv_baseline.py")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What our graph does to the pixels, for those who do it by hand."""
+    """The arithmetic of our pipeline, for loaders that do it in Python."""
 
     mean: npt.NDArray[np.float32]
     """(224, 224, 3): the mean image's center."""
@@ -67,7 +69,7 @@ FRESH = "spawn"
 
 
 def all_jpegs(dataset: Dataset, split: str) -> Iterator[tuple[bytes, int]]:
-    """(JPEG, label) of the split's samples in order, again and again."""
+    """(JPEG, label) of the split's samples in order, repeated forever."""
     while True:
         for tar in dataset.tars(split):
             with tar.open("rb") as file:
@@ -91,7 +93,7 @@ class PillowImages(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
 
 
 def leave_at_once(worker: int) -> None:
-    """Let a worker end as soon as it is asked to, without Python's own end.
+    """Exit a worker at once on SIGTERM, without Python's finalization.
 
     That would stop the thread which hands batches over in the midst of torch: now and then the process was aborted.
     """
@@ -126,7 +128,7 @@ def webdataset_loader(
 
 
 def channels_last(loader: torch.utils.data.DataLoader[Any]) -> Iterator[object]:
-    """What the network takes: (N, 3, 224, 224) with channels-last strides, and labels."""
+    """The network's input: (N, 3, 224, 224) with channels-last strides, and labels."""
     for images, labels in loader:
         yield images.permute(0, 3, 1, 2), labels
 
@@ -150,9 +152,9 @@ def open_ffcv(
         np.savez(folder / "jpegs.npz", lengths=[len(jpeg) for jpeg, _ in jpegs],
                  content=np.frombuffer(b"".join(jpeg for jpeg, _ in jpegs), np.uint8))  # fmt: skip
         mean = recipe.mean.mean((0, 1)).tolist()
-        words = [str(python), str(FFCV_PEER), name, json.dumps(mean), str(batch_size), str(threads)]
+        command = [str(python), str(FFCV_BASELINE), name, json.dumps(mean), str(batch_size), str(threads)]
         with (folder / "errors.txt").open("w+") as errors, subprocess.Popen(
-            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
         ) as process:  # fmt: skip
             try:
                 names = json.loads(answer(process, errors))
@@ -171,7 +173,7 @@ def check_ffcv(python: Path) -> None:
         reason = (tried.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise UsageError(
             f"--ffcv-python {python}: cannot import FFCV ({reason}). Give a Python that has it; "
-            "benchmarks/LOG.md tells with which versions it was installed."
+            "benchmarks/LOG.md has the versions with which it was installed."
         )
 
 
@@ -184,11 +186,11 @@ def ask(process: subprocess.Popen[str], errors: IO[str], variant: str, lead: int
 
 
 def answer(process: subprocess.Popen[str], errors: IO[str]) -> str:
-    """A line of FFCV's process; UserError with its last words where it died."""
+    """A line of FFCV's process; UserError with its last line of error output where it ended."""
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("answer "):  # FFCV prints things of its own
             return line.removeprefix("answer ")
     errors.seek(0)
-    words = errors.read().strip().splitlines() or ["it said nothing"]
-    raise UserError(f"FFCV's process ended: {words[-1]}. Leave --ffcv-python out to measure without it.")
+    lines = errors.read().strip().splitlines() or ["without a message"]
+    raise UserError(f"FFCV's process ended: {lines[-1]}. Leave --ffcv-python out to measure without it.")

@@ -1,4 +1,4 @@
-"""What people use instead, written as they write it; only to measure against.
+"""Baseline models and their usual training step; for measurements only.
 
 Beside `inference.plain.PlainAlexNet`, a plain port of our networks, that is torchvision's AlexNet (after "One weird
 trick", 2014), which has one tower, other widths and no norms.
@@ -29,7 +29,7 @@ def torchvision_alexnet(num_classes: int) -> nn.Sequential:
 
 
 class PlainStep:
-    """A training step as tutorials have it: autocast, cross-entropy, torch.optim.SGD."""
+    """The usual training step: autocast, cross-entropy, torch.optim.SGD."""
 
     def __init__(self, network: nn.Module, device: torch.device, dtype: torch.dtype, *, compiled: bool) -> None:
         self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

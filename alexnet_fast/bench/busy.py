@@ -1,4 +1,4 @@
-"""Whether this machine does other work, which a measurement would take for the program's."""
+"""Whether other programs load this machine, which would distort a measurement."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ STAT = Path("/proc/stat")
 SAMPLE = 1.0
 """Seconds that are watched."""
 MOST_BUSY = 0.3
-"""Cores that others may use: what a desktop does by itself."""
+"""Cores that other programs may use: the background load of a desktop."""
 
 
 def busy_cores(seconds: float = SAMPLE, stat: Path = STAT) -> float:

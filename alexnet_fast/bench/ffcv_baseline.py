@@ -1,4 +1,5 @@
-"""FFCV's side of `bench loader --baselines`: run by a Python that has FFCV, started by `baseline_loaders.open_ffcv`.
+"""The FFCV process of `bench loader --baselines`: run by a Python that has FFCV, started by
+`baseline_loaders.open_ffcv`.
 
     python ffcv_baseline.py FOLDER MEAN BATCH_SIZE THREADS
 

@@ -1,4 +1,4 @@
-"""Measuring several loaders in turns, so that what else the machine does hits all of them alike.
+"""Interleaved measurements: loaders are timed in turns, so that other load on the machine affects all of them equally.
 
 Beside the time, the processors' time is counted: other work on the machine changes it far less.
 """
@@ -18,7 +18,7 @@ import torch
 from alexnet_fast.bench.measurement import Measurement, finish
 
 LEAD = 8
-"""Batches that a turn begins with, untimed: by then prefetch queues and workers are in their stride."""
+"""Batches that a turn begins with, untimed: by then prefetch queues are full and workers are warm."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""img/s of our loader, of its parts, and of what people use instead, on the same JPEGs.
+"""Throughput (img/s) of our loader, of its parts, and of the baselines, on the same JPEGs.
 
-The file cache is warm; rates are of batches in the stride of an epoch, its start skipped.
+The file cache is warm; rates are of the middle of an epoch, without its start.
 """
 
 from __future__ import annotations
@@ -110,11 +110,11 @@ def measure_baselines(
     ffcv_python: Path | None = None,
     say: Callable[[str], None],
 ) -> list[Measurement]:
-    """The limit, our graph and its parts, and other people's loaders, in turns.
+    """The limit, our graph and its parts, and the baseline loaders, interleaved.
 
     ffcv_python: a Python that can import FFCV, which needs older libraries than ours; None leaves FFCV out.
     """
-    threads, handing_over = num_threads if num_threads is not None else num_cores(), HandOver()
+    threads, converting = num_threads if num_threads is not None else num_cores(), TensorConversion()
     jpegs = list(islice(all_jpegs(dataset, SPLIT), (LEAD + BATCHES) * batch_size))
     recipe = Recipe.of(dataset)
     parts = Parts(dataset, device, batch_size, LoaderOptions(num_threads).settings(device))
@@ -127,7 +127,7 @@ def measure_baselines(
             "DALI: decode only": parts.stream(parts.decoded),
             "DALI: decode, crop, mirror, uint8": parts.stream(parts.cropped),
             "DALI: whole graph but the mean image": parts.stream(parts.whole),
-            "the same, handed to torch": parts.stream(parts.whole, handing_over),
+            "the same, as torch tensors": parts.stream(parts.whole, converting),
             MEAN_COLOR: ours(mean="rgb"),
             FULL_GRAPH: ours(),
             "torch DataLoader + Pillow": torch_loader(jpegs, recipe, batch_size, threads),
@@ -138,7 +138,7 @@ def measure_baselines(
         if ffcv_python is not None:
             candidates += stack.enter_context(open_ffcv(ffcv_python, jpegs, recipe, batch_size, threads))
         rows = measure_interleaved(candidates, batch_size=batch_size, count=BATCHES, turns=TURNS, device=device)
-    say(handing_over.share())
+    say(converting.share())
     return compared(rows, FULL_GRAPH)
 
 
@@ -204,7 +204,7 @@ class Parts:
         return read_samples(self.reading)
 
     def parsed(self) -> tuple[Any, ...]:
-        """The size that each JPEG's header tells."""
+        """The size in each JPEG's header."""
         jpeg, digits = read_samples(self.reading)
         return fn.peek_image_shape(jpeg), digits
 
@@ -246,8 +246,8 @@ class Parts:
         return batches
 
 
-class HandOver:
-    """Hands batches to torch, and keeps count of what that takes."""
+class TensorConversion:
+    """Converts batches to torch tensors, and measures the time that takes."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -262,6 +262,8 @@ class HandOver:
         return batch
 
     def share(self) -> str:
-        """In words: a batch's hand-over beside the time from one batch to the next, medians."""
-        hand_over, period = float(np.median(self.seconds)), float(np.median(np.diff(self.begun)))
-        return f"Hand-over to torch: {1000 * hand_over:.3f} ms a batch, {hand_over / period:.2%} of its time."
+        """A line: the median time of a batch's conversion to torch, and its share of the time per batch."""
+        conversion, period = float(np.median(self.seconds)), float(np.median(np.diff(self.begun)))
+        return (
+            f"Conversion to torch tensors: {1000 * conversion:.3f} ms a batch, {conversion / period:.2%} of its time."
+        )

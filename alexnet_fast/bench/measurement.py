@@ -14,7 +14,7 @@ GAP = "  "
 
 
 def finish(device: torch.device) -> None:
-    """Wait until the device has done everything that torch gave it, and not for what DALI decodes ahead."""
+    """Synchronize torch's current stream, and not what DALI decodes ahead."""
     if device.type == "cuda":
         torch.cuda.current_stream(device).synchronize()
 
@@ -35,7 +35,7 @@ class Measurement:
 def measure_rate(images: int, work: Callable[[], object], *, repetitions: int = 3) -> tuple[float, float]:
     """(median img/s, half range as a fraction of it) of `work`, which handles `images` images a call.
 
-    `work` must have finished when it returns (on a GPU: synchronize in it), and is to be warm already.
+    `work` must have finished when it returns (on a GPU: synchronize in it), and must be warmed up.
     """
     rates = []
     for _ in range(repetitions):

@@ -1,4 +1,4 @@
-"""img/s of the network on synthetic input, beside its limits and beside what people use instead."""
+"""Throughput (img/s) of the network on synthetic input, with its limits and the baseline models."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def measure_model(
 ) -> list[Measurement]:
     """Forward and training step over the batch sizes; what the norms cost, and on a GPU bit-equal runs.
 
-    `baselines`: also other AlexNets, which people use instead.
+    `baselines`: also other implementations of AlexNet.
     """
     if device.type == "cpu":
         keep_freed_memory()
@@ -122,7 +122,7 @@ def measure_model(
     if device.type == "cuda":  # a CPU runs the same kernels either way
         rows += in_own_process(measure_deterministic, device, batch_size, precision)
     if baselines:
-        # As people run them: what we do to this process's memory would help them too.
+        # In a process of their own: our memory settings for this process would make them faster too.
         rows += in_own_process(measure_baselines, device, batch_size, precision)
     reference = next(row for row in rows if row.name == "net 167, training step")
     reference = next(row for row in rows if row.name == reference.name and row.details.get("batch size") == batch_size)
@@ -175,7 +175,7 @@ def in_own_process(measure: Measure, device: torch.device, batch_size: int, prec
 
 
 def take_device(device: torch.device) -> None:
-    """Make a GPU this process's own: Triton starts its kernels on the current one."""
+    """Make a GPU the current one: Triton launches its kernels there."""
     if device.type == "cuda":
         start_gpu(device)
 

@@ -1,11 +1,11 @@
-"""Sharding's speed and memory, beside a bare loop and beside what people use instead.
+"""Speed and memory of sharding, compared with a bare loop and with other tools.
 
     python -m alexnet_fast.bench.sharding IMAGES [--json FILE] [--quick] [--img2dataset COMMAND] [--ffcv-python PYTHON]
 
 --quick: the worker beside the bare loop, and the image sizes, only.  IMAGES holds class folders of whole images, as
-`alexnet-fast shard` reads them: the others know no bad ones.  Every candidate makes the same number of images, in
-turns, three rounds; the file cache is warm.  Candidates of one core are bound to one.  img2dataset and FFCV need other
-versions of common libraries, so they are called in environments of their own.
+`alexnet-fast shard` reads them: the other tools skip no damaged ones.  Every candidate makes the same number of images,
+in turns, three rounds; the file cache is warm.  Candidates of one core are bound to one.  img2dataset and FFCV need
+other versions of common libraries, so they are called in environments of their own.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def bare_loop(plan: Plan, folder: Path, resampling: Image.Resampling) -> float:
 
 
 def pillow(content: bytes, resampling: Image.Resampling) -> bytes:
-    """What anybody would write."""
+    """A straightforward implementation."""
     image = Image.open(io.BytesIO(content)).convert("RGB")
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
@@ -283,7 +283,7 @@ class NoPool:
 
 
 class Roomy(LocalOutput):
-    """A folder whose free space nobody asks for: the images are not there to be sampled."""
+    """A folder without a check of its free space: there are no images to sample."""
 
     def free_bytes(self) -> None:
         return None

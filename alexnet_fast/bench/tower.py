@@ -26,7 +26,7 @@ ASSUMPTIONS = (
 
 
 class EchoExchange:
-    """Tower 0 whose peer answers at once, with tower 0's own words: the network without its exchanges' time."""
+    """Tower 0 with an exchange that returns its own tensor at once: the network without communication time."""
 
     towers = (0,)
 
@@ -42,7 +42,7 @@ def measure_towers(
     """For each batch size: both towers on this device, one tower on it, and what follows for two such devices."""
     rows = []
     for batch_size in batch_sizes:
-        # Both captured, as they are trained with: an eager step would hide what splitting it costs.
+        # Both captured as CUDA graphs, as in training: an eager step would hide the cost of the split.
         rate, _ = time_step(make_step(architecture, device, precision), batch_size)
         memory(device)
         tower_rate, spread = time_step(make_tower_step(architecture, device, precision), batch_size)

@@ -1,4 +1,4 @@
-"""img/s of the trainer: what it costs over the bare step, and end to end."""
+"""Throughput (img/s) of the trainer: its overhead over the bare step, and end to end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loader's best settings for this machine, and what keeps it from being faster still."""
+"""`--tune`: the loader's best settings for this machine, and its bottleneck."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def tune(
         return measure_settings(named, some, device, batch_size, turns=TURNS, count=BATCHES)
 
     check_quiet()
-    store_settings({})  # a place that cannot be written is told now and not after the sweep
+    store_settings({})  # raises now, and not after the sweep, where it cannot be written
     some = first_shards(dataset, FEW_SAMPLES)
     engines = has_jpeg_engines(device)
     best, tried, skipped = sweep(
@@ -75,7 +75,7 @@ def tune(
     say(f"The fastest: {tried[best].name}. Every later run on this machine uses it; it is stored in\n  {file}")
     say(f"To return to the defaults:\n  rm {shlex.quote(str(file))}")
     limits = measure_limits(dataset, device, batch_size, best)
-    say(wall(tried[best].rate, limits, fits_memory=bytes_of(dataset) < memory() / 2))
+    say(bottleneck(tried[best].rate, limits, fits_memory=bytes_of(dataset) < memory() / 2))
     return [*sorted(tried.values(), key=lambda row: -row.rate), *limits]
 
 
@@ -126,7 +126,7 @@ def sweep(
 
 
 def has_jpeg_engines(device: torch.device) -> bool | None:
-    """Whether NVIDIA's management library finds JPEG engines on the GPU; None where nobody can tell."""
+    """Whether NVIDIA's management library finds JPEG engines on the GPU; None where it is unknown."""
     if device.type != "cuda":
         return False
     try:
@@ -241,7 +241,7 @@ def memory() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def wall(rate: float, limits: Sequence[Measurement], *, fits_memory: bool) -> str:
+def bottleneck(rate: float, limits: Sequence[Measurement], *, fits_memory: bool) -> str:
     """The bottleneck: the limit that is nearest to the loader's rate.
 
     The disk counts where the shards do not fit into memory; one kind of decoder alone never does.

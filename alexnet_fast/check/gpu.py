@@ -1,4 +1,4 @@
-"""What only a GPU can show.  `pytest -m gpu` calls the same functions.
+"""Checks that need a GPU.  `pytest -m gpu` calls the same functions.
 
 None of them has run on a GPU yet.
 """
@@ -263,7 +263,7 @@ def check_resume(place: Place) -> str:
 
 
 def check_damaged(place: Place) -> str:
-    """Named, and not hanging: with engines, without, and both."""
+    """A damaged JPEG is named, without a hang: with JPEG engines, without, and with both."""
     device = gpu()
     folder = place.folder / "damaged"
     shutil.rmtree(folder, ignore_errors=True)
@@ -276,9 +276,9 @@ def check_damaged(place: Place) -> str:
     tar.write_bytes(content)
     stem = Path(member.name).stem
     for load in (0.0, 0.65, 1.0):
-        told = complaint_of(dataset, device, load)
-        if stem not in told:
-            raise CheckFailedError(f"engines {load:g}: {stem} is damaged, and what came was {told or 'no error'}")
+        message = complaint_of(dataset, device, load)
+        if stem not in message:
+            raise CheckFailedError(f"engines {load:g}: {stem} is damaged, and the error was {message or 'none'}")
     return "a damaged JPEG is named with 0, 0.65 and 1 of the images for the engines"
 
 

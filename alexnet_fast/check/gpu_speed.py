@@ -1,4 +1,4 @@
-"""What a GPU reaches, step by step and place by place; none of it has run on a GPU yet."""
+"""Throughput on a GPU, of the step and its parts; none of it has run on a GPU yet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the machine must offer: versions, room, ports, folders that can be written."""
+"""Checks of the machine: versions, disk space, ports, writable folders."""
 
 from __future__ import annotations
 
@@ -137,5 +137,5 @@ CHECKS = (
     Check(
         "writable caches", check_caches, "set XDG_CACHE_HOME, TRITON_CACHE_DIR and MPLCONFIGDIR to a writable folder"
     ),
-    Check("disk", check_disk, "set TMPDIR to a disk with room", 120.0),
+    Check("disk", check_disk, "set TMPDIR to a disk with free space", 120.0),
 )

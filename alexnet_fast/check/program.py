@@ -1,4 +1,4 @@
-"""What the program does on any machine: kernels, several processes, exact and resumable streams, resumable sharding."""
+"""Checks that run on any machine: kernels, several processes, exact and resumable streams, resumable sharding."""
 
 from __future__ import annotations
 
@@ -194,5 +194,5 @@ CHECKS = (
         "loader is exact", check_loader, "report it with this table: streams on this machine cannot be trusted", 120.0
     ),
     Check("two processes", check_gloo, "several processes cannot be used here; a firewall may block 127.0.0.1", 180.0),
-    Check("your data", check_data, "`alexnet-fast verify DATA` tells which files were altered", 180.0),
+    Check("your data", check_data, "`alexnet-fast verify DATA` lists which files were altered", 180.0),
 )

@@ -111,7 +111,7 @@ def _lost(check: Check, what: str, begun: float) -> Line:
 
 
 def manner_of_end(exit_code: int | None) -> str:
-    """In words; negative codes are signals."""
+    """For a report; negative codes are signals."""
     return f"signal {signal.Signals(-exit_code).name}" if exit_code is not None and exit_code < 0 else f"{exit_code}"
 
 

@@ -23,11 +23,11 @@ FULL_SWEEP = (128, 256, 512, 1024, 2048)
 """Batch sizes that `bench model` goes through on a GPU."""
 CPU_SWEEP = (64,)
 MOST_IMAGES = 1_000_000
-"""Of a batch; more is a slip of the pen."""
+"""Of a batch; larger values are taken for typing errors."""
 
 
 @click.command()
-@click.argument("words", metavar="[PART] [DATA]", nargs=-1)
+@click.argument("arguments", metavar="[PART] [DATA]", nargs=-1)
 @click.option("--device", default=None, help="cpu, cuda or cuda:1.  [default: the GPU where there is one]")
 @click.option(
     "--batch-size", type=click.IntRange(1, MOST_IMAGES), default=None, help="[default: 64 on a CPU, 1024 on a GPU]"
@@ -41,7 +41,7 @@ MOST_IMAGES = 1_000_000
     default=None,
     help="Also the loader with decoded images kept on the GPU, as `train` would.  Not tried on a GPU yet.",
 )
-@click.option("--baselines", is_flag=True, help="Also what people use instead: other loaders, other AlexNets.")
+@click.option("--baselines", is_flag=True, help="Also the baselines: other loaders, other implementations of AlexNet.")
 @click.option("--gpus", type=click.IntRange(1), default=None, help="Measure training on so many GPUs.")
 @click.option(
     "--ffcv-python", type=click.Path(path_type=Path), default=None, help="A Python with FFCV, for --baselines."
@@ -49,7 +49,7 @@ MOST_IMAGES = 1_000_000
 @click.option("--tune", is_flag=True, help="Find the loader's best settings for this machine and keep them.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), default=None, help="Also write the rows there.")
 def command(
-    words: tuple[str, ...],
+    arguments: tuple[str, ...],
     device: str | None,
     batch_size: int | None,
     recipe_name: str,
@@ -66,7 +66,7 @@ def command(
 
     DATA is a shards folder.  Without it, a small data set is drawn and sharded for the time of the measurement.
     """
-    part, data = part_and_data(words)
+    part, data = part_and_data(arguments)
     if tune and part not in ("loader", "all"):
         raise UsageError(f"--tune is about the loader: `alexnet-fast bench loader --tune`, not `bench {part}`.")
     if gpus is not None and part != "train":
@@ -95,11 +95,13 @@ def command(
         write_json(json_file, part, rows)
 
 
-def part_and_data(words: Sequence[str]) -> tuple[str, Path | None]:
+def part_and_data(arguments: Sequence[str]) -> tuple[str, Path | None]:
     """What `[PART] [DATA]` says; a folder that is called as a part is given as ./model."""
-    part, rest = (words[0], words[1:]) if words and words[0] in PARTS else ("all", words)
+    part, rest = (arguments[0], arguments[1:]) if arguments and arguments[0] in PARTS else ("all", arguments)
     if len(rest) > 1 or "" in rest:
-        raise UsageError(f"bench {' '.join(map(repr, words))}: give a part ({', '.join(PARTS)}), a folder, or both.")
+        raise UsageError(
+            f"bench {' '.join(map(repr, arguments))}: give a part ({', '.join(PARTS)}), a folder, or both."
+        )
     return part, Path(rest[0]) if rest else None
 
 
@@ -180,7 +182,7 @@ class Bench:
         if part == "loader":
             click.echo(self.shuffle(dataset))
         if part == "all":
-            click.echo(wall(rows[0].rate, rows[1].rate, rows[2].rate, shared=not self.on_gpu))
+            click.echo(bottleneck(rows[0].rate, rows[1].rate, rows[2].rate, shared=not self.on_gpu))
         if baselines:
             rows += self.baselines(part, dataset)
         return [*rows, *tuned]
@@ -258,7 +260,7 @@ class Bench:
         return [row]
 
     def baselines(self, part: str, dataset: Dataset) -> list[Measurement]:
-        """What people use instead, for the parts that were measured."""
+        """The baselines of the parts that were measured."""
         rows: list[Measurement] = []
         if part in ("loader", "all"):
             from alexnet_fast.bench.loader import measure_baselines
@@ -302,8 +304,8 @@ def shards_to_read(data: Path | None) -> Iterator[Path]:
         yield draw_shards(Path(folder))
 
 
-def wall(loader: float, model: float, training: float, *, shared: bool) -> str:
-    """One paragraph: which part limits training.  `shared`: loader and model compete for the same cores."""
+def bottleneck(loader: float, model: float, training: float, *, shared: bool) -> str:
+    """A paragraph: which part limits training.  `shared`: loader and model compete for the same cores."""
     slower, name = min((loader, "loader"), (model, "model"))
     faster = "model" if name == "loader" else "loader"
     lines = [f"The {name} is the bottleneck: the {faster} alone is {max(loader, model) / slower:.1f} times as fast."]

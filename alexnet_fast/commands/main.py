@@ -75,11 +75,11 @@ def group() -> None:
     """
 
 
-TOLD = (
+EXPLAINED = (
     errno.EACCES, errno.EDQUOT, errno.EIO, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOSPC, errno.ENOTDIR,
     errno.EROFS,
 )  # fmt: skip
-"""What the system says of a path that explains itself, wherever on the way to anything; the rest is ours to explain."""
+"""Errors of a path whose message from the system is sufficient wherever they occur; all others are bugs."""
 
 
 def main(arguments: list[str] | None = None) -> Any:
@@ -93,13 +93,13 @@ def main(arguments: list[str] | None = None) -> Any:
     except UserError as error:
         fail(str(error), error.exit_code)
     except OSError as error:
-        if error.errno not in TOLD or error.filename is None:
+        if error.errno not in EXPLAINED or error.filename is None:
             raise
         fail(f"{error.filename}: {error.strerror}", UserError.exit_code)
 
 
 def fail(message: str, exit_code: int) -> NoReturn:
-    """Say it on stderr, if anybody can hear it, and end."""
+    """Print it on stderr, if that is open, and exit."""
     try:
         click.echo(f"alexnet-fast: {message}", err=True)
     except OSError:

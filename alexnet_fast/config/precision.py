@@ -1,4 +1,4 @@
-"""In which precision the network computes.  Weights, momentum and the loss are kept in float32 whatever it is."""
+"""The precision in which the network computes.  Weights, momentum and the loss are kept in float32 whatever it is."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def choose_precision(device: torch.device, asked: str = "auto") -> Precision:
 def cpu_multiplies_bf16() -> bool:
     """AVX-512 BF16, AMX or Arm's BF16; emulated bfloat16 is slower than float32."""
     try:
-        words = Path("/proc/cpuinfo").read_text().split()
+        flags = Path("/proc/cpuinfo").read_text().split()
     except OSError:
         return False
-    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(words)
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags)

@@ -1,4 +1,6 @@
-"""Every choice of a training run, in one frozen dataclass; recipes are TOML files that say what differs from it."""
+"""`Recipe`: all settings of a training run in a frozen dataclass; recipe files are TOML with the keys that differ from
+it.
+"""
 
 from __future__ import annotations
 

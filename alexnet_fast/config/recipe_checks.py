@@ -62,7 +62,7 @@ def check_freeze(recipe: RecipeKeys) -> None:
         if layer not in LAYERS:
             raise UsageError(f"freeze is {recipe.freeze!r}: there is no layer {layer!r}; {did_you_mean(layer, LAYERS)}")
     if "fc8" in recipe.frozen:
-        raise UsageError(f"freeze is {recipe.freeze!r}: fc8 tells the classes apart, it has to learn")
+        raise UsageError(f"freeze is {recipe.freeze!r}: fc8 distinguishes the classes, it has to be trained")
     if recipe.frozen and not recipe.init:
         raise UsageError(f"freeze is {recipe.freeze!r}: layers that never learned anything; give --init CHECKPOINT too")
 

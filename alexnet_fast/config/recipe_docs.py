@@ -1,4 +1,4 @@
-"""What a recipe's keys mean and where their values come from, read out of `Recipe` and out of the recipe files."""
+"""Documentation of the recipe's keys and the sources of their values, extracted from `Recipe` and the recipe files."""
 
 from __future__ import annotations
 

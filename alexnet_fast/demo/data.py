@@ -1,8 +1,8 @@
 """The demo's data set: drawn shapes and textures in ten classes, laid out like ImageNet, oddities included.
 
 Five classes are a shape and five a texture.  Each shape shares its hue with one texture, and hues scatter into their
-neighbors', so that neither color nor outline alone tells the class.  Sizes, places, angles, backgrounds, light, noise
-and clutter vary from image to image.
+neighbors', so that neither color nor outline alone determines the class.  Sizes, places, angles, backgrounds, light,
+noise and clutter vary from image to image.
 """
 
 from __future__ import annotations

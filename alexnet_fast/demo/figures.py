@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from alexnet_fast.inference.trained_network import Guess, TrainedNetwork
-from alexnet_fast.runs.figures import Floats, save, tile
+from alexnet_fast.runs.figures import Floats, save_figure, tile
 
 RIGHT, WRONG, OTHER = "#3f7fbf", "#c0504d", "#c8c8c8"
 INK = "#333333"
@@ -44,7 +44,7 @@ def draw_guesses(network: TrainedNetwork, images: Path, file: Path) -> None:
         top.set_axis_off()
         top.set_title(true, fontsize=11, color=INK)
         draw_bars(below, true, guesses)
-    save(figure, file)
+    save_figure(figure, file)
 
 
 def square(image: Image.Image, side: int = 224) -> Image.Image:
@@ -81,4 +81,4 @@ def draw_conv1(trained: Floats, initial: Floats, num_towers: int, file: Path) ->
             place.imshow(tile(block), interpolation="nearest")
             place.set_axis_off()
             place.set_title(f"conv1, tower {tower}: {title}", fontsize=11, color=INK)
-    save(figure, file)
+    save_figure(figure, file)

@@ -26,7 +26,7 @@ from alexnet_fast.tools.storage.output import open_output
 
 IMAGES, SHARDS, RUN = "images", "shards", "run"
 MARKER = ".alexnet-fast-demo"
-"""A file by which the demo knows a folder that it made: in any other, what has these names is somebody else's."""
+"""A file that marks a folder as made by the demo: in any other, files of these names are not overwritten."""
 SHARD_SIZE = 300
 """Small, so that the small data set has several shards."""
 FIGURES = {
@@ -156,8 +156,8 @@ def summary(demo: DemoResult, folder: Path) -> str:
         "Ask it:",
         to_copy(command("predict", run, example(images))),
     ]
-    for lesson, words in lessons(shards, folder):
-        lines += ["", lesson, to_copy(*(command(*one) for one in words))]
+    for lesson, commands in lessons(shards, folder):
+        lines += ["", lesson, to_copy(*(command(*one) for one in commands))]
     return "\n".join(lines)
 
 
@@ -176,7 +176,7 @@ def lessons(shards: Path, folder: Path) -> list[tuple[str, list[tuple[object, ..
             [(*again, "--set", "activation=tanh", "--out", tanh), ("compare", folder / RUN, tanh)],
         ),
         (
-            "Dropout keeps the network from learning the images by heart; without it:",
+            "Dropout reduces overfitting; without it:",
             [(*again, "--set", "dropout=0", "--out", dropout), ("compare", folder / RUN, dropout)],
         ),
         (

@@ -44,7 +44,7 @@ STOP_SECONDS = 5.0
 
 
 class LostProcessError(UserError):
-    """A process is gone without a report; what was saved before is still there."""
+    """A process ended without a report; the last checkpoint remains."""
 
 
 @dataclass
@@ -59,7 +59,7 @@ class Worker:
 
 @dataclass(frozen=True)
 class Report:
-    """What a process reports at its end."""
+    """The report of a process at its end."""
 
     result: object = None
     error: UserError | KeyboardInterrupt | None = None
@@ -93,7 +93,7 @@ def launch(layout: Layout, work: Callable[..., Result], *arguments: Any) -> Resu
 
 
 def take_part(layout: Layout, work: Callable[..., Result], arguments: Sequence[Any]) -> Result:
-    """Join the mesh, work, leave it."""
+    """Join the mesh, call `work`, leave the mesh."""
     share_machine(local_world_size())
     device = layout.device
     if device.type == "cuda":
@@ -123,7 +123,7 @@ def take_part(layout: Layout, work: Callable[..., Result], arguments: Sequence[A
 @contextlib.contextmanager
 def start_workers(layout: Layout, work: Callable[..., Any], arguments: Sequence[Any]) -> Iterator[list[Worker]]:
     """The running processes; none of them outlives the block."""
-    # The meeting point stands in this process, so that no port has to be guessed free.
+    # This process holds the rendezvous store, so that no free port has to be guessed.
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
     context = multiprocessing.get_context("spawn")
     # Plain pickle: multiprocessing's own would let the processes share the memory of tensors.
@@ -186,7 +186,7 @@ def run_worker(rank: int, port: int, layout: Layout, task: bytes, reports: Conne
 
 
 def end_with_parent() -> None:
-    """End this process when the one that started it is gone, however it went."""
+    """End this process when its parent has ended, for whatever reason."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -221,14 +221,14 @@ def pass_on(number: signal.Signals, workers: Sequence[Worker]) -> None:
 
 
 def settle(workers: Sequence[Worker]) -> None:
-    """Give the others time to report their failure too."""
+    """Wait for the reports of further failures."""
     deadline = time.monotonic() + SETTLE_SECONDS
     while time.monotonic() < deadline and any(worker.report is None for worker in workers if is_running(worker)):
         collect(workers, timeout=deadline - time.monotonic())
 
 
 def collect(workers: Sequence[Worker], timeout: float | None, signaled: int | None = None) -> None:
-    """Wait until something happens, and take the reports that have come.  `signaled`: `StopSignals.reader`."""
+    """Wait for reports, ends and signals, and collect the reports.  `signaled`: `StopSignals.reader`."""
     open_reports = [worker for worker in workers if worker.report is None and is_running(worker)]
     if open_reports:
         waits: list[Any] = [worker.reports for worker in open_reports]
@@ -261,7 +261,7 @@ def cause(workers: Sequence[Worker], layout: Layout, passed_on: signal.Signals |
             if passed_on is not None and -(worker.process.exitcode or 0) == passed_on:
                 return KeyboardInterrupt(passed_on)
             return LostProcessError(
-                f"{name_of(worker.rank, layout)} {manner_of_death(worker.process.exitcode or 0)}; "
+                f"{name_of(worker.rank, layout)} {describe_exit(worker.process.exitcode or 0)}; "
                 "the other processes were ended."
             )
     reports = [
@@ -283,8 +283,8 @@ def name_of(rank: int, layout: Layout) -> str:
     return f"process {rank} of {layout.num_processes} ({place})"
 
 
-def manner_of_death(exit_code: int) -> str:
-    """In words; negative codes are signals."""
+def describe_exit(exit_code: int) -> str:
+    """For an error message; negative codes are signals."""
     if exit_code >= 0:
         return f"ended with exit code {exit_code} without a report"
     name = signal.Signals(-exit_code).name
@@ -292,7 +292,7 @@ def manner_of_death(exit_code: int) -> str:
 
 
 def end_all(workers: Sequence[Worker]) -> None:
-    """End those that still run: kindly first, then not."""
+    """Terminate the processes that still run; kill those that have not ended after `STOP_SECONDS`."""
     for worker in workers:
         if worker.report is None or worker.report.failed:
             worker.process.terminate()

@@ -1,6 +1,6 @@
-"""Who this process is: replica × tower, out of WORLD_SIZE, RANK and LOCAL_RANK.
+"""The device mesh, replica × tower, and this process's coordinates in it, from WORLD_SIZE, RANK and LOCAL_RANK.
 
-Rank = replica · towers + tower, so that a replica's two towers are neighbors, on one machine and its fastest link.
+rank = replica · towers + tower, so that the two towers of a replica are on one machine, with its fastest interconnect.
 """
 
 from __future__ import annotations
@@ -13,31 +13,31 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-from alexnet_fast.distributed.rendezvous import agents_store, meet
+from alexnet_fast.distributed.rendezvous import agents_store, rendezvous
 from alexnet_fast.distributed.torchrun_env import launcher_env, launcher_holds_store
 from alexnet_fast.network.exchange import Exchange, LocalExchange, TowerExchange
 from alexnet_fast.tools.errors import UsageError
 
 TIMEOUT = timedelta(minutes=5)
-"""How long a collective waits for a rank that is alive but late; a rank that dies is noticed at once by `launch`."""
+"""Of collectives, for a rank that is alive but late; a rank that dies is detected at once by `launch`."""
 
-Thing = TypeVar("Thing")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """One process's place.  `Mesh()` is the only process there is."""
+    """One process's coordinates and process groups.  `Mesh()` is that of a run with one process."""
 
     rank: int = 0
     world_size: int = 1
     split: bool = False
     """Whether a replica is two processes, one tower each."""
     replica_group: dist.ProcessGroup | None = None
-    """The processes with this process's tower, one of each replica: gradients are averaged over them."""
+    """The ranks of this tower, one per replica: gradients are averaged over them."""
     tower_group: dist.ProcessGroup | None = None
-    """The two towers of this replica."""
+    """The ranks of this replica's two towers."""
     host_group: dist.ProcessGroup | None = None
-    """All processes, over the host: what is said here waits for no GPU."""
+    """All ranks, with the gloo backend: its collectives do not synchronize a GPU.  None: the default group is gloo."""
 
     @property
     def processes_per_replica(self) -> int:
@@ -58,17 +58,17 @@ class Mesh:
 
     @property
     def is_main_rank(self) -> bool:
-        """Whether this process prints and writes files; one of all does."""
+        """Whether this is rank 0, which prints and writes files."""
         return self.rank == 0
 
     @property
     def writes_state(self) -> bool:
-        """Whether this process must take part in gathering whole tensors: the first replica's do."""
+        """Whether this rank takes part in gathering whole tensors: those of the first replica do."""
         return self.replica == 0
 
     @property
     def data_rank(self) -> int:
-        """Every process loads its own share of the images, those that hold one tower too."""
+        """Every rank loads its own part of the images, also where it holds one tower."""
         return self.rank
 
     @property
@@ -76,7 +76,7 @@ class Mesh:
         return self.world_size
 
     def share_batch(self, batch_size: int) -> int:
-        """Images that each process loads, out of the batch of all processes."""
+        """Images per rank for a global batch size.  Raises UsageError where it does not divide evenly."""
         if batch_size % self.world_size:
             below = batch_size - batch_size % self.world_size
             sizes = f"{below} or {below + self.world_size}" if below else str(self.world_size)
@@ -87,7 +87,7 @@ class Mesh:
         return batch_size // self.world_size
 
     def make_exchange(self, num_towers: int = 2) -> Exchange:
-        """What the model is to be made with."""
+        """The exchange to construct the model with."""
         if not self.split:
             return LocalExchange(num_towers)
         if num_towers != 2:
@@ -96,35 +96,35 @@ class Mesh:
         return TowerExchange(self.tower, self.rank ^ 1, self.tower_group)
 
     def sum_over_replicas(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The sum of a small tensor that the two towers of a replica have alike (loss, counts)."""
+        """All-reduce (sum) over the replicas of a tensor that both towers of a replica hold, such as a loss."""
         total = tensor.clone()
         if self.replica_group is not None:
             dist.all_reduce(total, group=self.replica_group)
         return total
 
     def any_process(self, *flags: bool) -> list[bool]:
-        """Each flag: whether any process has it; the same answer everywhere.  No GPU is waited for."""
+        """All-reduce (any) of flags over all ranks, without synchronizing a GPU."""
         if self.world_size == 1:
             return list(flags)
-        votes = torch.tensor(flags, dtype=torch.int32)
-        dist.all_reduce(votes, op=dist.ReduceOp.MAX, group=self.host_group)
-        return [bool(vote) for vote in votes.tolist()]
+        reduced = torch.tensor(flags, dtype=torch.int32)
+        dist.all_reduce(reduced, op=dist.ReduceOp.MAX, group=self.host_group)
+        return [bool(flag) for flag in reduced.tolist()]
 
     def barrier(self) -> None:
-        """Wait for all processes."""
+        """Block until all ranks have called it."""
         if self.world_size > 1:
             dist.barrier()
 
     def close(self) -> None:
-        """Leave the world; nothing in the only process there is."""
+        """Destroy the default process group, if there is one."""
         if self.world_size > 1 and dist.is_initialized():
             dist.destroy_process_group()
 
 
 def join_mesh(device: torch.device, *, split: bool) -> Mesh:
-    """Take the place that the environment gives (`launch` or torchrun set it); one process needs no environment.
+    """Initialize torch.distributed from the environment, which `launch` or torchrun set; a single process has none.
 
-    `split`: two neighboring processes make one replica, one tower each.
+    split: two consecutive ranks are one replica, with one tower each.
     """
     env = launcher_env()
     world_size = 1 if env is None else env.world_size
@@ -138,9 +138,9 @@ def join_mesh(device: torch.device, *, split: bool) -> Mesh:
     if backend == "nccl" and not dist.is_nccl_available():
         raise UsageError("this torch was built without NCCL, which several GPUs need: install torch's CUDA build")
     if not dist.is_initialized():
-        # Who started the processes holds the store, and may start them again; else rank 0 opens one of its own.
+        # The launcher holds the store and may restart the processes; else rank 0 opens a store for one start.
         held = launcher_holds_store()
-        store = meet(agents_store(TIMEOUT), env.rank, world_size, TIMEOUT) if held else None
+        store = rendezvous(agents_store(TIMEOUT), env.rank, world_size, TIMEOUT) if held else None
         dist.init_process_group(
             backend,
             store=store,
@@ -162,26 +162,26 @@ def join_mesh(device: torch.device, *, split: bool) -> Mesh:
 
 
 def own_group(parts: Sequence[Sequence[int]]) -> dist.ProcessGroup:
-    """The group of this process, out of disjoint parts of all ranks; every process calls it with the same parts.
+    """This rank's process group out of disjoint `parts` of all ranks; every rank calls it with the same parts.
 
-    With the timeout of the whole world: torch gives a new group its own default, 30 minutes for gloo and 10 for NCCL.
+    With `TIMEOUT`: a new group has torch's default instead, 30 minutes for gloo and 10 for NCCL.
     """
     groups = dist.new_subgroups_by_enumeration([list(part) for part in parts], timeout=TIMEOUT)  # type: ignore[no-untyped-call]
     own: dist.ProcessGroup = groups[0]
     return own
 
 
-def broadcast_object(mesh: Mesh, own: Thing) -> Thing:
-    """What the main rank has, in all of them; the others wait for it here."""
-    told = [own]
+def broadcast_object(mesh: Mesh, own: T) -> T:
+    """The main rank's object, on every rank; all call it together."""
+    objects = [own]
     if mesh.world_size > 1:
-        dist.broadcast_object_list(told, src=0, group=mesh.host_group)
-    return told[0]
+        dist.broadcast_object_list(objects, src=0, group=mesh.host_group)
+    return objects[0]
 
 
-def all_gather_object(mesh: Mesh, own: Thing) -> list[Thing]:
-    """What each process has, in all of them; all call it together."""
-    told = [own] * mesh.world_size
+def all_gather_object(mesh: Mesh, own: T) -> list[T]:
+    """The objects of all ranks, in rank order, on every rank; all call it together."""
+    objects = [own] * mesh.world_size
     if mesh.world_size > 1:
-        dist.all_gather_object(told, own, group=mesh.host_group)
-    return told
+        dist.all_gather_object(objects, own, group=mesh.host_group)
+    return objects

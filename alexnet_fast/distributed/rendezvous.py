@@ -1,10 +1,10 @@
-"""A store for one start of the processes, out of an agent's store that outlives them.
+"""Rendezvous: a key prefix in the agent's store that belongs to one start of the processes.
 
-torchrun starts all processes anew when one fails, and hands the new ones the very store in which the old ones left
-their addresses (https://github.com/pytorch/pytorch/issues/135712; torch 2.13 still does).  Who reads an address before
-its new owner has written it calls a dead process and waits for minutes.  A count of restarts cannot tell the starts
-apart: an agent that replaces a lost one counts from nought.  So the processes of a start agree on a word first, which
-nobody before them can have said, and write everything under it.
+When a process fails, torchrun restarts all of them with the same store, in which the addresses of the old processes
+remain (https://github.com/pytorch/pytorch/issues/135712; in torch 2.13 too).  A process that reads an address before
+its new owner has written it connects to a dead process and blocks until the timeout.  The restart count cannot separate
+the starts: an agent that replaces a lost one begins at 0.  So the processes of a start first agree on a random key, and
+write everything under that prefix.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ from alexnet_fast.tools.errors import UserError
 POLL_SECONDS = 0.01
 
 
-def meet(store: Store, rank: int, world_size: int, timeout: timedelta) -> Store:
-    """The part of `store` that belongs to this start of the processes; every rank calls it, each start anew.
+def rendezvous(store: Store, rank: int, world_size: int, timeout: timedelta) -> Store:
+    """The part of `store` that belongs to this start of the processes; every rank calls it once per start.
 
-    Each process says a word of its own; rank 0 repeats them all, until each has heard its own among them.  What is
-    left of an earlier start never holds the words of this one.  Raises UserError if not all came in time.
+    Each rank writes a random token; rank 0 publishes the list of all, until every rank has found its own token in it.
+    A list from an earlier start never contains the tokens of this one.  Raises UserError after `timeout`.
     """
-    words = [f"word/{other}" for other in range(world_size)]
+    keys = [f"token/{other}" for other in range(world_size)]
     own = uuid.uuid4().hex
-    store.set(words[rank], own)
-    heard = False
+    store.set(keys[rank], own)
+    acknowledged = False
     deadline = time.monotonic() + timeout.total_seconds()
     while time.monotonic() < deadline:
-        if rank == 0 and store.check(words):
-            store.set("words", " ".join(store.get(word).decode() for word in words))
-        said = store.get("words").decode().split() if store.check(["words"]) else []
-        if len(said) == world_size and said[rank] == own:
-            num_heard = store.add(f"{said[0]}/heard", 0 if heard else 1)
-            heard = True
-            if num_heard == world_size:
-                return PrefixStore(said[0], store)
+        if rank == 0 and store.check(keys):
+            store.set("tokens", " ".join(store.get(key).decode() for key in keys))
+        tokens = store.get("tokens").decode().split() if store.check(["tokens"]) else []
+        if len(tokens) == world_size and tokens[rank] == own:
+            num_acknowledged = store.add(f"{tokens[0]}/acknowledged", 0 if acknowledged else 1)
+            acknowledged = True
+            if num_acknowledged == world_size:
+                return PrefixStore(tokens[0], store)
         time.sleep(POLL_SECONDS)
     raise UserError(
         f"process {rank} of {world_size} waited {timeout.total_seconds():.0f} s for the others: not all were started, "
-        "or they cannot reach this one. Look at what the other machines say."
+        "or they cannot reach this one. Look at the output of the other machines."
     )
 
 

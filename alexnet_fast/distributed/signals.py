@@ -1,7 +1,6 @@
-"""Stop signals: the first asks for a good end (finish the step, save, stop), a second Ctrl-C ends at once.
+"""Stop signals: the first asks to finish the step, save and stop; a second Ctrl-C stops at once.
 
-Handlers only set a flag.  Whatever is printed about it is printed by others, where a stream that nobody reads any more
-harms nobody.
+Handlers only set a flag: printing happens elsewhere, so that a closed output stream cannot raise in a handler.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ class StopSignals:
         """`hint`: a line to print on standard error at the first Ctrl-C, at once, whatever the program is doing."""
         self.received: signal.Signals | None = None
         self.reader: int | None = None
-        """A file descriptor that becomes readable with each signal, for whoever waits for several things."""
+        """A file descriptor that becomes readable with each signal, for `select` and the like."""
         self._hint = hint
         self._moment = 0.0
         self._writer: int | None = None
@@ -82,7 +81,7 @@ class StopSignals:
     def _print_hint(self, reader: int) -> None:
         while numbers := os.read(reader, 64):
             if signal.SIGINT in numbers:
-                with contextlib.suppress(OSError, ValueError):  # nobody reads it, or it is closed
+                with contextlib.suppress(OSError, ValueError):  # a closed pipe or stream
                     print(f"\n{self._hint}", file=sys.stderr, flush=True)
                 return
 

@@ -13,7 +13,7 @@ from alexnet_fast.tools.errors import UsageError
 
 @dataclass(frozen=True)
 class LauncherEnv:
-    """What a launcher told this process."""
+    """The variables that a launcher set for this process."""
 
     rank: int
     world_size: int
@@ -23,7 +23,7 @@ class LauncherEnv:
 
 
 def launcher_env() -> LauncherEnv | None:
-    """What torchrun (or another launcher that sets its variables) told this process; None: no launcher started it.
+    """What torchrun, or another launcher that sets its variables, has set; None: no launcher started this process.
 
     Raises UsageError where the variables cannot come from a launcher, such as those forgotten in a shell.
     """
@@ -67,7 +67,7 @@ def is_local_main_rank() -> bool:
 
 
 def master_address() -> tuple[str, int]:
-    """Host and port of the store in which the processes find each other."""
+    """Host and port of the rendezvous store."""
     return os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
 
 
@@ -82,7 +82,7 @@ def is_restarted() -> bool:
 
 
 def set_launcher(env: LauncherEnv, port: int) -> None:
-    """Tell this process its rank as torchrun would; the store is held at `port` of this machine."""
+    """Set the variables as torchrun would; the store listens at `port` of this machine."""
     os.environ |= {
         "RANK": str(env.rank),
         "LOCAL_RANK": str(env.local_rank),

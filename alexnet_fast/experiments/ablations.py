@@ -15,6 +15,7 @@ from typing import Any
 
 from alexnet_fast.config.recipe import Recipe, load_recipe
 from alexnet_fast.distributed.machine import describe_machine
+from alexnet_fast.runs.figures import save_figure
 from alexnet_fast.runs.folder import RunFolder, to_json
 from alexnet_fast.runs.resume import ONLY_WORDS, recipe_of_run
 from alexnet_fast.tools import atomic
@@ -299,8 +300,4 @@ def draw(outcomes: Sequence[Outcome], file: Path) -> None:
     axes.set_xlabel("points of top-1 error more than net 167, with the 95 % interval over seeds")
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
-    try:
-        with atomic.writing(file) as opened:
-            figure.savefig(opened, format="png")
-    finally:
-        plt.close(figure)
+    save_figure(figure, file)

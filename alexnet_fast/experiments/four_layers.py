@@ -86,7 +86,7 @@ def prepare(cifar: Cifar, device: torch.device, start: Start) -> Prepared:
 
 @dataclass
 class TrialState:
-    """A training after whole epochs; with it, it can go on in another process, to the same weights."""
+    """A training after whole epochs; another process can resume from it, to the same weights."""
 
     epoch: int
     weights: dict[str, torch.Tensor]

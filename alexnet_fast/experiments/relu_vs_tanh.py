@@ -35,6 +35,7 @@ from alexnet_fast.experiments.four_layers import (
     epochs_to_goal,
     prepare,
 )
+from alexnet_fast.runs.figures import save_figure
 from alexnet_fast.runs.folder import to_json
 from alexnet_fast.tools import atomic
 from alexnet_fast.tools.errors import UsageError, UserError
@@ -298,8 +299,4 @@ def draw(outcome: Outcome, file: Path) -> None:
     axes.legend(frameon=False)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    try:
-        with atomic.writing(file) as opened:
-            figure.savefig(opened, format="png")
-    finally:
-        plt.close(figure)
+    save_figure(figure, file)

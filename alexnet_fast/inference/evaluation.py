@@ -59,7 +59,7 @@ def average_probabilities(
                 logits = predictor.model(images, weights=predictor.weights)
             probabilities = F.softmax(logits.float(), dim=1)
             total = probabilities if total is None else total + probabilities
-    assert total is not None, "nobody to ask"
+    assert total is not None, "no predictors"
     return total / (num_views * len(predictors))
 
 

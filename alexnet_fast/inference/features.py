@@ -1,7 +1,7 @@
 """What the network makes of every image at a chosen layer, as one memory-mapped .npy array with a table beside it.
 
 FILE.npy: (N, D) float16 or float32; row i belongs to image i.  FILE.tsv, the same rows in the same order: row, sample
-(its stem in the shards, or the image file), label (class index; empty where nobody knows it), class, problem (why an
+(its stem in the shards, or the image file), label (class index; empty where unknown), class, problem (why an
 image could not be used: its row holds NaN).
 
 The work is cut into parts.  Finished parts are noted in a folder beside the array, so that the same command continues

@@ -30,7 +30,7 @@ NORM_FACTOR = 2.0**0.75
 
 @dataclass(frozen=True)
 class Pretrained:
-    """Weights for a network, and what people should know of them."""
+    """Weights for a network, and notes for the user of them."""
 
     tensors: dict[str, torch.Tensor]
     """Parameter name -> whole float32 tensor; fc8 is missing where it is to start anew."""

@@ -61,7 +61,7 @@ class Box:
 
 
 class Drawing:
-    """A figure with the lines, boxes and words of the diagram."""
+    """A figure with the lines, boxes and labels of the diagram."""
 
     def __init__(self) -> None:
         from matplotlib.figure import Figure
@@ -82,7 +82,7 @@ class Drawing:
         dx, dy = box.skew
         x, y, t, h = box.x, box.y, box.thickness, box.height
         whole = [(x, y), (x + t, y), (x + t + dx, y + dy), (x + t + dx, y + dy + h), (x + dx, y + dy + h), (x, y + h)]
-        self.polygon(whole, "white", 1, zorder=order)  # nothing behind it shines through
+        self.polygon(whole, "white", 1, zorder=order)  # opaque
         self.polygon(
             [(x, y + h), (x + t, y + h), (x + t + dx, y + dy + h), (x + dx, y + dy + h)], color, 0.16, zorder=order
         )
@@ -91,7 +91,7 @@ class Drawing:
         )
         self.polygon([(x, y), (x + t, y), (x + t, y + h), (x, y + h)], color, 0.52, zorder=order)
 
-    def text(self, x: float, y: float, words: str, size: float = 10, **style: Any) -> None:
+    def text(self, x: float, y: float, text: str, size: float = 10, **style: Any) -> None:
         from matplotlib.patheffects import withStroke
 
         settings: dict[str, Any] = {
@@ -102,7 +102,7 @@ class Drawing:
             "zorder": 50,
         } | style
         halo = [withStroke(linewidth=2.5, foreground="white", alpha=0.85)]
-        self.axes.text(x, y, words, fontsize=size, path_effects=halo, **settings)
+        self.axes.text(x, y, text, fontsize=size, path_effects=halo, **settings)
 
     def line(self, start: tuple[float, float], end: tuple[float, float], **style: Any) -> None:
         settings: dict[str, Any] = {"color": LINE, "linewidth": 0.7} | style
@@ -224,9 +224,9 @@ class Diagram:
         """Name and steps of a layer, below it."""
         steps = [f"stride {row.stride}"] if row.stride > 1 else []
         steps += [step for step in row.then if step.startswith("max pool")]
-        words = "\n".join([row.name, *(step.replace("max pool", "max pooling") for step in steps)])
+        text = "\n".join([row.name, *(step.replace("max pool", "max pooling") for step in steps)])
         x = lowest.x + lowest.thickness / 2 + lowest.skew[0] / 4
-        self.drawing.text(x, self.captions_at, words, 9.5, va="top", style="italic", linespacing=1.25)
+        self.drawing.text(x, self.captions_at, text, 9.5, va="top", style="italic", linespacing=1.25)
 
     def frame(self, right: float) -> None:
         axes = self.drawing.axes

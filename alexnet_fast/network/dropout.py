@@ -1,7 +1,7 @@
 """Dropout as the authors' program had it: training zeroes half of the activations, testing halves all of them.
 
-`torch.nn.Dropout` doubles what it keeps instead.  After fc6 and fc7 that quadruples the logits at the start, and the
-network with these initialization becomes NaN within 20 steps.
+`torch.nn.Dropout` doubles what it keeps instead.  After fc6 and fc7 that quadruples the logits at the start, and a
+network with this initialization becomes NaN within 20 steps.
 
 A mask is a hash of (seed, step, layer, row of the whole batch, unit of the whole layer), not the state of a generator:
 it is the same on every device, however rows and units are spread over processes, and after any resume.
@@ -43,7 +43,7 @@ def drop(x: torch.Tensor, dropout: DropoutKey, layer: int, first_unit: int, rate
 
 
 class Dropped(torch.autograd.Function):
-    """The mask is made again going back, which is cheaper than keeping it."""
+    """The backward pass recomputes the mask, which is cheaper than storing it."""
 
     @staticmethod
     def forward(
@@ -59,7 +59,7 @@ class Dropped(torch.autograd.Function):
 
 def zero_dropped(x: torch.Tensor, *mask: Any) -> torch.Tensor:
     if x.device.type == "cpu":
-        from alexnet_fast.network.kernels import cpu  # numba takes a moment to load
+        from alexnet_fast.network.kernels import cpu  # importing numba takes a moment
 
         return cpu.zero_dropped(x, *mask)
     from alexnet_fast.network.kernels import triton_dropout  # a torch without CUDA comes without Triton
@@ -75,7 +75,7 @@ def threshold(rate: float) -> int:
 def dropout_mask(
     dropout: DropoutKey, layer: int, num_rows: int, num_units: int, first_unit: int, rate: float
 ) -> torch.Tensor:
-    """(num_rows, num_units) bool, True where a unit lives.  `layer`: 6 or 7.  `rate`: what is dropped, 0..1."""
+    """(num_rows, num_units) bool, True where a unit is kept.  layer: 6 or 7.  rate: probability of dropping, 0..1."""
     device = dropout.key.device
     rows = torch.arange(dropout.first_row, dropout.first_row + num_rows, device=device)
     units = torch.arange(first_unit, first_unit + num_units, device=device)

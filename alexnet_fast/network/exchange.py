@@ -1,9 +1,9 @@
-"""What the two towers say to each other: nothing at all in one process, halves over `torch.distributed` in two.
+"""The exchange between the two towers: none in one process, `torch.distributed` between two processes.
 
 A process holds both towers or one (`Exchange.towers`).  The peer is the process that holds the other tower of the
-same replica.  Every exchange is symmetric: each side sends its own and receives the other's, in the same order.  What
-travels is in the precision in which the network computes, so in half precision as a rule (the authors' own exchange in
-16 bits, net 170-quant, cost nothing: 40.52 / 18.42 % error).
+same replica.  Every exchange is symmetric: both ranks send their own tensor and receive the peer's, in the same order.
+Tensors are sent in the dtype in which the network computes, usually half precision (the authors' own exchange in 16
+bits, net 170-quant, cost nothing: 40.52 / 18.42 % error).
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ import torch
 import torch.distributed as dist
 
 Wait = Callable[[], torch.Tensor]
-"""Waits until the peer's tensor is here (on a GPU: until the stream may use it), and gives it."""
+"""Waits for the peer's tensor (on a GPU: makes the current stream wait) and returns it."""
 
 
 class Exchange(Protocol):
-    """Where the other tower is."""
+    """How this process reaches the other tower."""
 
     @property
     def towers(self) -> tuple[int, ...]:
-        """The towers this process holds: (0, 1), (0,) or (1,)."""
+        """The towers in this process: (0, 1), (0,) or (1,)."""
         ...
 
     def start(self, own: torch.Tensor, peer_shape: torch.Size) -> Wait:
-        """Send `own` to the peer and begin to receive a tensor of `peer_shape`, in its dtype, while one computes."""
+        """Send `own` to the peer and begin to receive a tensor of `peer_shape`, in its dtype; returns at once."""
         ...
 
 
 class LocalExchange:
-    """All towers are in this process: there is nobody to talk to."""
+    """All towers are in this process: nothing is exchanged."""
 
     def __init__(self, num_towers: int = 2) -> None:
         self.towers = tuple(range(num_towers))
@@ -60,7 +60,7 @@ class TowerExchange:
             ]
         )
 
-        sent = [travels]  # lives until it has arrived: a copy must not be freed while it is being sent
+        sent = [travels]  # keeps a copy alive until it has been sent
 
         def wait() -> torch.Tensor:
             for work in works:

@@ -1,4 +1,4 @@
-"""The layers, as functions of maps and weights; which kernel does the work is decided here, by device.
+"""The layers, as functions of maps and weights; the kernel is chosen here, by device.
 
 N images, C maps, H × W pixels; maps (N, C, H, W) have channels-last strides, and so have four-dimensional weights.
 """
@@ -44,7 +44,7 @@ def fold_images(images: torch.Tensor, cells: int, dtype: torch.dtype) -> torch.T
         return triton_folding.fold(images, cells, dtype)
     compiled = images.dtype == torch.float32 and norms.runs_compiled(images) and dtype in norms.COMPILED_DTYPES
     if compiled and not images.requires_grad:
-        from alexnet_fast.network.kernels import cpu  # numba takes a moment to load
+        from alexnet_fast.network.kernels import cpu  # importing numba takes a moment
 
         return cpu.fold(norms.dense_maps(images), cells, dtype)
     images = images.to(dtype)  # first: while they are folded it would take a CPU twice as long
@@ -76,12 +76,12 @@ def convolve(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, padding:
 
 
 def bias_comes_later(x: torch.Tensor) -> bool:
-    """Whether the kernel after a convolution adds its bias in passing; on a GPU torch takes a pass for it alone."""
+    """Whether the kernel after a convolution adds its bias too; on a GPU torch takes a separate pass for it."""
     return x.device.type in ("cuda", "meta")
 
 
 def biased(maps: Maps) -> torch.Tensor:
-    """For who does not add the bias in passing."""
+    """For kernels that do not add the bias."""
     x, bias = maps
     return x if bias is None else x + bias[:, None, None]
 
@@ -126,7 +126,7 @@ def flat(x: torch.Tensor) -> torch.Tensor:
 
 
 def unflat(x: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    """Back from `flat` to `shape`."""
+    """The inverse of `flat`, to `shape`."""
     if len(shape) == 2:
         return x
     num, maps, height, width = shape
@@ -144,8 +144,8 @@ def exchanged(
 class SeeBothTowers(torch.autograd.Function):
     """One tower's rows of a layer that sees both towers' maps.
 
-    Forward, the product with the own maps is computed while the peer's maps travel.  Backward, the gradient of the
-    peer's maps travels while the weights' gradients, which need no exchange, are computed.
+    Communication overlaps with computation.  Forward: the product with the own maps, while the peer's maps are
+    received.  Backward: the weights' gradients, while the gradient of the peer's maps is sent.
     """
 
     @staticmethod

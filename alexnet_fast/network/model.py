@@ -75,8 +75,9 @@ class AlexNet(nn.Module):
         exchange: Exchange | None = None,
         seed: int | None = 0,
     ) -> None:
-        """architecture: None is net 167 with 1,000 classes.  exchange: where the other tower is; None: in here.
-        seed: of the initialization; None leaves the parameters without values, for `load_whole_state` to set.
+        """architecture: None is net 167 with 1,000 classes.  exchange: with the other tower's process; None: both
+        towers are in this process.  seed: of the initialization; None leaves the parameters without values, for
+        `load_whole_state` to set.
         """
         super().__init__()
         self.architecture = architecture = architecture if architecture is not None else Architecture()
@@ -98,7 +99,7 @@ class AlexNet(nn.Module):
         )
 
     def initialize(self, seed: int) -> None:
-        """Initialization: weights N(0, σ²), biases 0 or 1.  The same for a seed however the towers are spread."""
+        """Initialization: weights N(0, σ²), biases 0 or 1; the same with the towers in one process or two."""
         state: dict[str, torch.Tensor] = {}
         for layer, shape in self.architecture.weight_shapes.items():
             generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {layer}".encode()))
@@ -188,7 +189,7 @@ class AlexNet(nn.Module):
     def pool_and_activate(self, maps: layers.Maps, alpha: float | None = None) -> torch.Tensor:
         """The norm across the maps of each tower (if any), pooling, activation.
 
-        Activations rise monotonically: pooling first is the same to the bit, and leaves a quarter to activate.
+        Activations are monotonic: pooling first gives the same bits, and leaves a quarter of the elements to activate.
         """
         relu = self.architecture.activation == "relu"
         pooled = self.pool(maps, relu=relu) if alpha is None else self.norm_and_pool(maps, alpha, relu_last=relu)
@@ -213,7 +214,7 @@ class AlexNet(nn.Module):
     def see_both(
         self, layer: str, x: torch.Tensor, weights: Mapping[str, torch.Tensor], always: bool = False
     ) -> torch.Tensor:
-        """conv3, fc6, fc7 or fc8: a layer in front of which the towers meet, if they do in this architecture."""
+        """conv3, fc6, fc7 or fc8: a layer that sees both towers' maps, in architectures with an exchange."""
         weight, bias = weights[f"{layer}.weight"], weights[f"{layer}.bias"]
         if not (self.architecture.exchanged or always):
             return layers.joint(layer, x, weight, bias, groups=len(self.towers))
@@ -243,7 +244,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def ignore(layer: str, output: torch.Tensor) -> None:
-    """Observes nothing."""
+    """The default of `observe`: does nothing."""
 
 
 def loss_and_errors(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -271,12 +272,12 @@ def own_rows(model: AlexNet, name: str, whole: torch.Tensor) -> torch.Tensor:
 
 
 def whole_state(model: AlexNet) -> dict[str, torch.Tensor]:
-    """Parameter name -> whole tensor on the CPU, both towers' rows.  Both towers' processes must call it together."""
+    """Parameter name -> whole tensor on the CPU, both towers' rows.  The ranks of both towers call it together."""
     return {name: whole_tensor(model, name, parameter.detach()) for name, parameter in model.named_parameters()}
 
 
 def whole_tensor(model: AlexNet, name: str, rows: torch.Tensor) -> torch.Tensor:
-    """Both towers' rows of a parameter (or of its momentum) on the CPU; both towers' processes call it together."""
+    """Both towers' rows of a parameter (or of its momentum) on the CPU; the ranks of both towers call it together."""
     if len(model.towers) == model.architecture.num_towers:
         return rows.to("cpu", copy=True)
     layer = name.split(".")[0]

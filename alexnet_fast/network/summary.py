@@ -1,4 +1,4 @@
-"""The network layer by layer, for people: sizes, who sees what, parameters, arithmetic, bytes between the towers."""
+"""The network layer by layer: sizes, receptive fields, parameters, arithmetic, bytes exchanged between towers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from alexnet_fast.network.architecture import LAYERS, Architecture
 from alexnet_fast.network.layers import CONV1_STRIDE
 
-MEETING = ("conv3", "fc6", "fc7", "fc8")
-"""Layers in front of which the towers exchange, in an architecture where they do; fc8 always sees both."""
+EXCHANGED = ("conv3", "fc6", "fc7", "fc8")
+"""Layers before which the towers exchange their maps, in architectures with an exchange; fc8 always sees both."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def summarize(architecture: Architecture) -> list[LayerSummary]:
     for name, shape in a.weight_shapes.items():
         outputs, seen = shape[:2]
         kernel = shape[2] if len(shape) == 4 else 1
-        both = a.num_towers == 2 and name in MEETING and (a.exchanged or name == "fc8")
+        both = a.num_towers == 2 and name in EXCHANGED and (a.exchanged or name == "fc8")
         # Forward each process sends its half of the maps, backward the gradient of the other's half.
         exchanged = seen * kernel**2 if name == "fc6" else seen * a.map_sizes[3] ** 2 if name == "conv3" else seen
         exchanged = exchanged if both else 0

@@ -23,7 +23,7 @@ def tied_max_pool(x: torch.Tensor, pool_size: int) -> torch.Tensor:
 
 
 class TiedMaxPool(torch.autograd.Function):
-    """Keeps its input and output; going back it compares each pixel with the maximum of every window it lies in."""
+    """Saves its input and output; backward, each pixel is compared with the maximum of every window it is in."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, pool_size: int) -> torch.Tensor:

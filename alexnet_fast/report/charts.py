@@ -14,7 +14,7 @@ from typing import Any
 import altair as alt
 
 MOST_POINTS = 400
-"""Of a curve: more would not be told apart on a screen."""
+"""Of a curve: more cannot be distinguished on a screen."""
 PALETTE = ("#8f8f8f", "#d1495b", "#3a86c8", "#e39a2d", "#4c9f70", "#8a63b8", "#b0703c", "#2aa6a6")
 """Each readable on white and on black."""
 FEW_POINTS = 40

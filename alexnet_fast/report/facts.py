@@ -74,10 +74,10 @@ def result_rows(subject: Subject) -> list[ResultRow]:
 
 @dataclass(frozen=True)
 class Facts:
-    """What somebody needs to repeat the run."""
+    """What is needed to repeat the run."""
 
     command: str
-    """"": nobody knows it."""
+    """"": unknown."""
     rows: list[tuple[str, str]]
     recipe: str
     """As TOML, every key with its explanation."""

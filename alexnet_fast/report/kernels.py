@@ -45,7 +45,7 @@ class Frame:
 
 
 def color_score(kernel: Floats) -> float:
-    """(3, h, w) -> 0..1: the share of a kernel's energy that tells colors apart.
+    """(3, h, w) -> 0..1: the share of a kernel's energy that is in color.
 
     Each pixel is split into its gray part, the mean of R, G and B, and what is left.  0: the three colors are alike, a
     kernel that sees shape alone; 1: they add up to zero everywhere, a kernel that sees color alone.  A kernel of zeros

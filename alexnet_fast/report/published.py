@@ -40,7 +40,7 @@ def published_for(network: str) -> tuple[Published, ...]:
 
 
 def why_not_comparable(dataset: Dataset | None, classes: tuple[tuple[str, str], ...], network: str) -> str:
-    """Why a result cannot be held against the published ones; "": it can."""
+    """Why a result cannot be compared with the published ones; "": it can."""
     wnids = [entry.wnid for entry in imagenet_classes()]
     if [name for name, _ in classes] != wnids:
         return f"not comparable: another data set, of {len(classes):,} classes"

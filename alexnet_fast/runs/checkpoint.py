@@ -1,7 +1,7 @@
 """Checkpoints: one file with everything that a run needs to be resumed, or a network to be used.
 
-Whole tensors, whatever the number of processes; nothing but tensors and plain values, so that a file from a stranger
-can be read without running code of his.
+Whole tensors, whatever the number of processes; nothing but tensors and plain values, so that reading an untrusted file
+runs no code.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Mean:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything."""
+    """The content of a checkpoint file."""
 
     recipe: Recipe
     classes: tuple[tuple[str, str], ...]
@@ -67,7 +67,7 @@ class Checkpoint:
     scaler: dict[str, float]
     """float16's loss scale."""
     error: float | None
-    """Top-1 error (0..1) of these weights, center view; None: nobody has measured it, or there is no validation split.
+    """Top-1 error (0..1) of these weights, center view; None: not evaluated, or there is no validation split.
     """
     best_error: float | None
     """Lowest top-1 error (0..1) of the run's evaluations so far, this one included."""
@@ -123,12 +123,12 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     try:
         with atomic.writing(path) as file:
             torch.save(content, file)
-    except RuntimeError as error:  # torch's writer stumbles over the system's complaint and raises its own
+    except RuntimeError as error:  # torch's writer raises an error of its own after the system's
         raise system_error(error) from error
 
 
 def system_error(error: BaseException) -> OSError:
-    """The complaint of the system that an error followed from."""
+    """The OSError that caused an error."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, OSError):
         cause = cause.__context__

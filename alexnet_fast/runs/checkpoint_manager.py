@@ -42,7 +42,7 @@ class Outcome:
     diverged: str = ""
     """Why it must not be written: which of its tensors is not finite."""
     notes: list[str] = field(default_factory=list)
-    """What people should know besides."""
+    """Notes for the user besides."""
 
 
 class CheckpointManager:
@@ -111,7 +111,7 @@ class CheckpointManager:
     def save(self, checkpoint: Checkpoint | None) -> Outcome:
         """Write, mark the best, drop what is no longer needed; what was there before stays if that cannot be.
 
-        All processes call it together; only the main rank needs the checkpoint.
+        All ranks call it together; only the main rank needs the checkpoint.
         """
         outcome = broadcast_object(
             self.mesh, self._save(checkpoint) if checkpoint is not None and self.mesh.is_main_rank else Outcome()
@@ -173,7 +173,7 @@ class CheckpointManager:
 
 
 def lack_of_room(folder: Path, architecture: Architecture, keep: int) -> str | None:
-    """What people should know before they wait for checkpoints that will not fit; None: there is room."""
+    """A warning before checkpoints that will not fit; None: there is room."""
     weights = sum(torch.Size(shape).numel() for shape in architecture.weight_shapes.values())
     files = keep + 2  # the best, and the one that is being written
     needed = files * 2 * 4 * weights  # weights and momentum in float32

@@ -104,7 +104,7 @@ def draw_curves(metrics: Sequence[dict[str, Any]], file: Path) -> None:
     axes[0].yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     if axes[0].lines:
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
-    save(figure, file)
+    save_figure(figure, file)
 
 
 def plot(place: Any, lines: Sequence[dict[str, Any]], key: str, label: str, **style: Any) -> None:
@@ -149,7 +149,7 @@ def draw_filters(conv1: Floats, num_towers: int, file: Path, what: str = "conv1"
         place.set_axis_off()
         name = what if num_towers == 1 else f"{what}, tower {tower}"
         place.set_title(f"{name}: {counted(len(block), 'kernel')} of 11×11×3", fontsize=9, color=INK)
-    save(figure, file)
+    save_figure(figure, file)
 
 
 def tile(kernels: Floats) -> Floats:
@@ -165,7 +165,7 @@ def tile(kernels: Floats) -> Floats:
     return sheet
 
 
-def save(figure: Any, file: Path) -> None:
+def save_figure(figure: Any, file: Path) -> None:
     """Write a figure as PNG and free it."""
     import matplotlib.pyplot as plt
 

@@ -134,7 +134,7 @@ def resume_target(given: Path | None, out: Path | None, default: Path) -> Resume
 def find_start(
     folder: RunFolder, dataset: Dataset, recipe: Recipe, *, resume: bool = True, checkpoint: Path | None = None
 ) -> tuple[Checkpoint | None, list[str]]:
-    """The checkpoint to start from, and what people should know about it; None: the run begins with its first step.
+    """The checkpoint to start from, and notes for the user about it; None: the run begins with its first step.
 
     `resume` False: the run was not asked to resume, and does so only where torchrun started the process again after a
     failure.  `checkpoint`: this one, not the newest.  Raises UsageError where the checkpoint is of another network or
@@ -196,7 +196,7 @@ def restore_place(
     num_ranks: int,
     all_agree: Callable[[bool], bool],
 ) -> tuple[int, str | None]:
-    """(step to train next, what people should know): the exact place where that can be, else the epoch's start.
+    """(step to train next, notes for the user): the exact place where that can be, else the epoch's start.
 
     Between two epochs there is no place to lose, however many steps an epoch has now.
 

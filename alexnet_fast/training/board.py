@@ -15,9 +15,9 @@ NO_CURVES = ("kind", "step", "epoch", "views", "samples", "seconds", "time")
 
 
 class Board:
-    """Draws lines of metrics.jsonl; a trouble of its files is reported once, and stops nothing.
+    """Draws lines of metrics.jsonl; an error of its files is reported once and does not stop training.
 
-    Starting from metrics.jsonl makes both tell the same after any number of resumes, also where an epoch has another
+    Starting from metrics.jsonl keeps both equal after any number of resumes, also where an epoch has another
     number of steps than before, which TensorBoard's own purging by step cannot follow.
     """
 

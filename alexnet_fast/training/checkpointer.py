@@ -1,4 +1,4 @@
-"""Checkpoints of a run in training: its state out of all processes, handed to the checkpoint manager."""
+"""Checkpoints of a run in training: the state of all ranks is gathered and passed to the checkpoint manager."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from alexnet_fast.training.trainer import Progress
 
 
 class Checkpointer:
-    """Gathers and saves the run as it stands.  All processes call it together."""
+    """Gathers and saves the run as it stands.  All ranks call it together."""
 
     def __init__(
         self,

@@ -19,9 +19,9 @@ Compute = Callable[[Batch, DropoutKey], tuple[torch.Tensor, torch.Tensor]]
 
 
 class CapturedStep:
-    """Replays what was captured of a function; gives what the function would give.
+    """Replays a captured function; returns what the function would return.
 
-    The function must wait for nothing, and read whatever changes from step to step from the device's memory.
+    The function must not synchronize, and must read what changes between steps from the device's memory.
     """
 
     def __init__(self, compute: Compute, batch: Batch, dropout: DropoutKey) -> None:

@@ -1,4 +1,4 @@
-"""Where a loss or a gradient that is not finite comes from: the step again, without its update, looking everywhere."""
+"""Locates the origin of a loss or gradient that is not finite: recomputes the step without its update."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class DivergedError(UserError):
 
 @dataclass(frozen=True)
 class Suspects:
-    """A step that went wrong, and what it was computed with."""
+    """A step that diverged, and its inputs."""
 
     model: AlexNet
     working: Mapping[str, torch.Tensor]
@@ -32,9 +32,9 @@ class Suspects:
     dropout: DropoutKey
 
     def first_to_blame(self) -> str:
-        """The first label, weight, image, output or gradient that is not as it should be, in words.
+        """The first label, weight, image, output or gradient that is not finite or out of range, described.
 
-        All processes call it together.
+        All ranks call it together.
         """
         found = self.first_bad_output()
         if not any(all_gather_object(self.mesh, found)):
@@ -43,7 +43,7 @@ class Suspects:
         return min(suspects)[1] if suspects else "the second time all numbers were finite: look at the GPU's health"
 
     def first_bad_output(self) -> tuple[int, str] | None:
-        """(place on the way forward, words) of the first weight, image, label or output that is wrong."""
+        """(position in the forward pass, description) of the first weight, image, label or output that is wrong."""
         bad: list[str] = []
         for name, tensor in self.model.named_parameters():
             if not is_finite(tensor):
@@ -57,7 +57,7 @@ class Suspects:
             bad.insert(
                 0,
                 f"a sample has label {wrong}, and there are {num_classes:,} classes: the shards were altered after "
-                "they were made, `alexnet-fast verify` tells which",
+                "they were made, `alexnet-fast verify` lists which",
             )
         outputs: list[tuple[int, str]] = []
 
@@ -75,7 +75,7 @@ class Suspects:
         return (0, bad[0]) if bad else outputs[0] if outputs else None
 
     def first_bad_gradient(self) -> tuple[int, str] | None:
-        """(place on the way back, words) of the first layer whose weights' gradients are not finite."""
+        """(position in the backward pass, description) of the first layer whose weights' gradients are not finite."""
         logits = self.model(self.batch.images, self.dropout, weights=self.working)
         loss, _ = self.loss_and_errors(logits)
         learning = {name: tensor for name, tensor in self.working.items() if tensor.requires_grad}
@@ -95,5 +95,5 @@ def is_finite(tensor: torch.Tensor) -> bool:
 
 
 def labels_are_known(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
-    """0-dim bool: whether each label is one of the classes.  The host waits for nothing."""
+    """0-dim bool: whether each label is one of the classes.  The host is not synchronized."""
     return ((labels >= 0) & (labels < num_classes)).all()

@@ -1,4 +1,4 @@
-"""Energy that a GPU takes, where NVIDIA's management library (package nvidia-ml-py) tells."""
+"""Energy that a GPU takes, by NVIDIA's management library (package nvidia-ml-py)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ JOULES_PER_KWH = 3.6e6
 
 
 class EnergyCounter:
-    """Counts from where it is made; all programs on the GPU together, since the GPU does not tell them apart."""
+    """Counts from its construction on; all programs on the GPU together, since the GPU counts no processes."""
 
     def __init__(self, device: torch.device) -> None:
         self.library: Any = None
@@ -31,7 +31,7 @@ class EnergyCounter:
             self.library = None
 
     def joules(self) -> float | None:
-        """Since the driver was loaded; None where nobody tells."""
+        """Since the driver was loaded; None where it is unknown."""
         if self.library is None:
             return None
         try:
@@ -40,6 +40,6 @@ class EnergyCounter:
             return None
 
     def kwh(self) -> float | None:
-        """Since this counter was made; None where nobody tells."""
+        """Since this counter was made; None where it is unknown."""
         now = self.joules()
         return None if now is None or self.first is None else (now - self.first) / JOULES_PER_KWH

@@ -51,7 +51,7 @@ class EpochBar:
                 return
 
     def end_spinner(self) -> None:
-        """Afterwards nobody else writes."""
+        """Afterwards the bar writes nothing more."""
         self.started.set()
         self.spinner.join()
 

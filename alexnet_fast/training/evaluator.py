@@ -40,7 +40,7 @@ def final_dtype(training: torch.dtype, *, trained: float, views: float) -> torch
 
 
 class Evaluator:
-    """Measures the weights as they stand on the validation split.  All processes call it together."""
+    """Measures the weights as they stand on the validation split.  All ranks call it together."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""A replica's whole batches out of the halves that its two processes load."""
+"""Whole batches of a replica from the halves that its two ranks load."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class HalfBatches:
     """Exchanges halves between the towers' processes; leaves batches alone where a process loads whole ones."""
 
     def __init__(self, exchange: Exchange, dtype: torch.dtype, *, tower: int, exchanged: bool) -> None:
-        """`dtype`: in which the images travel.  `exchanged`: whether each process loads half a batch."""
+        """`dtype`: in which the images are sent.  `exchanged`: whether each process loads half a batch."""
         self.exchange, self.dtype, self.tower, self.exchanged = exchange, dtype, tower, exchanged
         self.sent: deque[tuple[Batch, Callable[[], Batch]]] = deque()
 
     def send_ahead(self, batch: Batch) -> None:
-        """Let the two halves of a replica's batch travel from now on, while earlier batches are trained on.
+        """Start to exchange the halves of a replica's batch, while earlier batches are trained on.
 
         Both towers' processes call it at the same place, and train on these batches in the same order.
         """
@@ -50,14 +50,14 @@ class HalfBatches:
 
 
 class BatchesAhead:
-    """A process's batches; where towers are processes of their own, their halves travel during the step before."""
+    """A process's batches; where towers are processes of their own, the halves are exchanged during the step before."""
 
     def __init__(self, batches: Iterator[Batch], halves: HalfBatches) -> None:
         self.batches, self.halves = batches, halves
         self.following: Batch | None = None
 
     def next(self, *, ahead: bool) -> Batch:
-        """The next one; `ahead`: the one after may be taken from the loader too, and begin to travel."""
+        """The next one; `ahead`: the one after may be taken from the loader too, and its exchange started."""
         batch = self.take() if self.following is None else self.following
         self.following = self.take() if ahead and self.halves.exchanged else None
         return batch

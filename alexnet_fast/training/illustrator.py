@@ -13,11 +13,11 @@ from alexnet_fast.training.telemetry import Silent, Telemetry
 from alexnet_fast.training.trainer import Progress
 
 DRAW_SECONDS = 60.0
-"""Between two drawings of a run that is going on: an epoch may be shorter than drawing takes."""
+"""Between two drawings during a run: an epoch may be shorter than drawing takes."""
 
 
 class Illustrator:
-    """Gathers conv1; the main rank keeps and draws it.  All processes call it together."""
+    """Gathers conv1; the main rank keeps and draws it.  All ranks call it together."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What every process of a run is given: the job; and the loader of its training images."""
+"""The job that every process of a run gets, and the loader of its training images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from alexnet_fast.training.memory import training_bytes
 EVALUATION_BATCH = 128
 """Images of each process in an evaluation."""
 FEW_IMAGES = 10
-"""Of a class, on the average: fewer are learned by heart, and nothing of what they have in common."""
+"""Of a class, on the average: with fewer the network memorizes images and does not generalize."""
 
 
 class Loader(Protocol):
@@ -73,7 +73,7 @@ class Job:
 
 
 def check_enough_classes(dataset: Dataset) -> None:
-    """UsageError where there is nothing to tell apart."""
+    """UsageError with fewer than two classes."""
     if len(dataset.classes) < 2:
         raise UsageError(
             f"{dataset.folder} has {counted(len(dataset.classes), 'class', 'classes')}, training needs at least 2: "
@@ -82,7 +82,7 @@ def check_enough_classes(dataset: Dataset) -> None:
 
 
 def doubt_of_data(dataset: Dataset) -> str | None:
-    """What people should know before they wait for a run on these images; None: nothing."""
+    """A warning before a run on these images; None: nothing."""
     samples, classes = dataset.split("train").samples, len(dataset.classes)
     if samples >= FEW_IMAGES * classes:
         return None

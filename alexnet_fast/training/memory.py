@@ -1,4 +1,4 @@
-"""How much memory training takes, and how many images a training step has room for."""
+"""How much memory training takes, and how many images a training step fits."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from alexnet_fast.network.model import AlexNet, Architecture
 
 IMAGES = 2
 TEMPORARIES = 2.5
-"""Memory of a step over what it keeps for the way back: maps and gradients on their way, and batches not done with.
+"""Memory of a step over what it saves for the backward pass: intermediate maps and gradients, and batches in use.
 
 The networks of `model.NETS` have 1.3 to 2.4 times as much alive at once; libraries need some to work.
 """
 
 
 class NobodyExchange:
-    """One tower whose peer's maps have a shape and no numbers."""
+    """One tower whose peer's maps are meta tensors."""
 
     def __init__(self, towers: tuple[int, ...]) -> None:
         self.towers = towers
@@ -34,7 +34,7 @@ def model_without_numbers(architecture: Architecture, towers: tuple[int, ...]) -
 
 
 def kept_bytes(architecture: Architecture, dtype: torch.dtype, towers: tuple[int, ...]) -> float:
-    """Bytes that a process with these towers keeps of each image for the way back; nothing is computed."""
+    """Bytes that a process with these towers saves of each image for the backward pass; nothing is computed."""
     blocks: dict[int, int] = {}
     model = model_without_numbers(architecture, towers).to(dtype)
     with torch.device("meta"):

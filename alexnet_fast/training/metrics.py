@@ -1,4 +1,4 @@
-"""Loss, error, speed and waiting for data; nothing waits for the device until somebody reads."""
+"""Loss, error, speed and waiting for data; the device is synchronized only when they are read."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Meter:
 
     def start(self) -> None:
         """Forget the time since the last reading, in which no step was done."""
-        assert self.images == 0, "read first: images without their time would be a speed that nobody had"
+        assert self.images == 0, "read the metrics first: images without their time would give a wrong throughput"
         self.waited, self.since = 0.0, time.monotonic()
 
     @property
@@ -89,5 +89,5 @@ class Meter:
         return reading
 
     def run_totals(self) -> Totals:
-        """What the run has cost until now, all its sessions.  All processes call it together."""
+        """What the run has cost until now, all its sessions.  All ranks call it together."""
         return self.totals.with_session(time.monotonic() - self.begun, all_gather_object(self.mesh, self.energy.kwh()))

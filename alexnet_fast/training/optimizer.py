@@ -79,7 +79,7 @@ class SGD:
                 )
 
     def whole_state(self) -> dict[str, torch.Tensor]:
-        """Parameter name -> whole momentum on the CPU; both towers' processes must call it together."""
+        """Parameter name -> whole momentum on the CPU; the ranks of both towers call it together."""
         return {name: whole_tensor(self.model, name, velocity) for name, velocity in self.velocities.items()}
 
     def load_whole_state(self, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def finish(session: Session) -> dict[str, Any] | None:
     """The last evaluation, result.json and the figures; None where a signal asked for the end meanwhile.
 
-    All processes call it together.  Raises UserError where the last weights could not be saved.
+    All ranks call it together.  Raises UserError where the last weights could not be saved.
     """
     recipe, evaluator, progress = session.job.recipe, session.evaluator, session.progress
     center = evaluator.center or evaluator.evaluate(1, recipe.val_split)
@@ -36,7 +36,7 @@ def finish(session: Session) -> dict[str, Any] | None:
     if session.stop.signal is not None:
         return None
     if session.manager.unsaved:
-        session.checkpointer.save()  # there may be room by now
+        session.checkpointer.save()  # space may have been freed
     if session.manager.unsaved:
         unsaved = f"the run is at its end, but {session.manager.complaint()}"
         raise UserError(with_command(f"{unsaved}. Then finish it", session.job.again))

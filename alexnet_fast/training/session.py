@@ -210,7 +210,7 @@ def open_session(
 
 
 def initialize(model: AlexNet, recipe: Recipe, classes: tuple[tuple[str, str], ...]) -> list[str]:
-    """Random weights by the recipe's seed, and over them those of `init`; what people should know of these."""
+    """Random weights by the recipe's seed, and over them those of `init`; notes for the user of these."""
     model.initialize(recipe.seed)
     if not recipe.init:
         return []
@@ -225,7 +225,7 @@ def initialize(model: AlexNet, recipe: Recipe, classes: tuple[tuple[str, str], .
 def restore(
     start: Checkpoint | None, train_step: TrainingStep, loader: Loader, schedule: Schedule, mesh: Mesh
 ) -> tuple[int, str | None]:
-    """Put loader and loss scale where the checkpoint left them; (step to train next, what people should know)."""
+    """Put loader and loss scale where the checkpoint left them; (step to train next, notes for the user)."""
     if start is None:
         return 0, None
     train_step.load_state_dict(start.scaler)

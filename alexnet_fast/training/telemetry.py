@@ -26,7 +26,7 @@ from alexnet_fast.training.epoch_bar import EpochBar
 from alexnet_fast.training.metrics import Reading
 
 PLAIN_SECONDS = 30.0
-"""Between two lines of progress where nobody watches a terminal."""
+"""Between two lines of progress where the output is no terminal."""
 FIRST_PLAIN_SECONDS = 3.0
 """Before the first of them, so that one learns early how long the run will take."""
 
@@ -43,7 +43,7 @@ class Telemetry:
         self.steady_from: tuple[float, int] | None = None
         """Moment and step of the first reading: what came before was slowed by the start."""
         self.estimated = False
-        """Whether the duration was told, once, after the first steps."""
+        """Whether the estimated duration was printed, once, after the first steps."""
         self.next_plain = self.began + FIRST_PLAIN_SECONDS
         self.metrics = folder.metrics.open("a", encoding="utf-8")
         self.complaints: set[str] = set()

@@ -1,4 +1,4 @@
-"""One training step: batch in, weights changed, loss out; the host never waits for the device in between."""
+"""One training step: forward, backward, all-reduce, update, without synchronizing the host."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ PERHAPS_ALLOCATION = re.compile(
 
 @dataclass(frozen=True)
 class StepResult:
-    """Of this replica's images; both towers' processes have the same.  Tensors on the device, nobody waited."""
+    """Of this replica's images; both towers' processes have the same.  Tensors on the device, not synchronized."""
 
     loss: torch.Tensor
     """0-dim: mean cross-entropy with dropout, before the update."""
@@ -57,7 +57,7 @@ class StepResult:
 
 @dataclass(frozen=True)
 class Pending:
-    """A step of which the host does not know yet whether it went well."""
+    """A step whose loss the host has not checked yet."""
 
     step: int
     batch: Batch
@@ -143,7 +143,7 @@ class TrainingStep:
         return StepResult(loss, errors, num_images)
 
     def compute(self, batch: Batch, dropout: DropoutKey) -> tuple[torch.Tensor, torch.Tensor]:
-        """Everything that is done on the device: (loss, errors)."""
+        """The device's part of a step: (loss, errors)."""
         if self.captured is not None and self.captured.fits(batch, dropout):
             return self.captured(batch, dropout)
         return self.compute_now(batch, dropout)
@@ -229,7 +229,7 @@ class TrainingStep:
         self.good_steps.mul_(~grows)
 
     def fetch_alive(self) -> tuple[torch.Tensor, torch.cuda.Event | None]:
-        """Begin to bring `alive` to the host."""
+        """Start the copy of `alive` to the host."""
         if self.device.type != "cuda":
             return self.alive.clone(), None
         host = torch.empty((), dtype=torch.bool, pin_memory=True)
@@ -239,7 +239,7 @@ class TrainingStep:
         return host, arrived
 
     def drain(self) -> None:
-        """Look at the steps that nobody has looked at yet; at the end of an epoch, and before a checkpoint."""
+        """Check the steps that were not checked yet; at the end of an epoch, and before a checkpoint."""
         while self.pending:
             self.look_at(self.pending.popleft())
 
@@ -257,7 +257,7 @@ class TrainingStep:
     def capture(self, num_images: int, dtype: torch.dtype) -> str | None:
         """Capture the step as a CUDA graph, on synthetic images that change nothing; what to say if it cannot be done.
 
-        `num_images` of `dtype`: what this process's loader gives at once.  All processes call it together, before
+        `num_images` of `dtype`: what this process's loader gives at once.  All ranks call it together, before
         their loaders start.  Steps with other batches, and all steps where it cannot be done, are computed as before.
         """
         total, side = num_images * self.loading_processes, self.model.architecture.image_size

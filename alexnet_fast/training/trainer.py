@@ -1,6 +1,6 @@
 """The training loop: batches in, steps, and between two steps whatever hooks are due.
 
-Components are built outside and handed in (`session`); saving, evaluation and telemetry are hooks.
+Components are constructed in `session`; saving, evaluation and telemetry are hooks.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Progress:
     step: int = 0
     """Steps done."""
     error: float | None = None
-    """Top-1 error (0..1) of these very weights, center view; None: nobody has measured it."""
+    """Top-1 error (0..1) of these very weights, center view; None: not evaluated."""
     best_error: float | None = None
     """Lowest of the run's evaluations so far."""
 

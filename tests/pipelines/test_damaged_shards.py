@@ -97,7 +97,7 @@ def altered(copied: Path, label: bytes = b"99999") -> Path:
 @pytest.mark.parametrize(
     # By its letters the last would be class 9.
     ("label", "words"),
-    [(b"99999", "label 99999.* 10 classes"), (b"000/C", "label is no number")],
+    [(b"99999", "label 99999.* 10 classes"), (b"000/C", "label is not a number")],
 )
 def test_a_label_that_is_no_class_stops(
     copied: Path, loader: Callable[[Path], Iterable[object]], label: bytes, words: str

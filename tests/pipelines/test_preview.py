@@ -77,7 +77,7 @@ def test_an_altered_tar_is_named(
     with tarfile.open(tar) as opened:
         first = opened.getmembers()[1]
     damage(tar, first)
-    expected = rf"train-000000\.tar: {words.format(stem=Path(first.name).stem)}.*`alexnet-fast verify` tells"
+    expected = rf"train-000000\.tar: {words.format(stem=Path(first.name).stem)}.*`alexnet-fast verify` lists"
     with pytest.raises(UserError, match=expected):
         draw_preview(Dataset.load(folder), tmp_path / "preview.png")
     assert not (tmp_path / "preview.png").exists()

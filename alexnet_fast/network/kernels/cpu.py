@@ -1,4 +1,4 @@
-"""The compiled loops behind torch's tensors: what a CPU runs in bfloat16 and float32.
+"""The compiled loops applied to torch tensors: what a CPU runs in bfloat16 and float32.
 
 Maps are dense channels-last.  The formulas are those of `plain`, which stays for other dtypes and as the reference.
 """
@@ -17,7 +17,7 @@ from alexnet_fast.network.kernels.threads import share
 
 F32 = np.float32
 UPDATED = 2**18
-"""Numbers that a thread updates at a time."""
+"""Elements that a thread updates at a time."""
 DROPPED = 8
 """Rows that a thread drops from at a time."""
 
@@ -81,7 +81,7 @@ def channel_backward(
 
 
 def with_bias(x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """Plainly: on a CPU the convolution has added its bias already."""
+    """Adds the bias in place, in plain torch: on a CPU the convolution usually has added it."""
     return x if bias is None else x + bias[:, None, None]
 
 

@@ -12,12 +12,12 @@ COMPILED_DTYPES = (torch.float32, torch.bfloat16)
 
 
 def runs_compiled(x: torch.Tensor) -> bool:
-    """Whether the compiled loops work on this tensor."""
+    """Whether the compiled loops support this tensor."""
     return x.device.type == "cpu" and x.dtype in COMPILED_DTYPES
 
 
 class NormKernels(Protocol):
-    """What a set of kernels has.  Maps are dense channels-last; the gradients returned are those of `x`."""
+    """The interface of a set of kernels.  Maps are dense channels-last; the gradients returned are those of `x`."""
 
     def channel_forward(
         self, x: torch.Tensor, towers: int, alpha: float, relu: bool, bias: torch.Tensor | None
@@ -39,7 +39,7 @@ def kernels_for(x: torch.Tensor) -> NormKernels:
 
         return triton_norms
     if runs_compiled(x):
-        from alexnet_fast.network.kernels import cpu  # numba takes a moment to load
+        from alexnet_fast.network.kernels import cpu  # importing numba takes a moment
 
         return cpu
     return plain
@@ -65,7 +65,7 @@ def dense_maps(x: torch.Tensor) -> torch.Tensor:
 
 
 class ChannelNorm(torch.autograd.Function):
-    """Saves x alone: the divisors are computed again going back, which is cheaper than reading them."""
+    """Saves x alone: recomputing the divisors in the backward pass is cheaper than reading them."""
 
     @staticmethod
     def forward(

@@ -1,4 +1,4 @@
-"""Norm and max pooling as compiled loops over channels-last maps, one pass each way; what a CPU runs.
+"""Norm and max pooling as compiled loops over channels-last maps, one pass forward and one backward; what a CPU runs.
 
 A loop works through one image row by row.  A row of pixels lies in two planes of float32, its even columns in one and
 its odd ones in the other, so that each tap of a window with stride 2 is a contiguous piece of a plane: all arithmetic
@@ -20,7 +20,7 @@ from alexnet_fast.tools.compilation import compiled, part
 F32 = np.float32
 U32 = np.uint32
 NOWHERE = 255
-"""In place of a maximum's place, where the ReLU let nothing through."""
+"""Instead of a maximum's position, where the ReLU is 0."""
 LARGEST = np.finfo(np.float32).max
 LEAD = 16
 """Zeros before and behind the numbers of a norm's window: more than HALO, so that vectors are stored where they fit."""
@@ -30,7 +30,7 @@ HALO = 2
 
 @part
 def relu_in_place(values, length):
-    """NaN stays NaN: a run that has diverged must be seen to have."""
+    """NaN propagates, so that divergence is detected."""
     for i in range(length):
         values[i] = F32(0) if values[i] <= F32(0) else values[i]
 
@@ -91,7 +91,7 @@ def norm_plane(x, squares, y, length, k, a):
 def norm_plane_back(x, g, squares, through, inner, length, k, a):
     """g ← g·d^-0.75 − 1.5·a·x·(the sum of five of g·x·d^-1.75).
 
-    `through` is room for the first term: written over g in the same loop it would take three times as long.
+    `through` is a buffer for the first term: writing it over g in the same loop takes three times as long.
     """
     square(x, squares, length)
     s = squares[LEAD - HALO :]
@@ -316,7 +316,7 @@ def norm_backward(x, gradient, dx, first, last, towers, k, a, relu):
 def spatial_sums(rows, r, height, maps, columns, out):
     """out = the sum over the 5×5 pixels around each of row r.
 
-    rows (6, W·C): a ring of 5, and one of zeros; columns: room for (W + 4)·C, the first and last 2·C of them 0.
+    rows (6, W·C): a ring of 5, and one of zeros; columns: (W + 4)·C elements, the first and last 2·C of them 0.
     """
     length = len(out)
     r0, r1 = rows[(r - 2) % 5 if r >= 2 else 5], rows[(r - 1) % 5 if r >= 1 else 5]

@@ -1,6 +1,6 @@
 """The norms in plain torch, for any device and dtype: the reference for the other kernels.
 
-With d = k + a·S(x²), S the sum over a symmetric window of n numbers and p = 0.75:  y = x·d^-p,  and going back
+With d = k + a·S(x²), S the sum over a symmetric window of n numbers and p = 0.75:  y = x·d^-p,  and backward
 dx = g·d^-p − 2·p·a·x·S(g·x·d^-(p+1)).  Half precision is computed in float32.  d is computed as S(k/n + a·x²), where
 what lies around the maps counts as x = 0: one pass less.
 
@@ -24,7 +24,7 @@ SPATIAL_ALPHA = 1e-3
 BLOCK = 2**18
 """Numbers in a block for each of a CPU's threads, 1 MB as float32.
 
-Half of it is a tenth slower; twice that is a little faster forward, and up to a quarter slower going back.
+Half of it is a tenth slower; twice that is a little faster forward, and up to a quarter slower backward.
 """
 
 
@@ -89,7 +89,7 @@ class ForwardBuffers:
 
 
 class BackwardBuffers(ForwardBuffers):
-    """The same, going back."""
+    """Its gradient."""
 
     def __init__(self, window_of: type[Window], block: torch.Tensor, k: float) -> None:
         super().__init__(window_of, block, k)
@@ -118,7 +118,7 @@ def channel_backward(
 
 
 def with_bias(x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """Plainly: on a CPU the convolution has added its bias already."""
+    """Adds the bias in place: on a CPU the convolution usually has added it."""
     return x if bias is None else x + bias[:, None, None]
 
 
@@ -179,7 +179,7 @@ def to_the_power(d: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
 
 
 def wide_like(block: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-    """Room for numbers in float32, or float64 where the block is in it."""
+    """An uninitialized buffer in float32, or float64 for a float64 block."""
     return block.new_empty(shape, dtype=torch.float64 if block.dtype == torch.float64 else torch.float32)
 
 

@@ -1,7 +1,7 @@
-"""Max pooling, alone or behind the norm across maps, with the ReLUs around it, by what the device has.
+"""Max pooling, alone or after the norm across maps, fused with the ReLUs around it; kernels chosen by device.
 
-Triton's kernels on a GPU and compiled loops on a CPU keep for the way back one byte for each maximum: where in its
-window it was, or that the ReLU let nothing through.  Plain torch keeps 8 bytes, its input, and what a ReLU gave.
+Triton kernels on a GPU and compiled loops on a CPU save one byte for the backward pass of each maximum: its position in
+the window, or that the ReLU is 0.  Plain torch saves 8 bytes, its input, and the output of a ReLU.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def max_pool(x: torch.Tensor, pool_size: int, relu: bool, bias: torch.Tensor | N
 
     Of a window's equal maxima the first, row by row, gets the gradient.
     """
-    # Without numbers one estimates what a GPU would keep.
+    # Meta tensors: to estimate the memory that a GPU would need.
     if x.device.type in ("cuda", "meta") and x.dtype != torch.float64:
         y: torch.Tensor = Pooled.apply(x, bias, pool_size, relu)  # type: ignore[no-untyped-call]
     elif runs_compiled(x) and bias is None and pool_size <= LARGEST_BYTE_WINDOW:
@@ -58,7 +58,7 @@ def norm_and_pool(
 
 
 def empty_pooled(x: torch.Tensor, pool_size: int) -> torch.Tensor:
-    """Room for the maxima of maps."""
+    """An uninitialized tensor for the maxima of maps."""
     num, maps, height, width = x.shape
     shape = (num, maps, pooled_size(height, pool_size), pooled_size(width, pool_size))
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
@@ -71,7 +71,7 @@ class CompiledPool(torch.autograd.Function):
     def forward(
         ctx: Any, x: torch.Tensor, pool_size: int, norm: tuple[int, float] | None, relu_first: bool, relu_last: bool
     ) -> torch.Tensor:
-        from alexnet_fast.network.kernels import cpu  # numba takes a moment to load
+        from alexnet_fast.network.kernels import cpu  # importing numba takes a moment
 
         x, y = dense_maps(x), empty_pooled(x, pool_size)
         places = torch.empty_like(y, dtype=torch.uint8)

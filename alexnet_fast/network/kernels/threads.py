@@ -1,7 +1,7 @@
-"""Sharing a compiled loop's work among as many threads as torch has on the CPU.
+"""Run a compiled loop in as many threads as torch uses on the CPU.
 
-The threads take piece after piece, each when it has finished the one before: where another program holds a core, the
-others do its share.  Who waits, sleeps.  Which thread does a piece changes nothing of the result.
+Each thread takes the next piece when it has finished one: where another program holds a core, the other threads do its
+share.  Waiting threads sleep.  The result does not depend on which thread does which piece.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def share(
     if count == 0:
         return
     prepare(loop, (*arguments, 0, count, *options))
-    starts = iter(range(0, count, piece))  # whoever holds Python's lock takes the next
+    starts = iter(range(0, count, piece))  # the thread that holds the GIL takes the next
 
     def work() -> None:
         for first in starts:

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 BLOCK = 1024
-"""Numbers to a program."""
+"""Elements per program."""
 
 
 def zero_dropped(

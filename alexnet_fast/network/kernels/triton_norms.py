@@ -1,8 +1,8 @@
-"""The norms and their gradients as Triton kernels, one pass each over channels-last maps; what a GPU runs.
+"""The norms and their gradients as Triton kernels, each one pass over channels-last maps.
 
 The formulas are those of `plain`.  A program takes some pixels and all maps of one tower, or a block of maps.  Across
-maps a window's sum is a product with a band of ones, on the GPU's matrix units: neighbors as such would be read two
-bytes at a time, each again for every window it is in.  Across pixels they are read again, from the nearest cache.
+maps a window's sum is a product with a band matrix of ones, on the GPU's matrix units: separate loads of the neighbors
+would read two bytes at a time, once per window.  Across pixels they are read once per window, from the L1 cache.
 """
 
 # mypy: disable-error-code="untyped-decorator,no-untyped-def,no-untyped-call"
@@ -22,7 +22,7 @@ MOST_MAPS = 128
 PIXELS = 64
 """Of a program, across maps: as many rows as Hopper's matrix units take at once."""
 PIXELS_BEFORE_AMPERE = 16
-"""There are no matrix units for these products there, and no room for more."""
+"""For float32, which has no matrix units here, and whose blocks take more shared memory."""
 MOST_COLUMNS = 64
 """Maps of a program, across maps; where a tower has more, its blocks overlap by twice `HALO`."""
 HALO = 8
@@ -132,7 +132,7 @@ def load_maps(pointer, bias_pointer, place, column, known, there, BIAS: tl.const
     x = tl.load(pointer + place, mask=there, other=0.0).to(tl.float32)
     if BIAS:
         x += tl.load(bias_pointer + column, mask=known, other=0.0).to(tl.float32)
-    # NaN stays NaN, as in torch: a run that has diverged must be seen to have.
+    # NaN propagates as in torch, so that divergence is detected.
     return tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL) if RELU else x
 
 
@@ -224,7 +224,7 @@ def spatial_inner_kernel(
     g_pointer, x_pointer, through_pointer, inner_pointer,
     pixels, height, width, maps, k, a, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Going back, first half: g·d^-p, and g·x·d^-(p+1), which the second half sums."""
+    """Backward, first half: g·d^-p, and g·x·d^-(p+1), which the second half sums."""
     pixel = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     d = k + a * pixels_around(x_pointer, pixel, column, pixels, height, width, maps, True, ROWS, COLUMNS)

@@ -1,8 +1,8 @@
 """Max pooling with stride 2 as Triton kernels, one pass each way over channels-last maps; what a GPU runs.
 
-Going forward a program takes some pixels of the result, going back some of the images', each with a block of maps.
-Going back every number asks the windows it is in, at most four, whether it was their maximum: nobody adds to a number
-that another may be adding to, so the sum is the same in each run.
+Forward, a program takes some pixels of the output, backward some of the input, each with a block of maps.
+Backward, each element looks up the windows it is in, at most four, and whether it was their maximum: no atomic
+additions, so the sum is deterministic.
 """
 
 # mypy: disable-error-code="untyped-decorator,no-untyped-def,no-untyped-call"
@@ -18,7 +18,7 @@ NUMBERS = 1024
 MOST_MAPS = 128
 """Maps of a program."""
 NOWHERE: tl.constexpr = tl.constexpr(255)
-"""In place of the maximum's place, where the ReLU let nothing through."""
+"""Instead of the maximum's position, where the ReLU is 0."""
 
 
 def forward(
@@ -47,7 +47,7 @@ def backward(gradient: torch.Tensor, places: torch.Tensor, dx: torch.Tensor, poo
 def blocks(x: torch.Tensor) -> tuple[tuple[int], tuple[int, int, int, int]]:
     """((programs,), (pixels, maps, pixels of a program, maps of a program))."""
     pixels, maps = x.numel() // x.shape[1], x.shape[1]
-    columns = max(16, min(MOST_MAPS, maps & -maps))  # the largest power of two that leaves nobody idle: 32 of 96
+    columns = max(16, min(MOST_MAPS, maps & -maps))  # the largest power of two that divides the maps: 32 of 96
     rows = NUMBERS // columns
     return (triton.cdiv(pixels, rows) * triton.cdiv(maps, columns),), (pixels, maps, rows, columns)
 
@@ -83,7 +83,7 @@ def forward_kernel(
         most += tl.load(bias_pointer + column, mask=column < maps, other=0.0).to(tl.float32)
     if RELU:
         place = tl.where(most <= 0, NOWHERE, place)
-        most = tl.where(most <= 0, 0.0, most)  # NaN stays NaN: a run that has diverged must be seen to have
+        most = tl.where(most <= 0, 0.0, most)  # NaN propagates, so that divergence is detected
     own = pixel.to(tl.int64) * maps + column
     tl.store(y_pointer + own, most.to(y_pointer.dtype.element_ty), mask=there)
     tl.store(place_pointer + own, place.to(tl.uint8), mask=there)

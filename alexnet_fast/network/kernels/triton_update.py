@@ -1,4 +1,4 @@
-"""The optimizer's update as a Triton kernel: one pass over a tensor, and the host waits for nothing."""
+"""The optimizer's update as a Triton kernel: one pass over a tensor, without synchronizing the host."""
 
 # mypy: disable-error-code="untyped-decorator,no-untyped-def,no-untyped-call"
 
@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 BLOCK = 2048
-"""Numbers to a program."""
+"""Elements per program."""
 
 
 def update(
@@ -23,7 +23,7 @@ def update(
     gradient_scale: torch.Tensor,
     alive: torch.Tensor,
 ) -> None:
-    """As `kernels.update.update`; all tensors in the same memory order and without holes."""
+    """As `kernels.update.update`; all tensors are dense and have the same memory order."""
     copy = weight if working is None else working
     scalars = (rate, gradient_scale, alive.view(torch.uint8), momentum, decay)
     grid = (triton.cdiv(weight.numel(), BLOCK),)

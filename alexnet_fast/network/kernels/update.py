@@ -1,4 +1,4 @@
-"""The optimizer's update of one tensor in one pass over memory: gradient in, weight, momentum and working copy out."""
+"""The optimizer's update of one tensor in one pass over memory: reads the gradient; writes weight, momentum, copy."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from alexnet_fast.network.kernels.norms import runs_compiled
 
 BLOCK = 2**20
-"""Numbers that plain torch updates at a time: a CPU's cache holds them."""
+"""Elements that plain torch updates at a time: they fit into a CPU's cache."""
 
 
 def update(
@@ -30,34 +30,20 @@ def update(
     if weight.device.type == "cuda" and weight.dtype == torch.float32:
         from alexnet_fast.network.kernels import triton_update  # a torch without CUDA comes without Triton
 
-        assert gradient.stride() == weight.stride(), "a gradient lies otherwise than its weight"
-        chosen = triton_update.update
-    elif runs_compiled(gradient) and weight.dtype == torch.float32:
-        chosen = compiled_update
-    else:
-        chosen = plain_update
-    chosen(weight, velocity, gradient, working, rate, momentum, decay, gradient_scale, alive)
-
-
-def compiled_update(
-    weight: torch.Tensor,
-    velocity: torch.Tensor,
-    gradient: torch.Tensor,
-    working: torch.Tensor | None,
-    rate: torch.Tensor,
-    momentum: float,
-    decay: float,
-    gradient_scale: torch.Tensor,
-    alive: torch.Tensor,
-) -> None:
-    """On a CPU.  Looks at `alive` on the host."""
-    if not bool(alive):
+        assert gradient.stride() == weight.stride(), "a gradient has other strides than its weight"
+        triton_update.update(weight, velocity, gradient, working, rate, momentum, decay, gradient_scale, alive)
         return
-    from alexnet_fast.network.kernels import cpu  # numba takes a moment to load
-
+    if not bool(alive):  # on a CPU; a GPU without our kernels synchronizes here
+        return
     slope, fade = float(rate) * float(gradient_scale), float(rate) * decay
     w, v, g = (in_memory_order(tensor) for tensor in (weight, velocity, gradient))
-    cpu.update(w, v, g, None if working is None else in_memory_order(working), slope, fade, momentum)
+    copy = None if working is None else in_memory_order(working)
+    if runs_compiled(gradient) and weight.dtype == torch.float32:
+        from alexnet_fast.network.kernels import cpu  # importing numba takes a moment
+
+        cpu.update(w, v, g, copy, slope, fade, momentum)
+    else:
+        plain_update(w, v, g, copy, slope, fade, momentum)
 
 
 def plain_update(
@@ -65,20 +51,14 @@ def plain_update(
     velocity: torch.Tensor,
     gradient: torch.Tensor,
     working: torch.Tensor | None,
-    rate: torch.Tensor,
+    slope: float,
+    fade: float,
     momentum: float,
-    decay: float,
-    gradient_scale: torch.Tensor,
-    alive: torch.Tensor,
 ) -> None:
-    """In plain torch, in blocks that stay in a CPU's cache.  Looks at `alive`: a GPU would have to wait."""
-    if not bool(alive):
-        return
-    slope, fade = float(rate) * float(gradient_scale), float(rate) * decay
+    """`cpu.update` in plain torch, in blocks that fit into a CPU's cache."""
     tensors = [weight, velocity, gradient] if working is None else [weight, velocity, gradient, working]
-    lines = [in_memory_order(tensor) for tensor in tensors]
-    for first in range(0, len(lines[0]), BLOCK):
-        w, v, g, *copy = (line[first : first + BLOCK] for line in lines)
+    for first in range(0, len(weight), BLOCK):
+        w, v, g, *copy = (tensor[first : first + BLOCK] for tensor in tensors)
         v.mul_(momentum).sub_(g.to(v.dtype), alpha=slope)
         if fade:
             v.sub_(w, alpha=fade)
@@ -88,7 +68,7 @@ def plain_update(
 
 
 def in_memory_order(tensor: torch.Tensor) -> torch.Tensor:
-    """All numbers of a dense tensor in one dimension, no copy."""
+    """A dense tensor as one dimension, in memory order, without a copy."""
     tensor = tensor.detach()
     rows = tensor.permute(0, 2, 3, 1) if tensor.dim() == 4 else tensor
     return rows.view(-1)

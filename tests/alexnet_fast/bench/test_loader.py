@@ -211,7 +211,7 @@ def test_all_loaders_are_measured_on_the_same_images(tiny_dataset: Dataset, monk
     rows = benchmark.measure_baselines(tiny_dataset, device=CPU, batch_size=6, num_threads=1, say=said.append)
     rates = {row.name: row.rate for row in rows}
     assert {
-        "libjpeg-turbo alone", "DALI: decode only", "the same, handed to torch", benchmark.MEAN_COLOR,
+        "libjpeg-turbo alone", "DALI: decode only", "the same, as torch tensors", benchmark.MEAN_COLOR,
         benchmark.FULL_GRAPH, "torch DataLoader + Pillow", "webdataset + Pillow",
     } <= set(rates)  # fmt: skip
     (ours,) = (row for row in rows if row.name == benchmark.FULL_GRAPH)
@@ -219,7 +219,7 @@ def test_all_loaders_are_measured_on_the_same_images(tiny_dataset: Dataset, monk
         assert row.details["loader is"] == f"{ours.rate / row.rate:.2f}×"
         assert float(row.details["CPU µs"]) > 0
     assert ours.details["by CPU"] == "1.00×"
-    assert any(line.startswith("Hand-over to torch: ") and "%" in line for line in said)
+    assert any(line.startswith("Conversion to torch tensors: ") and "%" in line for line in said)
     monkeypatch.setitem(sys.modules, "simplejpeg", None)
     assert benchmark.decoder_alone([], 6, 1, said.append) == []
     assert "pip install simplejpeg" in said[-1]
@@ -258,7 +258,7 @@ def test_ffcv_is_asked_in_a_process_of_its_own(
     tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "peer.py").write_text(FAKE_PEER)
-    monkeypatch.setattr(baseline_loaders, "FFCV_PEER", tmp_path / "peer.py")
+    monkeypatch.setattr(baseline_loaders, "FFCV_BASELINE", tmp_path / "peer.py")
     monkeypatch.setattr(baseline_loaders, "check_ffcv", lambda python: None)
     recipe = baseline_loaders.Recipe.of(tiny_dataset)
     with baseline_loaders.open_ffcv(Path(sys.executable), [(b"12", 0), (b"345", 1)], recipe, 4, 1) as (candidate,):

@@ -101,7 +101,7 @@ def test_the_wall_is_the_lowest_limit_that_holds(fits: bool, nearest: str) -> No
         Measurement("limit: CPU, decoding", 1000.0),
         Measurement("limit: CPU, reading samples", 9000.0),
     ]
-    sentence = tune.wall(450.0, limits, fits_memory=fits)
+    sentence = tune.bottleneck(450.0, limits, fits_memory=fits)
     assert nearest.removeprefix("limit: ") in sentence.partition(":")[0]
     assert ("45%" in sentence) == fits and ("90%" in sentence) != fits
     assert ("first pass" in sentence) == fits

@@ -9,7 +9,7 @@ from time import sleep
 import pytest
 from torch._C._distributed_c10d import HashStore, Store
 
-from alexnet_fast.distributed.rendezvous import meet
+from alexnet_fast.distributed.rendezvous import rendezvous
 from alexnet_fast.tools.errors import UserError
 
 SHORT = timedelta(seconds=0.3)
@@ -20,7 +20,7 @@ def start(store: Store, world_size: int, delays: dict[int, float]) -> list[Store
 
     def rank(number: int) -> Store:
         sleep(delays.get(number, 0))
-        return meet(store, number, world_size, timedelta(seconds=20))
+        return rendezvous(store, number, world_size, timedelta(seconds=20))
 
     with ThreadPoolExecutor(world_size) as pool:
         return list(pool.map(rank, range(world_size)))
@@ -43,7 +43,7 @@ def test_a_start_that_was_cut_short_does_not_mislead_the_next() -> None:
     for lost in (0, 1):  # two of three came and waited, then all were ended
         with ThreadPoolExecutor(2) as pool:
             ranks = [number for number in range(3) if number != lost]
-            futures = [pool.submit(meet, store, number, 3, SHORT) for number in ranks]
+            futures = [pool.submit(rendezvous, store, number, 3, SHORT) for number in ranks]
             for future in futures:
                 with pytest.raises(UserError, match=r"of 3 waited 0 s for the others"):
                     future.result()

@@ -109,7 +109,7 @@ def test_a_run_whose_weights_do_not_fit_is_not_done(tiny_dataset: Dataset, small
     run = small_disk / "run"
     recipe = load_recipe("2013", [*SMALL, "epochs=1", "shuffle_buffer=20"])
     fill(small_disk, leaving=1_000_000)
-    with pytest.raises(UserError, match=r"could not be saved \(No space left on device\).*Make room.*--resume"):
+    with pytest.raises(UserError, match=r"(?s)could not be saved \(No space left on device\).*Make room.*--resume"):
         train(tiny_dataset, recipe, run, device="cpu", quiet=True)
     assert not (run / "result.json").exists()
     (small_disk / "filler").unlink()

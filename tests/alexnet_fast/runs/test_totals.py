@@ -54,7 +54,7 @@ def test_speed_is_images_over_the_time_of_their_steps(monkeypatch: pytest.Monkey
 def test_time_cannot_be_forgotten_without_its_images() -> None:
     meter = Meter(Mesh(), torch.device("cpu"))
     meter.add(StepResult(torch.tensor(2.0), torch.tensor(8), 32))
-    with pytest.raises(AssertionError, match="read first"):
+    with pytest.raises(AssertionError, match="read the metrics first"):
         meter.start()
 
 

@@ -79,7 +79,7 @@ def test_two_processes_freeze_alike(small_run: Path, others: Dataset, tmp_path: 
 def test_wrong_use_gets_a_clear_message(small_run: Path, others: Dataset, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="did you mean 'conv1'"):
         tuned(small_run, "conv11")
-    with pytest.raises(UsageError, match="fc8 tells the classes apart"):
+    with pytest.raises(UsageError, match="fc8 distinguishes the classes"):
         tuned(small_run, "fc8")
     with pytest.raises(UsageError, match="give --init CHECKPOINT too"):
         override(recipe("2013"), ["freeze=conv1"])
