@@ -5,7 +5,6 @@ None of them has run on a GPU yet.
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import shutil
@@ -15,12 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from alexnet_fast.bench.measurement import finish
+from alexnet_fast.check.loading import second_epoch_from_cache
 from alexnet_fast.check.program import judge, kernel_errors, prints, tiny_shards
-from alexnet_fast.check.runner import Check, CheckFailedError, Place
-from alexnet_fast.check.worlds import compare_worlds
+from alexnet_fast.check.reference import FP32, compare_steps, compare_ten_views, pixels_by_pillow, small_batch
+from alexnet_fast.check.runner import Check, CheckFailedError, Place, SkippedError
+from alexnet_fast.check.worlds import compare_two_by_two, compare_worlds, end_after_a_killed_rank
 from alexnet_fast.config.precision import Precision, choose_precision
 from alexnet_fast.distributed.devices import use_device
 from alexnet_fast.network.dropout import DropoutKey, drop, dropout_mask
@@ -35,15 +35,15 @@ from alexnet_fast.pipelines.reader import Reading, read_samples
 from alexnet_fast.pipelines.settings import LoaderOptions
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UserError
-from alexnet_fast.tools.sharding.tar_writer import read_samples as samples_of_tar
 from alexnet_fast.training.divergence import DivergedError
 from alexnet_fast.training.optimizer import SGD
 from alexnet_fast.training.train_step import TrainingStep
 
 STEPS = 12
+FORMULA_STEPS = 4
+MANY_STEPS = 2000
 CAPTURES = 50
 EPOCHS = 50
-FP32 = Precision("fp32", torch.float32, "")
 REPORT = "report it with this table: training on this GPU cannot be trusted"
 
 
@@ -85,13 +85,6 @@ def small_step(device: torch.device, precision: Precision) -> TrainingStep:
     return TrainingStep(model, optimizer, precision=precision)
 
 
-def small_batch(number: int, device: torch.device) -> Batch:
-    generator = torch.Generator().manual_seed(number)
-    images = torch.randn(16, 3, 131, 131, generator=generator) * 60
-    labels = torch.randint(0, 10, (16,), generator=generator)
-    return Batch(images.to(device).contiguous(memory_format=torch.channels_last), labels.to(device))
-
-
 def losses_of(step: TrainingStep) -> list[float]:
     results = [step(small_batch(number, step.device), step=number, seed=0) for number in range(STEPS)]
     step.drain()
@@ -118,6 +111,10 @@ def check_training(place: Place) -> str:
     if single > 1e-3 or furthest(eager, expected) > 2e-2 or furthest(replayed, eager) > 2e-3:
         raise CheckFailedError(figures)
     return figures
+
+
+def check_formula(place: Place) -> str:
+    return compare_steps(gpu(), FORMULA_STEPS)
 
 
 def check_no_waiting(place: Place) -> str:
@@ -188,15 +185,6 @@ def check_reproducible(place: Place) -> str:
 # -------------------------------------------------------------------------------- loader
 
 
-def pixels_by_pillow(tars: list[Path]) -> np.ndarray[Any, np.dtype[np.int16]]:
-    """(N, size, size, 3)"""
-    found = []
-    for tar in tars:
-        with tar.open("rb") as file:
-            found += [np.asarray(Image.open(io.BytesIO(sample.jpeg)), np.int16) for sample in samples_of_tar(file)]
-    return np.stack(found)
-
-
 def decoder_difference(dataset: Dataset, load: float) -> tuple[int, float]:
     """(largest, mean) difference of decoded pixels, 0..255, from Pillow's."""
     tars = dataset.tars("val")
@@ -225,6 +213,14 @@ def images_of(dataset: Dataset, device: torch.device, **options: Any) -> torch.T
     """One epoch's images in float32, on the CPU."""
     with TrainingLoader(dataset, batch_size=4, device=device, seed=0, options=LoaderOptions(2, **options)) as loader:
         return torch.cat([batch.images.float().cpu() for batch in loader.epoch(0)])
+
+
+def check_ten_views(place: Place) -> str:
+    return compare_ten_views(tiny_shards(place), gpu())
+
+
+def check_cache(place: Place) -> str:
+    return second_epoch_from_cache(tiny_shards(place), gpu(), place.folder / "cached")
 
 
 def check_loader(place: Place) -> str:
@@ -330,13 +326,26 @@ def check_nccl(place: Place) -> str:
     return f"two GPUs train as one: weights within {worst:.1e} (towers and replicas, eager and captured)"
 
 
+def check_two_by_two(place: Place) -> str:
+    if torch.cuda.device_count() < 4:
+        raise SkippedError(f"needs four GPUs, and there are {torch.cuda.device_count()}")
+    return compare_two_by_two("cuda", steps=MANY_STEPS, captured=True)
+
+
+def check_killed_rank(place: Place) -> str:
+    return end_after_a_killed_rank("cuda", place.folder)
+
+
 CHECKS = (
     Check("GPU kernels", check_kernels, REPORT, 180.0),
     Check("GPU training", check_training, REPORT, 120.0),
+    Check("formula", check_formula, REPORT, 120.0),
     Check("no waiting", check_no_waiting, "it costs speed alone; report it with this table"),
     Check("wrong label", check_wrong_label, REPORT),
     Check("decoders", check_decoders, "give LoaderOptions(decode_on='cpu'), and report it with this table"),
     Check("GPU loader", check_loader, REPORT),
+    Check("ten views", check_ten_views, REPORT, 120.0),
+    Check("decoded cache", check_cache, "train without --cache-decoded, and report it with this table"),
     Check("GPU resume", check_resume, REPORT),
     Check("damaged JPEG", check_damaged, "run `alexnet-fast verify --decode` before training", 120.0),
     Check("GPU memory", check_memory, "report it with this table: long runs may run out of memory", 120.0),
@@ -346,4 +355,6 @@ CHECKS = (
 )
 CHECKS_OF_SEVERAL = (
     Check("two GPUs", check_nccl, "give --gpus 1, or --set cuda_graph=false; NCCL_DEBUG=INFO says more", 240.0),
+    Check("2 × 2 GPUs", check_two_by_two, "give --parallel data; NCCL_LAUNCH_ORDER_IMPLICIT=1 may help", 300.0),
+    Check("killed rank", check_killed_rank, "end what is left by hand after a crash; NCCL_DEBUG=INFO says more", 180.0),
 )

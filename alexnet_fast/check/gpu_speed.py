@@ -13,6 +13,7 @@ from alexnet_fast.bench.model import batch_of, make_step
 from alexnet_fast.bench.tower import make_tower_step
 from alexnet_fast.bench.tune import has_jpeg_engines
 from alexnet_fast.check.gpu import gpu
+from alexnet_fast.check.loading import training_rate
 from alexnet_fast.check.program import tiny_shards
 from alexnet_fast.check.runner import Check, Place
 from alexnet_fast.config.precision import choose_precision
@@ -27,6 +28,7 @@ from alexnet_fast.training.train_step import TrainingStep
 BATCH_SIZES = (128, 256, 512, 1024, 2048)
 SHAPES = {"conv2": (96, 27, 256, 5), "conv4": (384, 13, 384, 3), "conv5": (384, 13, 256, 3)}
 """Layer -> (maps seen, pixels on a side, maps, pixels of its kernels), both towers together."""
+TRAINING_STEPS = 300
 LOADS = (0.1, 0.3, 0.65, 0.9)
 
 
@@ -136,8 +138,20 @@ def measure_loader(place: Place) -> str:
     return f"img/s at batch {batch_size}, {num_cores()} threads, decoded on {text}"
 
 
+def measure_training(place: Place) -> str:
+    """As `measure_loader` and `measure_steps`, together: a loader that keeps up is waited for by nobody."""
+    device, precision = gpu(), choose_precision(gpu())
+    dataset = Dataset.load(place.data) if place.data is not None else tiny_shards(place)
+    step = make_step(NETS["167"], device, precision)
+    batch_size = min(128, dataset.split("train").samples)
+    dtype = torch.float16 if precision.name == "fp16" else torch.float32
+    with TrainingLoader(dataset, batch_size=batch_size, device=device, seed=0, dtype=dtype) as loader:
+        return training_rate(step, loader, TRAINING_STEPS)
+
+
 MEASUREMENTS = (
     Check("speed: step", measure_steps, "other programs may be using the GPU", 120.0),
     Check("speed: grouped convolutions", measure_grouped, "", 120.0),
     Check("speed: loader", measure_loader, "", 120.0),
+    Check("speed: training", measure_training, "bench --tune finds better loader settings", 120.0),
 )
