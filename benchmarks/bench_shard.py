@@ -41,6 +41,7 @@ from alexnet_fast.tools.sharding.plan import Plan, ShardOptions
 from alexnet_fast.tools.sharding.process_pool import local_pool
 from alexnet_fast.tools.sharding.resize import average_area
 from alexnet_fast.tools.sharding.shard import shard
+from alexnet_fast.tools.sharding.statistics import PixelSums
 from alexnet_fast.tools.sharding.worker import make_shard
 from alexnet_fast.tools.sources.find import find_source
 from alexnet_fast.tools.sources.table import read_bytes
@@ -100,9 +101,15 @@ def worker(plan: Plan, folder: Path) -> Seconds:
     output = LocalOutput(folder)
     output.prepare()
     keep_freed_blocks()  # as its process does when it begins
-    use_loops_for(FEWEST_IMAGES)  # as with ImageNet, however few images are measured
+    load_loops()
     tasks = [plan.task(planned, output, False) for planned in plan.shards]
     return timed(lambda: [make_shard(task) for task in tasks])
+
+
+def load_loops() -> None:
+    """Begin as a worker does that makes ImageNet's shards, however few images are measured."""
+    use_loops_for(FEWEST_IMAGES)
+    PixelSums(256).add(average_area(lambda first, last: np.zeros((last - first, 300, 3), np.uint8), 0, 300, 256))
 
 
 def webdataset_loop(plan: Plan, folder: Path) -> Seconds:
@@ -175,8 +182,7 @@ def one_size(source: Path, count: int, folder: Path) -> dict[str, float]:
 def resizing(content: bytes) -> dict[str, float]:
     """Milliseconds of the resize alone, by filter, and what making the image takes beside its decoded pixels."""
     keep_freed_blocks()
-    use_loops_for(FEWEST_IMAGES)
-    average_area(lambda first, last: np.zeros((last - first, 300, 3), np.uint8), 0, 300, 256)  # loads machine code
+    load_loops()
     before = memory_kb("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # begins a new peak
     encode(content, "a", ImageOptions())

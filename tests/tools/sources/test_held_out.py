@@ -215,3 +215,15 @@ def test_classes_that_contradict_wordnet_ids(tmp_path: Path, kind: str) -> None:
     if kind == "folders":  # numbers are refused for their numbering first
         with pytest.raises(UsageError, match="6 of 12 images of train are in another class than"):
             find_source(write_files(tmp_path / "many", files(6, 3)))
+
+
+def test_folders_that_are_taken_for_no_classes_are_named(tmp_path: Path) -> None:
+    """Validation images by number beat a folder's name that nothing else calls a class, but not without a word."""
+    write_files(tmp_path, {f"val/{kind}/{val_name(n)}": b"" for kind, n in (("fish", 293), ("dog", 1), ("dog", 2))})
+    source = find_source(tmp_path)
+    assert (
+        len(source.classes) == 1000
+        and "The names of 'val/dog', 'val/fish' are taken for no classes" in source.warnings[0]
+    )
+    source = find_source(tmp_path, splits=["val=val"])
+    assert [entry.name for entry in source.classes] == ["dog", "fish"]
