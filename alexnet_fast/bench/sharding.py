@@ -14,16 +14,12 @@ import io
 import json
 import multiprocessing
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from array import array
-from collections.abc import Callable
-from concurrent.futures import Future
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -35,22 +31,20 @@ import numpy.typing as npt
 from PIL import Image
 
 from alexnet_fast.bench.measurement import Measurement, table
+from alexnet_fast.bench.sharding_parent import parent_memory
 from alexnet_fast.distributed.machine import describe_machine
-from alexnet_fast.tools.dataset import ImageOptions, Note, Shard
+from alexnet_fast.tools.dataset import ImageOptions
 from alexnet_fast.tools.freed_memory import keep_freed_blocks
 from alexnet_fast.tools.sharding.acceleration import FEWEST_IMAGES, use_loops_for
 from alexnet_fast.tools.sharding.image import encode
-from alexnet_fast.tools.sharding.plan import Plan, ShardOptions, ShardTask
+from alexnet_fast.tools.sharding.plan import Plan, ShardOptions
 from alexnet_fast.tools.sharding.process_pool import local_pool
 from alexnet_fast.tools.sharding.resize import average_area
 from alexnet_fast.tools.sharding.shard import shard
 from alexnet_fast.tools.sharding.statistics import PixelSums
-from alexnet_fast.tools.sharding.tar_writer import index_bytes
-from alexnet_fast.tools.sharding.worker import ShardRecord, make_shard, write_record
-from alexnet_fast.tools.sources import contents as source_contents
+from alexnet_fast.tools.sharding.worker import make_shard
 from alexnet_fast.tools.sources.find import find_source
-from alexnet_fast.tools.sources.table import Source, read_bytes
-from alexnet_fast.tools.sources.tree import Tree
+from alexnet_fast.tools.sources.table import read_bytes
 from alexnet_fast.tools.storage.output import LocalOutput
 
 ROUNDS = 3
@@ -62,13 +56,22 @@ Candidate = Callable[[Path], float]
 """Makes the images into an empty folder; returns the seconds that took."""
 
 
-def timed(work: Callable[[], object]) -> float:
-    begun = time.perf_counter()
+class Seconds(float):
+    """By the clock."""
+
+    processor: float
+    """Of this process's processor time, which other programs on the machine change less."""
+
+
+def timed(work: Callable[[], object]) -> Seconds:
+    processor, begun = time.process_time(), time.perf_counter()
     work()
-    return time.perf_counter() - begun
+    seconds = Seconds(time.perf_counter() - begun)
+    seconds.processor = time.process_time() - processor
+    return seconds
 
 
-def in_one_core(work: Callable[[Plan, Path], float], plan: Plan, folder: Path) -> float:
+def in_one_core(work: Callable[[Plan, Path], Seconds], plan: Plan, folder: Path) -> Seconds:
     """Seconds of the work in a new process that may use one core only."""
     with multiprocessing.get_context("spawn").Pool(
         1, os.sched_setaffinity, (0, {min(os.sched_getaffinity(0))})
@@ -76,7 +79,7 @@ def in_one_core(work: Callable[[Plan, Path], float], plan: Plan, folder: Path) -
         return pool.apply(work, (plan, folder))
 
 
-def bare_loop(plan: Plan, folder: Path, resampling: Image.Resampling) -> float:
+def bare_loop(plan: Plan, folder: Path, resampling: Image.Resampling) -> Seconds:
     """Pillow alone: read, decode, center square to 256, encode, thrown away."""
     locations = [plan.image(number).location for number in range(len(plan.source.table))]
 
@@ -93,17 +96,23 @@ def pillow(content: bytes, resampling: Image.Resampling) -> bytes:
     return stream.getvalue()
 
 
-def worker(plan: Plan, folder: Path) -> float:
+def worker(plan: Plan, folder: Path) -> Seconds:
     """What a worker process does: read, encode, statistics, tar, index, hash, written to the disk."""
     output = LocalOutput(folder)
     output.prepare()
     keep_freed_blocks()  # as its process does when it begins
-    use_loops_for(FEWEST_IMAGES)  # as with ImageNet, however few images are measured
+    load_loops()
     tasks = [plan.task(planned, output, False) for planned in plan.shards]
     return timed(lambda: [make_shard(task) for task in tasks])
 
 
-def webdataset_loop(plan: Plan, folder: Path) -> float:
+def load_loops() -> None:
+    """Begin as a worker does that makes ImageNet's shards, however few images are measured."""
+    use_loops_for(FEWEST_IMAGES)
+    PixelSums(256).add(average_area(lambda first, last: np.zeros((last - first, 300, 3), np.uint8), 0, 300, 256))
+
+
+def webdataset_loop(plan: Plan, folder: Path) -> Seconds:
     """webdataset's ShardWriter in a plain loop, with Pillow's BILINEAR."""
     import webdataset
 
@@ -155,7 +164,7 @@ def image_sizes(images: Path, folder: Path) -> list[dict[str, Any]]:
 def one_size(source: Path, count: int, folder: Path) -> dict[str, float]:
     found = find_source(str(source), None, val_fraction=None, seed=0, exclude=None, cache=None)
     plans = {name: Plan(found, ShardOptions(ImageOptions(filter=name))) for name in ("area", "bilinear")}
-    candidates: dict[str, Candidate] = {
+    candidates: dict[str, Callable[[Path], Seconds]] = {
         "bare loop": partial(in_one_core, partial(bare_loop, resampling=Image.Resampling.BILINEAR), plans["area"]),
         "worker": partial(in_one_core, worker, plans["area"]),
         "worker, bilinear": partial(in_one_core, worker, plans["bilinear"]),
@@ -164,8 +173,8 @@ def one_size(source: Path, count: int, folder: Path) -> dict[str, float]:
     for _ in range(ROUNDS):
         for name, candidate in candidates.items():
             with tempfile.TemporaryDirectory(dir=folder) as out:
-                seconds[name].append(candidate(Path(out)))
-    rates = {f"{name}, img/s": count / statistics.median(times) for name, times in seconds.items()}
+                seconds[name].append(candidate(Path(out)).processor)
+    rates = {f"{name}, img/s of processor time": count / statistics.median(times) for name, times in seconds.items()}
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return rates | pool.apply(resizing, (next(source.rglob("*.*")).read_bytes(),))
 
@@ -173,7 +182,7 @@ def one_size(source: Path, count: int, folder: Path) -> dict[str, float]:
 def resizing(content: bytes) -> dict[str, float]:
     """Milliseconds of the resize alone, by filter, and what making the image takes beside its decoded pixels."""
     keep_freed_blocks()
-    use_loops_for(FEWEST_IMAGES)
+    load_loops()
     before = memory_kb("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # begins a new peak
     encode(content, "a", ImageOptions())
@@ -252,66 +261,6 @@ def ffcv(python: str, source: Path, processes: int, folder: Path) -> float:
     return float(printed.splitlines()[-1])
 
 
-# ---------------------------------------------------------------------- memory
-
-
-class NoPool:
-    """A pool that encodes nothing: every shard is done at once, so that only the parent's own work is left."""
-
-    num_workers = 2
-
-    def __init__(self) -> None:
-        self._sums = PixelSums(256)
-        self._sums.add(np.zeros((256, 256, 3), np.uint8))
-
-    def submit(self, task: ShardTask) -> Future[ShardRecord]:
-        notes = tuple(Note(image.origin, "truncated") for image in task.images[:2])
-        count = len(task.images)
-        with task.output.create(task.name.replace(".tar", ".idx")) as file:
-            file.write(index_bytes([f"cls 0 5 {image.stem}.cls" for image in task.images[2:]]))
-        record = ShardRecord(Shard(task.name, count - 2, 40_000 * count, "0" * 64, "0" * 64), count, 0, notes, notes)
-        write_record(task.output, record, self._sums if task.keep_sums else None)
-        done: Future[ShardRecord] = Future()
-        done.set_result(record)
-        return done
-
-    def counts(self) -> None:
-        return None
-
-    def stop(self) -> None:
-        return None
-
-
-class Roomy(LocalOutput):
-    """A folder without a check of its free space: there are no images to sample."""
-
-    def free_bytes(self) -> None:
-        return None
-
-
-def parent_memory(folder: Path) -> tuple[float, float]:
-    """(peak MB of this process, seconds) for a plan and manifest of ImageNet's size, from the listing on."""
-    names = [b"n%08d" % number for number in range(1000)]
-    tree = Tree(folders={b"train", *(b"train/" + name for name in names)})
-    for number, name in enumerate(names):
-        files = [b"%s_%d.JPEG" % (name, 10 * i) for i in range(1281 + (number < 167))]
-        tree.images[b"train/" + name] = files
-        tree.sizes[b"train/" + name] = array("q", range(len(files)))
-    trees = [tree]  # given away, not kept
-    del tree
-    setattr(source_contents, "read_tree", lambda *_: trees.pop())  # noqa: B010 (mypy knows the name as another module's)
-    begun = time.perf_counter()
-    found: Source = find_source(str(folder), "folders", val_fraction=None, seed=0, exclude=None, cache=None)
-    plan = Plan(found, ShardOptions())
-
-    @contextmanager
-    def pool() -> Any:
-        yield NoPool()
-
-    shard(plan, Roomy(folder / "out"), pool, strict=False, watch=lambda progress: None)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, time.perf_counter() - begun
-
-
 # ------------------------------------------------------------------------ main
 
 
@@ -361,11 +310,16 @@ def main(
     rows = [measure(name, count, seconds[name], details) for name, details, _ in candidates]
     rates = {row.name: row.rate for row in rows}
     click.echo(table(rows))
-    ratio = rates["our worker"] / rates["bare loop: Pillow decode, BILINEAR, encode"]
-    click.echo(f"worker / bare loop: {ratio:.3f}")
+    bare, ours = (seconds[name] for name, _, _ in candidates[:2])
+    ratio = statistics.median(bare) / statistics.median(ours)
+    by_processor = processor_seconds(bare) / processor_seconds(ours)
+    click.echo(f"worker / bare loop: {ratio:.3f} by the clock, {by_processor:.3f} by processor time")
     content = {
         "command": " ".join(["python", *sys.argv]), "machine": describe_machine(), "images": count,
         "rows": [asdict(row) for row in rows], "worker / bare loop": ratio,
+        "worker / bare loop, processor time": by_processor,
+        "processor ms an image": {"bare loop": 1e3 * processor_seconds(bare) / count,
+                                  "worker": 1e3 * processor_seconds(ours) / count},
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         content["sizes"] = sizes = image_sizes(images, Path(folder))
@@ -377,6 +331,10 @@ def main(
         content |= whole_runs(rates)
     if json_file:
         json_file.write_text(json.dumps(content, indent=2, default=str) + "\n")
+
+
+def processor_seconds(rounds: Sequence[float]) -> float:
+    return statistics.median(each.processor for each in rounds if isinstance(each, Seconds))
 
 
 def whole_runs(rates: dict[str, float]) -> dict[str, Any]:

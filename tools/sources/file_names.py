@@ -60,12 +60,7 @@ def label_of_name(name: bytes) -> NameLabel | None:
 
 
 def imagenet_index(name: bytes) -> int:
-    """The ImageNet class index of a validation image's number, else the one that the wnid in a file name says; -1 where
-    there is none.
-    """
-    index = validation_index(name)
-    if index is not None:
-        return index
+    """The ImageNet class index that a file name says; -1 where it says none."""
     label = label_of_name(name)
     known = classes_by_wnid().get(label.wnid) if label else None
     return known.index if known else -1

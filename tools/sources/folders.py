@@ -69,10 +69,14 @@ class Grouping:
     groups: list[Group] = field(default_factory=list)
     origins: Counter[str] = field(default_factory=Counter)
     """Where labels come from -> images."""
+    unread: list[str] = field(default_factory=list)
+    """Folders whose names are taken for no class."""
 
     def add(self, folder: ImageFolder, assigned: Assignment) -> None:
         """Label a folder's images: by a table, by the folder, or by their own names."""
         label = class_of_path(assigned.class_path)
+        if assigned.unread:
+            self.unread.append(folder.where)
         by_label: dict[tuple[str, Label], list[int]] = defaultdict(list)
         rows = self.rows_of(folder)
         if label is not None and rows is None:
@@ -139,7 +143,11 @@ def assign(root: str, folders: list[ImageFolder], given: Sequence[str]) -> list[
             continue
         split, below = content
         wnids = tuple(part for part in folder.class_path if _WNID.fullmatch(part))
-        assigned.append(Assignment(split, below if class_of_path(below) in classes else wnids))
+        named = class_of_path(below)
+        if named in classes:
+            assigned.append(Assignment(split, below))
+        else:
+            assigned.append(Assignment(split, wnids, unread=named is not None and not wnids))
     return assigned
 
 
@@ -306,6 +314,11 @@ def build(
         names = sorted(map(text, empty_folders))
         notes.append(f"No classes: {counted(len(names), 'folder')} without an image ({few(names)}).")
     warnings = [*made.warnings, *grouping.tables.warnings()]
+    if grouping.unread:
+        warnings.append(
+            f"The names of {few(grouping.unread)} are taken for no classes: the labels are the challenge's, by the "
+            "images' names. If the folders are the classes: --split NAME=PATH."
+        )
     above = {entry.name.partition("/")[0] if "/" in entry.name else "" for entry in made.classes}
     if class_list is None and len(above) == 1 and above != {""}:
         notes.append(

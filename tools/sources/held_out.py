@@ -12,12 +12,17 @@ from collections import defaultdict
 
 from alexnet_fast.tools.errors import UsageError
 from alexnet_fast.tools.messages import counted, few
-from alexnet_fast.tools.sources.file_names import held_out_image, imagenet_index, split_of_name
+from alexnet_fast.tools.sources.file_names import held_out_image, imagenet_index, split_of_name, validation_index
 from alexnet_fast.tools.sources.foreign import text
 from alexnet_fast.tools.sources.image_folders import ImageFolder
 from alexnet_fast.tools.sources.imagenet import classes_by_wnid, imagenet_classes
 from alexnet_fast.tools.sources.splits import Assignment, Path, said
 from alexnet_fast.tools.sources.table import Source
+
+MANY = 100
+"""Images in other classes than their names say that prove a split's labels to be shifted or numbered otherwise; fewer
+may be somebody's own choice.
+"""
 
 
 def split_of_content(folder: ImageFolder) -> tuple[str, Path] | None:
@@ -57,8 +62,8 @@ def check_names(source: Source, chosen: bool) -> list[str]:
     """Compare what images' names say with the source; warnings.
 
     chosen: whether the user gave the splits or labels by an option, which no majority of names overrules.  UsageError
-    where train and another split share an image of the challenge, where train consists of such images, and where half
-    of a split's images or more are in another class than their names say.
+    where train and another split share an image of the challenge, where train consists of such images, and where many
+    images and half of a split's or more are in another class than their names say.
     """
     table, seen = source.table, defaultdict[bytes, dict[str, str]](dict)
     moved: dict[tuple[str, str], list[str]] = defaultdict(list)
@@ -68,7 +73,8 @@ def check_names(source: Source, chosen: bool) -> list[str]:
         origin = table.origin_bytes(number)
         name = origin[max(origin.rfind(b"/"), origin.rfind(b"!")) + 1 :]
         split, wnid = source.splits[table.split[number]], source.classes[table.label[number]].name
-        named, index = split_of_name(name), imagenet_index(name)
+        named, by_number = split_of_name(name), validation_index(name)
+        index = imagenet_index(name) if by_number is None else by_number
         if named:
             seen[held_out_image(name)].setdefault(split, table.origin(number))
         if named and named != split:
@@ -88,7 +94,8 @@ def check_names(source: Source, chosen: bool) -> list[str]:
 
 
 def check_classes(root: str, split: str, wrong: list[str], known: int) -> str:
-    """A warning of images whose names say another class; UsageError where these are half of the split's or more.
+    """A warning of images whose names say another class; UsageError where these are many, and half of the split's or
+    more.
 
     wrong: what is said of each.  known: images of the split whose names say one of ImageNet's classes.
     """
@@ -96,7 +103,7 @@ def check_classes(root: str, split: str, wrong: list[str], known: int) -> str:
         f"{len(wrong):,} of {counted(known, 'image')} of {split} are in another class than their names or the "
         f"challenge's validation labels say ({few_lines(wrong)})"
     )
-    if 2 * len(wrong) >= known:
+    if len(wrong) >= MANY and 2 * len(wrong) >= known:
         raise UsageError(f"{root}: {images}. Correct the labels; if they are meant, rename the images.")
     return f"{images}; the source's labels are kept."
 

@@ -63,7 +63,7 @@ def label_of(value: Any) -> Label:
 
 def label_of_text(value: str) -> Label:
     # JSON can spell halves of characters, which have no bytes.
-    word = value.encode("utf-8", "backslashreplace").decode().strip()
+    word = value.encode("utf-8", "backslashreplace").decode().removeprefix("\ufeff").strip()
     if word.lower() in _MISSING:
         return UNLABELED
     if _NUMBER.fullmatch(word):

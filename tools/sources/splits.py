@@ -61,6 +61,8 @@ class Assignment:
     class_path: Path
     stated: bool = True
     """Whether a name or the user says the split; where nothing does, it is train."""
+    unread: bool = False
+    """Whether names below the split's folder are not taken for a class, since the images' own names say theirs."""
 
 
 class AmbiguousSplitsError(UsageError):

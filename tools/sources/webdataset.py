@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -27,7 +28,15 @@ from alexnet_fast.tools.sources.samples import (
     texts_are_labels,
 )
 from alexnet_fast.tools.sources.splits import explicit_splits, said
-from alexnet_fast.tools.sources.table import SPLIT_ORDER, ClassName, ImageTable, Source, TableBuilder
+from alexnet_fast.tools.sources.table import (
+    SPLIT_ORDER,
+    ClassName,
+    ImageTable,
+    Location,
+    Source,
+    TableBuilder,
+    read_bytes,
+)
 from alexnet_fast.tools.sources.tar_index import Listing
 from alexnet_fast.tools.storage.filesystem import join
 
@@ -131,6 +140,7 @@ def find_webdataset(
     tars = list(listings)
     collected = _Collected(root, tars, accounts)
     split_of = splits_of_tars(root, tars, splits, accounts)
+    check_copies(root, listings, split_of)
     with_texts = not has_label_members(listings)
     for container, tar in enumerate(tars):
         if tar in split_of:
@@ -169,6 +179,35 @@ def find_webdataset(
         warnings=tuple(made.warnings),
         label_source="the samples' " + ", ".join(name for name, _ in collected.origins.most_common()),
     )
+
+
+def check_copies(root: str, listings: Mapping[str, Listing], split_of: Mapping[str, str]) -> None:
+    """UsageError where two tars of a split hold the same samples, as a second download does.
+
+    Compared are names, sizes, labels, and the first image.
+    """
+    seen: dict[tuple[str, bytes], str] = {}
+    for tar, split in split_of.items():
+        listing = listings[tar]
+        digest = hashlib.sha256(listing.names.buffer)
+        digest.update(listing.sizes.tobytes())
+        digest.update(listing.labels.buffer)
+        other = seen.setdefault((split, digest.digest()), tar)
+        content = first_image(root, tar, listing) if other != tar else b""
+        if content and content == first_image(root, other, listings[other]):
+            raise UsageError(
+                f"{root}: {tar!r} is a copy of {other!r}: both hold the same samples. Move one of them out of the "
+                "source."
+            )
+
+
+def first_image(root: str, tar: str, listing: Listing) -> bytes:
+    """Its bytes; none where there is no image, and of a compressed tar, which would have to be unpacked for it."""
+    rows = (row for row, name in enumerate(listing.names) if is_image_component(split_member(name)[1]))
+    row = next(rows, None)
+    if row is None or listing.packed:
+        return b""
+    return read_bytes(Location(join(root, tar), listing.offsets[row], listing.sizes[row]))
 
 
 def has_label_members(listings: Mapping[str, Listing]) -> bool:

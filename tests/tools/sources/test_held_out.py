@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from alexnet_fast.tools.errors import UsageError
+from alexnet_fast.tools.sources import held_out
 from alexnet_fast.tools.sources.find import Source, find_source
 from alexnet_fast.tools.sources.imagenet import imagenet_classes, validation_labels
 from tests.tools.fake_sources import tar_bytes, write_files
@@ -160,8 +161,8 @@ def labeled(kind: str, wrong: int, right: int) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("kind", ["folders", "tars", "named", "webdataset"])
-def test_classes_that_contradict_the_challenge(tmp_path: Path, kind: str) -> None:
-    """One rule: fewer than half are a warning, and the source's labels are kept; half or more are refused."""
+def test_classes_that_contradict_the_challenge(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One rule: a warning, and the source's labels are kept; but many, and half of a split or more, are refused."""
     source = find_source(write_files(tmp_path / "few", labeled(kind, 1, 3)))
     (warning,) = source.warnings
     assert warning.startswith(
@@ -171,6 +172,8 @@ def test_classes_that_contradict_the_challenge(tmp_path: Path, kind: str) -> Non
     tench = [number for number in range(len(source.table)) if source.classes[source.table.label[number]].name == TENCH]
     assert any(f"{numbers_of(GOLDFISH)[40]:08d}" in source.table.origin(number) for number in tench)
     write_files(tmp_path / "many", labeled(kind, 4, 2))
+    assert any(text.startswith("4 of 8 images of val are in") for text in find_source(tmp_path / "many").warnings)
+    monkeypatch.setattr(held_out, "MANY", 4)
     with pytest.raises(UsageError, match=r"4 of 8 images of val are in another class .*Correct the labels"):
         find_source(tmp_path / "many")
 
@@ -194,7 +197,7 @@ def test_class_folders_by_other_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["folders", "webdataset"])
-def test_classes_that_contradict_wordnet_ids(tmp_path: Path, kind: str) -> None:
+def test_classes_that_contradict_wordnet_ids(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Images of train called n01440764_… in another of the 1,000 classes; a split is judged by itself."""
 
     def files(wrong: int, right: int) -> dict[str, bytes]:
@@ -212,6 +215,19 @@ def test_classes_that_contradict_wordnet_ids(tmp_path: Path, kind: str) -> None:
     source = find_source(write_files(tmp_path / "few", files(2, 3)))
     assert [entry.name for entry in source.classes][:2] == [TENCH, GOLDFISH]
     assert any(text.startswith("2 of 8 images of train are in another class than") for text in source.warnings)
+    monkeypatch.setattr(held_out, "MANY", 6)
     if kind == "folders":  # numbers are refused for their numbering first
         with pytest.raises(UsageError, match="6 of 12 images of train are in another class than"):
             find_source(write_files(tmp_path / "many", files(6, 3)))
+
+
+def test_folders_that_are_taken_for_no_classes_are_named(tmp_path: Path) -> None:
+    """Validation images by number beat a folder's name that nothing else calls a class, but not without a word."""
+    write_files(tmp_path, {f"val/{kind}/{val_name(n)}": b"" for kind, n in (("fish", 293), ("dog", 1), ("dog", 2))})
+    source = find_source(tmp_path)
+    assert (
+        len(source.classes) == 1000
+        and "The names of 'val/dog', 'val/fish' are taken for no classes" in source.warnings[0]
+    )
+    source = find_source(tmp_path, splits=["val=val"])
+    assert [entry.name for entry in source.classes] == ["dog", "fish"]

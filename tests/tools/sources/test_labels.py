@@ -154,6 +154,11 @@ def test_minus_one_leaves_the_class_to_other_members(tmp_path: Path, component: 
     assert source.table.label.tolist() == [0, 1, 1] and "'001'" in source.unused[0].reason
 
 
+def test_a_byte_order_mark_is_no_part_of_a_label(tmp_path: Path) -> None:
+    source = found(tmp_path, *({"cls": b"\xef\xbb\xbf%d\r\n" % number} for number in (2, 10, 0)))
+    assert source.table.label.tolist() == [2, 10, 0]
+
+
 def test_texts_that_disagree(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="two labels disagree: 1 and 2"):
         found(tmp_path, {"txt": 0}, {"txt": 0}, {"jpg": b"2", "cls": -1, "a.txt": 1, "b.txt": 2})

@@ -181,3 +181,16 @@ def test_half_a_character_in_json(tmp_path: Path) -> None:
     )
     source = find_source(write_files(tmp_path, {"0.tar": tar}))
     assert [entry.name for entry in source.classes] == [r"\ud800", "b"] and source.fingerprint()
+
+
+def test_copies_of_a_tar_are_refused(tmp_path: Path) -> None:
+    """As a second download leaves them; keys that begin anew in every tar are no copies."""
+
+    def samples(first: int) -> bytes:
+        return tar_bytes({f"{i}.{end}": b"%d" % (first + i % 2) for i in range(4) for end in ("jpg", "cls")})
+
+    write_files(tmp_path, {"train-0.tar": samples(0), "train-1.tar": samples(1)})
+    assert len(find_source(tmp_path).table) == 8
+    write_files(tmp_path, {"train-0 (1).tar": samples(0)})
+    with pytest.raises(UsageError, match=r"'train-0.tar' is a copy of 'train-0 \(1\).tar'"):
+        find_source(tmp_path)
