@@ -130,7 +130,7 @@ def test_train_checks_hashes_when_asked(
     assert f"{tar}: is not what was written (sha256 differs), and 1 more. Nothing was trained" in message
 
 
-def test_a_image_that_cannot_be_decoded_is_named(copied: Path) -> None:
+def test_an_image_that_cannot_be_decoded_is_named(copied: Path) -> None:
     tar = copied / "train-000000.tar"
     content = bytearray(tar.read_bytes())
     start = content.index(b"\xff\xd8\xff")
@@ -145,7 +145,7 @@ def test_a_image_that_cannot_be_decoded_is_named(copied: Path) -> None:
 
 
 @pytest.mark.parametrize("loader", [lambda folder: training(folder).epoch(0), evaluation])
-def test_a_image_of_another_size_is_named(copied: Path, loader: Callable[[Path], Iterable[object]]) -> None:
+def test_an_image_of_another_size_is_named(copied: Path, loader: Callable[[Path], Iterable[object]]) -> None:
     """One whose header tells fewer pixels can be decoded, and is no image of this data set."""
     tar = copied / "train-000000.tar"
     content = tar.read_bytes()

@@ -55,7 +55,7 @@ def is_broken(file: Path) -> bool:
     return False
 
 
-def test_a_image_depends_on_seed_split_class_and_number_alone(drawn: Path, tmp_path: Path) -> None:
+def test_an_image_depends_on_seed_split_class_and_number_alone(drawn: Path, tmp_path: Path) -> None:
     draw_dataset(tmp_path / "more", DemoData(num_train=6, num_val=3))
     draw_dataset(tmp_path / "other", DemoData(num_train=5, num_val=2, seed=1))
     name = Path("train") / "waves" / "waves_0004.JPEG"

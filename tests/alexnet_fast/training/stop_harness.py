@@ -19,7 +19,6 @@ from pathlib import Path
 from alexnet_fast.commands.main import main
 from alexnet_fast.runs.checkpoint import all_checkpoints, load_checkpoint
 from alexnet_fast.runs.folder import RunFolder
-from alexnet_fast.training import run as _run  # noqa: F401 (imported before the fork)
 
 PATIENCE = 240.0
 """Seconds after which a trial is given up: machines may be busy."""
@@ -98,6 +97,8 @@ def result(run: Path, seen: str) -> list[object]:
 
 
 if __name__ == "__main__":
+    import tests.warm  # noqa: F401 (before the forks)
+
     shards, folder = sys.argv[1:]
     trials = json.load(sys.stdin)
     runs = [Path(folder) / f"run{index}" for index in range(len(trials))]
