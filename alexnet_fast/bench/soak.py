@@ -1,6 +1,6 @@
 """A long run of a small network on a CPU, stopped and killed at random moments: does anything grow?
 
-    python benchmarks/soak.py --json benchmarks/soak-cpu.json [--epochs 200] [--stops 10] [--seed 0]
+    python -m alexnet_fast.bench.soak --json benchmarks/soak-cpu.json [--epochs 200] [--stops 10] [--seed 0]
 
 A drawn data set is trained on by `alexnet-fast train`, with an evaluation and a checkpoint after each epoch, a figure
 now and then.  After random times the process gets SIGTERM, which saves, or SIGKILL, which does not, in turns; then it
@@ -157,7 +157,7 @@ def kept_twice(run: Path) -> list[str]:
 def soak(folder: Path, *, epochs: int, stops: int, longest: float, seed: int) -> dict[str, Any]:
     """Everything that was seen."""
     shards, run = draw_shards(folder, DemoData(num_train=20, num_val=4)), folder / "run"
-    command = [sys.executable, "-m", "alexnet_fast.cli", "train", str(shards), "--out", str(run), "--device", "cpu"]
+    command = [sys.executable, "-m", "alexnet_fast", "train", str(shards), "--out", str(run), "--device", "cpu"]
     sets = [word for setting in (*SETTINGS, f"epochs={epochs}") for word in ("--set", setting)]
     chance = random.Random(seed)
     begun = time.monotonic()
