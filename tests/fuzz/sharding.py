@@ -69,10 +69,10 @@ def check_tree(seed: int, folder: Path) -> list[str]:
         plan = Plan(source, ShardOptions(ImageOptions(size=SIZE), shard_size=9))
         outcome = shard(plan, open_output(folder / "out"), inline_pool, strict=False, watch=lambda progress: None)
     except UserError as error:
-        told = str(error)
-        if truth.refused or no_split_left(truth, told):
+        message = str(error)
+        if truth.refused or no_split_left(truth, message):
             return []
-        return [f"{layout.__name__}: refused: {told}"]
+        return [f"{layout.__name__}: refused: {message}"]
     if truth.refused:
         return [f"{layout.__name__}: not refused, though it holds {truth.refused}"]
     problems = [
@@ -82,11 +82,11 @@ def check_tree(seed: int, folder: Path) -> list[str]:
     return [f"{layout.__name__}: {problem}" for problem in problems]
 
 
-def no_split_left(truth: Truth, told: str) -> bool:
+def no_split_left(truth: Truth, message: str) -> bool:
     """Whether a refusal is right because every image of a split is damaged, or because one class only is left."""
     splits = {split for split, _ in truth.images.values()}
     whole = {split for content, (split, _) in truth.images.items() if content not in truth.damaged}
-    return "can be used" in told and splits != whole
+    return "can be used" in message and splits != whole
 
 
 def compare_counts(truth: Truth, dataset: Dataset) -> list[str]:

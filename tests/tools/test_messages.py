@@ -24,9 +24,9 @@ def test_plurals_of_their_own() -> None:
 
 
 def test_a_command_can_be_copied_into_a_shell() -> None:
-    told = command("shard", "…", "--out", "/data/my shards; ls")
-    assert told.startswith("`alexnet-fast shard … --out ") and told.endswith("`")
-    assert shlex.split(told.strip("`"))[-1] == "/data/my shards; ls"
+    message = command("shard", "…", "--out", "/data/my shards; ls")
+    assert message.startswith("`alexnet-fast shard … --out ") and message.endswith("`")
+    assert shlex.split(message.strip("`"))[-1] == "/data/my shards; ls"
     assert command("info", "-x") == "`alexnet-fast info ./-x`"
     assert command("train", Path("--x"), "--out", Path("--y")) == "`alexnet-fast train ./--x --out ./--y`"
 
@@ -36,9 +36,11 @@ def test_a_command_can_be_copied_into_a_shell() -> None:
 )
 def test_names_that_no_message_can_show_are_copied_too(name: bytes) -> None:
     """A terminal shows what stands there, and the shell makes the name's very bytes of it."""
-    told = command("info", os.fsdecode(name)).strip("`")
-    assert told.isprintable() and told.startswith("alexnet-fast info $'")
-    words = subprocess.run(["bash", "-c", told.replace("alexnet-fast", r"printf '%s\0'")], capture_output=True).stdout
+    message = command("info", os.fsdecode(name)).strip("`")
+    assert message.isprintable() and message.startswith("alexnet-fast info $'")
+    words = subprocess.run(
+        ["bash", "-c", message.replace("alexnet-fast", r"printf '%s\0'")], capture_output=True
+    ).stdout
     assert words.split(b"\0")[1] == name
 
 

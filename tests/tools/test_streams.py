@@ -23,19 +23,21 @@ def shell(line: str, *, buffered: bool = True) -> tuple[int, str]:
 
 @pytest.mark.parametrize("buffered", [True, False])
 def test_a_full_output_gets_a_sentence(buffered: bool) -> None:
-    code, told = shell(f"{QUICK} >/dev/full", buffered=buffered)
-    assert code == 1 and told.startswith("alexnet-fast: standard output cannot be written (No space left on device)")
-    assert len(told.splitlines()) == 1
+    code, message = shell(f"{QUICK} >/dev/full", buffered=buffered)
+    assert code == 1 and message.startswith("alexnet-fast: standard output cannot be written (No space left on device)")
+    assert len(message.splitlines()) == 1
 
 
 def test_a_closed_output_is_refused_before_any_work() -> None:
-    code, told = shell(f"{COMMAND} info /nowhere >&-")
-    assert code == 1 and told.startswith("alexnet-fast: standard output is closed") and len(told.splitlines()) == 1
+    code, message = shell(f"{COMMAND} info /nowhere >&-")
+    assert (
+        code == 1 and message.startswith("alexnet-fast: standard output is closed") and len(message.splitlines()) == 1
+    )
 
 
 def test_a_pipe_that_nobody_reads_is_left_quietly() -> None:
-    code, told = shell(f"{QUICK} | true; exit ${{PIPESTATUS[0]}}")
-    assert code == 1 and told == ""
+    code, message = shell(f"{QUICK} | true; exit ${{PIPESTATUS[0]}}")
+    assert code == 1 and message == ""
 
 
 @pytest.mark.parametrize("stderr", ["2>&-", "2>/dev/full"])

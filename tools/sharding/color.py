@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+
+Pixels = npt.NDArray[np.uint8]
+
+SMALL_PIXELS = 4_000_000
+"""Images up to here are held in several forms at once, which is faster."""
 
 OTHER_MODES = {"1": "black and white", "L": "gray", "P": "palette", "YCbCr": "YCbCr", "LAB": "CIELAB"}
 """Pillow's modes that `convert` makes RGB as it should -> what the list of repairs calls them."""
@@ -46,6 +53,29 @@ def to_rgb(image: Image.Image, png_bits: int | None) -> tuple[Image.Image, list[
     if mode == "RGB":
         return image, converted
     return image.convert("RGB"), [*converted, OTHER_MODES.get(mode, f"mode {mode}")]
+
+
+def to_rgb_by_rows(image: Image.Image, png_bits: int | None) -> tuple[Image.Image | Pixels, list[str]]:
+    """As `to_rgb`; a large image that has to be converted is (H, W, 3), and never held in a third form besides."""
+    plain = image.mode == "RGB" and not image.has_transparency_data
+    if plain or image.mode.startswith(("I", "F")) or image.width * image.height <= SMALL_PIXELS:
+        return to_rgb(image, png_bits)
+    return by_rows(image.size, lambda first, last: to_rgb(image.crop((0, first, image.width, last)), png_bits))
+
+
+def by_rows(
+    size: tuple[int, int], converted: Callable[[int, int], tuple[Image.Image, list[str]]]
+) -> tuple[Pixels, list[str]]:
+    """The pixels of an image of which `converted` makes some rows, and what was converted."""
+    width, height = size
+    pixels = np.empty((height, width, 3), np.uint8)
+    names: list[str] = []
+    step = max(1, SMALL_PIXELS // (4 * width))
+    for first in range(0, height, step):
+        last = min(first + step, height)
+        part, names = converted(first, last)
+        pixels[first:last] = np.asarray(part)
+    return pixels, names
 
 
 def _deep_gray(image: Image.Image, png_bits: int | None, transparent: object) -> tuple[Image.Image, list[str]]:

@@ -31,7 +31,7 @@ from PIL import Image, UnidentifiedImageError, features
 
 from alexnet_fast.tools.dataset import ImageOptions
 from alexnet_fast.tools.errors import UserError
-from alexnet_fast.tools.sharding.color import UnknownRangeError, to_rgb
+from alexnet_fast.tools.sharding.color import SMALL_PIXELS, UnknownRangeError, by_rows, to_rgb, to_rgb_by_rows
 from alexnet_fast.tools.sharding.image_format import FORMATS, unexpected, unidentified
 from alexnet_fast.tools.sharding.jpeg import (
     DamagedJpegError,
@@ -60,9 +60,6 @@ FILTERS = {
 
 MIN_SIDE = 8
 """Pixels; an image with a shorter side shows nothing at 256."""
-
-SMALL_PIXELS = 4_000_000
-"""Of a larger image no second copy is made."""
 
 MAX_PIXELS = 178_956_970
 """Larger images are taken for decompression bombs: 512 MiB as RGB, Pillow's own limit for an error."""
@@ -206,7 +203,7 @@ def _decode(content: bytes, name: str, options: ImageOptions, repairs: list[str]
             turn = UPRIGHT.get(_orientation(image))
         else:
             turn = _load(image)
-            pixels, converted = to_rgb(image, content[24] if image.format == "PNG" else None)
+            pixels, converted = to_rgb_by_rows(image, content[24] if image.format == "PNG" else None)
             repairs += converted
     if options.exif == "apply" and turn is not None:
         repairs.append(f"EXIF orientation {next(key for key, value in UPRIGHT.items() if value == turn)}")
@@ -261,10 +258,13 @@ def _decode_jpeg(
     if image.mode != "CMYK":
         return pixels
     # Inverted with and without Adobe's marker, as Pillow, OpenCV and browsers do.
-    inverted = Image.frombuffer("CMYK", pixels.shape[1::-1], pixels, "raw", "CMYK;I", 0, 1)
-    converted, names = to_rgb(inverted, None)
+    rgb, names = by_rows(image.size, lambda first, last: to_rgb(_inverted(pixels[first:last]), None))
     repairs += names
-    return converted
+    return rgb
+
+
+def _inverted(pixels: npt.NDArray[np.uint8]) -> Image.Image:
+    return Image.frombuffer("CMYK", pixels.shape[1::-1], pixels, "raw", "CMYK;I", 0, 1)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -27,7 +27,7 @@ RECORD = ".done"
 """End of the name of a finished shard's record."""
 
 Count = Callable[[int, int], None]
-"""Told (images, source bytes) done since the last call."""
+"""Called with (images, source bytes) done since the last call."""
 
 COUNT_EVERY = 8
 """Images between two calls of it."""

@@ -5,6 +5,7 @@ OpenCV shares libjpeg, libpng and libtiff with Pillow, but none of its code for 
 
 from __future__ import annotations
 
+import io
 import struct
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from alexnet_fast.tools.dataset import ImageOptions
+from alexnet_fast.tools.sharding import color
 from alexnet_fast.tools.sharding.image import BadImageError, encode
 from tests.tools.sharding.image_files import jpeg_of_planes, pack_12, png, stored, tiff, without_adobe
 
@@ -310,3 +312,20 @@ def test_what_has_no_known_colors_is_skipped_by_name(make: Callable[[], bytes], 
     with pytest.raises(BadImageError) as caught:
         encode(make(), "a", OPTIONS)
     assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["RGBA.png", "LA.png", "P.png", "P.gif", "L.png", "1.png", "CMYK.jpg", "CMYK.tif"])
+def test_large_images_are_converted_by_rows(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the same pixels, with the same list of what was converted."""
+    mode, _, form = kind.partition(".")
+    chance = np.random.default_rng(0)
+    image = Image.fromarray(chance.integers(0, 256, (301, 333, 4), dtype=np.uint8), "RGBA")
+    image = image.convert("RGB").convert(mode) if mode not in ("RGBA", "LA") else image.convert(mode)
+    stream = io.BytesIO()
+    options = {"transparency": 3} if mode == "P" else {}
+    image.save(stream, {"jpg": "JPEG", "tif": "TIFF"}.get(form, form), **options)
+    whole = encode(stream.getvalue(), kind, ImageOptions())
+    monkeypatch.setattr(color, "SMALL_PIXELS", 4 * 333 * 17)
+    made = encode(stream.getvalue(), kind, ImageOptions())
+    assert whole.repairs and made.repairs == whole.repairs
+    assert np.array_equal(made.pixels, whole.pixels)

@@ -105,7 +105,7 @@ def test_names_of_numbers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sample", "told"),
+    ("sample", "message"),
     [
         ({"cls": 1, "json": {"label": 2}}, "two labels disagree: 1 and 2"),
         ({"json": {"label": [1, 2]}}, "is a list of 2, not one class"),
@@ -114,8 +114,8 @@ def test_names_of_numbers(tmp_path: Path) -> None:
         ({"jpg": b"null", "a.jpg": b"one", "b.jpg": b"two", "cls": 1}, r"several images that differ \(a.jpg, b.jpg\)"),
     ],
 )
-def test_samples_that_contradict_themselves(tmp_path: Path, sample: dict[str, Any], told: str) -> None:
-    with pytest.raises(UserError, match=told):
+def test_samples_that_contradict_themselves(tmp_path: Path, sample: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         found(tmp_path, {"cls": 0}, sample)
 
 
@@ -199,7 +199,7 @@ def test_schemes_that_contradict(tmp_path: Path) -> None:
     other = {0: 0, 5: 2, 9: 1}
     assert len(find_source(write_files(tmp_path / "a", {"train-0.tar": named(chosen, ours)})).classes) == 1000
     assert len(find_source(write_files(tmp_path / "b", {"train-0.tar": named(chosen, own)})).classes) == 3
-    for number, (train, val, told) in enumerate(
+    for number, (train, val, message) in enumerate(
         (
             (ours, devkit, "the splits number ImageNet's classes differently"),
             (from_one, from_one, "counted from 1"),
@@ -208,7 +208,7 @@ def test_schemes_that_contradict(tmp_path: Path) -> None:
         )
     ):
         files = {"train-0.tar": named(chosen, train), "val-0.tar": named(chosen, val)}
-        with pytest.raises(UsageError, match=told):
+        with pytest.raises(UsageError, match=message):
             find_source(write_files(tmp_path / str(number), files))
 
 
@@ -293,7 +293,7 @@ def test_tables_of_their_own_folders(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ("file_name,label\n0.jpg,1\n0.jpg,2\n", "says two things of '0.jpg'"),
         ("file_name,height,width\n0.jpg,1,2\n", "none is known to be the label's"),
@@ -303,9 +303,9 @@ def test_tables_of_their_own_folders(tmp_path: Path) -> None:
         ("a,b,c\nx,y,z\n", "has 2 rows whose image is not there"),
     ],
 )
-def test_tables_that_are_refused(tmp_path: Path, content: str, told: str) -> None:
+def test_tables_that_are_refused(tmp_path: Path, content: str, message: str) -> None:
     write_files(tmp_path, FLAT | {"l.csv": content.encode()})
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=message):
         find_source(tmp_path, labels=[str(tmp_path / "l.csv")])
 
 

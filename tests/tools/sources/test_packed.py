@@ -196,7 +196,7 @@ def test_what_was_understood_is_printed_and_a_dry_run_writes_nothing(
     words = ["shard", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--workers", "1"]
     with pytest.raises(SystemExit) as ended:
         main([*words, "--dry-run"])
-    told = capsys.readouterr().out
+    message = capsys.readouterr().out
     assert ended.value.code == 3 and not (tmp_path / "out").exists()
     for line in (
         "format: folders",
@@ -207,7 +207,7 @@ def test_what_was_understood_is_printed_and_a_dry_run_writes_nothing(
         "not used: 1 in val: images in no class folder, without a label",
         "Nothing was written (--dry-run).",
     ):
-        assert line in told, told
+        assert line in message, message
     with pytest.raises(SystemExit) as ended:
         main(words)
     assert ended.value.code == 3 and "Not used: 1 image or file, named above." in capsys.readouterr().out

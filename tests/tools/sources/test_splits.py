@@ -146,13 +146,13 @@ def test_explicit_splits(tmp_path: Path) -> None:
     assert [(entry.place, entry.count) for entry in source.unused] == [("extra/cow", 2)]
     source = find_source(tmp_path, splits=["train=foo", "train=extra", "test=b?r"])
     assert counts(source) == {"train": 6, "test": 4}
-    for wrong, told in (
+    for wrong, message in (
         (["train=nowhere"], "no image lies under this path"),
         (["foo"], "must be NAME=PATH"),
         (["dogs=foo"], "must be NAME=PATH"),
         (["train=foo", "val=f*"], "both hold foo/cat"),
     ):
-        with pytest.raises(UsageError, match=told):
+        with pytest.raises(UsageError, match=message):
             find_source(tmp_path, splits=wrong)
 
 
