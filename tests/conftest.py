@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,11 @@ ROOT = Path(__file__).resolve().parent.parent
 # pytest-xdist's workers share the cores, before torch reads the variable: more threads than cores wait by spinning.
 if (num_workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // num_workers)))
+
+
+# Whoever starts the tests in the background (`nohup make test &`) has these ignored, and every process inherits that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)

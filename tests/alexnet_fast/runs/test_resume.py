@@ -92,7 +92,7 @@ def test_a_run_resumes_after_a_disk_full_at_its_end(
     run, recipe = tmp_path / "run", load_recipe("2013", [*SETTINGS, "epochs=0.5"])
     with monkeypatch.context() as patch:
         patch.setattr("alexnet_fast.training.illustrator.draw_report", full)
-        with pytest.raises(UserError, match=r"No space left.*--resume"):
+        with pytest.raises(UserError, match=r"(?s)No space left.*--resume"):
             train(tiny_dataset, recipe, run, device="cpu", quiet=True)
     train(tiny_dataset, recipe, run, device="cpu", resume=True, quiet=True)
     assert (run / "figures" / "curves.png").exists()

@@ -1,6 +1,6 @@
 """A long run of a small network on a CPU, stopped and killed at random moments: does anything grow?
 
-    python -m alexnet_fast.bench.soak --json benchmarks/soak-cpu.json [--epochs 200] [--stops 10] [--seed 0]
+    python -m alexnet_fast.check.soak --json benchmarks/soak-cpu.json [--epochs 200] [--stops 10] [--seed 0]
 
 A drawn data set is trained on by `alexnet-fast train`, with an evaluation and a checkpoint after each epoch, a figure
 now and then.  After random times the process gets SIGTERM, which saves, or SIGKILL, which does not, in turns; then it
