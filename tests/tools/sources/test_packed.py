@@ -271,3 +271,16 @@ def test_what_may_be_data_is_accounted_for(tmp_path: Path) -> None:
     assert {entry.place: entry.count for entry in source.unused} == OTHERS
     source = find_source(write_files(tmp_path / "tar", {"all.tar": tar_bytes(files)}) / "all.tar")
     assert sum(entry.count for entry in source.unused) == len(OTHERS)
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ({"train/data-00000-of-00001.arrow": b"", "train/state.json": b"{}"}, r"load_from_disk\(FOLDER\).to_parquet"),
+        ({"data/train.h5": b""}, "of the format .h5, which is not read; write its images as files, tars or parquet"),
+        ({"images.zip": b""}, "is an archive; unpack it"),
+    ],
+)
+def test_a_format_that_is_not_read_is_named_with_what_to_do(files: dict[str, bytes], says: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=says):
+        find_source(write_files(tmp_path, files))
