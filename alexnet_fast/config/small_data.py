@@ -9,8 +9,8 @@ from alexnet_fast.tools.messages import command
 
 SMALL = 20_000
 """Training images below which ImageNet's schedule does not fit."""
-LONG = 150_000
-"""Training images in all (epochs × images) beyond which a CPU takes more than about a quarter of an hour."""
+LONG = 30_000
+"""Training images in all (epochs × images) beyond which two busy cores take more than about a quarter of an hour."""
 DEMO_EPOCHS = 12
 """Of the recipe `demo` on a few thousand photographs."""
 

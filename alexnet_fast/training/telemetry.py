@@ -84,20 +84,20 @@ class Telemetry:
             memory = values["gpu_memory_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
         self.write("train", step, values)
         if self.bar is not None:
-            self.bar.show(step, reading, gpu_memory_gb=memory, time_left=self.time_left(step))
+            self.bar.show(step, reading, gpu_memory_gb=memory, time_left=self.time_left(step, reading))
         elif not self.quiet and self.steady_from is not None and time.monotonic() >= self.next_plain:
             self.next_plain = time.monotonic() + PLAIN_SECONDS
             images = self.schedule.steps_per_epoch * self.schedule.recipe.batch_size
             self.say(
                 f"epoch {self.epoch(step):.2f}: loss {reading.loss:.3f}, error {reading.error:.1%}, "
                 f"{reading.images_per_s:,.0f} img/s, {reading.data_wait:.0%} waiting for data, "
-                f"{in_hours(images / reading.images_per_s)} an epoch, {self.time_left(step)} left"
+                f"{in_hours(images / reading.images_per_s)} an epoch, {self.time_left(step, reading)} left"
             )
         if self.steady_from is None:
             self.steady_from = time.monotonic(), step
         elif not self.estimated:
             self.estimated = True
-            left = duration(self.seconds_left(step))
+            left = duration(self.seconds_left(step, reading))
             self.say(f"At {reading.images_per_s:,.0f} img/s, training takes about {left} from here.")
 
     def evaluation(self, step: int, views: int, result: EvaluationResult, split: str = "val") -> None:
@@ -163,15 +163,21 @@ class Telemetry:
     def epoch(self, step: int) -> float:
         return step / self.schedule.steps_per_epoch
 
-    def time_left(self, step: int) -> str:
+    def time_left(self, step: int, reading: Reading) -> str:
         """Of the run, as `in_hours` writes it."""
-        return in_hours(self.seconds_left(step))
+        return in_hours(self.seconds_left(step, reading))
 
-    def seconds_left(self, step: int) -> float:
-        """As fast as since the first reading, evaluations included."""
+    def seconds_left(self, step: int, reading: Reading) -> float:
+        """As fast as since the first reading, evaluations included; within an epoch of it, as fast as this reading.
+
+        Otherwise an evaluation just after a resume would count for every step that is left.
+        """
+        left = self.schedule.num_steps - step
         began, first = self.steady_from or (self.began, self.first_step)
         done = step - first
-        return (time.monotonic() - began) / done * (self.schedule.num_steps - step) if done else 0.0
+        if done < self.schedule.steps_per_epoch:
+            return left * self.schedule.recipe.batch_size / reading.images_per_s
+        return (time.monotonic() - began) / done * left
 
     def close(self) -> None:
         """Write out what is kept back."""

@@ -70,7 +70,8 @@ def test_a_schedule_that_does_not_fit_is_reported_with_one_that_does(tiny_datase
 
 
 @pytest.mark.parametrize(
-    ("samples", "epochs", "suits"), [(4000, 95, True), (1000, 95, False), (20_000, 95, False), (4000, 24, False)]
+    ("samples", "epochs", "suits"),
+    [(4000, 95, True), (1000, 95, True), (300, 95, False), (20_000, 95, False), (4000, 24, False)],
 )
 def test_the_demo_recipe_suits_small_data_sets_whose_schedule_would_take_long(
     samples: int, epochs: int, suits: bool

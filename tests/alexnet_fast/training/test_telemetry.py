@@ -118,7 +118,9 @@ def test_a_terminal_has_a_bar_for_each_epoch(tmp_path: Path, monkeypatch: pytest
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("COLUMNS", "120")
-    monkeypatch.setattr("alexnet_fast.training.telemetry.Telemetry.time_left", lambda telemetry, step: "1:02:03")
+    monkeypatch.setattr(
+        "alexnet_fast.training.telemetry.Telemetry.time_left", lambda telemetry, step, reading: "1:02:03"
+    )
     tell_everything(telemetry_of(tmp_path, epochs=1.5))
     drawn = [text for text in terminal.getvalue().split("\r") if "|" in text]
     assert all(text.startswith(("epoch 1/2", "epoch 2/2")) for text in drawn)
@@ -158,6 +160,22 @@ def test_without_a_terminal_the_first_line_comes_early_with_the_time_it_will_tak
     assert heard[3].startswith("epoch 0.30: loss") and " 0:00:20 an epoch, 0:06:34 left\n" in heard[3]
     assert heard[19].endswith(" 0:00:20 an epoch, 0:06:02 left\n")
     assert [step for step, line in heard.items() if line] == [3, 19]
+
+
+def test_an_evaluation_just_after_a_resume_does_not_count_for_every_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr("alexnet_fast.training.telemetry.time", clock)
+    telemetry = telemetry_of(tmp_path, epochs=20)
+    reading = Reading(loss=1.5, error=0.25, images_per_s=128 / 2, data_wait=0.0)  # two seconds a step, ten an epoch
+    telemetry.training(19, reading, RATES, True)
+    clock.now += 62  # a step, and an evaluation of a minute
+    telemetry.training(20, reading, RATES, True)
+    assert telemetry.seconds_left(20, reading) == 2 * 180
+    clock.now += 78
+    assert telemetry.seconds_left(39, reading) == (62 + 78) / 20 * 161  # evaluations included
+    telemetry.close()
 
 
 def test_without_a_terminal_lines_are_plain_and_quiet_is_quiet(
