@@ -42,12 +42,9 @@ def split_of_content(folder: ImageFolder) -> tuple[str, Path] | None:
 
 
 def check_folder(root: str, folder: ImageFolder, assigned: Assignment) -> None:
-    """UsageError where half of a folder's images or more are called as those of another split of the challenge, or
-    where any are and no folder states the split.
-    """
+    """UsageError where half of a folder's images or more are called as those of another split of the challenge."""
     names = [text(name) for name in folder.names if split_of_name(name) not in (None, assigned.split)]
-    few_of_them = assigned.stated and 2 * len(names) < len(folder.names)
-    if not names or few_of_them:
+    if 2 * len(names) < max(1, len(folder.names)):
         return
     place = f"lies in the {assigned.split} split" if assigned.stated else "lies in no folder that states a split"
     split = split_of_name(names[0].encode()) or ""

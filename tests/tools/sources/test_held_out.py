@@ -91,11 +91,15 @@ def test_a_train_class_made_of_them_is_refused(tmp_path: Path, num_train: int) -
     assert source.warnings[0].startswith("2 images of train are called as images of the challenge's val split")
 
 
-def test_without_a_stated_split_they_are_refused(tmp_path: Path) -> None:
+def test_without_a_stated_split_a_few_are_a_warning_and_half_are_refused(tmp_path: Path) -> None:
     write_files(tmp_path, subset(TENCH, TENCH, 5, numbers_of(TENCH)[:1]) | subset(GOLDFISH, GOLDFISH, 5, []))
-    with pytest.raises(UsageError, match=rf"{TENCH} lies in no folder that states a split, but 1 of its 6 images"):
+    source = find_source(tmp_path)
+    assert sizes(source) == {"train": 11}
+    assert source.warnings[0].startswith("1 image of train is called as images of the challenge's val split")
+    write_files(tmp_path, subset(TENCH, TENCH, 5, numbers_of(TENCH)[:5]))
+    with pytest.raises(UsageError, match=rf"{TENCH} lies in no folder that states a split, but 5 of its 10 images"):
         find_source(tmp_path)
-    assert sizes(find_source(tmp_path, splits=["train=."])) == {"train": 11}
+    assert sizes(find_source(tmp_path, splits=["train=."])) == {"train": 15}
 
 
 @pytest.mark.parametrize("end", [".JPEG", ".jpg", f"_{TENCH}.JPEG", ".png"])
