@@ -63,6 +63,8 @@ def check_names(source: Source, chosen: bool) -> list[str]:
     images and half of a split's or more are in another class than their names say.
     """
     table, seen = source.table, defaultdict[bytes, dict[str, str]](dict)
+    labeled: dict[bytes, tuple[int, str]] = {}
+    twice: list[str] = []
     moved: dict[tuple[str, str], list[str]] = defaultdict(list)
     known = dict.fromkeys(source.splits, 0)
     wrong: dict[str, list[str]] = {split: [] for split in source.splits}
@@ -73,7 +75,11 @@ def check_names(source: Source, chosen: bool) -> list[str]:
         named, by_number = split_of_name(name), validation_index(name)
         index = imagenet_index(name) if by_number is None else by_number
         if named:
-            seen[held_out_image(name)].setdefault(split, table.origin(number))
+            image, label = held_out_image(name), int(table.label[number])
+            seen[image].setdefault(split, table.origin(number))
+            first, where = labeled.setdefault(image, (label, table.origin(number)))
+            if first != label:
+                twice.append(f"{where!r} and {table.origin(number)!r}")
         if named and named != split:
             moved[split, named].append(table.origin(number))
         if index >= 0 and wnid in classes_by_wnid():
@@ -86,6 +92,7 @@ def check_names(source: Source, chosen: bool) -> list[str]:
         check_train(source, moved)
     return [
         *map(moved_warning, moved, moved.values()),
+        *([f"Images of the challenge in two classes, by their names: {few_lines(twice)}."] if twice else []),
         *(check_classes(table.root, split, wrong[split], known[split]) for split in source.splits if wrong[split]),
     ]
 
@@ -132,8 +139,8 @@ def check_train(source: Source, moved: dict[tuple[str, str], list[str]]) -> None
 def moved_warning(key: tuple[str, str], origins: list[str]) -> str:
     split, named = key
     effect = " Accuracy on the challenge's own validation set would be too high." if split == "train" else ""
-    images = counted(len(origins), f"image of {split} is", f"images of {split} are")
-    return f"{images} called as images of the challenge's {named} split ({few(origins)}); they stay in {split}.{effect}"
+    images = counted(len(origins), f"image of {split} is called as an image", f"images of {split} are called as images")
+    return f"{images} of the challenge's {named} split ({few(origins)}); kept in {split}.{effect}"
 
 
 def few_lines(lines: list[str]) -> str:

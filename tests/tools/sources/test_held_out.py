@@ -95,7 +95,7 @@ def test_without_a_stated_split_a_few_are_a_warning_and_half_are_refused(tmp_pat
     write_files(tmp_path, subset(TENCH, TENCH, 5, numbers_of(TENCH)[:1]) | subset(GOLDFISH, GOLDFISH, 5, []))
     source = find_source(tmp_path)
     assert sizes(source) == {"train": 11}
-    assert source.warnings[0].startswith("1 image of train is called as images of the challenge's val split")
+    assert source.warnings[0].startswith("1 image of train is called as an image of the challenge's val split")
     write_files(tmp_path, subset(TENCH, TENCH, 5, numbers_of(TENCH)[:5]))
     with pytest.raises(UsageError, match=rf"{TENCH} lies in no folder that states a split, but 5 of its 10 images"):
         find_source(tmp_path)
@@ -186,8 +186,8 @@ def test_superclasses_contradict_nothing(tmp_path: Path) -> None:
     """A folder called by a WordNet id that is none of the 1,000 (dog) may hold images of several of them."""
     dogs, cats = "n02084071", "n02121620"
     write_files(tmp_path, {f"train/{wnid}/{i}.jpg": b"" for wnid in (dogs, cats) for i in range(2)})
-    write_files(tmp_path, {f"val/{wnid}/{val_name(n)}": b"" for wnid in (dogs, cats) for n in numbers_of(OTHER)[:2]})
-    write_files(tmp_path, {f"val/{cats}/{val_name(n)}": b"" for n in numbers_of(TENCH)[:2]})
+    write_files(tmp_path, {f"val/{dogs}/{val_name(n)}": b"" for n in numbers_of(OTHER)[:2]})
+    write_files(tmp_path, {f"val/{cats}/{val_name(n)}": b"" for n in [*numbers_of(OTHER)[2:4], *numbers_of(TENCH)[:2]]})
     assert not find_source(tmp_path).warnings
 
 
@@ -235,3 +235,10 @@ def test_folders_that_are_taken_for_no_classes_are_named(tmp_path: Path) -> None
     )
     source = find_source(tmp_path, splits=["val=val"])
     assert [entry.name for entry in source.classes] == ["dog", "fish"]
+
+
+def test_an_image_in_two_classes_of_one_split_is_a_warning(tmp_path: Path) -> None:
+    number = numbers_of(TENCH)[:1]
+    write_files(tmp_path, subset(TENCH, TENCH, 5, number) | subset(GOLDFISH, GOLDFISH, 5, number))
+    (warning,) = [text for text in find_source(tmp_path).warnings if "in two classes" in text]
+    assert val_name(number[0]) in warning and TENCH in warning and GOLDFISH in warning
