@@ -38,7 +38,7 @@ SMALL = small(NETS["145"], divisor=4)
 """What is trained against the formula."""
 EVALUATED = 14
 """Images in ten views."""
-RATE, BIAS_RATE, SEED = 0.01, 0.02, 7
+LR_WEIGHTS, LR_BIASES, SEED = 0.01, 0.02, 7
 
 
 def small_batch(number: int, device: torch.device, pixels: int = PIXELS) -> Batch:
@@ -141,7 +141,7 @@ def train_by_hand(start: dict[str, torch.Tensor], steps: int) -> dict[str, torch
         gradients = torch.autograd.grad(loss, list(weights.values()))
         with torch.no_grad():
             for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
-                rate, decay = (BIAS_RATE, 0.0) if name.endswith("bias") else (RATE, 5e-4)
+                rate, decay = (LR_BIASES, 0.0) if name.endswith("bias") else (LR_WEIGHTS, 5e-4)
                 momentum[name] = 0.9 * momentum[name] - rate * gradient - decay * rate * weight
                 weight.add_(momentum[name])
     return {name: weight.detach() for name, weight in weights.items()}
@@ -164,7 +164,7 @@ def compare_steps(device: torch.device, steps: int, dtype: torch.dtype = torch.f
     model.initialize(1)
     start = {name: tensor.clone() for name, tensor in whole_state(model).items()}
     optimizer = SGD(model)
-    optimizer.set_rates(weights=RATE, biases=BIAS_RATE)
+    optimizer.set_rates(weights=LR_WEIGHTS, biases=LR_BIASES)
     step = TrainingStep(model, optimizer, precision=FP32)
     if device.type == "cuda" and (problem := step.capture(IMAGES, torch.float32)) is not None:
         raise CheckFailedError(problem)

@@ -45,7 +45,7 @@ def test_steps_follow_the_formula() -> None:
 @pytest.mark.parametrize("name", ["momentum", "rate"])
 def test_another_formula_fails(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if name == "rate":
-        monkeypatch.setattr(reference, "BIAS_RATE", 0.03)
+        monkeypatch.setattr(reference, "LR_BIASES", 0.03)
         monkeypatch.setattr(SGD, "set_rates", lambda self, **rates: self.rates.fill_(0.01))
     else:
         init = SGD.__init__

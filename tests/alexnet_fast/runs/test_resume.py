@@ -29,6 +29,7 @@ from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.training.run import train
 from alexnet_fast.training.telemetry import Telemetry
+from tests.saved_state import assert_same_state
 
 SETTINGS = (
     "width_divisor=16",
@@ -38,19 +39,6 @@ SETTINGS = (
     "final_views=1",
     "shuffle_buffer=20",
 )
-
-
-def whole_state_of(run: Path) -> dict[str, torch.Tensor]:
-    checkpoint = load_checkpoint(saved_checkpoints(run / "checkpoints")[-1])
-    assert checkpoint.optimizer is not None
-    return checkpoint.model | {f"momentum {name}": tensor for name, tensor in checkpoint.optimizer.items()}
-
-
-def assert_same_weights(once: Path, again: Path) -> None:
-    first, second = whole_state_of(once), whole_state_of(again)
-    assert first.keys() == second.keys()
-    for name, tensor in first.items():
-        assert torch.equal(tensor, second[name]), name
 
 
 def test_the_middle_of_an_epoch_moves_to_other_processes(
@@ -232,7 +220,7 @@ def test_a_run_of_which_only_the_best_is_left_resumes_from_it(
     before = load_checkpoint(best)
     train(tiny_dataset, before.recipe, run, device="cpu", resume=True, quiet=True)
     assert [line["step"] for line in RunFolder(run).read_metrics() if line["kind"] == "val"] == [14, 28, 42]
-    assert_same_weights(finished, run)
+    assert_same_state(finished, run)
 
 
 def test_the_best_stands_where_its_step_is(finished: Path, tmp_path: Path) -> None:
@@ -266,7 +254,7 @@ def test_resuming_from_an_older_checkpoint_keeps_the_newer(
     run = copy_of(finished, tmp_path / "run")
     recipe, named = recipe_of_run(RunFolder(run)), run / "checkpoints" / "step-00000014.pt"
     train(tiny_dataset, recipe, run, device="cpu", resume=True, checkpoint=named, quiet=True)
-    assert_same_weights(finished, run)
+    assert_same_state(finished, run)
     aside = run / "checkpoints" / "set-aside-1"
     assert sorted(file.name for file in aside.iterdir()) == [
         "best.pt", "metrics.jsonl", "step-00000028.pt", "step-00000042.pt",
@@ -278,7 +266,7 @@ def test_resuming_from_an_older_checkpoint_keeps_the_newer(
 def test_a_new_run_starts_from_another_run_s_checkpoint(finished: Path, tiny_dataset: Dataset, tmp_path: Path) -> None:
     named, before = finished / "checkpoints" / "step-00000028.pt", set(finished.rglob("*"))
     train(tiny_dataset, load_checkpoint(named).recipe, tmp_path / "run", device="cpu", checkpoint=named, quiet=True)
-    assert_same_weights(finished, tmp_path / "run")
+    assert_same_state(finished, tmp_path / "run")
     assert set(finished.rglob("*")) == before
 
 

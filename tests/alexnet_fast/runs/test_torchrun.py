@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
-from alexnet_fast.runs.checkpoint import load_checkpoint, saved_checkpoints
+from alexnet_fast.runs.checkpoint import saved_checkpoints
 from tests.forked import run_command
+from tests.saved_state import assert_same_state
 
 SETTINGS = (
     "width_divisor=16",
@@ -32,19 +32,6 @@ SETTINGS = (
 def arguments(shards: Path, run: Path, parallel: str, *options: str) -> list[str]:
     sets = [argument for setting in SETTINGS for argument in ("--set", setting)]
     return ["train", str(shards), *sets, "--out", str(run), "--device", "cpu", "--parallel", parallel, *options]
-
-
-def whole_state_of(run: Path) -> dict[str, torch.Tensor]:
-    checkpoint = load_checkpoint(saved_checkpoints(run / "checkpoints")[-1])
-    assert checkpoint.optimizer is not None
-    return checkpoint.model | {f"momentum {name}": tensor for name, tensor in checkpoint.optimizer.items()}
-
-
-def assert_same_weights(once: Path, again: Path) -> None:
-    first, second = whole_state_of(once), whole_state_of(again)
-    assert first.keys() == second.keys()
-    for name, tensor in first.items():
-        assert torch.equal(tensor, second[name]), name
 
 
 def start_agent(arguments: list[str], endpoint: str, *, num_agents: int, log: Path) -> subprocess.Popen[bytes]:
@@ -100,7 +87,7 @@ def test_torchrun_resumes_bit_for_bit_after_a_kill(
     os.kill(int((broken / ".lock").read_text().split()[0]), signal.SIGKILL)  # the main rank holds the folder
     assert agents[0].wait(timeout=250) == 0, log.read_text()
     assert "exitcode: -9" in log.read_text()
-    assert_same_weights(unbroken, broken)
+    assert_same_state(unbroken, broken)
 
 
 def test_a_lost_machine_is_replaced_and_the_run_resumes_bit_for_bit(
@@ -120,4 +107,4 @@ def test_a_lost_machine_is_replaced_and_the_run_resumes_bit_for_bit(
     end_with_its_workers(agents[1])
     agents.append(start_agent(command, endpoint, num_agents=2, log=log))
     assert [agents[0].wait(timeout=250), agents[2].wait(timeout=30)] == [0, 0], log.read_text()
-    assert_same_weights(unbroken, broken)
+    assert_same_state(unbroken, broken)

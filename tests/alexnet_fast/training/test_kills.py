@@ -22,6 +22,7 @@ from alexnet_fast.runs.folder import RunFolder
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.training.run import train
 from tests.forked import Command, run_command, start_server
+from tests.saved_state import assert_same_state
 
 SETTINGS = (
     "width_divisor=16",
@@ -42,19 +43,6 @@ PROGRAM = [sys.executable, "-m", "alexnet_fast"]
 def arguments(shards: Path, run: Path, *settings: str, options: tuple[str, ...] = ()) -> list[str]:
     sets = [argument for setting in (*SETTINGS, *settings) for argument in ("--set", setting)]
     return ["train", str(shards), *sets, "--out", str(run), "--device", "cpu", *options]
-
-
-def state_of(run: Path) -> dict[str, torch.Tensor]:
-    checkpoint = load_checkpoint(saved_checkpoints(run / "checkpoints")[-1])
-    assert checkpoint.optimizer is not None
-    return checkpoint.model | {f"momentum {name}": tensor for name, tensor in checkpoint.optimizer.items()}
-
-
-def assert_same_state(run: Path, unbroken: Path) -> None:
-    one, other = state_of(run), state_of(unbroken)
-    assert one.keys() == other.keys()
-    for name, tensor in one.items():
-        assert torch.equal(tensor, other[name]), name
 
 
 def start(dataset: Dataset, recipe: Recipe, run: Path) -> BaseProcess:

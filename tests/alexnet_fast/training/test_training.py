@@ -25,6 +25,7 @@ from alexnet_fast.training.divergence import DivergedError
 from alexnet_fast.training.run import train
 from alexnet_fast.training.train_step import TrainingStep
 from tests.forked import Command, run_command
+from tests.saved_state import state_of
 
 SETTINGS = (
     "width_divisor=16",
@@ -41,14 +42,8 @@ def small_recipe(*settings: str) -> Recipe:
     return load_recipe("2013", [*SETTINGS, *settings])
 
 
-def weights_of(run: Path) -> dict[str, torch.Tensor]:
-    checkpoint = load_checkpoint(saved_checkpoints(run / "checkpoints")[-1])
-    assert checkpoint.optimizer is not None
-    return checkpoint.model | {f"momentum {name}": tensor for name, tensor in checkpoint.optimizer.items()}
-
-
 def same_weights(first: Path, second: Path) -> bool:
-    one, two = weights_of(first), weights_of(second)
+    one, two = state_of(first), state_of(second)
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
