@@ -25,7 +25,7 @@ test: install  ## Run the tests (two cores, no GPU, under ten minutes)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 docs: install  ## Run every command and Python block of README.md and docs/, the slow ones too
-	ALEXNET_FAST_DOCS=all $(BIN)/python -m pytest -n 0 tests/test_docs.py
+	ALEXNET_FAST_DOCS=all $(BIN)/python -m pytest -n 2 --dist worksteal tests/test_docs.py
 
 lint: install  ## Check style (ruff) and types (mypy)
 	$(BIN)/ruff check .
