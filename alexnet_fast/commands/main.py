@@ -11,6 +11,7 @@ import click
 
 from alexnet_fast.tools.caches import place_caches
 from alexnet_fast.tools.errors import UserError
+from alexnet_fast.tools.huge_pages import ask_for_huge_pages
 from alexnet_fast.tools.messages import did_you_mean
 from alexnet_fast.tools.openmp import spin_briefly
 from alexnet_fast.tools.streams import drop_what_waits, explained_output, fill_closed
@@ -70,8 +71,8 @@ def group() -> None:
     """AlexNet as it was in 2012, and an ImageNet pipeline that keeps up with it.
 
     Two commands to a trained network: `alexnet-fast shard /path/imagenet`, then `alexnet-fast train`.
-    Exit codes: 0 done, 1 failed or stopped, 2 wrong use or not possible on this machine, 3 done but images were
-    skipped or bytes do not match.
+    Exit codes: 0 done, 1 failed, 2 wrong use or not possible on this machine, 3 done but images were skipped or
+    bytes do not match, 128 + signal stopped by one (130 after Ctrl-C).
     """
 
 
@@ -85,6 +86,7 @@ EXPLAINED = (
 def main(arguments: list[str] | None = None) -> Any:
     """Run one verb; a `UserError` becomes its message on stderr and its exit code."""
     spin_briefly()
+    ask_for_huge_pages()
     place_caches()
     try:
         fill_closed()
