@@ -98,6 +98,16 @@ def how_to_resume(folder: RunFolder, metrics: list[dict[str, Any]]) -> list[str]
     return ["", with_command(sentence, resume_command(data, folder.path, options))]
 
 
+def unfinished(path: Path, file: Path, checkpoint: Checkpoint) -> str | None:
+    """A sentence where `path` is the folder of a run that is not done, of which `file` is used; None elsewhere."""
+    if not path.is_dir() or RunFolder(path).read_result() is not None:
+        return None
+    return (
+        f"{path}: this run is not done; {file.name} is used, from epoch "
+        f"{rounded_epochs(checkpoint.step / checkpoint.steps_per_epoch)} of {rounded_epochs(checkpoint.recipe.epochs)}"
+    )
+
+
 def describe_checkpoint(file: Path, checkpoint: Checkpoint) -> str:
     """What is in a checkpoint."""
     numbers = sum(tensor.numel() for tensor in checkpoint.model.values())
