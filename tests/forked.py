@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.context import BaseContext, ForkServerContext, ForkServerProcess
@@ -68,15 +68,15 @@ def start_server() -> ForkedContext:
 class Command:
     """`alexnet-fast arguments…`, running in a process of its own; its interface is that of subprocess.Popen."""
 
-    def __init__(self, arguments: Sequence[object], folder: Path) -> None:
-        """folder: where its output goes."""
+    def __init__(self, arguments: Sequence[object], folder: Path, before: Callable[[], None] | None = None) -> None:
+        """folder: where its output goes.  before: called in the process first; a module's function, or a partial."""
         folder.mkdir(parents=True, exist_ok=True)
         self.arguments = [str(argument) for argument in arguments]
         number = len(list(folder.glob("*.stdout")))
         self.outputs = [folder / f"{number}.{name}" for name in ("stdout", "stderr")]
         for file in self.outputs:
             file.touch()
-        self.process = start_server().Process(target=command, args=(self.arguments, self.outputs))
+        self.process = start_server().Process(target=command, args=(self.arguments, self.outputs, before))
         self.process.start()
 
     @property
@@ -125,7 +125,7 @@ def run_command(
     return CompletedProcess(started.arguments, code, out, err)
 
 
-def command(arguments: list[str], outputs: list[Path]) -> None:
+def command(arguments: list[str], outputs: list[Path], before: Callable[[], None] | None) -> None:
     """In the forked process."""
     from alexnet_fast.commands.main import main
 
@@ -137,4 +137,6 @@ def command(arguments: list[str], outputs: list[Path]) -> None:
     # Its own processes are its children, as spawned ones are; no thread of torch's runs here yet.
     multiprocessing.get_context = lambda method=None: _get_context("fork" if method == "spawn" else method)  # type: ignore[assignment]
     sys.argv = ["alexnet-fast", *arguments]
+    if before is not None:
+        before()
     main(arguments)

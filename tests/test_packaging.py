@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -10,6 +11,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+from alexnet_fast import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -24,6 +27,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     finished = subprocess.run(command, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     return next(folder.glob("*.whl"))
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    """The tag of a release is v and this version: CONTRIBUTING.md."""
+    (project,) = re.findall(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    heading = re.search(r"^## (.+), (unreleased|\d{4}-\d\d-\d\d)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert heading is not None
+    assert project == __version__ == heading[1]
 
 
 def test_only_our_package_is_installed(wheel: Path) -> None:

@@ -164,7 +164,7 @@ class Dataset:
             # Absent in the first shards ever made.
             notes=tuple(typed(str, note) for note in content.get("notes", ())),
             file_hashes=file_hashes_from_json(content["files"]),
-            # Absent in the shards of 0.1, whose notes say it.
+            # Absent in older shards, whose notes say it.
             unused=tuple(from_fields(Unused, entry) for entry in content.get("unused", ())),
         )
 
@@ -348,7 +348,7 @@ def manifest_checksum(content: dict[str, Any]) -> str:
 
 
 def _from_version_1(content: dict[str, Any]) -> dict[str, Any]:
-    """A manifest of version 1 (alexnet-fast 0.1) in the names of version 2; `checksum` covers the original names."""
+    """A manifest of version 1 (before any release) in the names of version 2; `checksum` covers the original names."""
     options = {("image_options" if key == "picture" else key): value for key, value in content["options"].items()}
     options["image_options"] = options["image_options"] | {"damaged": "keep"}  # it stored them unnoticed
     renamed = {("skipped" if key == "left_out" else key): value for key, value in content.items()}

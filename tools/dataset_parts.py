@@ -77,7 +77,7 @@ class ImageOptions:
 
 @dataclass(frozen=True)
 class Note:
-    """An image that was repaired or skipped, and why."""
+    """An image that was converted and how, or that was skipped and why."""
 
     file: str
     """Its path relative to the source, or tar!member."""

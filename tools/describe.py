@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
+
 from alexnet_fast.tools.dataset import Dataset
+from alexnet_fast.tools.dataset_parts import Note
 from alexnet_fast.tools.messages import counted
 from alexnet_fast.tools.sharding.finalize import escaped
 
@@ -14,6 +18,17 @@ CUDA_CONVNET2 = {
     "direction 3": (0.4180, -0.8170, 0.3973),
 }
 """ImageNet's values in cuda-convnet2 (2014), by the same author; the first direction turned round (it has no sign)."""
+
+SOURCES = {
+    "gray": "grayscale",
+    "black and white": "black and white",
+    "palette": "a palette",
+    "CMYK": "CMYK",
+    "CIELAB": "CIELAB",
+    "YCbCr": "YCbCr",
+}
+"""What the manifest calls the pixels that a converted image had -> what to call them here."""
+SHOWN_CONVERSIONS = 6
 
 
 def counts_table(dataset: Dataset) -> str:
@@ -50,24 +65,20 @@ def describe(dataset: Dataset) -> str:
     classes = counted(len(dataset.classes), "class", "classes")
     shown = ", ".join(escaped(entry.label) for entry in dataset.classes[:6])
     more = ", …" if len(dataset.classes) > 6 else ""
-    repairs: dict[str, int] = {}
-    for note in dataset.repaired:
-        repairs[note.reason] = repairs.get(note.reason, 0) + 1
     lines = [
         f"{escaped(dataset.place)}: {classes} ({shown}{more})",
         "",
         counts_table(dataset),
         "",
-        f"images    {image.size}×{image.size}, JPEG quality {image.quality}, filter {escaped(image.filter)}, "
+        f"images      {image.size}×{image.size}, JPEG quality {image.quality}, filter {escaped(image.filter)}, "
         f"EXIF orientation {'applied' if image.exif == 'apply' else 'ignored'}",
         f"made by     {dataset.program}; source {dataset.source}, seed {dataset.seed}"
         + (f", {dataset.val_fraction:g} of train drawn as val" if dataset.val_fraction is not None else ""),
         f"fingerprint {dataset.fingerprint[:16]}",
     ]
-    if repairs:
-        common = sorted(repairs.items(), key=lambda item: (-item[1], item[0]))
-        lines.append("repaired    " + ", ".join(f"{escaped(reason)} {count:,}" for reason, count in common[:6]))
-    lines += [f"skipped    {escaped(note.file)}: {escaped(note.reason)}" for note in dataset.skipped[:5]]
+    if dataset.repaired:
+        lines.append(f"converted   {counted(len(dataset.repaired), 'image')}: {conversions(dataset.repaired)}")
+    lines += [f"skipped     {escaped(note.file)}: {escaped(note.reason)}" for note in dataset.skipped[:5]]
     if len(dataset.skipped) > 5:
         lines.append(f"            … and {len(dataset.skipped) - 5:,} more, all in dataset.json")
     lines += [
@@ -78,6 +89,29 @@ def describe(dataset: Dataset) -> str:
         lines.append(f"            … and more in {len(dataset.unused) - 5:,} places, all in dataset.json")
     lines += [f"note        {escaped(note)}" for note in dataset.notes]
     return "\n".join([*lines, "", statistics_table(dataset)])
+
+
+def conversions(notes: Iterable[Note]) -> str:
+    """What was done to how many images, the most frequent first: 12 from grayscale; 3 from CMYK."""
+    count: Counter[str] = Counter()
+    for note in notes:
+        reason, damaged, why = note.reason.partition("damaged, kept: ")
+        parts = [part for part in reason.split("; ") if part]
+        count.update({in_full(part) for part in parts} | ({f"kept although damaged ({why})"} if damaged else set()))
+    common = sorted(count.items(), key=lambda item: (-item[1], item[0]))
+    shown = [f"{number:,} {escaped(what)}" for what, number in common[:SHOWN_CONVERSIONS]]
+    return "; ".join([*shown, *(["…"] if len(common) > SHOWN_CONVERSIONS else [])])
+
+
+def in_full(reason: str) -> str:
+    """A reason, as the manifest has it, in a sentence's words."""
+    if reason.startswith("EXIF orientation"):
+        return "turned upright (EXIF)"
+    kind, is_named, extension = reason.partition(" under .")
+    if is_named:
+        return f"{kind} named .{extension}"
+    source = SOURCES.get(reason, reason if reason.endswith(" bit") or reason.startswith("mode ") else "")
+    return f"from {source}" if source else reason
 
 
 def statistics_table(dataset: Dataset) -> str:

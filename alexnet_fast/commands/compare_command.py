@@ -13,9 +13,9 @@ NARROWEST = 60
 
 @click.command()
 @click.argument("runs", type=click.Path(path_type=Path), nargs=-1, required=True)
-@click.option("--out", type=click.Path(path_type=Path), default="compare.html", show_default=True, help="The page.")
-def command(runs: tuple[Path, ...], out: Path) -> None:
-    """Show how RUNS differ in their recipes and results; write a page with their curves in one figure.
+@click.option("--out", type=click.Path(path_type=Path), default=None, help="Write a page too.")
+def command(runs: tuple[Path, ...], out: Path | None) -> None:
+    """Show how RUNS differ in their recipes and results; with --out also a page with their curves in one figure.
 
     RUNS are two or more runs' folders; they may still be running.
     """
@@ -23,5 +23,6 @@ def command(runs: tuple[Path, ...], out: Path) -> None:
 
     found = read_runs(runs)
     click.echo(as_text(found, max(NARROWEST, shutil.get_terminal_size((100, 24)).columns)))
-    write_comparison(found, out)
-    click.echo(f"\nWrote {out}.")
+    if out is not None:
+        write_comparison(found, out)
+        click.echo(f"\nWrote {out}.")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from alexnet_fast.distributed.torchrun_env import is_main_rank
 from alexnet_fast.tools.errors import StoppedError
 from alexnet_fast.tools.messages import counted
 from alexnet_fast.tools.sharding.finalize import escaped
@@ -54,6 +55,8 @@ def command(
         )
     except KeyboardInterrupt as error:
         raise StoppedError("stopped; finished parts are kept, the same command resumes.") from error
+    if not is_main_rank():  # of torchrun's processes one reports
+        return
     for row in problems[:SHOWN]:
         click.echo(f"{escaped(row.sample)}: {escaped(row.problem)}", err=True)
     if len(problems) > SHOWN:

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import click
 
 from alexnet_fast.tools.caches import place_caches
-from alexnet_fast.tools.errors import UserError
+from alexnet_fast.tools.errors import StoppedError, UserError
 from alexnet_fast.tools.huge_pages import ask_for_huge_pages
 from alexnet_fast.tools.messages import did_you_mean
 from alexnet_fast.tools.openmp import spin_briefly
@@ -51,6 +51,13 @@ class LazyGroup(click.Group):
         command = module.command
         assert isinstance(command, click.Command)
         return command
+
+    def invoke(self, context: click.Context) -> Any:
+        """Ctrl-C in a command that has no more to say of it, or while its modules are imported, which takes seconds."""
+        try:
+            return super().invoke(context)
+        except KeyboardInterrupt as error:
+            raise StoppedError("stopped; nothing is left half-written.") from error
 
     def resolve_command(
         self, context: click.Context, arguments: list[str]

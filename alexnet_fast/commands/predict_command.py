@@ -31,10 +31,13 @@ def command(
     from alexnet_fast.distributed.devices import use_device
     from alexnet_fast.inference.load import load_trained
     from alexnet_fast.inference.predict import Answer, predict
+    from alexnet_fast.runs.describe import unfinished
 
     place = use_device(device)
     chosen = choose_precision(place, precision)
     trained = load_trained(checkpoint, place, chosen)
+    if (note := unfinished(checkpoint, trained.file, trained.checkpoint)) is not None:
+        click.echo(note, err=True)
     num_views: Literal[1, 10] = 10 if views == "10" else 1
     good = bad = 0
 

@@ -175,7 +175,7 @@ def _report(outcome: Outcome, seconds: float, out: str) -> None:
     if not outcome.made_shards and not outcome.repaired_files:
         click.echo("All was done already.")
     if dataset.repaired:
-        click.echo(f"Converted or repaired: {counted(len(dataset.repaired), 'image')}.")
+        click.echo(f"Converted: {counted(len(dataset.repaired), 'image')}.")
     for note in dataset.skipped[:SHOWN_IMAGES]:
         click.echo(f"  skipped: {escaped(note.file)}: {escaped(note.reason)}")
     if len(dataset.skipped) > SHOWN_IMAGES:

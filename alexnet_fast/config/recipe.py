@@ -68,9 +68,14 @@ class Recipe(RecipeKeys):
         return "\n".join(lines)
 
 
+def rounded_epochs(epochs: float) -> str:
+    """1, 1.5, 0.02, 0.003"""
+    return f"{round(epochs, 2):.12g}" if epochs >= 0.01 else f"{epochs:.1g}"
+
+
 def counted_epochs(epochs: float) -> str:
     """1 epoch, 1.5 epochs, 0.02 epochs"""
-    shown = f"{round(epochs, 2):.12g}" if epochs >= 0.01 else f"{epochs:.1g}"
+    shown = rounded_epochs(epochs)
     return f"{shown} epoch{'s'[: shown != '1']}"
 
 

@@ -31,7 +31,7 @@ class StopSignals:
     """
 
     def __init__(self, hint: str = "") -> None:
-        """`hint`: a line to print on standard error at the first Ctrl-C, at once, whatever the program is doing."""
+        """`hint`: a line to print on standard error at the first signal, at once, whatever the program is doing."""
         self.received: signal.Signals | None = None
         self.reader: int | None = None
         """A file descriptor that becomes readable with each signal, for `select` and the like."""
@@ -80,7 +80,7 @@ class StopSignals:
 
     def _print_hint(self, reader: int) -> None:
         while numbers := os.read(reader, 64):
-            if signal.SIGINT in numbers:
+            if any(number in numbers for number in self._before):
                 with contextlib.suppress(OSError, ValueError):  # a closed pipe or stream
                     print(f"\n{self._hint}", file=sys.stderr, flush=True)
                 return

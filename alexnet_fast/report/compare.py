@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from alexnet_fast.config.recipe import Recipe
+from alexnet_fast.config.recipe import Recipe, rounded_epochs
 from alexnet_fast.config.recipe_values import toml_value
 from alexnet_fast.report import charts
 from alexnet_fast.report.page import number, percent, render, write_page
@@ -24,7 +26,7 @@ class Run:
     """One of the runs."""
 
     name: str
-    """The shortest end of its path that no other run has."""
+    """Its path, without the folders that all the runs have in common."""
     folder: RunFolder
     recipe: Recipe
     metrics: list[dict[str, Any]]
@@ -45,6 +47,28 @@ class Run:
         session = self.last("session")
         return "" if session is None else str(session["data"])
 
+    def images_per_s(self) -> float | None:
+        """While training: of the whole run if it is done, else of what metrics.jsonl has of it."""
+        if self.result is not None:
+            rate: float | None = self.result.get("images_per_s")
+            return rate
+        steps, seconds, before = 0, 0.0, 0
+        for line in self.metrics:
+            if line["kind"] == "train" and line["images_per_s"]:
+                steps += line["step"] - before
+                seconds += (line["step"] - before) * self.recipe.batch_size / line["images_per_s"]
+            before = line["step"]
+        return steps * self.recipe.batch_size / seconds if seconds else None
+
+    def seconds(self) -> float | None:
+        """Of all sessions, evaluations included; up to the last line of metrics.jsonl where the run is not done."""
+        if self.result is not None:
+            return float(self.result["seconds"])
+        if not self.metrics:
+            return None
+        ends = [line for line, after in pairwise(self.metrics) if after["kind"] == "session"]
+        return sum(float(line.get("seconds", 0)) for line in [*ends, self.metrics[-1]])
+
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:
     """UsageError where one is no run, or where there are fewer than two."""
@@ -63,13 +87,10 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
-    """runs/a and runs/b become a and b; x/run and y/run stay."""
-    parts = [path.resolve().parts for path in paths]
-    for length in range(1, max(map(len, parts))):
-        names = ["/".join(own[-length:]) for own in parts]
-        if len(set(names)) == len(names):
-            return names
-    return [str(path) for path in paths]
+    """runs/a and runs/b become a and b; demo/run and runs/demo stay: "run" and "demo" would be taken for each other."""
+    whole = [Path(os.path.abspath(path)) for path in paths]  # noqa: PTH100  links keep the names that the user knows
+    common = Path(os.path.commonpath([path.parent for path in whole]))
+    return [str(path if common == Path(path.anchor) else path.relative_to(common)) for path in whole]
 
 
 def recipe_differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
@@ -95,9 +116,9 @@ def results(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
     trains = [run.last("train") for run in runs]
     rows += [
         ("training loss", ["–" if line is None else number(line["loss"], ".3f") for line in trains]),
-        ("epoch", ["–" if line is None else number(line["epoch"], "g") for line in trains]),
-        ("img/s", [number(None if run.result is None else run.result.get("images_per_s"), ",.0f") for run in runs]),
-        ("time", ["–" if run.result is None else duration(run.result["seconds"]) for run in runs]),
+        ("epoch", ["–" if line is None else rounded_epochs(line["epoch"]) for line in trains]),
+        ("img/s", [number(run.images_per_s(), ",.0f") for run in runs]),
+        ("time", ["–" if (seconds := run.seconds()) is None else duration(seconds) for run in runs]),
     ]
     return rows
 

@@ -7,7 +7,7 @@ import shlex
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from alexnet_fast.config.recipe import Recipe, counted_epochs, load_recipe, recipe_names
+from alexnet_fast.config.recipe import Recipe, counted_epochs, load_recipe, recipe_names, rounded_epochs
 from alexnet_fast.config.recipe_values import toml_value
 from alexnet_fast.distributed.machine import describe_machine
 from alexnet_fast.report.published import published_for, why_not_comparable
@@ -61,7 +61,8 @@ def result_rows(subject: Subject) -> list[ResultRow]:
         validations = [line for line in subject.metrics if line["kind"] == "val"]
         if validations:
             last = validations[-1]
-            what = f"this run after epoch {last['epoch']:g}, {'ten views' if last['views'] == 10 else 'center view'}"
+            views = "ten views" if last["views"] == 10 else "center view"
+            what = f"this run after epoch {rounded_epochs(last['epoch'])}, {views}"
             rows.append(ResultRow(what, last["top1_error"], last["top5_error"], "not its end"))
     network = subject.recipe.network
     classes = () if subject.trained is None else subject.trained.checkpoint.classes

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_fast.config.precision import choose_precision
-from alexnet_fast.config.recipe import Recipe, counted_epochs, load_recipe
+from alexnet_fast.config.recipe import Recipe, counted_epochs, load_recipe, rounded_epochs
 from alexnet_fast.distributed.devices import choose_device
 from alexnet_fast.distributed.machine import describe_machine
 from alexnet_fast.distributed.parallelism import choose_layout
@@ -57,7 +57,7 @@ def table_of(validations: list[dict[str, Any]]) -> list[str]:
     for line in validations:
         top5 = f" {number(line['top5_error']):12.2%}" if with_top5 else ""
         lines.append(
-            f"{line['epoch']:8g} {number(line['views']):6g} {number(line['top1_error']):12.2%}{top5} "
+            f"{rounded_epochs(line['epoch']):>8} {number(line['views']):6g} {number(line['top1_error']):12.2%}{top5} "
             f"{number(line['loss']):8.3f}"
         )
     return lines
@@ -96,6 +96,16 @@ def how_to_resume(folder: RunFolder, metrics: list[dict[str, Any]]) -> list[str]
     data, options = (sessions[-1]["data"], sessions[-1]["options"]) if sessions else ("…", ())
     sentence = "To write it again" if folder.result.exists() else "To resume"
     return ["", with_command(sentence, resume_command(data, folder.path, options))]
+
+
+def unfinished(path: Path, file: Path, checkpoint: Checkpoint) -> str | None:
+    """A sentence where `path` is the folder of a run that is not done, of which `file` is used; None elsewhere."""
+    if not path.is_dir() or RunFolder(path).read_result() is not None:
+        return None
+    return (
+        f"{path}: this run is not done; {file.name} is used, from epoch "
+        f"{rounded_epochs(checkpoint.step / checkpoint.steps_per_epoch)} of {rounded_epochs(checkpoint.recipe.epochs)}"
+    )
 
 
 def describe_checkpoint(file: Path, checkpoint: Checkpoint) -> str:

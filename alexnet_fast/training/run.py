@@ -28,7 +28,7 @@ from alexnet_fast.training.job import Job, check_enough_classes, doubt_of_data
 from alexnet_fast.training.result import finish
 from alexnet_fast.training.session import open_session
 
-FIRST_CTRL_C = "Finishing the step and saving; Ctrl-C again stops at once."
+FIRST_SIGNAL = "Stopping: saving as soon as this step is done …  Ctrl-C again stops at once."
 
 
 def train(
@@ -122,7 +122,7 @@ def work_of_a_process(mesh: Mesh, device: torch.device, layout: Layout, job: Job
             stack.enter_context(folder.taken(resume=job.resume or folder.holds_a_run()))
         mesh.barrier()
         stack.enter_context(saying_what_is_full(job.run, job.again))
-        signals = stack.enter_context(StopSignals("" if job.quiet or not mesh.is_main_rank else FIRST_CTRL_C))
+        signals = stack.enter_context(StopSignals("" if job.quiet or not mesh.is_main_rank else FIRST_SIGNAL))
         session = open_session(mesh, device, job, signals)
         stack.callback(session.close)
         session.telemetry.say(

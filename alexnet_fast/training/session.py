@@ -190,13 +190,18 @@ def open_session(
         pca_jitter = schedule.pca_jitter(done // schedule.steps_per_epoch)
         telemetry.training(progress.step, meter.read(), schedule.rates(done), pca_jitter)
 
+    def draw_at_stop() -> None:
+        if not manager.unsaved:
+            telemetry.say(f"Saved after step {progress.step:,}; drawing the figures …")
+        illustrator.at_stop()
+
     hooks = (
         # The others' time is not training: the meter is read before each of them.
         Hook(report, lambda: meter.is_due or checkpointer.is_due(), after_epoch=True, at_stop=True),
         Hook(evaluator.after_epoch, after_epoch=True),
         Hook(checkpointer.save, checkpointer.is_due, after_epoch=True, at_stop=True),
         Hook(illustrator.record, after_epoch=True),
-        Hook(illustrator.at_stop, at_stop=True),
+        Hook(draw_at_stop, at_stop=True),
     )
     trainer = Trainer(
         mesh=mesh, schedule=schedule, seed=recipe.seed, loader=loader, optimizer=optimizer, train_step=train_step,

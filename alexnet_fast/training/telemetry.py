@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from alexnet_fast.config.recipe import rounded_epochs
 from alexnet_fast.config.schedule import Rates, Schedule
 from alexnet_fast.inference.evaluation import EvaluationResult, format_errors
 from alexnet_fast.runs.folder import RunFolder, to_json
@@ -117,7 +118,7 @@ class Telemetry:
             },
         )
         self.say(
-            f"epoch {self.epoch(step):g}: {'validation' if split == 'val' else split} error "
+            f"epoch {rounded_epochs(self.epoch(step))}: {'validation' if split == 'val' else split} error "
             f"{format_errors(result.top1_error, result.top5_error)} "
             f"({'center view' if views == 1 else f'{views} views'}, {result.num_samples:,} images, {result.precision})"
         )

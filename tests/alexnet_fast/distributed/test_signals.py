@@ -101,14 +101,26 @@ def test_an_early_ctrl_c_gets_a_clear_message(
     assert ended.value.code == code and words.replace("{run}", str(tiny_shards)) in message and "Aborted" not in message
 
 
-def test_the_first_ctrl_c_is_answered_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("number", SIGNALS)
+def test_the_first_signal_is_answered_at_once_and_only_once(
+    number: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
     with StopSignals("Finishing.") as stop:
+        signal.raise_signal(number)
         signal.raise_signal(signal.SIGTERM)
-    assert capsys.readouterr().err == ""
-    with StopSignals("Finishing.") as stop:
-        signal.raise_signal(signal.SIGINT)
-        assert received(stop) == signal.SIGINT
+        assert received(stop) == number
     assert capsys.readouterr().err == "\nFinishing.\n"
+
+
+def test_a_signal_that_asks_for_no_stop_is_not_answered(capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.signal(signal.SIGWINCH, lambda number, frame: None)  # as a progress bar may
+    try:
+        with StopSignals("Finishing.") as stop:
+            signal.raise_signal(signal.SIGWINCH)
+            assert received(stop) is None
+    finally:
+        signal.signal(signal.SIGWINCH, before)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_broken_standard_error_costs_neither_the_flag_nor_the_hint_s_thread(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -43,9 +44,27 @@ def test_runs_on_other_data_are_not_compared_in_silence(runs: list[Path]) -> Non
     assert doubt([found[0], found[0]]) == ""
 
 
-def test_names_are_as_long_as_they_must_be() -> None:
-    assert short_names([Path("/r/a"), Path("/r/b")]) == ["a", "b"]
-    assert short_names([Path("/x/run"), Path("/y/run")]) == ["x/run", "y/run"]
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        (["/r/a", "/r/b"], ["a", "b"]),
+        (["/r/x/run", "/r/y/run"], ["x/run", "y/run"]),
+        (["demo/run", "runs/demo"], ["demo/run", "runs/demo"]),
+        (["demo/run", "runs/demo", "runs/run"], ["demo/run", "runs/demo", "runs/run"]),
+        (["runs/a", "runs/a/b"], ["a", "a/b"]),
+        (["runs/a/.", "./runs/../runs/b"], ["a", "b"]),
+        (["/mnt/a", "/home/me/b"], ["/mnt/a", "/home/me/b"]),
+    ],
+)
+def test_names_are_paths_without_what_all_have_in_common(given: list[str], shown: list[str]) -> None:
+    assert short_names([Path(path) for path in given]) == shown
+
+
+def test_no_page_is_written_unasked(runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = CliRunner().invoke(group, ["compare", *map(str, runs)])
+    assert outcome.exit_code == 0 and "Wrote" not in outcome.output
+    assert not list(tmp_path.glob("*.html"))
 
 
 def test_wrong_use_gets_a_clear_message(small_run: Path, tmp_path: Path) -> None:
@@ -63,3 +82,36 @@ def test_a_run_still_going_is_compared_as_far_as_it_is(small_run: Path, tmp_path
     (going / "result.json").unlink()
     text = as_text(read_runs([small_run, going]), 200)
     assert "stopped at" in text and "done after" in text
+
+
+def test_speed_and_time_of_an_unfinished_run_are_those_that_result_json_would_have(
+    hostile_run: Path, small_run: Path, tmp_path: Path
+) -> None:
+    going = tmp_path / "going"
+    shutil.copytree(hostile_run, going)
+    (going / "result.json").unlink()
+    done, stopped = read_runs([hostile_run, going])
+    assert done.result is not None
+    assert stopped.images_per_s() == pytest.approx(done.result["images_per_s"], rel=0.01)
+    seconds = stopped.seconds()
+    assert seconds is not None and 0.5 < seconds / done.result["seconds"] < 1.5
+
+
+def test_an_unfinished_run_counts_all_its_sessions(small_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    shutil.copy(small_run / "recipe.toml", run)  # batches of 8
+    numbers = {"loss": 1.0, "error": 0.5, "data_wait": 0.0, "lr_weights": 0.1}
+    lines: list[dict[str, object]] = [
+        {"kind": "session", "step": 0, "epoch": 0, "seconds": 1, "data": "shards", "options": []},
+        {"kind": "train", "step": 10, "epoch": 0.123457, "seconds": 5, "images_per_s": 40, **numbers},  # 2 s
+        {"kind": "event", "step": 10, "epoch": 0.123457, "seconds": 7, "event": "saved"},
+        {"kind": "session", "step": 10, "epoch": 0.123457, "seconds": 2, "data": "shards", "options": []},
+        {"kind": "train", "step": 30, "epoch": 0.370371, "seconds": 6, "images_per_s": 20, **numbers},  # 8 s
+    ]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    read = read_runs([run, small_run])
+    assert read[0].seconds() == 7 + 6
+    assert read[0].images_per_s() == pytest.approx(30 * 8 / (2 + 8))
+    text = as_text(read, 200)
+    assert "0.37 " in text and "0.370371" not in text

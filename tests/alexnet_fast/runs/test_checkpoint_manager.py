@@ -130,7 +130,7 @@ def test_the_system_s_own_error_message_is_shown(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("place", ["model", "optimizer"])
-@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_weights_that_are_not_finite_are_never_saved(place: str, value: float, tmp_path: Path) -> None:
     manager = CheckpointManager(tmp_path, keep=3)
     manager.save(checkpoint_at(1))

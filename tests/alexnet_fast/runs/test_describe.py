@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+from PIL import Image
 
+from alexnet_fast.commands.main import group
 from alexnet_fast.config.recipe import load_recipe
+from alexnet_fast.runs.checkpoint import saved_checkpoints
 from alexnet_fast.runs.describe import describe_run
 from alexnet_fast.runs.folder import RunFolder
 from alexnet_fast.tools.errors import UserError
@@ -113,3 +118,19 @@ def test_info_of_a_run_while_it_runs(tiny_shards: Path, tmp_path: Path) -> None:
     assert "state        running, epoch " in asked.stdout and " of 400, about " in asked.stdout
     assert "checkpoints  " in asked.stdout and "top-1 error" in asked.stdout
     assert "state        stopped at epoch " in describe_run(RunFolder(run))
+
+
+def test_predict_says_that_a_run_is_not_done(small_run: Path, tmp_path: Path) -> None:
+    image, run = tmp_path / "image.png", tmp_path / "run"
+    Image.new("RGB", (64, 64), "red").save(image)
+    shutil.copytree(small_run, run)
+    (run / "result.json").unlink()
+    newest = saved_checkpoints(run / "checkpoints")[-1]
+    for asked, note in (
+        (run, f"{run}: this run is not done; {newest.name} is used, from epoch 1 of 1\n"),
+        (newest, ""),
+        (small_run, ""),
+    ):
+        done = CliRunner().invoke(group, ["predict", str(asked), str(image), "--views", "1", "--device", "cpu"])
+        assert done.exit_code == 0 and done.stderr == note
+        assert "is not done" not in done.stdout

@@ -191,6 +191,8 @@ def test_sigterm_saves_and_says_how_to_resume(tiny_shards: Path, tmp_path: Path)
         _, err = process.communicate(timeout=200)
     assert process.returncode == 128 + signal.SIGTERM
     assert "everything is saved" in err and "--resume" in err and "Traceback" not in err
+    places = [err.index(text) for text in ("Stopping: saving as soon as", "Saved after step", "stopped by SIGTERM")]
+    assert places == sorted(places)
 
 
 def test_a_cut_checkpoint_falls_back_to_the_one_before(unbroken: Path, tiny_dataset: Dataset, tmp_path: Path) -> None:
