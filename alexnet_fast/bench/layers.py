@@ -15,6 +15,7 @@ from alexnet_fast.config.precision import Precision
 from alexnet_fast.network.dropout import DropoutKey, step_key
 from alexnet_fast.network.model import Architecture, loss_and_errors
 from alexnet_fast.pipelines.batch import Batch
+from alexnet_fast.training.convolution_choice import choose_convolutions
 from alexnet_fast.training.train_step import TrainingStep
 
 ROUNDS = 7
@@ -112,6 +113,7 @@ def take_rounds(architecture: Architecture, device: torch.device, batch_size: in
     """Some rounds, after one that does not count."""
     step = make_step(architecture, device, precision)
     batch = batch_of(batch_size, device, precision.dtype)
+    choose_convolutions(step, batch_size)
     limits = DeviceLimits(device, precision.dtype)
     rounds = Rounds()
     for number in range(ROUNDS + 1):
@@ -147,7 +149,7 @@ def time_parts(step: TrainingStep, batch: Batch, device: torch.device, rounds: R
     key = DropoutKey(torch.full((), step_key(0, 0), dtype=torch.int64, device=device), 0)
     finish(device)
     last = time.perf_counter()
-    logits = step.model(batch.images, key, weights=step.working, observe=observe)
+    logits = step.model(batch.images, key, weights=step.working, observe=observe, convolutions=step.convolutions)
     last = time.perf_counter()
     loss, _ = loss_and_errors(logits, batch.labels)
     note(rounds.forward, "loss")
