@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from typing import Any
 
@@ -132,3 +133,6 @@ def test_kernels_compile(capability: int, dtype: torch.dtype, monkeypatch: pytes
             if name != "update_kernel":
                 few = 1 if name == "forward_kernel" else 0  # a block's biases
                 assert ptx.count("ld.global.b16") <= few, "two bytes at a time: as slow as reading four times as much"
+            if name == "fold_kernel":  # it does nothing but move: runs of four numbers both ways
+                assert not re.search(r"(ld|st)\.global\.b(16|32)\b", ptx)
+                assert ptx.count("ld.global.v") and ptx.count("st.global.v")
