@@ -147,7 +147,9 @@ def measure_training(place: Place) -> str:
     step = make_step(NETS["167"], device, precision)
     batch_size = min(128, dataset.split("train").samples)
     dtype = torch.float16 if precision.name == "fp16" else torch.float32
-    with TrainingLoader(dataset, batch_size=batch_size, device=device, seed=0, dtype=dtype) as loader:
+    with TrainingLoader(
+        dataset, batch_size=batch_size, device=device, seed=0, dtype=dtype, leaves_residual=True
+    ) as loader:
         return training_rate(step, loader, TRAINING_STEPS)
 
 

@@ -149,7 +149,7 @@ class TrainingStep:
         """The device's part of a step: (loss, errors)."""
         if self.captured is not None and self.captured.fits(batch, dropout):
             return self.captured(batch, dropout)
-        return self.compute_now(batch, dropout)
+        return self.compute_now(batch.finished(), dropout)
 
     def compute_now(self, batch: Batch, dropout: DropoutKey) -> tuple[torch.Tensor, torch.Tensor]:
         num_classes = self.model.architecture.num_classes
@@ -251,7 +251,8 @@ class TrainingStep:
         if pending.arrived is not None:
             pending.arrived.synchronize()
         if not bool(pending.alive):
-            suspects = Suspects(self.model, self.working, self.mesh, self.scale, pending.batch, pending.dropout)
+            batch = pending.batch.finished()
+            suspects = Suspects(self.model, self.working, self.mesh, self.scale, batch, pending.dropout)
             raise DivergedError(
                 f"step {pending.step}: the loss or a gradient is NaN or infinite; {suspects.first_to_blame()}. "
                 "The weights are those of the step before. Lower the learning rate, or train in fp32"
