@@ -23,9 +23,16 @@ class Batch:
     """(N, 3, 224, 224) with channels-last strides, mean subtracted (values about -130..150), float32 or float16."""
     labels: torch.Tensor
     """(N,) int64, class index, on the device of `images`."""
+    residual: torch.Tensor | None = None
+    """(3, 224, 224) in the dtype of `images`: what is still to be subtracted from each of them.  None, nothing, unless
+    the loader was asked to leave it."""
 
     def __iter__(self) -> Iterator[torch.Tensor]:
-        return iter((self.images, self.labels))
+        return iter((self.finished().images, self.labels))
+
+    def finished(self) -> Batch:
+        """With nothing left to subtract."""
+        return self if self.residual is None else Batch(self.images - self.residual, self.labels)
 
 
 @dataclass(frozen=True)

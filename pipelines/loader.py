@@ -85,6 +85,7 @@ class TrainingLoader:
         shuffle_buffer: int = 8192,
         options: LoaderOptions | None = None,
         cache: CacheRequest | None = None,
+        leaves_residual: bool = False,
     ) -> None:
         """dataset: a `Dataset`, or the path of a shards folder.  batch_size: images of a batch of this rank.
         device: where the batches are made and stay, such as "cpu" or "cuda:1"; None: the current GPU, else the CPU.
@@ -100,6 +101,7 @@ class TrainingLoader:
         shuffle_buffer: samples in the reader's buffer of compressed images (about 0.2 GB at 8192).
         cache: keep decoded images in the GPU's memory; they are not decoded again until `close`.  Has not run on a GPU
             yet.  One loader with a cache at a time on each GPU of a process.
+        leaves_residual: on a GPU the mean image less its mean color is not subtracted, but given as `Batch.residual`.
         """
         if shuffle_buffer < 1:
             raise UsageError(f"a shuffle buffer of {shuffle_buffer} samples: give 1 or more.")
@@ -122,6 +124,7 @@ class TrainingLoader:
         self.dtype, self._device = dtype, device
         self._mean, self._augmentation = mean, augmentation or Augmentation()
         self._exact_2012 = exact_2012
+        self._leaves_residual = leaves_residual
         self._shuffle_buffer = min(shuffle_buffer, split_info.samples // num_ranks)
         settings = (options or LoaderOptions()).settings(device)
         self.cache: CachePlan | None = None
@@ -249,7 +252,8 @@ class TrainingLoader:
 
     def _batch(self, normalization: Normalization, outputs: tuple[torch.Tensor, ...]) -> Batch:
         images_NHWC, labels = normalization.normalize(outputs)
-        batch = Batch(images_NHWC.to(self.dtype).permute(0, 3, 1, 2), labels)
+        residual = None if normalization.left_over is None else normalization.left_over.permute(2, 0, 1)
+        batch = Batch(images_NHWC.to(self.dtype).permute(0, 3, 1, 2), labels, residual)
         check_labels(batch.labels, self._dataset)
         return batch
 
@@ -276,6 +280,7 @@ class TrainingLoader:
             device=self._device,
             dtype=self.dtype,
             workers=self._workers,
+            leaves_residual=self._leaves_residual,
         )
 
     def _reading(self, epoch: int, segment: Segment) -> Reading:

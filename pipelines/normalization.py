@@ -42,6 +42,10 @@ class Normalization(Protocol):
         Works in place on its arguments: call it once for each image.
         """
 
+    @property
+    def left_over(self) -> torch.Tensor | None:
+        """(224, 224, 3): what is still to be subtracted from these images; None: nothing."""
+
 
 def as_tensors(normalization: Normalization, outputs: tuple[Any, ...]) -> tuple[torch.Tensor, ...]:
     """The outputs of a DALI batch that `Normalization.normalize` takes, as tensors."""
@@ -57,8 +61,12 @@ def normalization_of(
     device: torch.device,
     dtype: torch.dtype,
     workers: CpuWorkers,
+    leaves_residual: bool = False,
 ) -> Normalization:
-    """The normalization for a device.  dtype: float16 or float32 on a GPU; on a CPU images are float32."""
+    """The normalization for a device.  dtype: float16 or float32 on a GPU; on a CPU images are float32.
+
+    leaves_residual: what DALI cannot subtract is `left_over`; on a CPU that is nothing.
+    """
     whole_mean = evaluation_mean(dataset, mean)
     if device.type == "cpu":
         return NormalizationOnCpu(augmentation, decoding, whole_mean, workers)
@@ -68,28 +76,35 @@ def normalization_of(
         scaled = (whole_mean - augmentation.mean) * augmentation.scale
         residual = torch.from_numpy(scaled).to(device, dtype)
     return NormalizationInDali(
-        augmentation, decoding, residual, types.FLOAT16 if dtype == torch.float16 else types.FLOAT
+        augmentation, decoding, residual, types.FLOAT16 if dtype == torch.float16 else types.FLOAT, leaves_residual
     )
 
 
 @dataclass(frozen=True)
 class NormalizationInDali:
-    """All in DALI, except for a mean image, which its operator does not take: torch subtracts the rest of it."""
+    """All in DALI, except for a mean image, which its operator does not take: torch subtracts the rest of it, a pass of
+    its own over the images, or whoever reads them next, in the same pass (`leaves_residual`).
+    """
 
     augmentation: EpochAugmentation
     decoding: Decoding
     residual: torch.Tensor | None
     """(224, 224, 3), on the device: the mean image minus its mean color, divided as the pixels are."""
     dtype: Any
+    leaves_residual: bool = False
 
     num_outputs: int = 2
+
+    @property
+    def left_over(self) -> torch.Tensor | None:
+        return self.residual if self.leaves_residual else None
 
     def graph(self, reading: Reading, *, start: int = 0, with_draws: bool = False) -> tuple[Any, ...]:
         return training_graph(reading, self.decoding, self.augmentation, self.dtype, start=start, with_draws=with_draws)
 
     def normalize(self, outputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
         images, digits = outputs
-        if self.residual is not None:
+        if self.residual is not None and not self.leaves_residual:
             images.sub_(self.residual)
         return images, labels_of(digits)
 
@@ -134,6 +149,8 @@ class CpuWorkers:
 
 class NormalizationOnCpu:
     """(x − mean + shift) · scale in float32, each step rounded once, in one pass over the pixels."""
+
+    left_over: torch.Tensor | None = None
 
     def __init__(self, augmentation: EpochAugmentation, decoding: Decoding, mean: Floats, workers: CpuWorkers) -> None:
         """mean: (224, 224, 3), or (3,)."""

@@ -1,20 +1,25 @@
-"""Where a training step's time goes: each layer, the loss, the update and the rest, beside the device's own limits."""
+"""Where a training step's time goes: each layer, the loss, the update and the rest, beside the device's own limits.
+
+On a GPU all times are the device's, between events on its stream: the host queues a whole step ahead and waits for
+nothing in between.
+"""
 
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 
-from alexnet_fast.bench.measurement import Measurement, finish
+from alexnet_fast.bench.measurement import Measurement
 from alexnet_fast.bench.model import batch_of, make_step
 from alexnet_fast.config.precision import Precision
+from alexnet_fast.distributed.clock import clock_of
 from alexnet_fast.network.dropout import DropoutKey, step_key
 from alexnet_fast.network.model import Architecture, loss_and_errors
 from alexnet_fast.pipelines.batch import Batch
+from alexnet_fast.training.convolution_choice import choose_convolutions
 from alexnet_fast.training.train_step import TrainingStep
 
 ROUNDS = 7
@@ -79,18 +84,16 @@ def measure_layers(
             details |= {"TFLOP/s": flop / seconds / 1e12, "GB/s": moved / seconds / 1e9}
             details |= {"limit ms": limit * 1e3, "of the limit": f"{limit / seconds:.0%}"}
         rows.append(Measurement(part, batch_size / seconds, spread(both), details))
-    return [*rows, *totals(rows, rounds, batch_size, device)]
+    return [*rows, *totals(rows, rounds, batch_size)]
 
 
-def totals(rows: list[Measurement], rounds: Rounds, batch_size: int, device: torch.device) -> list[Measurement]:
-    """The whole step; on a CPU also what of it is in no part.  A GPU waits after each part, and not in a step."""
+def totals(rows: list[Measurement], rounds: Rounds, batch_size: int) -> list[Measurement]:
+    """What of the whole step is in no part; the whole step."""
     whole = statistics.median(rounds.step)
-    parts = {key: sum(float(row.details[key]) for row in rows) for key in ("forward ms", "back ms")}
-    rest = whole * 1e3 - sum(parts.values())
+    parts = sum(float(row.details[key]) for row in rows for key in ("forward ms", "back ms"))
+    rest = whole * 1e3 - parts
     limits = {"device TFLOP/s": max(rounds.flops) / 1e12, "device GB/s": max(rounds.bandwidths) / 1e9}
     step = Measurement("whole step", batch_size / whole, spread(rounds.step), {"ms": whole * 1e3, **limits})
-    if device.type != "cpu":
-        return [Measurement("all parts", 1e3 * batch_size / sum(parts.values()), 0.0, dict(parts)), step]
     details: dict[str, str | float | int] = {"ms": rest, "share": f"{rest / 1e3 / whole:.0%}"}
     return [Measurement("everything else", 1e3 * batch_size / max(rest, 1e-3), 0.0, details), step]
 
@@ -112,6 +115,7 @@ def take_rounds(architecture: Architecture, device: torch.device, batch_size: in
     """Some rounds, after one that does not count."""
     step = make_step(architecture, device, precision)
     batch = batch_of(batch_size, device, precision.dtype)
+    choose_convolutions(step, batch_size)
     limits = DeviceLimits(device, precision.dtype)
     rounds = Rounds()
     for number in range(ROUNDS + 1):
@@ -126,15 +130,19 @@ def take_rounds(architecture: Architecture, device: torch.device, batch_size: in
 
 def time_parts(step: TrainingStep, batch: Batch, device: torch.device, rounds: Rounds) -> None:
     """One step, part by part: forward, the time between two observations; back, between two gradients' arrivals."""
-    last = 0.0
+    clock = clock_of(device)
+    counts: list[tuple[dict[str, list[float]], str] | None] = []
+    """What the time until each mark counts as."""
     inputs: dict[str, torch.Tensor] = {}
     rounds.sizes.clear()
 
     def note(times: dict[str, list[float]], part: str) -> None:
-        nonlocal last
-        finish(device)
-        times.setdefault(part, []).append(time.perf_counter() - last)
-        last = time.perf_counter()
+        clock.mark()
+        counts.append((times, part))
+
+    def pass_over() -> None:
+        clock.mark()
+        counts.append(None)
 
     def observe(layer: str, output: torch.Tensor) -> None:
         previous = list(rounds.sizes)[-1] if rounds.sizes else ""
@@ -145,14 +153,14 @@ def time_parts(step: TrainingStep, batch: Batch, device: torch.device, rounds: R
         inputs[layer] = output
 
     key = DropoutKey(torch.full((), step_key(0, 0), dtype=torch.int64, device=device), 0)
-    finish(device)
-    last = time.perf_counter()
-    logits = step.model(batch.images, key, weights=step.working, observe=observe)
-    last = time.perf_counter()
+    clock.lead()
+    pass_over()
+    logits = step.model(batch.images, key, weights=step.working, observe=observe, convolutions=step.convolutions)
+    pass_over()
     loss, _ = loss_and_errors(logits, batch.labels)
     note(rounds.forward, "loss")
     logits.register_hook(lambda gradient: note(rounds.back, "loss"))
-    last = time.perf_counter()
+    pass_over()
     loss.backward()  # type: ignore[no-untyped-call]
     note(rounds.back, next(iter(rounds.sizes)))
     step.optimizer.step(
@@ -162,6 +170,10 @@ def time_parts(step: TrainingStep, batch: Batch, device: torch.device, rounds: R
         working={name: weight for name, weight in step.working.items() if weight is not step.parameters[name]},
     )
     note(rounds.back, "update")
+    for counted, seconds in zip(counts[1:], clock.between(), strict=True):
+        if counted is not None:
+            times, part = counted
+            times.setdefault(part, []).append(seconds)
     for weight in step.working.values():
         weight.grad = None
 
@@ -201,9 +213,10 @@ class DeviceLimits:
 
 
 def seconds_of(work: Callable[[], object], device: torch.device) -> float:
-    """Of one call."""
-    finish(device)
-    begun = time.perf_counter()
+    """Of one call; on a GPU the device's, whatever the host takes to launch it."""
+    clock = clock_of(device)
+    clock.lead()
+    clock.mark()
     work()
-    finish(device)
-    return time.perf_counter() - begun
+    clock.mark()
+    return clock.between()[0]

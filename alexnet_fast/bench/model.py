@@ -21,6 +21,7 @@ from alexnet_fast.network.model import NETS, AlexNet, Architecture
 from alexnet_fast.pipelines.batch import Batch
 from alexnet_fast.pipelines.synthetic import SyntheticLoader
 from alexnet_fast.tools.freed_memory import keep_freed_memory
+from alexnet_fast.training.convolution_choice import choose_convolutions
 from alexnet_fast.training.optimizer import SGD
 from alexnet_fast.training.train_step import TrainingStep
 
@@ -60,6 +61,7 @@ def measure_step(
 ) -> Measurement:
     """Our training step; `record`: captured as a CUDA graph."""
     step = make_step(architecture, device, precision)
+    choose_convolutions(step, batch_size)
     if record:
         step.capture(batch_size, precision.dtype)
     batch = batch_of(batch_size, device, precision.dtype)

@@ -12,6 +12,7 @@ from alexnet_fast.config.precision import Precision
 from alexnet_fast.distributed.parallelism import bytes_as_towers
 from alexnet_fast.network.exchange import Wait, layout
 from alexnet_fast.network.model import AlexNet, Architecture
+from alexnet_fast.training.convolution_choice import choose_convolutions
 from alexnet_fast.training.optimizer import SGD
 from alexnet_fast.training.train_step import TrainingStep
 
@@ -69,6 +70,7 @@ def make_tower_step(architecture: Architecture, device: torch.device, precision:
 def time_step(step: TrainingStep, batch_size: int) -> tuple[float, float]:
     """(img/s, spread)"""
     batch = batch_of(batch_size, step.device, step.dtype)
+    choose_convolutions(step, batch_size)
     if step.device.type == "cuda":
         step.capture(batch_size, step.dtype)
     number = iter(range(10**9))

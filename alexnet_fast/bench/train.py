@@ -21,6 +21,7 @@ from alexnet_fast.network.model import AlexNet
 from alexnet_fast.pipelines.synthetic import SyntheticLoader
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.messages import counted
+from alexnet_fast.training.convolution_choice import choose_convolutions
 from alexnet_fast.training.job import Job, Loader
 from alexnet_fast.training.optimizer import SGD
 from alexnet_fast.training.session import Session, open_session
@@ -65,6 +66,7 @@ def measure_bare_step(recipe: Recipe, dataset: Dataset, loader: SyntheticLoader,
     optimizer.set_rates(weights=1e-6, biases=1e-6)  # pca_jitter is nothing to learn from
     step = TrainingStep(model, optimizer, precision=choose_precision(device, recipe.precision))
     batches = loader.epoch(0)
+    choose_convolutions(step, recipe.batch_size)
     if recipe.cuda_graph and device.type == "cuda":  # as a run does
         step.capture(recipe.batch_size, loader.dtype)
     number = 0

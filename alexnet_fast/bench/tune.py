@@ -17,7 +17,7 @@ import torch
 from alexnet_fast.bench.busy import check_quiet
 from alexnet_fast.bench.interleaved import Candidate, measure_interleaved, stream_turn
 from alexnet_fast.bench.loader import SPLIT, Parts, measure_settings
-from alexnet_fast.bench.measurement import Measurement, measure_rate
+from alexnet_fast.bench.measurement import Measurement, finish, measure_rate
 from alexnet_fast.pipelines.settings import LoaderOptions, LoaderSettings, default_settings, remember, store_settings
 from alexnet_fast.tools.cores import num_cores
 from alexnet_fast.tools.dataset import Dataset
@@ -224,7 +224,7 @@ def copy_limit(device: torch.device, image_bytes: float) -> Measurement:
 
     def copy() -> None:
         there.copy_(host, non_blocking=True)
-        torch.cuda.synchronize(device)
+        finish(device)
 
     copy()
     rate, spread = measure_rate(COPIED, copy, repetitions=9)

@@ -25,6 +25,7 @@ from alexnet_fast.config.precision import Precision, choose_precision
 from alexnet_fast.distributed.devices import use_device
 from alexnet_fast.network.dropout import DropoutKey, drop, dropout_mask
 from alexnet_fast.network.kernels import norms
+from alexnet_fast.network.kernels.residual import subtract
 from alexnet_fast.network.layers import fold_images
 from alexnet_fast.network.model import NETS, AlexNet, small
 from alexnet_fast.pipelines.batch import Batch
@@ -67,6 +68,10 @@ def check_kernels(place: Place) -> str:
     images = torch.randn(5, 3, 224, 224, device=device).contiguous(memory_format=torch.channels_last)
     if not torch.equal(fold_images(images, 57, half_dtype).cpu(), fold_images(images.cpu(), 57, half_dtype)):
         raise CheckFailedError("conv1's folded input differs from the reference")
+    residual, less = images[0] / 9, torch.empty_like(images)
+    subtract(images, residual, less)
+    if not torch.equal(less, images - residual):
+        raise CheckFailedError("images less the rest of the mean differ from torch's")
     nan = torch.zeros(1, 8, 2, 2, device=device).contiguous(memory_format=torch.channels_last)
     nan[0, 1, 1, 1] = float("nan")
     if not bool(norms.local_response_norm(nan, 2, 1e-4, relu=True)[0, 1, 1, 1].isnan()):

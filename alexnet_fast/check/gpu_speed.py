@@ -23,6 +23,7 @@ from alexnet_fast.pipelines.loader import TrainingLoader
 from alexnet_fast.pipelines.settings import LoaderOptions
 from alexnet_fast.tools.cores import num_cores
 from alexnet_fast.tools.dataset import Dataset
+from alexnet_fast.training.convolution_choice import choose_convolutions
 from alexnet_fast.training.train_step import TrainingStep
 
 BATCH_SIZES = (128, 256, 512, 1024, 2048)
@@ -49,6 +50,7 @@ def rate_of(work: Callable[[], object], images: int, device: torch.device, secon
 
 def step_rate(step: TrainingStep, batch_size: int) -> float:
     """Captured, img/s."""
+    choose_convolutions(step, batch_size)
     step.capture(batch_size, step.dtype)
     batch = batch_of(batch_size, step.device, step.dtype)
     return rate_of(lambda: step(batch, step=0, seed=0), batch_size, step.device)
@@ -145,7 +147,9 @@ def measure_training(place: Place) -> str:
     step = make_step(NETS["167"], device, precision)
     batch_size = min(128, dataset.split("train").samples)
     dtype = torch.float16 if precision.name == "fp16" else torch.float32
-    with TrainingLoader(dataset, batch_size=batch_size, device=device, seed=0, dtype=dtype) as loader:
+    with TrainingLoader(
+        dataset, batch_size=batch_size, device=device, seed=0, dtype=dtype, leaves_residual=True
+    ) as loader:
         return training_rate(step, loader, TRAINING_STEPS)
 
 

@@ -8,16 +8,17 @@ import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
 from alexnet_fast.check.runner import CheckFailedError
+from alexnet_fast.distributed.clock import clock_of
 from alexnet_fast.pipelines.batch import Batch
 from alexnet_fast.pipelines.decoded_cache import CacheRequest
 from alexnet_fast.pipelines.loader import TrainingLoader
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UserError
+from alexnet_fast.training.convolution_choice import choose_convolutions
 from alexnet_fast.training.train_step import TrainingStep
 
 LEAD = 20
@@ -86,46 +87,6 @@ def destroy_images(tars: list[Path]) -> None:
 # ---------------------------------------------------------------------------------- waiting
 
 
-class Clock(Protocol):
-    """Moments of a device's work."""
-
-    def mark(self) -> None:
-        """Now, in the order of the work that was given to the device."""
-
-    def between(self) -> list[float]:
-        """Seconds from each mark to the next; waits for the device."""
-
-
-class HostClock:
-    """Of a CPU, which has done its work when it returns."""
-
-    def __init__(self) -> None:
-        self.marks: list[float] = []
-
-    def mark(self) -> None:
-        self.marks.append(time.perf_counter())
-
-    def between(self) -> list[float]:
-        return [later - earlier for earlier, later in zip(self.marks, self.marks[1:], strict=False)]
-
-
-class EventClock:
-    """Of a GPU: events on torch's stream, so that nobody waits while it is measured."""
-
-    def __init__(self) -> None:
-        self.events: list[torch.cuda.Event] = []
-
-    def mark(self) -> None:
-        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record()
-        self.events.append(event)
-
-    def between(self) -> list[float]:
-        torch.cuda.synchronize()
-        pairs = zip(self.events, self.events[1:], strict=False)
-        return [earlier.elapsed_time(later) / 1000 for earlier, later in pairs]
-
-
 def endless(loader: TrainingLoader) -> Iterator[Batch]:
     """Epoch after epoch."""
     for epoch in range(10**9):
@@ -134,9 +95,10 @@ def endless(loader: TrainingLoader) -> Iterator[Batch]:
 
 def training_rate(step: TrainingStep, loader: TrainingLoader, num_steps: int) -> str:
     """img/s from shards to weights, and the share of the device's time in which a step waits for its images."""
+    choose_convolutions(step, loader.batch_size)
     if step.device.type == "cuda" and (problem := step.capture(loader.batch_size, loader.dtype)) is not None:
         raise CheckFailedError(problem)
-    clock: Clock = EventClock() if step.device.type == "cuda" else HostClock()
+    clock = clock_of(step.device)
     batches = endless(loader)
     for number in range(LEAD + num_steps):
         if number >= LEAD:

@@ -14,7 +14,7 @@ from alexnet_fast.check.runner import Check, CheckFailedError, Place, SkippedErr
 from alexnet_fast.distributed.machine import installed_version
 from alexnet_fast.tools.cores import processor_name, usable_cores
 
-LEAST = {"torch": (2, 9), "nvidia-dali-cuda120": (2, 4), "numba": (0, 60), "numpy": (1, 26), "pillow": (10, 3)}
+LEAST = {"torch": (2, 9), "nvidia-dali-cuda120": (2, 4), "numba": (0, 60), "numpy": (1, 26), "pillow": (11, 3)}
 """Package -> the oldest release that was tried; the same as in pyproject.toml."""
 SHARED_MEMORY = 64 << 20
 """Bytes that processes need to hand work to one another."""

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from alexnet_fast.network import convolution
+from alexnet_fast.network.convolution import Strategy
 from alexnet_fast.network.exchange import Exchange
 from alexnet_fast.network.kernels import norms, pooling
 
@@ -68,11 +70,18 @@ def fold_kernels(weight: torch.Tensor) -> torch.Tensor:
     return padded.permute(0, 2, 4, 3, 5, 1).reshape(num, 3, 3, s * s * colors).permute(0, 3, 1, 2)
 
 
-def convolve(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, padding: int, groups: int) -> Maps:
+def convolve(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    padding: int,
+    groups: int,
+    strategy: Strategy = "grouped",
+) -> Maps:
     """conv2, conv4, conv5: each tower sees its own maps.  `groups`: towers in this process."""
     if bias_comes_later(x):
-        return F.conv2d(x, weight, padding=padding, groups=groups), bias
-    return F.conv2d(x, weight, bias, padding=padding, groups=groups), None
+        return convolution.convolve(x, weight, None, padding, groups, strategy), bias
+    return convolution.convolve(x, weight, bias, padding, groups, strategy), None
 
 
 def bias_comes_later(x: torch.Tensor) -> bool:
@@ -110,10 +119,17 @@ def spatial_norm(x: torch.Tensor) -> torch.Tensor:
     return norms.spatial_norm(x)
 
 
-def joint(layer: str, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, groups: int) -> torch.Tensor:
+def joint(
+    layer: str,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    groups: int,
+    strategy: Strategy = "grouped",
+) -> torch.Tensor:
     """conv3, fc6, fc7, fc8 when every map they see is in this process.  `groups` 2: towers that never exchange."""
     if layer == "conv3":
-        return F.conv2d(x, weight, bias, padding=1, groups=groups)
+        return convolution.convolve(x, weight, bias, 1, groups, strategy)
     if groups == 1:
         return F.linear(flat(x), flat(weight), bias)
     parts = zip(x.chunk(groups, dim=1), weight.chunk(groups), bias.chunk(groups), strict=True)

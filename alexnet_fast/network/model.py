@@ -10,6 +10,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 import torch
@@ -18,6 +19,7 @@ from torch import nn
 
 from alexnet_fast.network import layers
 from alexnet_fast.network.architecture import BIAS_ONE, LAYERS, NETS, NORMS, Architecture, small
+from alexnet_fast.network.convolution import Strategy
 from alexnet_fast.network.dropout import DropoutKey
 from alexnet_fast.network.dropout import drop as dropped
 from alexnet_fast.network.exchange import Exchange, LocalExchange
@@ -114,13 +116,14 @@ class AlexNet(nn.Module):
         *,
         weights: Mapping[str, torch.Tensor] | None = None,
         observe: Observe | None = None,
+        convolutions: Mapping[str, Strategy] | None = None,
     ) -> torch.Tensor:
         """(N, 3, 224, 224), mean subtracted -> logits (N, classes), the same in both towers' processes.
 
         Computes in the dtype of `weights`, stand-ins for the parameters by name; None: the parameters, in the dtype of
         `images`.  dropout: the masks to use; None: in training mode fresh ones, by torch's default generator; in
         evaluation mode none, all of fc6's and fc7's outputs × `test_scale`.  observe: called with each stage's name and
-        output.
+        output.  convolutions: how layers that see one tower's maps are computed; those not in it "grouped".
         """
         if weights is None:
             weights = self.working_weights(images.dtype)
@@ -129,6 +132,7 @@ class AlexNet(nn.Module):
         see = observe if observe is not None else ignore
         a = self.architecture
         num_here = len(self.towers)
+        how = convolutions if convolutions is not None else {}
         activate = torch.relu if a.activation == "relu" else torch.tanh
 
         maps = layers.conv1(images, weights["conv1.weight"], weights["conv1.bias"])
@@ -136,7 +140,7 @@ class AlexNet(nn.Module):
         norm = a.norm_alpha if "conv1" in a.norms else None
         x = self.activate_norm_pool(maps, norm) if a.relu_first else self.pool_and_activate(maps, norm)
         see("norm1+pool1", x)
-        maps = layers.convolve(x, weights["conv2.weight"], weights["conv2.bias"], a.conv2_padding, num_here)
+        maps = self.see_own("conv2", x, weights, a.conv2_padding, how)
         see("conv2", maps[0])
         norm = a.norm_alpha if "conv2" in a.norms else None
         if "conv2-spatial" in a.norms:
@@ -145,14 +149,12 @@ class AlexNet(nn.Module):
         else:
             x = self.activate_norm_pool(maps, norm)
         see("norm2+pool2", x)
-        x = activate(self.see_both("conv3", x, weights))
+        x = activate(self.see_both("conv3", x, weights, convolutions=how))
         see("conv3", x)
-        maps = layers.convolve(x, weights["conv4.weight"], weights["conv4.bias"], 1, num_here)
+        maps = self.see_own("conv4", x, weights, 1, how)
         x = activate(layers.biased(maps))
         see("conv4", x)
-        x = self.pool_and_activate(
-            layers.convolve(x, weights["conv5.weight"], weights["conv5.bias"], a.conv5_padding, num_here)
-        )
+        x = self.pool_and_activate(self.see_own("conv5", x, weights, a.conv5_padding, how))
         see("conv5", x)
         x = self.drop(activate(self.see_both("fc6", x, weights)), dropout, 6)
         see("fc6", x)
@@ -211,13 +213,30 @@ class AlexNet(nn.Module):
         pooled = tied_max_pool(layers.biased(maps), self.architecture.pool_size)
         return torch.relu(pooled) if relu else pooled
 
+    def see_own(
+        self,
+        layer: str,
+        x: torch.Tensor,
+        weights: Mapping[str, torch.Tensor],
+        padding: int,
+        convolutions: Mapping[str, Strategy],
+    ) -> layers.Maps:
+        """conv2, conv4 or conv5: a layer in which each tower sees its own maps."""
+        weight, bias = weights[f"{layer}.weight"], weights[f"{layer}.bias"]
+        return layers.convolve(x, weight, bias, padding, len(self.towers), convolutions.get(layer, "grouped"))
+
     def see_both(
-        self, layer: str, x: torch.Tensor, weights: Mapping[str, torch.Tensor], always: bool = False
+        self,
+        layer: str,
+        x: torch.Tensor,
+        weights: Mapping[str, torch.Tensor],
+        always: bool = False,
+        convolutions: Mapping[str, Strategy] = MappingProxyType({}),
     ) -> torch.Tensor:
         """conv3, fc6, fc7 or fc8: a layer that sees both towers' maps, in architectures with an exchange."""
         weight, bias = weights[f"{layer}.weight"], weights[f"{layer}.bias"]
         if not (self.architecture.exchanged or always):
-            return layers.joint(layer, x, weight, bias, groups=len(self.towers))
+            return layers.joint(layer, x, weight, bias, len(self.towers), convolutions.get(layer, "grouped"))
         if len(self.towers) == self.architecture.num_towers:
             return layers.joint(layer, x, weight, bias, groups=1)
         return layers.exchanged(layer, x, weight, bias, self.exchange)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 
 from alexnet_fast.network.dropout import DropoutKey
+from alexnet_fast.network.kernels.residual import subtract
 from alexnet_fast.pipelines.batch import Batch
 
 WARM_UP = 3
@@ -25,7 +26,7 @@ class CapturedStep:
     """
 
     def __init__(self, compute: Compute, batch: Batch, dropout: DropoutKey) -> None:
-        """Call the function WARM_UP times with this batch, then capture it.
+        """Call the function WARM_UP times with this batch, which is finished, then capture it.
 
         To be called while nothing else uses the GPU: a thread of DALI that waits for the device makes a capture fail.
         """
@@ -48,7 +49,7 @@ class CapturedStep:
         return own.shape == other.shape and own.dtype == other.dtype and self.first_row == dropout.first_row
 
     def __call__(self, batch: Batch, dropout: DropoutKey) -> tuple[torch.Tensor, torch.Tensor]:
-        self.batch.images.copy_(batch.images)
+        subtract(batch.images, batch.residual, self.batch.images)
         self.batch.labels.copy_(batch.labels)
         self.key.copy_(dropout.key)
         self.graph.replay()

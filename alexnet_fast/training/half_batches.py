@@ -38,7 +38,7 @@ class HalfBatches:
         """Begin to exchange the halves that a replica's two processes loaded; what is returned waits for them."""
         if not self.exchanged:
             return lambda: batch  # conv1 brings them to the network's precision on its way
-        own = (batch.images.to(self.dtype), batch.labels)
+        own = (batch.finished().images.to(self.dtype), batch.labels)
         waits = [self.exchange.start(tensor, tensor.shape) for tensor in own]
 
         def arrived() -> Batch:

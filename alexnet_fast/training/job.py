@@ -116,6 +116,7 @@ def make_loader(mesh: Mesh, device: torch.device, job: Job, precision: Precision
         ),
         exact_2012=recipe.exact_2012,
         shuffle_buffer=recipe.shuffle_buffer,
+        leaves_residual=True,  # the step subtracts it on the way into its CUDA graph
         cache=None
         if job.cache_decoded is None
         else CacheRequest(job.cache_decoded, memory_of_training(mesh, job, precision)),

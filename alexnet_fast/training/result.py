@@ -42,6 +42,7 @@ def finish(session: Session) -> dict[str, Any] | None:
         raise UserError(with_command(f"{unsaved}. Then finish it", session.job.again))
     result = {
         **about_run(session.job, session.mesh, session.device, session.precision.name, session.loader.memory.kept),
+        "convolutions": session.train_step.convolutions,
         "steps": progress.step,
         "epochs": progress.step / session.schedule.steps_per_epoch,
         **about_totals(session.meter.run_totals()),

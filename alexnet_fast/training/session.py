@@ -25,6 +25,7 @@ from alexnet_fast.runs.resume_command import with_command
 from alexnet_fast.tools import atomic
 from alexnet_fast.tools.errors import StoppedError, UserError
 from alexnet_fast.training.checkpointer import Checkpointer
+from alexnet_fast.training.convolution_choice import choose_convolutions
 from alexnet_fast.training.divergence import DivergedError
 from alexnet_fast.training.evaluator import Evaluator
 from alexnet_fast.training.illustrator import Illustrator
@@ -151,9 +152,11 @@ def open_session(
         model, optimizer, precision=precision, mesh=mesh, loader_memory=loader.memory,
         loads_whole_batches=recipe.exact_2012, frozen=recipe.frozen,
     )  # fmt: skip
-    if recipe.cuda_graph and device.type == "cuda":  # before the loader's threads use the GPU
-        note = train_step.capture(loader.batch_size, loader.dtype)
-        notes += [note] if note is not None else []
+    # Before the loader's threads use the GPU.
+    said = [choose_convolutions(train_step, loader.batch_size)]
+    if recipe.cuda_graph and device.type == "cuda":
+        said.append(train_step.capture(loader.batch_size, loader.dtype))
+    notes += [note for note in said if note is not None]
     step, place_note = restore(start, train_step, loader, schedule, mesh)
     notes += [place_note] if place_note is not None else []
     progress = Progress(step) if start is None else Progress(step, start.error, start.best_error)

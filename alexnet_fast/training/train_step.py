@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from alexnet_fast.config.precision import Precision
 from alexnet_fast.distributed.mesh import Mesh, all_gather_object
+from alexnet_fast.network.convolution import Strategy
 from alexnet_fast.network.dropout import DropoutKey, step_key
 from alexnet_fast.network.exchange import as_rows
 from alexnet_fast.network.model import AlexNet, loss_and_errors
@@ -102,6 +103,8 @@ class TrainingStep:
         if self.device.type == "cpu":
             keep_freed_memory()
         self.captured: CapturedStep | None = None
+        self.convolutions: dict[str, Strategy] = {}
+        """How grouped convolutions are computed; see `convolution_choice`."""
         self.halves = HalfBatches(
             model.exchange, self.dtype, tower=self.mesh.tower, exchanged=self.loading_processes > 1
         )
@@ -146,12 +149,12 @@ class TrainingStep:
         """The device's part of a step: (loss, errors)."""
         if self.captured is not None and self.captured.fits(batch, dropout):
             return self.captured(batch, dropout)
-        return self.compute_now(batch, dropout)
+        return self.compute_now(batch.finished(), dropout)
 
     def compute_now(self, batch: Batch, dropout: DropoutKey) -> tuple[torch.Tensor, torch.Tensor]:
         num_classes = self.model.architecture.num_classes
         with fastest_convolutions(self.device):
-            logits = self.model(batch.images, dropout, weights=self.working)
+            logits = self.model(batch.images, dropout, weights=self.working, convolutions=self.convolutions)
             # A label that is none of the classes would stop the GPU for good: it stops this step instead.
             loss, errors = loss_and_errors(logits, batch.labels.clamp(0, num_classes - 1))
             (loss * self.scale if self.scaled else loss).backward()  # type: ignore[no-untyped-call]
@@ -248,7 +251,8 @@ class TrainingStep:
         if pending.arrived is not None:
             pending.arrived.synchronize()
         if not bool(pending.alive):
-            suspects = Suspects(self.model, self.working, self.mesh, self.scale, pending.batch, pending.dropout)
+            batch = pending.batch.finished()
+            suspects = Suspects(self.model, self.working, self.mesh, self.scale, batch, pending.dropout)
             raise DivergedError(
                 f"step {pending.step}: the loss or a gradient is NaN or infinite; {suspects.first_to_blame()}. "
                 "The weights are those of the step before. Lower the learning rate, or train in fp32"

@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
+from alexnet_fast.pipelines import decoding, reader, settings
 from alexnet_fast.pipelines import loader as loaders
-from alexnet_fast.pipelines import settings
+from alexnet_fast.pipelines.dali import fn
 from alexnet_fast.pipelines.decoded_cache import (
     GIB,
     MIB,
@@ -166,6 +167,30 @@ def test_without_the_option_nothing_is_kept(tiny_dataset: Dataset) -> None:
     loader = loader_on_gpu(tiny_dataset, num_ranks=2)
     assert loader.cache is None and loader.memory.kept == 0 and loader._decoding.cache_mib == 0
     assert loader.stream()["rank"] == "0 of 2"
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize("kept", [True, False])
+def test_kept_images_are_not_read_again(tiny_dataset: Dataset, kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reader skips what the decoder has kept, and only then: what nobody kept must be read."""
+    loader = loader_on_gpu(tiny_dataset, cache=CacheRequest("auto") if kept else None)
+    asked: dict[str, dict[str, Any]] = {}
+
+    def note(operator: str) -> Any:
+        def call(*inputs: Any, **options: Any) -> Any:
+            asked[operator] = options
+            return "jpeg", "digits"
+
+        return call
+
+    monkeypatch.setattr(fn.readers, "webdataset", note("reader"))
+    monkeypatch.setattr(fn.decoders, "image", note("decoder"))
+    (segment,) = loader._epochs.segments(0)
+    jpeg, _ = reader.read_samples(loader._reading(0, segment))
+    decoding.decode(jpeg, loader._decoding)
+    assert asked["reader"]["skip_cached_images"] is kept
+    sizes = {name: asked["decoder"][name] for name in ("cache_size", "cache_type") if name in asked["decoder"]}
+    assert sizes == ({"cache_size": loader._decoding.cache_mib, "cache_type": "threshold"} if kept else {})
 
 
 def tars_of(loader: TrainingLoader, epoch: int) -> tuple[str, ...]:

@@ -91,6 +91,14 @@ def test_values_that_cannot_be_are_ignored(cache: Path, kept: object) -> None:
     assert remembered(CPU) is None
 
 
+def test_a_machine_is_known_whatever_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container gets a new host name each time."""
+    before = machine_key(CPU)
+    for function in ("os.uname", "platform.node", "socket.gethostname"):
+        monkeypatch.setattr(function, lambda: pytest.fail("the host's name was asked for"))
+    assert machine_key(CPU) == before
+
+
 def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
     def home() -> Path:
         raise RuntimeError("Could not determine home directory.")

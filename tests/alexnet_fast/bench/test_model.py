@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from alexnet_fast.bench.model import Measure
 from alexnet_fast.config.precision import Precision
 from alexnet_fast.distributed.parallelism import bytes_as_towers
 from alexnet_fast.network.model import NETS, AlexNet, small
+from alexnet_fast.pipelines.batch import Batch
 
 CPU = torch.device("cpu")
 FP32 = Precision("fp32", torch.float32, "")
@@ -69,6 +71,61 @@ def test_the_parts_of_a_step_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     assert float(conv2.details["TFLOP/s"]) * 1e12 * 2 / conv2.rate == pytest.approx(flop)
     parameters = sum(parameter.numel() for parameter in AlexNet(NET).parameters())
     assert float(update.details["GB/s"]) * 1e9 * 2 / update.rate == pytest.approx(20 * parameters)
+
+
+class Ticks:
+    """A clock whose marks are a second apart; notes what is called."""
+
+    def __init__(self) -> None:
+        self.called: list[str] = []
+
+    def lead(self) -> None:
+        self.called.append("lead")
+
+    def mark(self) -> None:
+        self.called.append("mark")
+
+    def between(self) -> list[float]:
+        self.called.append("between")
+        return [1.0] * (self.called.count("mark") - 1)
+
+
+def test_the_parts_of_a_step_are_timed_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU by events: the host queues the whole step, waits once, and each part is between two marks."""
+    clocks: list[Ticks] = []
+
+    def clock_of(device: torch.device) -> Ticks:
+        clocks.append(Ticks())
+        return clocks[-1]
+
+    monkeypatch.setattr(layers, "clock_of", clock_of)
+    step, rounds = benchmark_model.make_step(small(NETS["145"]), CPU, FP32), layers.Rounds()
+    images = torch.zeros(2, 3, 67, 67).contiguous(memory_format=torch.channels_last)
+    layers.time_parts(step, Batch(images, torch.zeros(2, dtype=torch.int64)), CPU, rounds)
+    names = ["conv1", "norm1+pool1", "conv2", "norm2+pool2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"]
+    assert rounds.forward == {name: [1.0] for name in [*names, "loss"]}
+    assert rounds.back == {name: [1.0] for name in [*names, "loss", "update"]}
+    (clock,) = clocks
+    assert clock.called[:2] == ["lead", "mark"] and clock.called[-1] == "between"
+    assert set(clock.called[2:-1]) == {"mark"}
+    assert layers.seconds_of(lambda: clocks[-1].called.append("work"), CPU) == 1.0
+    assert clocks[-1].called == ["lead", "mark", "work", "mark", "between"]
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_two_gpus_are_projected_from_captured_steps(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An eager step's launches would hide what a split costs: both steps are captured, or on a CPU neither."""
+    captured: list[int] = []
+    for make in ("make_step", "make_tower_step"):
+        step = SimpleNamespace(device=torch.device(device), dtype=torch.float32)
+        step.capture = lambda num_images, dtype: captured.append(num_images)
+        monkeypatch.setattr(benchmark_tower, make, lambda *arguments, step=step: step)
+    monkeypatch.setattr(benchmark_tower, "batch_of", lambda *arguments: None)
+    monkeypatch.setattr(benchmark_tower, "choose_convolutions", lambda step, num_images: None)
+    monkeypatch.setattr(benchmark_tower, "time_rate", lambda *arguments: (100.0, 0.0))
+    monkeypatch.setattr(benchmark_tower, "memory", lambda device: {})
+    benchmark_tower.measure_towers(NET, device=torch.device(device), batch_sizes=[4, 8], precision=FP32)
+    assert captured == ([4, 4, 8, 8] if device == "cuda" else [])
 
 
 def test_a_device_has_limits() -> None:

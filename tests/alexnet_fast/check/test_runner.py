@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from alexnet_fast.check.machine import CHECKS, cache_folders, check_caches, check_versions, parts
+from alexnet_fast.check.machine import CHECKS, LEAST, cache_folders, check_caches, check_versions, parts
 from alexnet_fast.check.report import show, table, write_report
 from alexnet_fast.check.runner import Check, CheckFailedError, Line, Place, SkippedError, line_of, run_checks
 from alexnet_fast.tools.errors import UserError
@@ -99,3 +100,11 @@ def test_caches_that_cannot_be_written_are_named(monkeypatch: pytest.MonkeyPatch
     assert cache_folders()["Triton"] == tmp_path / "file"
     with pytest.raises(UserError, match=r"cannot be written: Triton: .*file"):
         check_caches(Place(tmp_path))
+
+
+def test_the_oldest_releases_are_those_that_are_installed() -> None:
+    """DALI before 2.4 can hang on a batch of kept images; Triton before torch 2.9's does not compile the norms."""
+    project = (Path(__file__).resolve().parents[3] / "pyproject.toml").read_text(encoding="utf-8")
+    floors = dict(re.findall(r'^    "([\w-]+)>=([\d.]+)"', project, re.MULTILINE))
+    assert {name: parts(floors[name]) for name in LEAST} == LEAST
+    assert LEAST["torch"] >= (2, 9) and LEAST["nvidia-dali-cuda120"] >= (2, 4)

@@ -19,7 +19,8 @@ from alexnet_fast.network.layers import conv1_size, fold_images
 triton = pytest.importorskip("triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 MODULES = tuple(
-    f"alexnet_fast.network.kernels.triton_{name}" for name in ("norms", "update", "dropout", "pooling", "folding")
+    f"alexnet_fast.network.kernels.triton_{name}"
+    for name in ("norms", "update", "dropout", "pooling", "folding", "residual")
 )
 TOLERANCE = {torch.float32: 1e-6 if DEVICE == "cpu" else 3e-6, torch.bfloat16: 8e-3, torch.float16: 5e-4}
 """Of the result, relative: half precision is rounded once, at the end (the interpreter cuts bfloat16's digits off).
@@ -182,6 +183,18 @@ def test_folded_images(kernels: tuple[Any, ...], size: int, dtype: torch.dtype, 
     assert folded.is_contiguous(memory_format=torch.channels_last)
     expected = fold_images(images.cpu(), cells, wanted)
     assert folded.dtype == expected.dtype and torch.equal(folded.cpu(), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize(("num", "size"), [(2, 35), (1, 67), (0, 4)])
+def test_what_is_left_of_the_mean_is_subtracted(
+    kernels: tuple[Any, ...], num: int, size: int, dtype: torch.dtype
+) -> None:
+    """To the bit as torch does it, into the tensor that was given."""
+    images, residual = maps((num, 3, size, size), 60.0, dtype), maps((1, 3, size, size), 9.0, dtype, seed=1)[0]
+    out = torch.full_like(images, 7.0)
+    kernels[5].subtract(images, residual, out)
+    assert out.is_contiguous(memory_format=torch.channels_last) and torch.equal(out, images - residual)
 
 
 @pytest.mark.usefixtures("kernels")

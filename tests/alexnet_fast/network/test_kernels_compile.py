@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from typing import Any
 
@@ -11,7 +12,8 @@ import torch
 
 triton = pytest.importorskip("triton")
 MODULES = tuple(
-    f"alexnet_fast.network.kernels.triton_{name}" for name in ("norms", "update", "dropout", "pooling", "folding")
+    f"alexnet_fast.network.kernels.triton_{name}"
+    for name in ("norms", "update", "dropout", "pooling", "folding", "residual")
 )
 
 
@@ -28,7 +30,7 @@ class Launches:
 
 def launch_all(modules: list[Any], dtype: torch.dtype, batch_size: int) -> None:
     """Every kernel as net 145 launches it: nothing is computed.  One process with both towers, or with one."""
-    norms, update, dropout, pooling, folding = modules
+    norms, update, dropout, pooling, folding, residual = modules
 
     def maps_of(*shape: int, dtype: torch.dtype = dtype) -> torch.Tensor:
         return torch.empty(shape, dtype=dtype, device="meta", memory_format=torch.channels_last)
@@ -50,7 +52,9 @@ def launch_all(modules: list[Any], dtype: torch.dtype, batch_size: int) -> None:
                 pooling.forward(x, bias, y, places, 3, True)
             pooling.backward(y, places, x, 3)
     loaded = torch.float32 if dtype == torch.float32 else torch.float16
-    folding.fold(maps_of(batch_size, 3, 224, 224, dtype=loaded), 57, dtype)
+    images = maps_of(batch_size, 3, 224, 224, dtype=loaded)
+    folding.fold(images, 57, dtype)
+    residual.subtract(images, torch.empty(224, 224, 3, dtype=loaded, device="meta").permute(2, 0, 1), images)
     kinds = (torch.float64, torch.float32, torch.int64, torch.bool)
     rate, scale, key, alive = (torch.empty((), dtype=kind, device="meta") for kind in kinds)
     for size in (9216 * 4096, 1000):
@@ -119,7 +123,7 @@ def test_kernels_compile(capability: int, dtype: torch.dtype, monkeypatch: pytes
             monkeypatch.setattr(module, name, launches[-1])
     for batch_size in (128, 1024):
         launch_all(modules, dtype, batch_size)
-    assert len(launches) == 10 and all(launch.noted for launch in launches)
+    assert len(launches) == 11 and all(launch.noted for launch in launches)
     for launch in launches:
         name = launch.kernel.__name__
         sources = {source.hash(): source for source in (source_of(launch.kernel, noted) for noted in launch.noted)}
@@ -132,3 +136,6 @@ def test_kernels_compile(capability: int, dtype: torch.dtype, monkeypatch: pytes
             if name != "update_kernel":
                 few = 1 if name == "forward_kernel" else 0  # a block's biases
                 assert ptx.count("ld.global.b16") <= few, "two bytes at a time: as slow as reading four times as much"
+            if name in ("fold_kernel", "subtract_kernel"):  # they do little but move: several numbers both ways
+                assert not re.search(r"(ld|st)\.global\.b(16|32)\b", ptx)
+                assert ptx.count("ld.global.v") and ptx.count("st.global.v")

@@ -102,6 +102,12 @@ def test_a_replay_reads_the_batch_and_the_key_of_the_day(gpu: Gpu) -> None:
     batch, dropout = seen[-1]
     assert batch.images.eq(5).all() and batch.labels.eq(5).all()
     assert (int(dropout.key), dropout.first_row) == (15, 7)
+    # What is left of the mean is subtracted on the way; the loader's batch stays as it is.
+    residual = torch.arange(48).reshape(3, 4, 4)
+    unfinished = Batch(torch.full((2, 3, 4, 4), 5), batch.labels, residual)
+    captured(unfinished, dropout)
+    assert torch.equal(batch.images, (5 - residual).expand(2, 3, 4, 4))
+    assert unfinished.images.eq(5).all()
     assert captured.fits(batch_of(2, 1), dropout)
     assert not captured.fits(batch_of(1, 1), dropout)
     assert not captured.fits(batch_of(2, 1), DropoutKey(dropout.key, first_row=0))
