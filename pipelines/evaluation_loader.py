@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from alexnet_fast.pipelines.diagnosis import Shards, check_labels
 from alexnet_fast.pipelines.pipeline_run import Execution, PipelineRun, to_torch
 from alexnet_fast.pipelines.reader import Reading, labels_of, read_samples
 from alexnet_fast.pipelines.seeds import part_of_rank
+from alexnet_fast.pipelines.segments import OrderedSegment, ordered_segments
 from alexnet_fast.pipelines.settings import LoaderOptions, check_share
 from alexnet_fast.tools.crop import CROP, center_crop
 from alexnet_fast.tools.dataset import Dataset
@@ -70,37 +72,41 @@ class EvaluationLoader:
         self._execution = Execution(self._batch_size, device, settings.num_threads, settings.prefetch)
         size = dataset.image_options.size
         self._decoding = Decoding.on(device, size, settings.decode_on, settings.hw_decoder_load)
-        self._reading = Reading.of(
-            dataset.tars(split), dataset.indexes(split), rank=rank, num_ranks=num_ranks, shuffle_buffer=None, seed=0
-        )
+        sizes = [shard.samples for shard in dataset.split(split).shards]
+        self._segments = ordered_segments(sizes, self._places, self._batch_size)
         own_mean = mean if isinstance(mean, torch.Tensor) else torch.from_numpy(evaluation_mean(dataset, mean))
         self._mean = own_mean.to(device)
         self._dtype = dtype
 
     def __iter__(self) -> Iterator[EvaluationBatch]:
         shards = Shards.of(self._dataset, self._split)
-        with closing(PipelineRun(self._graph, self._execution, self.num_batches, shards=shards)) as run:
-            run.check_num_samples(self._dataset, self._split, self.num_samples)
-            yield from self._batches(run)
+        for segment in self._segments:
+            graph, num_batches = partial(self._graph, segment), -(-len(segment.samples) // self._batch_size)
+            with closing(PipelineRun(graph, self._execution, num_batches, shards=shards)) as run:
+                run.check_num_samples(self._dataset, self._split, segment.num_samples)
+                yield from self._batches(run, segment.samples)
 
-    def _batches(self, run: PipelineRun) -> Iterator[EvaluationBatch]:
-        start = self._places.start
-        for _ in range(self.num_batches):
-            count = min(self._batch_size, self._places.stop - start)
+    def _batches(self, run: PipelineRun, samples: range) -> Iterator[EvaluationBatch]:
+        for start in range(samples.start, samples.stop, self._batch_size):
+            count = min(self._batch_size, samples.stop - start)
             outputs = run.next()
             run.check_size(outputs[0])
             pixels, digits = (to_torch(output)[:count] for output in outputs)
             labels = labels_of(digits)
             check_labels(labels, self._dataset)
             places = torch.arange(start, start + count, device=labels.device)
-            start += count
             yield EvaluationBatch(view_cutter(pixels, self._mean, self._dtype), labels, places)
 
     def __len__(self) -> int:
         return self.num_batches
 
-    def _graph(self) -> tuple[Any, ...]:
-        jpeg, digits = read_samples(self._reading)
+    def _graph(self, segment: OrderedSegment) -> tuple[Any, ...]:
+        tars, indexes = (
+            files[segment.shards.start : segment.shards.stop]
+            for files in (self._dataset.tars(self._split), self._dataset.indexes(self._split))
+        )
+        reading = Reading.from_sample(tars, indexes, offset=segment.offset, num_samples=segment.num_samples)
+        jpeg, digits = read_samples(reading)
         pixels = decode(jpeg, self._decoding)
         if self._decoding.to_gpu:
             pixels = pixels.gpu()

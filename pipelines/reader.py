@@ -47,6 +47,14 @@ class Reading:
                 raise UsageError(f"{shown}: DALI reads no file whose path is not UTF-8; rename the folder")
         return cls(tuple(map(str, tars)), tuple(map(str, indexes)), **choices)
 
+    @classmethod
+    def from_sample(cls, tars: Sequence[Path], indexes: Sequence[Path], *, offset: int, num_samples: int) -> Reading:
+        """In order from the sample at `offset` of the tars' `num_samples` to the last one, then again from the first.
+
+        A rank begins at sample num_samples * rank // num_ranks and reads on past its part.
+        """
+        return cls.of(tars, indexes, rank=offset, num_ranks=num_samples, shuffle_buffer=None, seed=0)
+
 
 def read_samples(reading: Reading) -> tuple[Any, Any]:
     """JPEG bytes, (size,) uint8, and the label's digits, (5,) uint8, of each sample, both in host memory."""

@@ -1,4 +1,4 @@
-"""Epochs of very large data sets in segments, each read by a DALI reader of its own.
+"""Epochs and evaluations of very large data sets in segments, each read by a DALI reader of its own.
 
 DALI's reader holds about 300 bytes for every sample of the indexes that it is given, and parses all of them before its
 first batch: 4.3 GB and half a minute for 14 M images.  So it is given at most `SEGMENT_SAMPLES` or so at a time.
@@ -6,6 +6,7 @@ first batch: 4.3 GB and half a minute for 14 M images.  So it is given at most `
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -111,3 +112,33 @@ class Epochs:
         for place, size, end in zip(order, sizes, accumulate(sizes), strict=True):
             parts[(end - size) * self.num_segments // total].append(place)
         return [part for part in parts if part]  # a shard may be larger than a segment
+
+
+@dataclass(frozen=True)
+class OrderedSegment:
+    """Consecutive samples in the order of the shards, and the shards that hold them."""
+
+    shards: range
+    """Their places in the split."""
+    num_samples: int
+    """In these shards."""
+    offset: int
+    """Samples of these shards that come before the segment's first one."""
+    samples: range
+    """Their places in the split."""
+
+
+def ordered_segments(sizes: Sequence[int], samples: range, batch_size: int) -> list[OrderedSegment]:
+    """These samples of a split in segments of whole batches, but for the last batch.
+
+    sizes: samples of each of the split's shards.
+    """
+    ends = list(accumulate(sizes))
+    length = max(1, SEGMENT_SAMPLES // batch_size) * batch_size
+    found = []
+    for start in range(samples.start, samples.stop, length):
+        own = range(start, min(start + length, samples.stop))
+        shards = range(bisect_right(ends, own.start), bisect_left(ends, own.stop) + 1)
+        before = ends[shards.start] - sizes[shards.start]
+        found.append(OrderedSegment(shards, ends[shards.stop - 1] - before, own.start - before, own))
+    return found

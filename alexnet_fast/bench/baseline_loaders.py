@@ -8,7 +8,6 @@ import io
 import json
 import os
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from alexnet_fast.tools.crop import CROP, center_crop
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.sharding.tar_writer import read_samples as samples_of_tar
+from alexnet_fast.tools.temporary import temporary_folder
 
 FFCV_BASELINE = Path(__file__).with_name("ffcv_baseline.py")
 
@@ -147,12 +147,11 @@ def open_ffcv(
     Raises UsageError where `python` has no FFCV.
     """
     check_ffcv(python)
-    with tempfile.TemporaryDirectory(prefix="alexnet-fast-ffcv-") as name:
-        folder = Path(name)
+    with temporary_folder("ffcv") as folder:
         np.savez(folder / "jpegs.npz", lengths=[len(jpeg) for jpeg, _ in jpegs],
                  content=np.frombuffer(b"".join(jpeg for jpeg, _ in jpegs), np.uint8))  # fmt: skip
         mean = recipe.mean.mean((0, 1)).tolist()
-        command = [str(python), str(FFCV_BASELINE), name, json.dumps(mean), str(batch_size), str(threads)]
+        command = [str(python), str(FFCV_BASELINE), str(folder), json.dumps(mean), str(batch_size), str(threads)]
         with (folder / "errors.txt").open("w+") as errors, subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
         ) as process:  # fmt: skip

@@ -32,7 +32,7 @@ from alexnet_fast.tools.storage.output import open_output
 
 SHARD = 1_000
 CLASSES = 21_841
-PARTS = ("plan", "manifest", "info", "loader", "resume")
+PARTS = ("plan", "manifest", "info", "loader", "resume", "evaluation")
 STATE = "state.json"
 """In the made-up folder: where the part `loader` stopped, which the part `resume` takes up."""
 
@@ -105,8 +105,8 @@ def measure_plan(num_images: int) -> dict[str, object]:
 
 def measure(part: str, folder: Path, num_images: int) -> dict[str, object]:
     """In this process."""
-    if part in ("loader", "resume"):  # what shards and describes runs without torch and DALI
-        from alexnet_fast.pipelines.loader import TrainingLoader
+    if part in ("loader", "resume", "evaluation"):  # what shards and describes runs without torch and DALI
+        from alexnet_fast.pipelines.loader import EvaluationLoader, TrainingLoader
 
     details: dict[str, object] = {}
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -117,6 +117,10 @@ def measure(part: str, folder: Path, num_images: int) -> dict[str, object]:
         details["samples"] = Dataset.load(folder).split("train").samples
     elif part == "info":
         details["lines"] = len(describe(Dataset.load(folder)).splitlines())
+    elif part == "evaluation":
+        batches = iter(EvaluationLoader(Dataset.load(folder), split="train", batch_size=128, device="cpu"))
+        next(batches)
+        details["anonymous_mb"] = anonymous_mb()
     else:
         made = TrainingLoader(Dataset.load(folder), batch_size=128, device="cpu", seed=0)
         details["constructor_seconds"] = round(time.monotonic() - began, 2)

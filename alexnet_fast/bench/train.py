@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +19,7 @@ from alexnet_fast.network.model import AlexNet
 from alexnet_fast.pipelines.synthetic import SyntheticLoader
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.messages import counted
+from alexnet_fast.tools.temporary import temporary_folder
 from alexnet_fast.training.convolution_choice import choose_convolutions
 from alexnet_fast.training.job import Job, Loader
 from alexnet_fast.training.optimizer import SGD
@@ -107,8 +106,8 @@ def measure_trainer(
         recipe, lr_weights=(1e-6,), lr_weights_milestones=(0.0,), lr_biases=(1e-6,), lr_biases_milestones=(0.0,),
         epochs=1e6, schedule_epochs=1e6, warmup_epochs=0.0,
     )  # fmt: skip
-    with tempfile.TemporaryDirectory(prefix="alexnet-fast-bench-") as folder:
-        run = Path(folder) / "run"
+    with temporary_folder("bench") as folder:
+        run = folder / "run"
         (run / "checkpoints").mkdir(parents=True)
         session = open_session(
             mesh or Mesh(), device, Job(dataset, slow, run, False, True, False), StopSignals(), loader

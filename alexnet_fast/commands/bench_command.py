@@ -17,6 +17,7 @@ from alexnet_fast.commands.threads_option import threads_option
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.messages import terminal_columns
+from alexnet_fast.tools.temporary import temporary_folder
 
 PARTS = ("all", "loader", "model", "train")
 FULL_SWEEP = (128, 256, 512, 1024, 2048)
@@ -299,9 +300,9 @@ def shards_to_read(data: Path | None) -> Iterator[Path]:
         return
     from alexnet_fast.demo.tour import draw_shards
 
-    with tempfile.TemporaryDirectory(prefix="alexnet-fast-bench-") as folder:
+    with temporary_folder("bench") as folder:
         click.echo("No DATA: drawing a small data set.  Give a shards folder to measure on your own images.")
-        yield draw_shards(Path(folder))
+        yield draw_shards(folder)
 
 
 def bottleneck(loader: float, model: float, training: float, *, shared: bool) -> str:

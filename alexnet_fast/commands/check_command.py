@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +9,7 @@ from pathlib import Path
 import click
 
 from alexnet_fast.tools.errors import UsageError, UserError
+from alexnet_fast.tools.temporary import temporary_folder
 
 
 @click.command()
@@ -33,14 +32,11 @@ def command(data: Path | None, quick: bool, json_file: Path | None) -> None:
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise UsageError(f"--json {json_file}: there is no folder {json_file.absolute().parent}; make it first.")
     begun = time.monotonic()
-    folder = Path(tempfile.mkdtemp(prefix="alexnet-fast-check-"))
     lines: list[Line] = []
-    try:
+    with temporary_folder("check") as folder:
         for line in run_checks(checks_for(quick=quick), Place(folder, data, quick)):
             lines.append(line)
             click.echo(show(line))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     seconds = time.monotonic() - begun
     click.echo(f"\n{table(lines, seconds)}")
     if json_file is not None:

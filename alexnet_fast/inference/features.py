@@ -15,9 +15,11 @@ import hashlib
 import json
 import os
 import shutil
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from itertools import accumulate, chain, islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -105,7 +107,7 @@ class ShardImages:
         self.dataset, self.split = dataset, split
         self.num_images = dataset.split(split).samples
         self.fingerprint = f"{dataset.fingerprint} {split}"
-        self.stems = [stem for file in dataset.indexes(split) for stem in stems_of(file)]
+        self.ends = list(accumulate(shard.samples for shard in dataset.split(split).shards))
 
     def part(
         self, number: int, num_parts: int, trained: Trained, device: torch.device, dtype: torch.dtype
@@ -114,10 +116,17 @@ class ShardImages:
             self.dataset, split=self.split, batch_size=BATCH, device=device, dtype=dtype,
             mean=mean_to_subtract(trained.checkpoint.mean), rank=number, num_ranks=num_parts,
         )  # fmt: skip
+        stems = self.stems_from(part_of_rank(self.num_images, number, num_parts).start)
         for batch in loader:
-            pairs = zip(batch.indices.tolist(), batch.labels.tolist(), strict=True)
-            rows = [Row(self.stems[place], label) for place, label in pairs]
+            rows = [Row(stem, label) for label, stem in zip(batch.labels.tolist(), stems, strict=False)]
             yield rows, batch.cut_view(0), list(range(len(rows)))
+
+    def stems_from(self, place: int) -> Iterator[str]:
+        """Of the split's samples from this one on, a shard at a time: 14 M stems would take more than a gigabyte."""
+        shard = bisect_right(self.ends, place)
+        before = self.ends[shard - 1] if shard else 0
+        stems = chain.from_iterable(map(stems_of, self.dataset.indexes(self.split)[shard:]))
+        return islice(stems, place - before, None)
 
 
 def stems_of(index: Path) -> list[str]:

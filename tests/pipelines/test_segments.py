@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from alexnet_fast.pipelines import segments
-from alexnet_fast.pipelines.loader import TrainingLoader
+from alexnet_fast.pipelines.loader import EvaluationLoader, TrainingLoader
 from alexnet_fast.pipelines.pipeline_run import PipelineRun
 from alexnet_fast.pipelines.seeds import part_of_rank, shard_order
-from alexnet_fast.pipelines.segments import Epochs
+from alexnet_fast.pipelines.segments import Epochs, ordered_segments
 from alexnet_fast.pipelines.settings import LoaderOptions
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UserError
@@ -142,7 +142,54 @@ def test_with_the_same_samples_each_rank_keeps_its_own(num_ranks: int) -> None:
     assert len(orders) == 5
 
 
-# ------------------------------------------------------------------- what the loader gives
+@pytest.mark.usefixtures("short_segments")
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 20, 64])
+@pytest.mark.parametrize("num_ranks", [1, 2, 5])
+def test_ordered_segments_hold_a_rank_s_samples(batch_size: int, num_ranks: int) -> None:
+    stored = [(place, number) for place, size in enumerate(UNEVEN) for number in range(size)]
+    found = []
+    for rank in range(num_ranks):
+        part = part_of_rank(len(stored), rank, num_ranks)
+        for segment in ordered_segments(UNEVEN, part, batch_size):
+            held = [(place, number) for place in segment.shards for number in range(UNEVEN[place])]
+            assert segment.num_samples == len(held)
+            own = held[segment.offset : segment.offset + len(segment.samples)]
+            assert own == stored[segment.samples.start : segment.samples.stop]
+            # Nothing is opened in vain, and only a rank's last batch is not full.
+            assert {own[0][0], own[-1][0]} == {segment.shards[0], segment.shards[-1]}
+            assert len(own) <= max(20, batch_size)
+            assert len(own) % batch_size == 0 or segment.samples.stop == part.stop
+            found += own
+    assert found == stored
+
+
+# ------------------------------------------------------------------- what the loaders give
+
+
+def evaluated(dataset: Dataset, ranks: int, batch_size: int) -> list[list[torch.Tensor]]:
+    """Places, labels and mirrored corners of the batches of all ranks."""
+    batches = []
+    for rank in range(ranks):
+        loader = EvaluationLoader(
+            dataset, split="train", batch_size=batch_size, device="cpu", rank=rank, num_ranks=ranks,
+            options=LoaderOptions(1),
+        )  # fmt: skip
+        found = [[tensor.clone() for tensor in (batch.indices, batch.labels, batch.cut_view(7))] for batch in loader]
+        assert len(found) == len(loader)
+        batches += found
+    return batches
+
+
+@pytest.mark.parametrize(("ranks", "batch_size"), [(1, 3), (1, 64), (2, 7), (3, 4)])
+def test_an_evaluation_in_segments_gives_what_one_reader_gives(
+    many_shards: Dataset, monkeypatch: pytest.MonkeyPatch, ranks: int, batch_size: int
+) -> None:
+    (whole,) = evaluated(many_shards, 1, 59)
+    monkeypatch.setattr(segments, "SEGMENT_SAMPLES", 20)
+    parts = evaluated(many_shards, ranks, batch_size)
+    assert len(parts) > ranks or batch_size > 59 // ranks
+    for tensor, *pieces in zip(whole, *parts, strict=True):
+        assert torch.equal(torch.cat(pieces), tensor)
 
 
 @pytest.mark.usefixtures("short_segments")

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
+from typing import IO
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ import pytest
 from alexnet_fast.commands.main import main
 from alexnet_fast.tools.dataset import Dataset, manifest_checksum
 from alexnet_fast.tools.errors import UsageError, UserError
-from alexnet_fast.tools.storage.filesystem import unreadable
+from alexnet_fast.tools.storage.filesystem import open_file, unreadable
 from tests.tools.shard_helpers import digests, run
 
 SECONDS = 60
@@ -94,6 +95,31 @@ def test_what_training_reads_is_a_file(oddity: str, folder: Path) -> None:
     put(oddity, folder / "train-000001.tar")
     with pytest.raises(UserError, match=r"train-000001\.tar: cannot be read \(it is a"):
         dataset.check_sizes()
+
+
+def test_an_index_is_read_again_only_where_it_has_changed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = Dataset.load(folder)
+    read: list[Path] = []
+
+    def open_and_note(file: Path) -> IO[bytes]:
+        read.append(file)
+        return open_file(file)
+
+    monkeypatch.setattr("alexnet_fast.tools.dataset.open_file", open_and_note)
+    dataset.check_sizes()
+    assert sorted(read) == sorted(folder.glob("*.idx"))
+    read.clear()
+    dataset.check_sizes()
+    assert read == []
+    file = folder / "train-000003.idx"
+    times, content = file.stat(), file.read_bytes()
+    file.write_bytes(content.replace(b"jpg", b"png"))
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))  # only its content shows it, and the inode's own time
+    with pytest.raises(UserError, match=r"train-000003\.idx: is not what was written"):
+        dataset.check_sizes()
+    file.write_bytes(content)
+    dataset.check_sizes()
+    assert read == [file, file]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -1, 256])
