@@ -41,7 +41,11 @@ class Trained:
 
 def load_trained(path: Path, device: torch.device, precision: Precision) -> Trained:
     """From a .pt checkpoint, a run's folder (its newest), or a .safetensors file of `export`."""
-    file, checkpoint = read_checkpoint(path)
+    return trained_from(*read_checkpoint(path), device, precision)
+
+
+def trained_from(file: Path, checkpoint: Checkpoint, device: torch.device, precision: Precision) -> Trained:
+    """The network of a checkpoint that was read from `file`, which may be gone by now."""
     model = AlexNet(checkpoint.architecture(), seed=None).eval()
     load_whole_state(model, checkpoint.model)
     model.to(device)

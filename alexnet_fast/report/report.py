@@ -13,7 +13,7 @@ import torch
 from alexnet_fast.config.precision import choose_precision
 from alexnet_fast.distributed.devices import use_device
 from alexnet_fast.inference.features import layer_output
-from alexnet_fast.inference.load import Trained, load_trained, mean_to_subtract
+from alexnet_fast.inference.load import Trained, mean_to_subtract, trained_from
 from alexnet_fast.inference.neighbors import nearest
 from alexnet_fast.inference.predict import prepare, read
 from alexnet_fast.pipelines.evaluation_loader import EvaluationLoader
@@ -346,10 +346,12 @@ def add_neighbors(
 def add_look(parts: Parts, subject: Subject, image: Path | None, device: torch.device) -> None:
     """Maps and occlusion for one image, in float32.
 
-    The weights are those of the rest of the page: a run that trains on may have saved newer ones since.
+    The weights are those of the rest of the page, from memory: a run that trains on may have saved newer ones since,
+    and have deleted the file.
     """
     assert subject.trained is not None
-    trained = load_trained(subject.trained.file, device, choose_precision(device, "fp32"))
+    file, checkpoint = subject.trained.file, subject.trained.checkpoint
+    trained = trained_from(file, checkpoint, device, choose_precision(device, "fp32"))
     labels = shown_labels(trained)
     if image is not None:
         pixels, problem = prepare(str(image), read(image), trained.checkpoint.image_options)
