@@ -39,7 +39,9 @@ from alexnet_fast.pipelines.seeds import part_of_rank
 from alexnet_fast.runs.folder import to_json
 from alexnet_fast.tools import atomic
 from alexnet_fast.tools.dataset import MANIFEST, Dataset
+from alexnet_fast.tools.describe import human_bytes
 from alexnet_fast.tools.errors import UsageError, UserError
+from alexnet_fast.tools.messages import did_you_mean
 from alexnet_fast.tools.sharding.finalize import escaped
 from alexnet_fast.tools.storage.filesystem import open_file
 
@@ -194,7 +196,7 @@ def write_features(
     stay, and the same call continues.
     """
     if request.layer not in OBSERVED:
-        raise UsageError(f"--layer {request.layer}: choose from {', '.join(OBSERVED)}")
+        raise UsageError(f"--layer {request.layer}: {did_you_mean(request.layer, OBSERVED)}")
     if request.out.suffix != ".npy":
         raise UsageError(f"--out {request.out}: the name must end in .npy")
     trained = load_trained(request.checkpoint, torch.device("cpu"), choose_precision(torch.device("cpu"), "fp32"))
@@ -351,7 +353,7 @@ class Target:
         remedy = "Make room" if error.errno in FULL else "Choose another --out, or give yourself the right to write"
         size = np.dtype(self.request.dtype).itemsize * self.shape[0] * self.shape[1]
         return UserError(
-            f"{self.request.out}: cannot be written ({error.strerror}); it takes {size / 1e9:,.2f} GB. {remedy}; the "
+            f"{self.request.out}: cannot be written ({error.strerror}); it takes {human_bytes(size)}. {remedy}; the "
             "same command continues with the parts that are done."
         )
 

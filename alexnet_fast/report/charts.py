@@ -54,12 +54,12 @@ def curves(
     if not rows:
         return None
     names = [one.name for one in series]
-    ticks = "%" if percent else "~g" if log else "~s"
+    ticks = "%" if percent else "~g" if log else ",~r"  # no SI prefixes: a loss of 0.8 is not 800m
     scale = alt.Scale(type="log") if log else alt.Scale(zero=True, nice=True)
     colors = alt.Scale(domain=names, range=[PALETTE[place % len(PALETTE)] for place in range(len(names))])
     legend = alt.Legend(orient="top", direction="vertical", labelLimit=300) if len(names) > 1 else None
     base = alt.Chart(rows_of(rows)).encode(
-        x=alt.X("x:Q", title=x_title, axis=alt.Axis(tickCount=8, grid=False)),
+        x=alt.X("x:Q", title=x_title, axis=alt.Axis(tickCount=8, grid=False, labelSeparation=4)),
         y=alt.Y("y:Q", title=y_title, scale=scale, axis=alt.Axis(format=ticks, tickCount=5)),
         color=alt.Color("series:N", title=None, scale=colors, legend=legend),
     )

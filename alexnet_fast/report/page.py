@@ -54,6 +54,22 @@ def number(value: float | None, form: str = ",.3g") -> str:
     return "–" if value is None else format(value, form)
 
 
+def check_writable(file: Path) -> None:
+    """UserError where `write_page` could not write the page; what lies there stays as it is."""
+    if file.is_dir():
+        raise UserError(f"{file}: is a folder. Give --out a file's name, such as {file / 'report.html'}.")
+    partial = atomic.partial_name(file)
+    made = [folder for folder in file.absolute().parents if not folder.exists()]
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial.touch()
+        partial.unlink()
+        for folder in made:
+            folder.rmdir()
+    except OSError as error:
+        raise UserError(f"{file}: cannot be written ({error.strerror}). Give --out another place.") from error
+
+
 def write_page(file: Path, page: str) -> None:
     """Write a page as UTF-8; UserError where that cannot be."""
     try:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from alexnet_fast.config.precision import choose_precision
@@ -21,7 +22,7 @@ from alexnet_fast.report import charts, kernels
 from alexnet_fast.report.facts import facts_of, result_rows, state_of, summary_of
 from alexnet_fast.report.images import Stored, center_views, read_places, thumbnail
 from alexnet_fast.report.layers import Maps, Occlusion, layer_maps, occlusion_map
-from alexnet_fast.report.page import render, write_page
+from alexnet_fast.report.page import check_writable, render, write_page
 from alexnet_fast.report.predictions import (
     Predictions,
     calibration,
@@ -137,6 +138,9 @@ def write_report(
     place = use_device(device)
     subject = find_subject(path, data, place)
     file = out if out is not None else (path if path.is_dir() else path.parent) / "report.html"
+    # What is wrong with the arguments is found before minutes of work.
+    check_writable(file)
+    asked = own_pixels(image, subject.trained) if image is not None and subject.trained is not None else None
     parts = Parts(charts=curve_charts(subject))
     if subject.trained is None:
         parts.missing.append(
@@ -148,7 +152,7 @@ def write_report(
             add_predictions(parts, subject.trained, subject.dataset, most, say)
         else:
             parts.missing.append(subject.without_data)
-        add_look(parts, subject, image, place)
+        add_look(parts, subject, asked, place)
     write_page(file, render("report.html.j2", **page_values(subject, parts)))
     return file
 
@@ -343,8 +347,25 @@ def add_neighbors(
 # ------------------------------------------------------------------ layers
 
 
-def add_look(parts: Parts, subject: Subject, image: Path | None, device: torch.device) -> None:
-    """Maps and occlusion for one image, in float32.
+@dataclass(frozen=True)
+class OwnImage:
+    """An image that the user wants to see the layers with."""
+
+    name: str
+    pixels: npt.NDArray[np.uint8]
+    """(size, size, 3), as shards hold it."""
+
+
+def own_pixels(image: Path, trained: Trained) -> OwnImage:
+    """Read it and make it ready as the training images were; UserError where that cannot be."""
+    pixels, problem = prepare(str(image), read(image), trained.checkpoint.image_options)
+    if pixels is None:
+        raise UserError(f"--image {image}: {problem}")
+    return OwnImage(image.name, pixels)
+
+
+def add_look(parts: Parts, subject: Subject, asked: OwnImage | None, device: torch.device) -> None:
+    """Maps and occlusion for one image, in float32: the one asked for, else a held-out one.
 
     The weights are those of the rest of the page, from memory: a run that trains on may have saved newer ones since,
     and have deleted the file.
@@ -353,11 +374,8 @@ def add_look(parts: Parts, subject: Subject, image: Path | None, device: torch.d
     file, checkpoint = subject.trained.file, subject.trained.checkpoint
     trained = trained_from(file, checkpoint, device, choose_precision(device, "fp32"))
     labels = shown_labels(trained)
-    if image is not None:
-        pixels, problem = prepare(str(image), read(image), trained.checkpoint.image_options)
-        if pixels is None:
-            raise UserError(f"--image {image}: {problem}")
-        caption, label = image.name, None
+    if asked is not None:
+        pixels, caption, label = asked.pixels, asked.name, None
     elif subject.dataset is not None and parts.predictions is not None:
         # Of a certain answer hiding a part changes nothing.
         doubtful = np.abs(np.where(parts.predictions.right, parts.predictions.of_label, 2) - HALF_SURE)

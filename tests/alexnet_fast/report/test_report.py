@@ -173,14 +173,20 @@ def test_data_without_a_validation_split_is_reported(hostile_run: Path, tmp_path
         (["report", "{run}", "{tmp}"], "no shards folder", 2),
         (["report", "{run}", "--image", "{tmp}/none.jpg"], "there is no such file", 1),
         (["report", "{run}", "--out", "/proc/none/x.html"], "cannot be written", 1),
+        (["report", "{run}", "--out", "{tmp}"], "is a folder", 1),
     ],
 )
 def test_wrong_use_gets_a_clear_message(
-    arguments: list[str], message: str, code: int, hostile_run: Path, tmp_path: Path
+    arguments: list[str], message: str, code: int, hostile_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def too_late(*_: Any) -> None:
+        pytest.fail("minutes of work before the message")
+
+    monkeypatch.setattr(report, "predict_split", too_late)
     words = [word.format(tmp=tmp_path, run=hostile_run) if "{" in word else word for word in arguments]
     outcome = CliRunner().invoke(group, words)
     assert message in str(outcome.exception) and getattr(outcome.exception, "exit_code", 0) == code
+    assert not list(tmp_path.iterdir())
 
 
 def test_data_of_other_classes_is_refused(small_run: Path, hostile_run: Path, tmp_path: Path) -> None:
