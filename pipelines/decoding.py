@@ -48,20 +48,24 @@ class Decoding:
 
 def decode(jpeg: Any, decoding: Decoding) -> Any:
     """(size, size, 3) uint8 RGB.  On the CPU equal to Pillow's pixels, bit for bit."""
+    return fn.decoders.image(jpeg, **decoder_options(decoding))
+
+
+def decoder_options(decoding: Decoding) -> dict[str, Any]:
+    """Of DALI's decoder."""
     if decoding.backend == "cpu":
-        return fn.decoders.image(jpeg, device="cpu")
+        return {"device": "cpu"}
     # All decoders of a process on one GPU must ask for the same cache; one that asks for none stays without.
     cache = {"cache_size": decoding.cache_mib, "cache_type": "threshold"} if decoding.cache_mib else {}
-    return fn.decoders.image(
-        jpeg,
-        device="mixed",
-        hw_decoder_load=decoding.hw_decoder_load,
-        preallocate_width_hint=decoding.size,
-        preallocate_height_hint=decoding.size,
+    return {
+        "device": "mixed",
+        "hw_decoder_load": decoding.hw_decoder_load,
+        "preallocate_width_hint": decoding.size,
+        "preallocate_height_hint": decoding.size,
         # Nearer to the CPU decoder's pixels than the default, which repeats chroma samples.
-        jpeg_fancy_upsampling=True,
+        "jpeg_fancy_upsampling": True,
         **cache,
-    )
+    }
 
 
 def decode_nothing(decoding: Decoding) -> Any:

@@ -184,7 +184,11 @@ def check_reproducible(place: Place) -> str:
         torch.use_deterministic_algorithms(before)
     if not equal:
         raise CheckFailedError("two runs differ although reproducible kernels were asked for")
-    return f"two runs of {STEPS} steps with reproducible kernels are equal to the last bit"
+    for load in (0.0, 1.0):
+        first, second = (images_of(tiny_shards(place), device, hw_decoder_load=load) for _ in range(2))
+        if not torch.equal(first, second):
+            raise CheckFailedError(f"engines {load:g}: two epochs decoded alike differ")
+    return f"two runs of {STEPS} steps with reproducible kernels are equal to the last bit; images too, engines 0 and 1"
 
 
 # -------------------------------------------------------------------------------- loader

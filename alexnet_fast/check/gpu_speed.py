@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator
 
 import torch
-import torch.nn.functional as F
 
 from alexnet_fast.bench.measurement import finish
 from alexnet_fast.bench.model import batch_of, make_step
@@ -15,7 +14,7 @@ from alexnet_fast.bench.tune import has_jpeg_engines
 from alexnet_fast.check.gpu import gpu
 from alexnet_fast.check.loading import training_rate
 from alexnet_fast.check.program import tiny_shards
-from alexnet_fast.check.runner import Check, Place
+from alexnet_fast.check.runner import Check, CheckFailedError, Place
 from alexnet_fast.config.precision import choose_precision
 from alexnet_fast.network.model import NETS
 from alexnet_fast.pipelines.batch import Batch
@@ -27,8 +26,6 @@ from alexnet_fast.training.convolution_choice import choose_convolutions
 from alexnet_fast.training.train_step import TrainingStep
 
 BATCH_SIZES = (128, 256, 512, 1024, 2048)
-SHAPES = {"conv2": (96, 27, 256, 5), "conv4": (384, 13, 384, 3), "conv5": (384, 13, 256, 3)}
-"""Layer -> (maps seen, pixels on a side, maps, pixels of its kernels), both towers together."""
 TRAINING_STEPS = 300
 LOADS = (0.1, 0.3, 0.65, 0.9)
 
@@ -51,7 +48,8 @@ def rate_of(work: Callable[[], object], images: int, device: torch.device, secon
 def step_rate(step: TrainingStep, batch_size: int) -> float:
     """Captured, img/s."""
     choose_convolutions(step, batch_size)
-    step.capture(batch_size, step.dtype)
+    if step.device.type == "cuda" and (problem := step.capture(batch_size, step.dtype)) is not None:
+        raise CheckFailedError(problem)
     batch = batch_of(batch_size, step.device, step.dtype)
     return rate_of(lambda: step(batch, step=0, seed=0), batch_size, step.device)
 
@@ -65,55 +63,9 @@ def measure_steps(place: Place) -> str:
     return f"net 167, captured, {precision.name}, img/s at batch {text}; one tower alone at 128: {alone:,.0f}"
 
 
-def grouped_times(
-    maps: int, side: int, out: int, kernel: int, device: torch.device, dtype: torch.dtype
-) -> dict[str, float]:
-    """Way -> ms forward and back at batch 128: two groups, one dense product of twice the work, two products."""
-
-    def tensor(*shape: int) -> torch.Tensor:
-        values = torch.randn(shape, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
-        return values.requires_grad_()
-
-    x, grouped, dense = (
-        tensor(128, maps, side, side),
-        tensor(out, maps // 2, kernel, kernel),
-        tensor(out, maps, kernel, kernel),
-    )
-    halves = [tensor(out // 2, maps // 2, kernel, kernel) for _ in range(2)]
-    pad = kernel // 2
-    ways: dict[str, Callable[[], torch.Tensor]] = {
-        "grouped": lambda: F.conv2d(x, grouped, padding=pad, groups=2),
-        "dense": lambda: F.conv2d(x, dense, padding=pad),
-        "two": lambda: torch.cat(
-            [F.conv2d(part, own, padding=pad) for part, own in zip(x.chunk(2, 1), halves, strict=True)], 1
-        ),
-    }
-
-    def both_ways(forward: Callable[[], torch.Tensor]) -> None:
-        y = forward()
-        y.backward(torch.ones_like(y))  # type: ignore[no-untyped-call]
-
-    return {
-        way: 128e3 / rate_of(lambda forward=forward: both_ways(forward), 128, device, 0.5)  # type: ignore[misc]
-        for way, forward in ways.items()
-    }
-
-
-def measure_grouped(place: Place) -> str:
-    """With cuDNN's heuristics, and with the kernels that it finds fastest."""
-    device, dtype = gpu(), choose_precision(gpu()).dtype
-    found = []
-    for benchmark in (False, True):
-        torch.backends.cudnn.benchmark = benchmark
-        for layer, shape in SHAPES.items():
-            times = grouped_times(*shape, device, dtype)
-            text = ", ".join(f"{way} {ms:.2f}" for way, ms in times.items())
-            found.append(f"{layer}{' timed' if benchmark else ''}: {text}")
-    torch.backends.cudnn.benchmark = False
-    return "ms forward and back at batch 128: " + "; ".join(found)
-
-
-def loader_rate(dataset: Dataset, batch_size: int, device: torch.device, options: LoaderOptions) -> float:
+def loader_rate(
+    dataset: Dataset, batch_size: int, device: torch.device, options: LoaderOptions, seconds: float = 4.0
+) -> float:
     """img/s"""
     with TrainingLoader(
         dataset, batch_size=batch_size, device=device, seed=0, dtype=torch.float16, options=options
@@ -124,7 +76,7 @@ def loader_rate(dataset: Dataset, batch_size: int, device: torch.device, options
                 yield from loader.epoch(epoch)
 
         endless = batches()
-        return rate_of(lambda: next(endless), batch_size, device, 4.0)
+        return rate_of(lambda: next(endless), batch_size, device, seconds)
 
 
 def measure_loader(place: Place) -> str:
@@ -154,8 +106,7 @@ def measure_training(place: Place) -> str:
 
 
 MEASUREMENTS = (
-    Check("speed: step", measure_steps, "other programs may be using the GPU", 120.0),
-    Check("speed: grouped convolutions", measure_grouped, "", 120.0),
-    Check("speed: loader", measure_loader, "", 120.0),
-    Check("speed: training", measure_training, "bench --tune finds better loader settings", 120.0),
+    Check("speed: step", measure_steps, "other programs may be using the GPU", 120.0, True),
+    Check("speed: loader", measure_loader, "", 120.0, True),
+    Check("speed: training", measure_training, "bench --tune finds better loader settings", 120.0, True),
 )

@@ -12,11 +12,11 @@ def checks_for(*, quick: bool) -> list[Check]:
 
     checks = [*machine.CHECKS, *program.CHECKS]
     if torch.cuda.is_available():
-        from alexnet_fast.check import gpu, gpu_speed
+        from alexnet_fast.check import gpu, gpu_speed, gpu_sweeps
 
         checks += gpu.CHECKS
         if not quick:
-            checks += gpu_speed.MEASUREMENTS
+            checks += [*gpu_speed.MEASUREMENTS, *gpu_sweeps.SWEEPS]
         if torch.cuda.device_count() > 1:
             checks += gpu.CHECKS_OF_SEVERAL
     return checks

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -78,6 +79,32 @@ def time_strategies(
     layer: GroupedLayer, num_images: int, device: torch.device, dtype: torch.dtype, *, rounds: int = ROUNDS
 ) -> Times:
     """The shortest of some rounds, in which the strategies take turns."""
+    calls = calls_of(layer, num_images, device, dtype)
+    times: Times = {}
+    with fastest_convolutions(device):
+        for strategy, call in calls.items():
+            try:
+                for _ in range(WARM_UP):
+                    call()
+            except RuntimeError:  # no kernel, or no memory for it; the step reports what becomes of the grouped form
+                continue
+            times[strategy] = float("inf")
+        for _ in range(rounds):
+            for strategy in times:
+                clock = clock_of(device)
+                clock.lead()
+                clock.mark()
+                for _ in range(CALLS):
+                    calls[strategy]()
+                clock.mark()
+                times[strategy] = min(times[strategy], 1e3 * clock.between()[0] / CALLS)
+    return times
+
+
+def calls_of(
+    layer: GroupedLayer, num_images: int, device: torch.device, dtype: torch.dtype
+) -> dict[Strategy, Callable[[], None]]:
+    """Strategy -> what computes the layer forward and back, all on the same random numbers."""
 
     def tensor(*shape: int) -> torch.Tensor:
         values = torch.randn(shape, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
@@ -90,25 +117,7 @@ def time_strategies(
         y = convolve(x, weight, None, layer.padding, groups, strategy)  # on a GPU the next kernel adds the bias
         torch.autograd.grad(y, (x, weight), y.detach())
 
-    times: Times = {}
-    with fastest_convolutions(device):
-        for strategy in STRATEGIES:
-            try:
-                for _ in range(WARM_UP):
-                    forward_and_back(strategy)
-            except RuntimeError:  # no kernel, or no memory for it; the step reports what becomes of the grouped form
-                continue
-            times[strategy] = float("inf")
-        for _ in range(rounds):
-            for strategy in times:
-                clock = clock_of(device)
-                clock.lead()
-                clock.mark()
-                for _ in range(CALLS):
-                    forward_and_back(strategy)
-                clock.mark()
-                times[strategy] = min(times[strategy], 1e3 * clock.between()[0] / CALLS)
-    return times
+    return {strategy: partial(forward_and_back, strategy) for strategy in STRATEGIES}
 
 
 def slowest_of(ranks: Iterable[Times]) -> Times:

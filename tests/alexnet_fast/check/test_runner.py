@@ -108,3 +108,12 @@ def test_the_oldest_releases_are_those_that_are_installed() -> None:
     floors = dict(re.findall(r'^    "([\w-]+)>=([\d.]+)"', project, re.MULTILINE))
     assert {name: parts(floors[name]) for name in LEAST} == LEAST
     assert LEAST["torch"] >= (2, 9) and LEAST["nvidia-dali-cuda120"] >= (2, 4)
+
+
+def test_no_measurement_is_begun_when_time_is_over(tmp_path: Path) -> None:
+    """What may show a fault is."""
+    over, place = Place(tmp_path, until=time.monotonic()), Place(tmp_path)
+    measurement, check = Check("speed", fine, "", measures=True), Check("sound", fine, "")
+    assert line_of(measurement, place).outcome == line_of(check, over).outcome == "pass"
+    line = line_of(measurement, over)
+    assert (line.outcome, line.remedy) == ("skip", "") and "time for all checks is over" in line.shown
