@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test docs lint bench dist install clean
+.PHONY: help demo test docs stops lint bench dist install clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -32,6 +32,9 @@ test: install  ## Run the tests (two cores, no GPU, under ten minutes)
 
 docs: install  ## Run every command and Python block of README.md and docs/, the slow ones too
 	ALEXNET_FAST_DOCS=all $(BIN)/python -m pytest -n 2 --dist worksteal tests/test_docs.py
+
+stops: install  ## Stop training at twenty moments by each signal, with one process and two
+	ALEXNET_FAST_STOPS=all $(BIN)/python -m pytest tests/alexnet_fast/training/test_stops.py
 
 lint: install  ## Check style (ruff) and types (mypy)
 	$(BIN)/ruff check .

@@ -134,9 +134,16 @@ def command(arguments: list[str], outputs: list[Path], before: Callable[[], None
             os.dup2(opened.fileno(), descriptor)
     # SIGINT may be ignored where the tests run in the background of a shell, and that is inherited.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    # Its own processes are its children, as spawned ones are; no thread of torch's runs here yet.
-    multiprocessing.get_context = lambda method=None: _get_context("fork" if method == "spawn" else method)  # type: ignore[assignment]
+    fork_instead_of_spawning()
     sys.argv = ["alexnet-fast", *arguments]
     if before is not None:
         before()
     main(arguments)
+
+
+def fork_instead_of_spawning() -> None:
+    """From now on in this process, which is a forked one: its own are its children, as spawned ones are.
+
+    No thread of torch's may run in it yet.
+    """
+    multiprocessing.get_context = lambda method=None: _get_context("fork" if method == "spawn" else method)  # type: ignore[assignment]

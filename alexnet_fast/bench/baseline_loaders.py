@@ -1,9 +1,11 @@
-"""Baselines for our loader: PyTorch's DataLoader, webdataset and FFCV, with the same work on the same JPEGs where
-possible.
+"""Baselines for our loader: PyTorch's DataLoader with Pillow's and torchvision's decoders, webdataset and FFCV.
+
+They do the same work on the same JPEGs where possible.
 """
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import os
@@ -30,6 +32,35 @@ from alexnet_fast.tools.temporary import temporary_folder
 FFCV_BASELINE = Path(__file__).with_name("ffcv_baseline.py")
 
 
+def why_missing(module: str) -> str | None:
+    """Why it cannot be imported; None where it can be."""
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # torchvision raises RuntimeError beside a torch of another build
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+Decode = Callable[[bytes], npt.NDArray[np.uint8]]
+"""JPEG -> (H, W, 3)."""
+
+
+def with_pillow(jpeg: bytes) -> npt.NDArray[np.uint8]:
+    """What most people decode with."""
+    from PIL import Image
+
+    return np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
+
+
+def with_torchvision(jpeg: bytes) -> npt.NDArray[np.uint8]:
+    """By torchvision.io, libjpeg-turbo without Pillow."""
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    content = torch.frombuffer(bytearray(jpeg), dtype=torch.uint8)
+    pixels: torch.Tensor = decode_jpeg(content, mode=ImageReadMode.RGB)
+    return pixels.permute(1, 2, 0).numpy()
+
+
 @dataclass(frozen=True)
 class Recipe:
     """The arithmetic of our pipeline, for loaders that do it in Python."""
@@ -45,11 +76,9 @@ class Recipe:
         statistics, mean = dataset.statistics, center_crop(dataset.mean_image)
         return cls(mean, (statistics.standard_deviations[:, None] * statistics.directions).T.astype(np.float32))
 
-    def view(self, jpeg: bytes) -> torch.Tensor:
-        """(224, 224, 3) float32: random crop, mirror, PCA color jitter and mean image with Pillow and numpy."""
-        from PIL import Image
-
-        image = np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
+    def view(self, jpeg: bytes, decode: Decode | None = None) -> torch.Tensor:
+        """(224, 224, 3) float32: random crop, mirror, PCA color jitter and mean image with numpy; decoded by Pillow."""
+        image = (decode or with_pillow)(jpeg)
         margin = image.shape[0] - CROP
         y, x = np.random.randint(margin + 1), np.random.randint(margin + 1)  # noqa: NPY002 (what people write)
         view = image[y : y + CROP, x : x + CROP]
@@ -77,19 +106,19 @@ def all_jpegs(dataset: Dataset, split: str) -> Iterator[tuple[bytes, int]]:
                     yield sample.jpeg, sample.label
 
 
-class PillowImages(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
-    """JPEGs that are in memory already."""
+class JpegsInMemory(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
+    """Views of JPEGs that are in memory already."""
 
-    def __init__(self, jpegs: list[tuple[bytes, int]], recipe: Recipe) -> None:
+    def __init__(self, jpegs: list[tuple[bytes, int]], recipe: Recipe, decode: Decode) -> None:
         self.jpegs = jpegs
-        self.recipe = recipe
+        self.recipe, self.decode = recipe, decode
 
     def __len__(self) -> int:
         return len(self.jpegs)
 
     def __getitem__(self, place: int) -> tuple[torch.Tensor, int]:
         jpeg, label = self.jpegs[place]
-        return self.recipe.view(jpeg), label
+        return self.recipe.view(jpeg, self.decode), label
 
 
 def leave_at_once(worker: int) -> None:
@@ -101,11 +130,11 @@ def leave_at_once(worker: int) -> None:
 
 
 def torch_loader(
-    jpegs: list[tuple[bytes, int]], recipe: Recipe, batch_size: int, workers: int
+    jpegs: list[tuple[bytes, int]], recipe: Recipe, batch_size: int, workers: int, decode: Decode = with_pillow
 ) -> Callable[[], Iterator[object]]:
-    """torch.utils.data.DataLoader with Pillow, one worker process for each core."""
+    """torch.utils.data.DataLoader, one worker process for each core."""
     loader = torch.utils.data.DataLoader(
-        PillowImages(jpegs, recipe), batch_size, shuffle=True, num_workers=workers, drop_last=True,
+        JpegsInMemory(jpegs, recipe, decode), batch_size, shuffle=True, num_workers=workers, drop_last=True,
         persistent_workers=True, multiprocessing_context=FRESH, worker_init_fn=leave_at_once,
     )  # fmt: skip
     return partial(channels_last, loader)

@@ -15,7 +15,6 @@ epoch.  Network, initial weights, schedule and precision are the same.  Sharding
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import statistics
 import subprocess
@@ -26,6 +25,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from alexnet_fast.bench.baseline_loaders import why_missing
 from alexnet_fast.bench.measurement import Measurement, table
 from alexnet_fast.distributed.machine import describe_machine
 from alexnet_fast.tools.errors import UserError
@@ -51,15 +51,6 @@ def competitors(images: Path, shards: Path, settings: Sequence[str]) -> dict[str
     else:
         print(f"Without timm: {reason}", flush=True)
     return found
-
-
-def why_missing(module: str) -> str | None:
-    """Why it cannot be imported; None where it can be."""
-    try:
-        importlib.import_module(module)
-    except Exception as error:  # torchvision raises RuntimeError beside a torch of another build
-        return f"{type(error).__name__}: {error}"
-    return None
 
 
 def run(name: str, command: Sequence[str], folder: Path) -> dict[str, Any]:

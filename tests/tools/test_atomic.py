@@ -42,8 +42,8 @@ def test_a_write_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.
         raise KeyboardInterrupt
     real = Path.open
 
-    def open_full(path: Path, mode: str) -> IO[Any]:
-        return real(Path("/dev/full") if "partial" in path.name else path, mode)
+    def open_full(path: Path, mode: str, **options: Any) -> IO[Any]:
+        return real(Path("/dev/full") if "partial" in path.name else path, mode, **options)
 
     monkeypatch.setattr(Path, "open", open_full)
     with pytest.raises(OSError, match="No space"):

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from alexnet_fast.bench import end_to_end, plain_training
+from alexnet_fast.bench.baseline_loaders import why_missing
 from alexnet_fast.bench.end_to_end import OURS, compare, competitors, result_of_ours
 from alexnet_fast.bench.plain_training import MEAN_RGB, ImageFolder, folder_loaders, timm_loaders, train
 from alexnet_fast.config.recipe import load_recipe
@@ -73,7 +74,7 @@ def test_the_baseline_trains_and_saves_what_it_evaluates(images: Path, tmp_path:
 
 
 def test_timm_reads_our_shards(tiny_shards: Path) -> None:
-    if reason := end_to_end.why_missing("timm"):
+    if reason := why_missing("timm"):
         pytest.skip(reason)
     batches, val, num_images, num_classes = timm_loaders(tiny_shards, 8)
     assert (num_images, num_classes) == (59, 10)

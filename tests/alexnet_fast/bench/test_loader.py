@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from scipy import stats
@@ -208,6 +209,7 @@ def decoded_by_pillow(jpeg: bytes) -> np.ndarray[Any, Any]:
 @pytest.mark.usefixtures("short")
 def test_all_loaders_are_measured_on_the_same_images(tiny_dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
+    monkeypatch.setattr(benchmark, "why_missing", lambda module: f"ImportError: {module}")
     rows = benchmark.measure_baselines(tiny_dataset, device=CPU, batch_size=6, num_threads=1, say=said.append)
     rates = {row.name: row.rate for row in rows}
     assert {
@@ -220,9 +222,37 @@ def test_all_loaders_are_measured_on_the_same_images(tiny_dataset: Dataset, monk
         assert float(row.details["CPU µs"]) > 0
     assert ours.details["by CPU"] == "1.00×"
     assert any(line.startswith("Conversion to torch tensors: ") and "%" in line for line in said)
+    assert f"{benchmark.TORCHVISION} was not measured (ImportError: torchvision.io)." in said
     monkeypatch.setitem(sys.modules, "simplejpeg", None)
     assert benchmark.decoder_alone([], 6, 1, said.append) == []
     assert "pip install simplejpeg" in said[-1]
+
+
+def test_images_in_memory_are_decoded_as_asked(tiny_dataset: Dataset) -> None:
+    mean = baseline_loaders.Recipe.of(tiny_dataset).mean
+    recipe = baseline_loaders.Recipe(mean, np.zeros((3, 3), np.float32), pca_jitter=0.0)
+    decoded: list[bytes] = []
+
+    def gray(jpeg: bytes) -> npt.NDArray[np.uint8]:
+        decoded.append(jpeg)
+        return np.full((256, 256, 3), 128, np.uint8)
+
+    view, label = baseline_loaders.JpegsInMemory([(b"one", 3), (b"two", 4)], recipe, gray)[1]
+    assert decoded == [b"two"] and label == 4
+    assert np.array_equal(view.numpy(), 128 - mean)
+
+
+def test_torchvision_decodes_as_pillow_does(tiny_dataset: Dataset) -> None:
+    if reason := baseline_loaders.why_missing("torchvision.io"):
+        pytest.skip(reason)
+    for jpeg in jpegs_of(tiny_dataset)[:5]:
+        one, other = baseline_loaders.with_torchvision(jpeg), baseline_loaders.with_pillow(jpeg)
+        assert one.shape == other.shape and np.abs(one.astype(int) - other.astype(int)).max() <= 2
+
+
+def test_what_cannot_be_imported_has_a_reason() -> None:
+    assert baseline_loaders.why_missing("json") is None
+    assert baseline_loaders.why_missing("no_such_module") == "ModuleNotFoundError: No module named 'no_such_module'"
 
 
 def test_other_peoples_loaders_hand_out_channels_last_batches(tiny_dataset: Dataset) -> None:

@@ -1,8 +1,8 @@
 """Trains on a pseudo-terminal with `2>&1 | tee`, and stops it by a signal, at many moments; see `test_stops`.
 
 The program is imported once and forked, since importing takes ten times as long as a trial.  Reads a JSON list of
-trials [signal, seconds after the first evaluation (0: at the session's beginning), options] on standard input, and
-writes one of what came of each: [exit code, step of the newest checkpoint, last step of the metrics, what was seen].
+trials [signal, what to await in metrics.jsonl, seconds after that, options] on standard input, and writes one of what
+came of each: [exit code, step of the newest checkpoint, last step of the metrics, what was seen].
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from alexnet_fast.commands.main import main
 from alexnet_fast.runs.checkpoint import all_checkpoints, load_checkpoint
 from alexnet_fast.runs.folder import RunFolder
+from tests.forked import fork_instead_of_spawning
 
 PATIENCE = 240.0
 """Seconds after which a trial is given up: machines may be busy."""
@@ -35,6 +36,7 @@ def train(arguments: list[str], code_file: Path) -> None:
     os.dup2(writing, 2)
     os.close(reading)
     os.close(writing)
+    fork_instead_of_spawning()
     code: object = 0
     try:
         main(arguments)
@@ -46,7 +48,7 @@ def train(arguments: list[str], code_file: Path) -> None:
     os._exit(0)
 
 
-def trial(shards: str, run: Path, number: int, seconds: float, options: list[str]) -> str:
+def trial(shards: str, run: Path, number: int, awaited: str, seconds: float, options: list[str]) -> str:
     """Train until the signal ends it; the last that was seen on the terminal."""
     code_file = run.with_suffix(".code")
     pid, terminal = pty.fork()
@@ -65,8 +67,7 @@ def trial(shards: str, run: Path, number: int, seconds: float, options: list[str
             seen += os.read(terminal, 1 << 16)
 
     metrics, deadline = run / "metrics.jsonl", time.monotonic() + PATIENCE
-    awaited = b"session" if seconds == 0 else b'"val"'  # at the beginning, or in the midst of steps and evaluations
-    while not (metrics.exists() and awaited in metrics.read_bytes()) and time.monotonic() < deadline:
+    while not (metrics.exists() and awaited in metrics.read_text()) and time.monotonic() < deadline:
         read()
         time.sleep(0.005)
     time.sleep(seconds)
