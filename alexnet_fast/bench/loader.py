@@ -92,7 +92,7 @@ def measure_kept(loader: TrainingLoader, *, share: float, device: torch.device) 
 
 
 def our_loader(dataset: Dataset, device: torch.device, batch_size: int, **settings: Any) -> TrainingLoader:
-    """As `train` makes it."""
+    """As `train` makes it, but with nothing of the mean image left to the training step."""
     if device.type == "cpu":
         keep_freed_memory()  # as the step does in `train`; the baselines do their work in processes of their own
     dtype = torch.float16 if device.type == "cuda" else torch.float32

@@ -78,8 +78,11 @@ def choose_convolutions(step: TrainingStep, num_images: int) -> str | None:
 def time_strategies(
     layer: GroupedLayer, num_images: int, device: torch.device, dtype: torch.dtype, *, rounds: int = ROUNDS
 ) -> Times:
-    """The shortest of some rounds, in which the strategies take turns."""
-    calls = calls_of(layer, num_images, device, dtype)
+    """The shortest of some rounds, in which the strategies take turns; empty where not even the maps fit."""
+    try:
+        calls = calls_of(layer, num_images, device, dtype)
+    except torch.OutOfMemoryError:  # the step says how many images fit, and no rank waits for this one's times
+        return {}
     times: Times = {}
     with fastest_convolutions(device):
         for strategy, call in calls.items():

@@ -15,6 +15,7 @@ from alexnet_fast.network.model import NETS, AlexNet, small
 from alexnet_fast.pipelines import loader as loaders
 from alexnet_fast.pipelines.batch import Batch
 from alexnet_fast.pipelines.dali import types
+from alexnet_fast.pipelines.evaluation_loader import evaluation_mean
 from alexnet_fast.pipelines.loader import TrainingLoader
 from alexnet_fast.pipelines.normalization import NormalizationInDali
 from alexnet_fast.pipelines.settings import LoaderOptions
@@ -31,13 +32,11 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """The graph and the normalization of a GPU's loader, on DALI's CPU backend."""
 
     def normalization_of(dataset: Dataset, augmentation: Any, **choices: Any) -> NormalizationInDali:
-        whole = loaders_mean(dataset, "image")
+        whole = evaluation_mean(dataset, "image")
         residual = torch.from_numpy((whole - augmentation.mean) * augmentation.scale).float()
         return NormalizationInDali(
             augmentation, choices["decoding"], residual, types.FLOAT, choices.get("leaves_residual", False)
         )
-
-    from alexnet_fast.pipelines.evaluation_loader import evaluation_mean as loaders_mean
 
     monkeypatch.setattr(loaders, "normalization_of", normalization_of)
 

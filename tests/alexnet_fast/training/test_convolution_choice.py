@@ -168,6 +168,18 @@ def test_timing_runs_every_strategy_and_passes_over_one_that_cannot(monkeypatch:
     assert list(time_strategies(layer, 2, CPU, torch.float32, rounds=1)) == ["grouped", "split"]
 
 
+def test_too_many_images_are_left_to_the_step_to_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(*arguments: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(choice, "calls_of", no_memory)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    step = make()
+    step.device = CUDA
+    note = choose_convolutions(step, 100_000)
+    assert set(step.convolutions.values()) == {"grouped"} and note is not None and "conv5 grouped (not timed)" in note
+
+
 def test_the_shortest_round_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter([4.0, 2.0, 6.0, 3.0, 8.0, 1.0])
     clock = type("Clock", (), {"lead": lambda self: None, "mark": lambda self: None})
