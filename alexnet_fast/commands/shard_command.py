@@ -198,6 +198,7 @@ def _next_commands(dataset: Dataset, out: str) -> str:
     if is_url(out):
         folder, copying = out.rpartition("/")[2], copied_first(out)
         lines.append(to_copy(copying) if copying.startswith("`") else f"To train, {copying}:")
-    small = suits_demo(dataset.splits["train"].samples) and not DEVICE_NODE.exists()
-    lines.append(to_copy(demo_command(folder) if small else command_line("train", folder)))
+    samples = dataset.splits["train"].samples
+    small = suits_demo(samples) and not DEVICE_NODE.exists()
+    lines.append(to_copy(demo_command(folder, samples) if small else command_line("train", folder)))
     return "\n".join(lines)

@@ -9,7 +9,7 @@ import torch
 from alexnet_fast.config.precision import Precision
 from alexnet_fast.config.recipe import counted_epochs
 from alexnet_fast.config.schedule import Schedule
-from alexnet_fast.config.small_data import demo_command, suits_demo
+from alexnet_fast.config.small_data import demo_command, suits_demo, takes_long
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.messages import counted, to_copy
 
@@ -44,10 +44,17 @@ def advice(dataset: Dataset, schedule: Schedule, device: torch.device) -> list[s
     recipe = schedule.recipe
     notes: list[str] = []
     samples = dataset.split("train").samples
-    if device.type == "cpu" and suits_demo(samples, epochs=recipe.epochs, schedule_epochs=recipe.schedule_epochs):
+    badly = suits_demo(samples, epochs=recipe.epochs, schedule_epochs=recipe.schedule_epochs)
+    if device.type == "cpu" and badly and recipe.name != "demo":
+        epochs = f"{counted_epochs(recipe.epochs)} of {samples:,} images"
+        problem = (
+            f"on a CPU {epochs} take long"
+            if takes_long(samples, recipe.epochs)
+            else f"{epochs} are {counted(schedule.num_steps, 'step')} of batch {recipe.batch_size}, few to learn from"
+        )
         notes.append(
-            f"This schedule is meant for ImageNet on GPUs: on a CPU {counted_epochs(recipe.epochs)} of "
-            f"{samples:,} images take long. This one fits better:\n{to_copy(demo_command(dataset.folder))}"
+            f"This schedule is meant for ImageNet on GPUs: {problem}. This one fits better:\n"
+            f"{to_copy(demo_command(dataset.folder, samples))}"
         )
     return [*notes, *no_validation(dataset, recipe.val_split)]
 

@@ -25,6 +25,9 @@ def test_a_small_data_set_on_a_cpu_is_trained_by_the_demo_recipe(
     info, plain = "  alexnet-fast info 'my shards'", "  alexnet-fast train 'my shards'"
     small = next_lines(tiny_dataset, 4000, "my shards", node, monkeypatch)
     assert small == ["Next:", info, f"{plain} --recipe demo --epochs 12"]
+    for samples, epochs in ((1000, 12), (600, 20), (30, 90)):
+        few = next_lines(tiny_dataset, samples, "my shards", node, monkeypatch)
+        assert few[-1] == f"{plain} --recipe demo --epochs {epochs}"
     assert next_lines(tiny_dataset, 1_281_167, "my shards", node, monkeypatch) == ["Next:", info, plain]
     node.touch()
     assert next_lines(tiny_dataset, 4000, "my shards", node, monkeypatch) == ["Next:", info, plain]

@@ -67,13 +67,26 @@ def test_a_schedule_that_does_not_fit_is_reported_with_one_that_does(tiny_datase
     last = note.splitlines()[-1]
     assert last.startswith("  alexnet-fast train ") and last.endswith("--recipe demo --epochs 12")
     assert advice(dataset, Schedule(load_recipe("2013"), 31), torch.device("cuda")) == []
+    assert advice(dataset, Schedule(load_recipe("demo", ["epochs=95", "schedule_epochs=95"]), 31), CPU) == []
+    few = replace(tiny_dataset, splits={**tiny_dataset.splits, "train": replace(larger, samples=180)})
+    (note,) = advice(few, Schedule(load_recipe("2013"), 1), CPU)
+    assert "95 epochs of 180 images are 95 steps of batch 128" in note
+    assert note.endswith("--recipe demo --epochs 67")
 
 
 @pytest.mark.parametrize(
     ("samples", "epochs", "suits"),
-    [(4000, 95, True), (1000, 95, True), (300, 95, False), (20_000, 95, False), (4000, 24, False)],
+    [
+        (4000, 95, True),
+        (1000, 95, True),
+        (180, 95, True),
+        (180, 24, False),
+        (1, 95, True),
+        (20_000, 95, False),
+        (4000, 24, False),
+    ],
 )
-def test_the_demo_recipe_suits_small_data_sets_whose_schedule_would_take_long(
+def test_the_demo_recipe_suits_small_data_sets_whose_schedule_has_too_much_or_too_little_to_do(
     samples: int, epochs: int, suits: bool
 ) -> None:
     assert suits_demo(samples, epochs=epochs, schedule_epochs=epochs) is suits
