@@ -52,15 +52,6 @@ def with_pillow(jpeg: bytes) -> npt.NDArray[np.uint8]:
     return np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
 
 
-def with_torchvision(jpeg: bytes) -> npt.NDArray[np.uint8]:
-    """By torchvision.io, libjpeg-turbo without Pillow."""
-    from torchvision.io import ImageReadMode, decode_jpeg
-
-    content = torch.frombuffer(bytearray(jpeg), dtype=torch.uint8)
-    pixels: torch.Tensor = decode_jpeg(content, mode=ImageReadMode.RGB)
-    return pixels.permute(1, 2, 0).numpy()
-
-
 @dataclass(frozen=True)
 class Recipe:
     """The arithmetic of our pipeline, for loaders that do it in Python."""

@@ -25,10 +25,10 @@ from alexnet_fast.bench.baseline_loaders import (
     torch_loader,
     webdataset_loader,
     why_missing,
-    with_torchvision,
 )
 from alexnet_fast.bench.interleaved import LEAD, Candidate, measure_interleaved, stream_turn
 from alexnet_fast.bench.measurement import Measurement
+from alexnet_fast.bench.other_loaders import OPTIONAL
 from alexnet_fast.pipelines.augmentation import EpochAugmentation, draw, training_graph
 from alexnet_fast.pipelines.dali import fn, types
 from alexnet_fast.pipelines.decoding import Decoding, decode
@@ -48,7 +48,6 @@ BATCHES = 20
 FULL_GRAPH = "loader, shards to torch"
 MEAN_COLOR = "loader, mean color"
 DECODED_KEPT = "loader, decoded images kept"
-TORCHVISION = "torch DataLoader + torchvision's decoder"
 
 
 def measure_loader(dataset: Dataset, *, device: torch.device, batch_size: int, num_threads: int | None) -> Measurement:
@@ -142,11 +141,11 @@ def measure_baselines(
             "torch DataLoader + Pillow": torch_loader(jpegs, recipe, batch_size, threads),
             "webdataset + Pillow": webdataset_loader(dataset, SPLIT, recipe, batch_size, threads),
         }
-        reason = why_missing("torchvision.io")
-        if reason is None:
-            streams[TORCHVISION] = torch_loader(jpegs, recipe, batch_size, threads, with_torchvision)
-        else:
-            say(f"{TORCHVISION} was not measured ({reason}).")
+        for name, (module, make) in OPTIONAL.items():
+            if (reason := why_missing(module)) is None:
+                streams[name] = make(jpegs, recipe, batch_size, threads, stack)
+            else:
+                say(f"{name} was not measured ({reason}).")
         candidates = [Candidate(name, partial(stream_turn, stream, device)) for name, stream in streams.items()]
         candidates[:0] = decoder_alone(jpegs, batch_size, threads, say)
         if ffcv_python is not None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 import torch
 from scipy import stats
 
-from alexnet_fast.bench import baseline_loaders, interleaved, tune
+from alexnet_fast.bench import baseline_loaders, interleaved, other_loaders, tune
 from alexnet_fast.bench import loader as benchmark
 from alexnet_fast.bench.measurement import Measurement
 from alexnet_fast.commands import bench_command
@@ -222,7 +223,8 @@ def test_all_loaders_are_measured_on_the_same_images(tiny_dataset: Dataset, monk
         assert float(row.details["CPU µs"]) > 0
     assert ours.details["by CPU"] == "1.00×"
     assert any(line.startswith("Conversion to torch tensors: ") and "%" in line for line in said)
-    assert f"{benchmark.TORCHVISION} was not measured (ImportError: torchvision.io)." in said
+    for name, module in {"LitData + Pillow": "litdata", "SPDL": "spdl.io"}.items():
+        assert f"{name} was not measured (ImportError: {module})." in said
     monkeypatch.setitem(sys.modules, "simplejpeg", None)
     assert benchmark.decoder_alone([], 6, 1, said.append) == []
     assert "pip install simplejpeg" in said[-1]
@@ -242,12 +244,31 @@ def test_images_in_memory_are_decoded_as_asked(tiny_dataset: Dataset) -> None:
     assert np.array_equal(view.numpy(), 128 - mean)
 
 
-def test_torchvision_decodes_as_pillow_does(tiny_dataset: Dataset) -> None:
-    if reason := baseline_loaders.why_missing("torchvision.io"):
+@pytest.mark.parametrize("name", ["torchvision", "spdl"])
+def test_other_decoders_decode_as_pillow_does(tiny_dataset: Dataset, name: str) -> None:
+    if reason := baseline_loaders.why_missing(f"{name}.io"):
         pytest.skip(reason)
+    decode = {"torchvision": other_loaders.with_torchvision, "spdl": other_loaders.with_spdl}[name]
     for jpeg in jpegs_of(tiny_dataset)[:5]:
-        one, other = baseline_loaders.with_torchvision(jpeg), baseline_loaders.with_pillow(jpeg)
-        assert one.shape == other.shape and np.abs(one.astype(int) - other.astype(int)).max() <= 2
+        one, other = decode(jpeg), baseline_loaders.with_pillow(jpeg)
+        difference = np.abs(one.astype(int) - other.astype(int))
+        assert one.shape == other.shape and difference.max() <= 2 if name == "torchvision" else difference.mean() < 3
+
+
+@pytest.mark.parametrize("name", other_loaders.OPTIONAL)
+def test_loaders_that_need_not_be_installed_hand_out_each_image_once(tiny_dataset: Dataset, name: str) -> None:
+    module, make = other_loaders.OPTIONAL[name]
+    if reason := baseline_loaders.why_missing(module):
+        pytest.skip(reason)
+    jpegs = [(jpeg, label) for label, jpeg in enumerate(jpegs_of(tiny_dataset)[:10])]
+    with ExitStack() as stack:
+        stream = make(jpegs, baseline_loaders.Recipe.of(tiny_dataset), 5, 1, stack)
+        for _ in range(2):
+            batches: list[Any] = list(stream())
+            assert sorted(torch.cat([labels for _, labels in batches]).tolist()) == list(range(10))
+            for images, _ in batches:
+                assert images.shape == (5, 3, CROP, CROP) and images.dtype == torch.float32
+                assert images.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_what_cannot_be_imported_has_a_reason() -> None:
