@@ -32,8 +32,8 @@ class Illustrator:
         self.folder, self.mesh, self.schedule, self.model = folder, mesh, schedule, model
         self.progress, self.telemetry = progress, telemetry
         self.drawn = time.monotonic()
-        if progress.step == 0:
-            self.record()
+        if progress.step % schedule.steps_per_epoch == 0:
+            self.record()  # the initial weights, or what a process that was killed just after its checkpoint had begun
 
     def conv1(self) -> Floats | None:
         """(maps, 3, 11, 11), tower 0's first; None in processes that need not gather it."""

@@ -18,8 +18,11 @@ import torch
 from alexnet_fast.config.recipe import Recipe, load_recipe
 from alexnet_fast.inference.evaluation import EvaluationResult
 from alexnet_fast.runs.checkpoint import load_checkpoint, saved_checkpoints
+from alexnet_fast.runs.figures import Floats, conv1_history, record_conv1
 from alexnet_fast.runs.folder import RunFolder
+from alexnet_fast.tools import atomic
 from alexnet_fast.tools.dataset import Dataset
+from alexnet_fast.training import illustrator
 from alexnet_fast.training.run import train
 from tests.forked import Command, run_command, start_server
 from tests.saved_state import assert_same_state
@@ -64,6 +67,33 @@ def wait_for_a_new_checkpoint(run: Path, process: BaseProcess | Command | subpro
         assert ended is None and time.monotonic() < deadline
         time.sleep(0.005)
     return True
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nobody catches it."""
+
+
+def test_killed_between_a_checkpoint_and_conv1s_weights(
+    tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoint of epoch 1 is there, its weights for the report's filmstrip are half written."""
+    recipe, run = load_recipe("2013", [*SETTINGS, "epochs=2"]), RunFolder(tmp_path / "run")
+
+    def killed(folder: RunFolder, epoch: int, conv1: Floats) -> None:
+        record_conv1(folder, epoch, conv1)
+        if epoch == 1:
+            file = folder.conv1 / "epoch-000001.npy"
+            file.replace(atomic.partial_name(file))
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(illustrator, "record_conv1", killed)
+        train(tiny_dataset, recipe, run.path, device="cpu", quiet=True)
+    assert sorted(conv1_history(run)) == [0]
+    train(tiny_dataset, recipe, run.path, resume=True, device="cpu", quiet=True)
+    history = conv1_history(run)
+    assert sorted(history) == [0, 1, 2] and not (history[0] == history[1]).all()
+    assert not list(run.path.rglob("*.partial"))
 
 
 def test_killed_twenty_times(tiny_dataset: Dataset, tmp_path: Path) -> None:
