@@ -340,6 +340,6 @@ def test_the_last_words_fit_what_was_done(tmp_path: Path, capsys: pytest.Capture
             main(arguments)
         out = capsys.readouterr().out
         assert (ended.value.code or 0) == code and shown in out
-        assert f"\n  alexnet-fast train '{tmp_path}/my shards'\n" in out
+        assert f"\n  alexnet-fast train '{tmp_path}/my shards' --recipe demo --epochs 90\n" in out
         assert ("names all of them" in out) == (code == 3)
         shutil.rmtree(tmp_path / "my shards")
