@@ -53,7 +53,7 @@ class Check:
     seconds: float = 60.0
     """After which it counts as hanging."""
     measures: bool = False
-    """Whether it shows no fault, only a figure, and may be left out where time is over."""
+    """Whether it measures speed or memory rather than correctness; it is skipped when no time remains."""
 
 
 @dataclass(frozen=True)

@@ -367,8 +367,7 @@ def own_pixels(image: Path, trained: Trained) -> OwnImage:
 def add_look(parts: Parts, subject: Subject, asked: OwnImage | None, device: torch.device) -> None:
     """Maps and occlusion for one image, in float32: the one asked for, else a held-out one.
 
-    The weights are those of the rest of the page, from memory: a run that trains on may have saved newer ones since,
-    and have deleted the file.
+    The weights come from memory: a run that is still training may have deleted the checkpoint's file.
     """
     assert subject.trained is not None
     file, checkpoint = subject.trained.file, subject.trained.checkpoint

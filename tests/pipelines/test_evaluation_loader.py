@@ -13,19 +13,14 @@ from alexnet_fast.pipelines.loader import EvaluationLoader
 from alexnet_fast.pipelines.settings import LoaderOptions
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError
-from alexnet_fast.tools.sharding.tar_writer import read_samples
 from alexnet_fast.training.run import train
+from tests.stored_samples import stored_samples
 
 CPU = torch.device("cpu")
 
 
 def stored_labels(dataset: Dataset, split: str) -> list[int]:
-    """label of every sample in the order of the shards, read without DALI."""
-    found = []
-    for tar in dataset.tars(split):
-        with tar.open("rb") as file:
-            found += [sample.label for sample in read_samples(file)]
-    return found
+    return [sample.label for sample in stored_samples(dataset, split)]
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])

@@ -19,7 +19,7 @@ from alexnet_fast.pipelines.evaluation_loader import EvaluationLoader
 from alexnet_fast.tools import atomic
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
-from alexnet_fast.tools.sharding.tar_writer import read_samples
+from tests.stored_samples import stored_samples
 
 CPU = torch.device("cpu")
 
@@ -38,12 +38,7 @@ def request_for(run: Path, data: Path, out: Path, **changes: str) -> Request:
 
 
 def stored_stems(dataset: Dataset, split: str) -> list[str]:
-    """In the order of the shards, read without DALI."""
-    found = []
-    for tar in dataset.tars(split):
-        with tar.open("rb") as file:
-            found += [sample.stem for sample in read_samples(file)]
-    return found
+    return [sample.stem for sample in stored_samples(dataset, split)]
 
 
 def test_each_row_is_the_hidden_layer_of_its_image(
