@@ -80,8 +80,11 @@ class RemoteOutput:
     def remove(self, folder: str) -> None:
         with explaining(join(self.url, folder), "removed"):
             system, path = self.reach(folder)
-            if system.exists(path):
-                system.rm(glob.escape(path), recursive=True)
+            # Not rm(recursive=True): older versions of fsspec take the names that it finds for patterns.
+            if files := [glob.escape(file) for file in system.find(path)]:
+                system.rm(files)
+            if system.exists(path):  # a store whose folders are more than the beginnings of names
+                system.rmdir(path)
 
     def free_bytes(self) -> int | None:
         return None
