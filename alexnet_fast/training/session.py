@@ -152,11 +152,7 @@ def open_session(
         model, optimizer, precision=precision, mesh=mesh, loader_memory=loader.memory,
         loads_whole_batches=recipe.exact_2012, frozen=recipe.frozen,
     )  # fmt: skip
-    # Before the loader's threads use the GPU.
-    said = [choose_convolutions(train_step, loader.batch_size)]
-    if recipe.cuda_graph and device.type == "cuda":
-        said.append(train_step.capture(loader.batch_size, loader.dtype))
-    notes += [note for note in said if note is not None]
+    notes += prepare_step(train_step, recipe, device, loader)
     step, place_note = restore(start, train_step, loader, schedule, mesh)
     notes += [place_note] if place_note is not None else []
     progress = Progress(step) if start is None else Progress(step, start.error, start.best_error)
@@ -245,3 +241,14 @@ def restore(
         num_ranks=mesh.num_data_ranks,
         all_agree=lambda fine: not mesh.any_process(not fine)[0],
     )
+
+
+def prepare_step(train_step: TrainingStep, recipe: Recipe, device: torch.device, loader: Loader) -> list[str]:
+    """Time what is timed on a GPU and capture the step, before the loader starts; what to say of it.
+
+    A thread of DALI that waits for the device makes a capture fail, and takes time from what is being timed.
+    """
+    said = [choose_convolutions(train_step, loader.batch_size)]
+    if recipe.cuda_graph and device.type == "cuda":
+        said.append(train_step.capture(loader.batch_size, loader.dtype))
+    return [note for note in said if note is not None]

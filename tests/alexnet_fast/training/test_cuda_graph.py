@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from alexnet_fast.config.precision import Precision
+from alexnet_fast.config.recipe import load_recipe
 from alexnet_fast.network.dropout import DropoutKey
 from alexnet_fast.network.model import NETS, AlexNet, small
+from alexnet_fast.pipelines import pipeline_run
 from alexnet_fast.pipelines.batch import Batch
+from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UserError
+from alexnet_fast.training import session
 from alexnet_fast.training.cuda_graph import WARM_UP, CapturedStep
 from alexnet_fast.training.optimizer import SGD
+from alexnet_fast.training.run import train
 from alexnet_fast.training.train_step import TrainingStep
 
 
@@ -211,3 +217,34 @@ def test_a_step_without_room_says_what_fits(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(step, "out_of_memory", lambda error, num: f"no room for {num}")
     with pytest.raises(UserError, match="no room for 4"):
         step.capture(4, torch.float32)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_step_is_timed_and_captured_before_dali_starts(
+    device: str, tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On resuming too, where the loader is put to its place: DALI's threads make a capture fail."""
+    happened: list[str] = []
+
+    def noted(module: Any, name: str, real: Any = lambda *arguments: None) -> None:
+        def call(*arguments: Any) -> Any:
+            happened.append(name)
+            return real(*arguments)
+
+        monkeypatch.setattr(module, name, call)
+
+    prepare = session.prepare_step
+    noted(session, "choose_convolutions")
+    noted(TrainingStep, "capture")
+    noted(pipeline_run, "build", pipeline_run.build)
+    # The rest of the session is a CPU's: only what comes before DALI is given the other device.
+    monkeypatch.setattr(
+        session, "prepare_step", lambda step, recipe, _, loader: prepare(step, recipe, torch.device(device), loader)
+    )
+    before = ["choose_convolutions"] + ["capture"] * (device == "cuda")
+    for epochs in (1, 2):
+        settings = ["width_divisor=16", "batch_size=8", "lr_base_batch_size=8", "precision=fp32", f"epochs={epochs}"]
+        recipe = load_recipe("2013", settings)
+        train(tiny_dataset, recipe, tmp_path / "run", device="cpu", quiet=True, resume=epochs > 1)
+        assert happened[: len(before) + 1] == [*before, "build"] and happened.count("capture") == len(before) - 1
+        happened.clear()
