@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from functools import partial
 from pathlib import Path
 
 import click
@@ -49,13 +48,17 @@ def command(
     from alexnet_fast.inference.features import Request, write_features
 
     request = Request(checkpoint, data, split, layer, out, dtype, precision)
+    main = is_main_rank()  # of torchrun's processes one reports
+
+    def say(text: str) -> None:
+        if main:
+            click.echo(text, err=True)
+
     try:
-        problems = write_features(
-            request, device=device, gpus=gpus, processes=processes, say=partial(click.echo, err=True)
-        )
+        problems = write_features(request, device=device, gpus=gpus, processes=processes, say=say)
     except KeyboardInterrupt as error:
         raise StoppedError("stopped; finished parts are kept, the same command resumes.") from error
-    if not is_main_rank():  # of torchrun's processes one reports
+    if not main:
         return
     for row in problems[:SHOWN]:
         click.echo(f"{escaped(row.sample)}: {escaped(row.problem)}", err=True)

@@ -92,3 +92,4 @@ def test_ranks_write_the_bytes_of_one_process_after_a_kill_too(
     assert [process.returncode for process in started] == [0, 0, 0], shown
     assert content(out) == expected
     assert [printed.count("Wrote") for printed, _ in shown] == [1, 0, 0]
+    assert [printed.count("3 CPU processes") for _, printed in shown] == [1, 0, 0]
