@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
 from alexnet_fast.report.charts import javascript
 from alexnet_fast.tools import atomic
@@ -33,7 +34,7 @@ def render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "number": number}
+    environment.filters |= {"percent": percent, "number": number, "breakable": breakable}
     scripts = [javascript(), START]
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-eval' " + " ".join(
         f"'sha256-{digest(script)}'" for script in scripts
@@ -52,6 +53,11 @@ def percent(value: float | None, digits: int = 2) -> str:
 
 def number(value: float | None, form: str = ",.3g") -> str:
     return "–" if value is None else format(value, form)
+
+
+def breakable(name: str) -> Markup:
+    """A class's name that may be broken after an underscore, which a browser takes for a letter."""
+    return Markup("_<wbr>").join(name.split("_"))
 
 
 def check_writable(file: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from alexnet_fast.inference.evaluation import average_probabilities
+from alexnet_fast.inference.evaluation import average_probabilities, credit
 from alexnet_fast.inference.load import Trained, mean_to_subtract
 from alexnet_fast.pipelines.evaluation_loader import EvaluationLoader
 from alexnet_fast.tools.dataset import Dataset
@@ -38,20 +38,21 @@ class Predictions:
     """Of the guesses."""
     of_label: Floats
     """(N,) probability of the true class."""
+    credit: Floats
+    """(N,) 0..1, how much of each counts as right: in part where its class ties with another for the first place."""
     num_classes: int
     available: int
     """Images of the whole split; more than N where only the first were looked at."""
 
     @property
     def right(self) -> npt.NDArray[np.bool_]:
-        """By the rule of `evaluate`: a tie for the first place is wrong."""
-        tied = self.probabilities[:, 0] == self.probabilities[:, 1]
-        right: npt.NDArray[np.bool_] = (self.guesses[:, 0] == self.labels) & ~tied
+        """(N,) whether the true class alone is the first guess."""
+        right: npt.NDArray[np.bool_] = self.credit == 1
         return right
 
     @property
     def top1_error(self) -> float:
-        return float(1 - self.right.mean())
+        return float(1 - self.credit.mean())
 
 
 def predict_split(
@@ -66,17 +67,17 @@ def predict_split(
         mean=mean_to_subtract(trained.checkpoint.mean), rank=0, num_ranks=parts,
     )  # fmt: skip
     say(f"looking at {min(most, available):,} of {available:,} images in {split}")
-    collected: list[list[npt.NDArray[Any]]] = [[], [], [], []]
+    collected: list[list[npt.NDArray[Any]]] = [[], [], [], [], []]
     with torch.inference_mode():
         for batch in loader:
             probabilities = average_probabilities([trained.predictor], batch, 1)
             best = probabilities.topk(min(TOP, probabilities.shape[1]))
-            of_label = probabilities.gather(1, batch.labels[:, None])[:, 0]
-            found = (batch.labels, best.indices, best.values, of_label)
+            of_label = probabilities.gather(1, batch.labels[:, None])
+            found = (batch.labels, best.indices, best.values, of_label[:, 0], credit(probabilities, of_label, 1))
             for place, tensor in zip(collected, found, strict=True):
                 place.append(tensor.cpu().numpy())
-    labels, guesses, values, of_label_all = (np.concatenate(place) for place in collected)
-    return Predictions(labels, guesses, values, of_label_all, len(dataset.classes), available)
+    labels, guesses, values, of_labels, parts_right = (np.concatenate(place) for place in collected)
+    return Predictions(labels, guesses, values, of_labels, parts_right, len(dataset.classes), available)
 
 
 def confusion_matrix(predictions: Predictions) -> Ints:
@@ -92,7 +93,8 @@ class ClassError:
 
     label: int
     images: int
-    errors: int
+    errors: float
+    """A sum of `1 - credit`."""
 
     @property
     def error(self) -> float:
@@ -102,8 +104,8 @@ class ClassError:
 def class_errors(predictions: Predictions) -> list[ClassError]:
     """Of the classes that have images, by label."""
     images = np.bincount(predictions.labels, minlength=predictions.num_classes)
-    wrong = np.bincount(predictions.labels[~predictions.right], minlength=predictions.num_classes)
-    return [ClassError(label, int(images[label]), int(wrong[label])) for label in np.flatnonzero(images).tolist()]
+    wrong = np.bincount(predictions.labels, weights=1 - predictions.credit, minlength=predictions.num_classes)
+    return [ClassError(label, int(images[label]), float(wrong[label])) for label in np.flatnonzero(images).tolist()]
 
 
 @dataclass(frozen=True)
@@ -151,13 +153,13 @@ class Bin:
 
 def calibration(predictions: Predictions) -> tuple[list[Bin], float]:
     """(bins that hold images, expected calibration error: mean |accuracy − confidence|, weighted by images)."""
-    confidence, right = predictions.probabilities[:, 0].astype(np.float64), predictions.right
+    confidence = predictions.probabilities[:, 0].astype(np.float64)
     number = np.minimum((confidence * BINS).astype(int), BINS - 1)
     bins = []
     for place in range(BINS):
         own = number == place
         if own.any():
-            mean, accuracy = float(confidence[own].mean()), float(right[own].mean())
+            mean, accuracy = float(confidence[own].mean()), float(predictions.credit[own].mean())
             bins.append(Bin(place / BINS, (place + 1) / BINS, int(own.sum()), mean, accuracy))
     error = sum(item.images * abs(item.accuracy - item.confidence) for item in bins) / len(confidence)
     return bins, error
