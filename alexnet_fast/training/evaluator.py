@@ -18,7 +18,7 @@ from alexnet_fast.training.divergence import DivergedError
 from alexnet_fast.training.job import EVALUATION_BATCH
 from alexnet_fast.training.telemetry import Silent, Telemetry
 from alexnet_fast.training.train_step import TrainingStep
-from alexnet_fast.training.trainer import AGREE_EVERY, Progress
+from alexnet_fast.training.trainer import Progress, agreement_interval
 
 FP32_SLOWDOWN = 16.0
 """Most that float32 takes longer than half precision: the ratio of the multiplication rates of the GPUs and CPUs of
@@ -121,7 +121,7 @@ class Evaluator:
         in_all = min(all_gather_object(self.mesh, num_batches))  # replicas' shares may differ by one
         for done, batch in enumerate(batches, start=1):
             yield batch
-            if done <= in_all and (self.mesh.world_size == 1 or done % AGREE_EVERY == 0):
+            if done <= in_all and done % agreement_interval(self.mesh, self.device) == 0:
                 self.stop.agree()
                 if self.stop.signal is not None:
                     return

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
+import torch
+
 from alexnet_fast.config.schedule import Schedule
 from alexnet_fast.distributed.mesh import Mesh
 from alexnet_fast.distributed.signals import AgreedStop
@@ -18,7 +20,15 @@ from alexnet_fast.training.optimizer import SGD
 from alexnet_fast.training.train_step import TrainingStep
 
 AGREE_EVERY = 8
-"""Steps after which several processes ask one another whether a hook is due or a signal came."""
+"""Steps on GPUs after which several processes ask one another whether a hook is due or a signal came."""
+
+
+def agreement_interval(mesh: Mesh, device: torch.device) -> int:
+    """Steps, or batches of an evaluation, after which processes agree.
+
+    On a CPU each takes seconds, of which who stops a container or a batch job grants few.
+    """
+    return AGREE_EVERY if mesh.world_size > 1 and device.type == "cuda" else 1
 
 
 @dataclass
@@ -106,7 +116,7 @@ class Trainer:
 
     def agrees_after(self, step: int, last: int) -> bool:
         """Whether hooks may run between this step and the next; `last` ends the epoch."""
-        return self.mesh.world_size == 1 or step % AGREE_EVERY == 0 or step == last
+        return step % agreement_interval(self.mesh, self.train_step.device) == 0 or step == last
 
     def run_hooks(self, *, after_epoch: bool) -> None:
         """Agree with the other processes on what is due, and do it.  A stop that comes meanwhile is heeded at once."""

@@ -11,6 +11,7 @@ import sys
 import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from alexnet_fast.tools import atomic
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.training import illustrator
 from alexnet_fast.training.run import train
+from alexnet_fast.training.train_step import TrainingStep
 from tests.forked import Command, run_command, start_server
 from tests.saved_state import assert_same_state
 
@@ -160,6 +162,31 @@ def test_ctrl_c_saves_and_says_last_how_to_resume(tiny_shards: Path, tmp_path: P
     assert stopped.startswith(b"alexnet-fast: stopped by SIGINT") and stopped.endswith(b"is saved. To resume:")
     assert command_to_copy.startswith(b"  alexnet-fast train ") and command_to_copy.endswith(b" --processes 2")
     assert b"Traceback" not in err
+
+
+def stopped_in_the_third_step() -> None:
+    """In the command's process before it starts: each process that it forks gets SIGTERM in its third step."""
+    real = TrainingStep.__call__
+
+    def signaled(train_step: TrainingStep, *arguments: Any, **options: Any) -> Any:
+        if options["step"] == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return real(train_step, *arguments, **options)
+
+    TrainingStep.__call__ = signaled  # type: ignore[assignment,method-assign]
+
+
+@pytest.mark.parametrize("parallel", ["data", "towers"])
+def test_two_processes_on_a_cpu_stop_after_the_step_in_which_they_are_asked_to(
+    parallel: str, tiny_shards: Path, tmp_path: Path
+) -> None:
+    """Eight steps, as on GPUs, can take longer than the ten seconds that `docker stop` waits."""
+    run, options = tmp_path / "run", ("--processes", "2", "--parallel", parallel)
+    words = arguments(tiny_shards, run, "epochs=2", "checkpoint_minutes=15", options=options)
+    with Command(words, tmp_path / "screen", stopped_in_the_third_step) as process:
+        _, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 128 + signal.SIGTERM, err
+    assert [file.name for file in saved_checkpoints(run / "checkpoints")] == ["step-00000003.pt"]
 
 
 THIRD_STEP_IS_LONG = """
