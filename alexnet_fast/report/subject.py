@@ -83,13 +83,14 @@ def find_dataset(
     if not sessions:
         return None, "Nothing says which data set this network was trained on: give its shards folder as DATA."
     place = Path(sessions[-1])
-    if not (place / MANIFEST).exists():
-        return None, f"The shards that the run was trained on are not at {place} any more: give their folder as DATA."
     try:
+        if not (place / MANIFEST).exists():
+            gone = f"The shards that the run was trained on are not at {place} any more: give their folder as DATA."
+            return None, gone
         dataset = Dataset.load(place)
         dataset.check_sizes()
         if trained is not None:
             check_same_classes(trained.checkpoint, dataset)
-    except UserError as error:
-        return None, f"The run's shards cannot be used: {error}"
+    except (UserError, OSError) as error:  # another user's folder, for one
+        return None, f"The run's shards cannot be used: {error}. Give their folder as DATA."
     return dataset, ""

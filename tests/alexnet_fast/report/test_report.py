@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import html
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -292,6 +294,18 @@ def test_examples_are_right_and_wrong_ones(right: int, wrong: int, expected: int
     chosen = choose_examples(made_up(labels, guesses, values, values[:, 0], 3), 8)
     assert len(chosen) == len(set(chosen)) == min(8, right + wrong)
     assert sum(place >= right for place in chosen) == expected
+
+
+def test_shards_of_another_user_are_left_out_of_the_page(hostile_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exists(path: Path, real: Any = Path.exists) -> bool:
+        if path.name == MANIFEST:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return bool(real(path))
+
+    monkeypatch.setattr(Path, "exists", exists)
+    subject = find_subject(hostile_run, None, torch.device("cpu"))
+    assert subject.dataset is None
+    assert "Permission denied" in subject.without_data and "as DATA" in subject.without_data
 
 
 @pytest.mark.parametrize("tie", [0.0, 1.0], ids=["all alike", "as the network says"])
