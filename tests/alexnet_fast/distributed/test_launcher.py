@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -83,7 +84,7 @@ def waiting() -> Iterator[subprocess.Popen[str]]:
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
+    assert any("ready" in line for line in process.stdout)  # the gloo of torch 2.9 writes there too
     yield process
     process.kill()
 
@@ -126,4 +127,5 @@ def test_under_torchrun_each_takes_its_place() -> None:
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     script = [str(HERE / "launch_work.py"), "torchrun"]
     done = subprocess.run([*run, *script], capture_output=True, text=True, timeout=120, check=True)
-    assert sorted(done.stdout.splitlines()) == ["0 2 21 True", "1 2 21 True"]
+    # Among lines of gloo's, as torch 2.9 writes them in pieces.
+    assert sorted(re.findall(r"\d 2 \d+ (?:True|False)", done.stdout)) == ["0 2 21 True", "1 2 21 True"]
