@@ -10,22 +10,26 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from alexnet_fast.config.recipe_keys import RecipeKeys
 from alexnet_fast.inference.load import load_safetensors
 from alexnet_fast.network.model import LAYERS, NETS, Architecture
-from alexnet_fast.runs.checkpoint import load_checkpoint, resolve_checkpoint
+from alexnet_fast.runs.checkpoint import Checkpoint, load_checkpoint, resolve_checkpoint
+from alexnet_fast.runs.resume import DEFINES_NETWORK
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.storage.filesystem import check_regular
 
 CAFFE_NETWORK = "caffe"
 NORM_FACTOR = 2.0**0.75
 """What our norms divide by more than Caffe's, whose constant k is 1 and ours 2."""
+MAY_DIFFER = ("num_classes", "middle_sigma", "dropout", "dropout_inverted", "all_ties")
+"""Of an architecture: what changes the training only, or is noted."""
 
 
 @dataclass(frozen=True)
@@ -60,14 +64,40 @@ def load_pretrained(
         ]
     else:
         checkpoint = load_safetensors(file) if file.suffix == ".safetensors" else load_checkpoint(file)
+        check_same_function(checkpoint, architecture, file)
         tensors = dict(checkpoint.model)
         kept = tuple(name for name, _ in checkpoint.classes) == tuple(name for name, _ in classes)
         notes = [f"Starting from {file}."]
+        theirs, ours = checkpoint.architecture().test_scale, architecture.test_scale
+        if theirs != ours:
+            notes.append(
+                f"It was trained with another dropout: testing multiplies the outputs of fc6 and fc7 by {ours:g} now, "
+                f"and by {theirs:g} then, so that its later layers see other sizes than they learned from."
+            )
     if not kept:
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("fc8.")}
         notes.append(f"fc8 starts from random weights, for {len(classes):,} classes.")
     check_shapes(tensors, architecture, file)
     return Pretrained(tensors, notes)
+
+
+def check_same_function(checkpoint: Checkpoint, architecture: Architecture, file: Path) -> None:
+    """UsageError where the weights fit, but what is computed with them is another function than they were trained for.
+
+    Norms, pooling and activation have no weights: nothing in the tensors says that they changed.
+    """
+    free = {key: getattr(architecture, key) for key in MAY_DIFFER}
+    theirs, ours = asdict(replace(checkpoint.architecture(), **free)), asdict(architecture)
+    differences = [key for key, value in theirs.items() if value != ours[key]]
+    if not differences:
+        return
+    default = RecipeKeys()
+    settings = {key: getattr(checkpoint.recipe, key) for key in DEFINES_NETWORK}
+    own = [
+        f"--set {key}={value}" for key, value in settings.items() if key == "network" or value != getattr(default, key)
+    ]
+    said = ", ".join(f"{key} {theirs[key]!r}, here {ours[key]!r}" for key in differences)
+    raise UsageError(f"{file} was trained as another network ({said}). Give what it was trained with: {' '.join(own)}")
 
 
 def check_shapes(tensors: Mapping[str, torch.Tensor], architecture: Architecture, file: Path) -> None:

@@ -153,5 +153,23 @@ def test_our_own_weights_keep_fc8_only_for_the_same_classes(exported: bool, smal
     assert {name.split(".")[0] for name in other.tensors} == set(LAYERS) - {"fc8"}
     turned = load_pretrained(source, architecture, "167", tuple(reversed(checkpoint.classes)))
     assert "fc8.weight" not in turned.tensors
-    with pytest.raises(UsageError, match=r"conv1\.weight is .* Give the recipe"):
+    with pytest.raises(UsageError, match=r"maps .*, here .*Give .* --set network=167 --set width_divisor=16"):
         load_pretrained(source, load_recipe("2013").architecture(10), "167", checkpoint.classes)
+
+
+@pytest.mark.parametrize("setting", ["norms=none", "activation=tanh", "network=145"])
+def test_weights_of_another_network_that_fit_are_refused(setting: str, small_run: Path) -> None:
+    """Norms, pooling and activation have no weights: every tensor has the right shape."""
+    checkpoint = load_checkpoint(resolve_checkpoint(small_run))
+    other = load_recipe("2013", ["width_divisor=16", setting]).architecture(10)
+    assert other.weight_shapes == checkpoint.architecture().weight_shapes
+    with pytest.raises(UsageError, match=r"trained as another network \(.*, here .*--set network=167 --set width"):
+        load_pretrained(small_run, other, "167", checkpoint.classes)
+
+
+def test_another_dropout_is_named(small_run: Path) -> None:
+    checkpoint = load_checkpoint(resolve_checkpoint(small_run))
+    found = load_pretrained(small_run, replace(checkpoint.architecture(), dropout=0.0), "167", checkpoint.classes)
+    assert "fc6 and fc7 by 1 now, and by 0.5 then" in " ".join(found.notes)
+    same = load_pretrained(small_run, checkpoint.architecture(), "167", checkpoint.classes)
+    assert len(same.notes) == 1
