@@ -239,10 +239,22 @@ def all_checkpoints(folder: Path) -> list[Path]:
 
 def step_in(file: Path) -> int:
     """Steps done, by the checkpoint itself, without reading its tensors; -1 where it cannot be read."""
+    step = value_in(file, "step")
+    return step if isinstance(step, int) else -1
+
+
+def fingerprint_in(file: Path) -> str:
+    """Of the data set, without reading the checkpoint's tensors; "" where it cannot be read."""
+    fingerprint = value_in(file, "dataset_fingerprint")
+    return fingerprint if isinstance(fingerprint, str) else ""
+
+
+def value_in(file: Path, key: str) -> Any:
+    """What the checkpoint has under a key, without reading its tensors; None where it cannot be read."""
     try:
-        return int(torch.load(file, map_location="cpu", weights_only=True, mmap=True)["step"])
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=True)[key]
     except Exception:  # whatever a damaged file makes torch's reader do; who loads it whole hears the reason
-        return -1
+        return None
 
 
 def newest_checkpoint(folder: Path) -> tuple[Checkpoint, list[str]] | None:
