@@ -120,19 +120,24 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "loaders": list(checkpoint.loaders),
         "totals": asdict(checkpoint.totals),
     }
+    save_tensors(path, content)
+
+
+def save_tensors(path: Path, content: dict[str, Any]) -> None:
+    """Write tensors and plain values as a whole file, or leave what was there.  Raises OSError that names the file."""
     try:
         with atomic.writing(path) as file:
             torch.save(content, file)
     except RuntimeError as error:  # torch's writer raises an error of its own after the system's
-        raise system_error(error) from error
+        raise system_error(error, path) from error
 
 
-def system_error(error: BaseException) -> OSError:
-    """The OSError that caused an error."""
+def system_error(error: BaseException, path: Path) -> OSError:
+    """The OSError that caused an error while `path` was written."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, OSError):
         cause = cause.__context__
-    return OSError(cause.errno, cause.strerror) if cause is not None else OSError(str(error))
+    return OSError(cause.errno, cause.strerror, str(path)) if cause is not None else OSError(str(error))
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
