@@ -33,7 +33,7 @@ from alexnet_fast.report.predictions import (
     worst_confusions,
 )
 from alexnet_fast.report.subject import Subject, find_subject
-from alexnet_fast.runs.figures import conv1_history, initial_conv1
+from alexnet_fast.runs.figures import conv1_before, conv1_history
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UserError
 
@@ -225,12 +225,10 @@ def add_kernels(parts: Parts, subject: Subject, trained: Trained) -> None:
     parts.sheets = kernels.sheets(conv1, towers)
     parts.verdict = kernels.verdict(parts.sheets)
     history = {} if subject.folder is None else conv1_history(subject.folder)
-    initial = history.get(0)
-    if initial is None:
-        initial = initial_conv1(checkpoint.recipe, len(checkpoint.classes))
-    initial = initial.astype(np.float32)
-    parts.difference_sheets = kernels.sheets(conv1 - initial, towers)
-    parts.film = kernels.filmstrip(history, initial, towers)
+    initial = conv1_before(history, checkpoint.recipe, len(checkpoint.classes))
+    if initial is not None:
+        parts.difference_sheets = kernels.sheets(conv1 - initial, towers)
+        parts.film = kernels.filmstrip(history, initial, towers)
 
 
 # ------------------------------------------------------------------ held-out images

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from alexnet_fast.config.recipe import load_recipe
 from alexnet_fast.report.published import why_not_comparable
 from alexnet_fast.report.report import write_report
 from alexnet_fast.report.subject import find_subject
+from alexnet_fast.runs.checkpoint import load_checkpoint, save_checkpoint
 from alexnet_fast.tools.dataset import MANIFEST
 from alexnet_fast.tools.sources.imagenet import imagenet_classes
 
@@ -49,3 +51,14 @@ def test_only_the_published_network_is_compared_with_its_published_errors() -> N
     for setting in ("width_divisor=8", "norms=none", "pooling=2/2", "activation=tanh"):
         assert "another network" in why_not_comparable(None, classes, load_recipe("2013", [setting]))
     assert "another data set" in why_not_comparable(None, classes[:10], load_recipe("2013"))
+
+
+def test_a_fine_tuned_checkpoint_alone_has_no_initial_weights_to_show(hostile_run: Path, tmp_path: Path) -> None:
+    """They were those of `init`, not the seed's."""
+    checkpoint = load_checkpoint(hostile_run / "checkpoints" / "best.pt")
+    alone, tuned = tmp_path / "alone.pt", tmp_path / "tuned.pt"
+    save_checkpoint(alone, checkpoint)
+    save_checkpoint(tuned, replace(checkpoint, recipe=replace(checkpoint.recipe, init="/somewhere/net.pt")))
+    for file, shown in ((alone, True), (tuned, False)):
+        text = write_report(file, None, tmp_path / "r.html", device="cpu", say=silent).read_text(encoding="utf-8")
+        assert "mean color score" in text and ("minus the initial weights" in text) == shown
