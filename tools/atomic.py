@@ -26,7 +26,7 @@ def writing(path: Path, partial: Path | None = None) -> Iterator[IO[bytes]]:
     """A binary file to write, which becomes `path` when the block ends well; if not, `path` stays as it was.
 
     partial: where it is written meanwhile, on the same file system, for writers that may run at the same time.  Raises
-    OSError (disk full, no permission).
+    OSError (disk full, no permission), which names a file.
     """
     partial = partial or partial_name(path)
     try:
@@ -36,6 +36,10 @@ def writing(path: Path, partial: Path | None = None) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         _rename(partial, path)
+    except OSError as error:
+        if error.filename is None:  # the system names no file where a write fails, as on a full disk
+            error.filename = str(path)
+        raise
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)

@@ -84,8 +84,8 @@ def group() -> None:
 
 
 EXPLAINED = (
-    errno.EACCES, errno.EDQUOT, errno.EIO, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOSPC, errno.ENOTDIR,
-    errno.EROFS,
+    errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOSPC,
+    errno.ENOTDIR, errno.EROFS,
 )  # fmt: skip
 """Errors of a path whose message from the system is sufficient wherever they occur; all others are bugs."""
 

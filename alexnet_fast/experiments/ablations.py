@@ -15,6 +15,7 @@ from typing import Any
 
 from alexnet_fast.config.recipe import Recipe, load_recipe
 from alexnet_fast.distributed.machine import describe_machine
+from alexnet_fast.runs.describe import trained_on
 from alexnet_fast.runs.figures import save_figure
 from alexnet_fast.runs.folder import RunFolder, to_json
 from alexnet_fast.runs.resume import ONLY_WORDS, recipe_of_run
@@ -174,7 +175,7 @@ def folder_of(out: Path, name: str, seed: int) -> Path:
 
 
 def check_runs(out: Path, planned: dict[tuple[str, int], Recipe], dataset: Dataset) -> None:
-    """UsageError where a run of the folder was begun with another recipe, or finished on other data."""
+    """UsageError where a run of the folder was begun with another recipe or on other data, as far as it has saved."""
     for (name, seed), recipe in planned.items():
         folder = RunFolder(folder_of(out, name, seed))
         if not folder.path.is_dir() or not folder.holds_a_run():
@@ -184,8 +185,7 @@ def check_runs(out: Path, planned: dict[tuple[str, int], Recipe], dataset: Datas
         if changed:
             said = ", ".join(f"{key} {before[key]!r}, now {now[key]!r}" for key in changed)
             raise UsageError(f"{folder.path} was begun with {said}. Choose another --out.")
-        result = folder.read_result()
-        if result is not None and result["dataset"]["fingerprint"] != dataset.fingerprint:
+        if trained_on(folder) not in ("", dataset.fingerprint):
             raise UsageError(f"{folder.path} was trained on another data set. Choose another --out.")
 
 

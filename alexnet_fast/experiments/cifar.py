@@ -99,7 +99,11 @@ def files_of(path: Path) -> Iterator[tuple[str, bytes]]:
                     if len(content) != member.size:
                         raise EOFError(f"{member.name} ends too early")
                     yield member.name, content
-            while archive.fileobj is not None and archive.fileobj.read(1 << 20):
+            assert archive.fileobj is not None
+            archive.fileobj.seek(archive.offset)
+            if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise EOFError("its end is missing")  # tarfile takes a header that is cut short for the end
+            while archive.fileobj.read(1 << 20):
                 pass  # to the compressed stream's end, where its checksum is
     except (tarfile.TarError, EOFError, LZMAError, zlib.error, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import mean
@@ -35,6 +36,7 @@ from alexnet_fast.experiments.four_layers import (
     epochs_to_goal,
     prepare,
 )
+from alexnet_fast.runs.checkpoint import save_tensors
 from alexnet_fast.runs.figures import save_figure
 from alexnet_fast.runs.folder import to_json
 from alexnet_fast.tools import atomic
@@ -154,7 +156,10 @@ class Experiment:
         return trial
 
     def save(self, trial: Trial, state: TrialState) -> None:
-        """The weights with their own errors first: a process killed before trials.json is written loses nothing."""
+        """The weights with their own errors first: a process killed before trials.json is written loses nothing.
+
+        Raises UserError where the disk takes no more.
+        """
         weights = {name: value.detach().cpu() for name, value in state.weights.items()}
         velocities = {name: value.cpu() for name, value in state.velocities.items()}
         content = {
@@ -164,11 +169,27 @@ class Experiment:
             "weights": weights,
             "velocities": velocities,
         }
-        self.out.mkdir(parents=True, exist_ok=True)
-        with atomic.writing(self.out / CURRENT) as file:
-            torch.save(content, file)
+        with self.saying_what_cannot_be_written():
+            save_tensors(self.out / CURRENT, content)
+        self.save_trials()
+
+    def save_trials(self) -> None:
+        """Write trials.json.  Raises UserError where that cannot be."""
         trials = {"settings": self.settings, "trials": [asdict(trial) for trial in self.trials]}
-        atomic.write_text(self.out / STATE, to_json(trials, indent=1) + "\n")
+        with self.saying_what_cannot_be_written():
+            atomic.write_text(self.out / STATE, to_json(trials, indent=1) + "\n")
+
+    @contextmanager
+    def saying_what_cannot_be_written(self) -> Iterator[None]:
+        """Make the folder if there is none; an error of the system in the block becomes a UserError."""
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{self.out}: cannot be written ({error.strerror}). Make room, or give yourself the right to write; "
+                "the same command continues after the last epoch that was saved."
+            ) from error
 
     def saved_state(self, trial: Trial) -> TrialState | None:
         """Where the trial was stopped, with its errors until then; None where nothing of it was saved."""
@@ -202,12 +223,13 @@ class Experiment:
         if best is None:
             raise UserError(
                 f"{activation}: no learning rate reaches {GOAL:.0%} training error within "
-                f"{counted(self.max_epochs, 'epoch')}. Give --epochs more."
+                f"{counted(self.max_epochs, 'epoch')}. Give --epochs more, and another --out."
             )
         return best[1]
 
     def run(self, num_seeds: int) -> Outcome:
         """Search, then train with every seed."""
+        self.save_trials()  # a folder that cannot be written is found before the first epoch
         rates = {}
         for activation in ACTIVATIONS:
             rates[activation] = self.search(activation)
@@ -240,8 +262,9 @@ def relu_vs_tanh(
     say(f"{counted(len(cifar.train_labels), 'training image')} from {data} ({cifar.kind})")
     experiment = Experiment(cifar, out, device=place, max_epochs=max_epochs, start=start, say=say)
     outcome = experiment.run(num_seeds)
-    atomic.write_text(out / RESULT, to_json(result_of(outcome, experiment, cifar), indent=1) + "\n")
-    draw(outcome, out / FIGURE)
+    with experiment.saying_what_cannot_be_written():
+        atomic.write_text(out / RESULT, to_json(result_of(outcome, experiment, cifar), indent=1) + "\n")
+        draw(outcome, out / FIGURE)
     (out / CURRENT).unlink(missing_ok=True)
     return table(outcome)
 

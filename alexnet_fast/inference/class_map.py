@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from alexnet_fast.tools.storage.filesystem import open_file
 
 MATCH = "match"
 """What `--classes` calls the classes that data and network have in common, by name."""
+QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,9 @@ def cut_some(batch: EvaluationBatch, kept: torch.Tensor) -> Callable[[int], torc
 def read_class_map(given: str, data: Sequence[str], network: Sequence[str]) -> ClassMap:
     """The map that `--classes` gives: `match`, or a file of lines DATA_CLASS or DATA_CLASS<tab or comma>NETWORK_CLASS.
 
-    data, network: the classes' names by index.  NETWORK_CLASS is a name or an index; without it the name is the same.
-    Images of classes that are not listed are skipped.  Raises UsageError for names that are not known.
+    data, network: the classes' names by index.  NETWORK_CLASS is a name, or an index where no class of the network is
+    called by a number; without it the name is the same.  Images of classes that are not listed are skipped.  Raises
+    UsageError for names that are not known.
     """
     index = {name: number for number, name in enumerate(network)}
     if given == MATCH:
@@ -67,38 +70,67 @@ def read_class_map(given: str, data: Sequence[str], network: Sequence[str]) -> C
             )
         return ClassMap(targets)
     places, chosen = {name: number for number, name in enumerate(data)}, [-1] * len(data)
-    for number, line in enumerate(read_lines(Path(given)), start=1):
+    for number, (name, *rest) in read_lines(Path(given)):
         where = f"--classes {given}, line {number}"
-        name, *rest = line
-        if name not in places:
-            raise UsageError(f"{where}: the data has no class {name!r}; {did_you_mean(name, places)}")
+        place = find_class(name, places)
+        if place is None:
+            raise UsageError(f"{where}: the data has no class {name.strip()!r}; {did_you_mean(name, places)}")
         if len(rest) > 1:
-            raise UsageError(f"{where} has {len(line)} columns: give the data's class and the network's")
+            raise UsageError(f"{where} has {1 + len(rest)} columns: give the data's class and the network's")
         target = rest[0] if rest else name
-        found = index.get(target, int(target) if target.isdecimal() and int(target) < len(network) else None)
+        found = find_class(target, index)
         if found is None:
-            raise UsageError(f"{where}: the network has no class {target!r}; {did_you_mean(target, index)}")
-        if chosen[places[name]] >= 0:
-            raise UsageError(f"{where}: {name!r} is listed twice")
-        chosen[places[name]] = found
+            found = find_index(target, network, where)
+        if found is None:
+            raise UsageError(f"{where}: the network has no class {target.strip()!r}; {did_you_mean(target, index)}")
+        if chosen[place] >= 0:
+            raise UsageError(f"{where}: {data[place]!r} is listed twice")
+        chosen[place] = found
     if max(chosen, default=-1) < 0:
         raise UsageError(f"--classes {given}: lists no class; give one in a line, or {MATCH}")
     return ClassMap(tuple(chosen))
 
 
-def read_lines(file: Path) -> list[list[str]]:
-    """The columns of every line that is not empty; split at tabs, or where there are none at commas."""
+def find_class(word: str, index: Mapping[str, int]) -> int | None:
+    """The class of this name, else of the name without the spaces around it; None: there is none."""
+    return index.get(word, index.get(word.strip()))
+
+
+def find_index(word: str, network: Sequence[str], where: str) -> int | None:
+    """The class that a number means; None where it is none.
+
+    UsageError where the network's own names are numbers: 1 would be the name of one class and the index of another.
+    """
+    word = word.strip()
+    if not (word.isdecimal() and int(word) < len(network)):
+        return None
+    numbers = [name for name in network if name.isdecimal()]
+    if numbers:
+        raise UsageError(
+            f"{where}: the network has no class {word!r}, and its classes are called by numbers themselves "
+            f"({few(numbers)}), so that an index could be taken for a name: give names"
+        )
+    return int(word)
+
+
+def read_lines(file: Path) -> list[tuple[int, list[str]]]:
+    """(number of the line, its columns) of every line that is not empty; split at tabs, or where there are none at
+    commas.  A column in quotation marks may hold what it likes, as spreadsheets write it.
+    """
     try:
         with open_file(file) as opened:
-            text = opened.read().decode("utf-8")
+            text = opened.read().decode("utf-8-sig")  # Windows begins a text with a byte order mark
     except FileNotFoundError as error:
         raise UsageError(f"--classes {file}: there is no such file; give one, or {MATCH}") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--classes {file}: cannot be read as a text ({error}).") from error
-    lines = [line for line in text.splitlines() if line.strip()]
-    if any("\t" in line for line in lines):
-        return [[column.strip() for column in line.split("\t")] for line in lines]
-    return [[column.strip() for column in row] for row in csv.reader(io.StringIO("\n".join(lines)))]
+        raise UsageError(f"--classes {file}: cannot be read as a text in UTF-8 ({error}).") from error
+    delimiter = "\t" if "\t" in QUOTED.sub("", text) else ","
+    rows, found, number = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [], 1
+    for row in rows:
+        if any(column.strip() for column in row):
+            found.append((number, row))
+        number = rows.line_num + 1
+    return found
 
 
 class ClassTally:

@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from alexnet_fast.config.precision import choose_precision
+from alexnet_fast.config.precision import choose_precision, name_of
 from alexnet_fast.distributed.launcher import launch
 from alexnet_fast.distributed.mesh import Mesh, broadcast_object
 from alexnet_fast.distributed.parallelism import choose_layout
@@ -149,7 +149,9 @@ class FolderImages:
             raise UsageError(f"{folder}: there is no file in it. Give a shards folder, or a folder of images.")
         self.files = [str(file) for file in files]
         self.num_images = len(self.files)
-        digest = hashlib.sha256("\0".join(self.files).encode("utf-8", "surrogateescape"))
+        digest = hashlib.sha256()
+        for file in files:
+            digest.update(f"{file}\0{version_of(file)}\0".encode("utf-8", "surrogateescape"))
         self.fingerprint = digest.hexdigest()
 
     def part(
@@ -167,6 +169,15 @@ class FolderImages:
             if stacked:
                 images = view_cutter(torch.from_numpy(np.stack(stacked)).to(device), mean, dtype)(0)
             yield rows, images, good
+
+
+def version_of(file: Path) -> str:
+    """Changes with the file's content, as far as its size and its time say; "" where nothing can be said."""
+    try:
+        status = file.stat()
+    except OSError:  # its row will say so
+        return ""
+    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 @dataclass(frozen=True)
@@ -277,6 +288,7 @@ class Target:
             "network": digest.hexdigest(),
             "layer": request.layer,
             "dtype": request.dtype,
+            "precision": name_of(next(iter(trained.predictor.weights.values())).dtype),
             "shape": list(self.shape),
         }
 
@@ -292,8 +304,8 @@ class Target:
         if noted.exists() and self.array.exists():
             if json.loads(noted.read_text(encoding="utf-8")) != self.settings:
                 raise UsageError(
-                    f"{self.parts} was begun with another network, layer, dtype or other images: remove it to begin "
-                    "anew, or choose another --out."
+                    f"{self.parts} was begun with another network, layer, dtype or precision, or with other images: "
+                    "remove it to begin anew, or choose another --out."
                 )
             return
         shutil.rmtree(self.parts, ignore_errors=True)

@@ -10,22 +10,26 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from alexnet_fast.config.recipe_keys import RecipeKeys
 from alexnet_fast.inference.load import load_safetensors
 from alexnet_fast.network.model import LAYERS, NETS, Architecture
-from alexnet_fast.runs.checkpoint import load_checkpoint, resolve_checkpoint
+from alexnet_fast.runs.checkpoint import Checkpoint, load_checkpoint, resolve_checkpoint
+from alexnet_fast.runs.resume import DEFINES_NETWORK
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.storage.filesystem import check_regular
 
 CAFFE_NETWORK = "caffe"
 NORM_FACTOR = 2.0**0.75
 """What our norms divide by more than Caffe's, whose constant k is 1 and ours 2."""
+MAY_DIFFER = ("num_classes", "middle_sigma", "dropout", "dropout_inverted", "all_ties")
+"""Of an architecture: what changes the training only, or is noted."""
 
 
 @dataclass(frozen=True)
@@ -60,14 +64,40 @@ def load_pretrained(
         ]
     else:
         checkpoint = load_safetensors(file) if file.suffix == ".safetensors" else load_checkpoint(file)
+        check_same_function(checkpoint, architecture, file)
         tensors = dict(checkpoint.model)
         kept = tuple(name for name, _ in checkpoint.classes) == tuple(name for name, _ in classes)
         notes = [f"Starting from {file}."]
+        theirs, ours = checkpoint.architecture().test_scale, architecture.test_scale
+        if theirs != ours:
+            notes.append(
+                f"It was trained with another dropout: testing multiplies the outputs of fc6 and fc7 by {ours:g} now, "
+                f"and by {theirs:g} then, so that its later layers see other sizes than they learned from."
+            )
     if not kept:
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("fc8.")}
         notes.append(f"fc8 starts from random weights, for {len(classes):,} classes.")
     check_shapes(tensors, architecture, file)
     return Pretrained(tensors, notes)
+
+
+def check_same_function(checkpoint: Checkpoint, architecture: Architecture, file: Path) -> None:
+    """UsageError where the weights fit, but what is computed with them is another function than they were trained for.
+
+    Norms, pooling and activation have no weights: nothing in the tensors says that they changed.
+    """
+    free = {key: getattr(architecture, key) for key in MAY_DIFFER}
+    theirs, ours = asdict(replace(checkpoint.architecture(), **free)), asdict(architecture)
+    differences = [key for key, value in theirs.items() if value != ours[key]]
+    if not differences:
+        return
+    default = RecipeKeys()
+    settings = {key: getattr(checkpoint.recipe, key) for key in DEFINES_NETWORK}
+    own = [
+        f"--set {key}={value}" for key, value in settings.items() if key == "network" or value != getattr(default, key)
+    ]
+    said = ", ".join(f"{key} {theirs[key]!r}, here {ours[key]!r}" for key in differences)
+    raise UsageError(f"{file} was trained as another network ({said}). Give what it was trained with: {' '.join(own)}")
 
 
 def check_shapes(tensors: Mapping[str, torch.Tensor], architecture: Architecture, file: Path) -> None:
@@ -99,13 +129,21 @@ def read_caffe(file: Path) -> dict[str, np.ndarray[Any, Any]] | None:
         from safetensors import SafetensorError, safe_open
 
         try:
-            with safe_open(file, framework="numpy") as opened:
+            with safe_open(file, framework="pt") as opened:
                 if "alexnet_fast" in (opened.metadata() or {}):
                     return None
-                return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
+                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
+                return {name: in_numpy(tensor) for name, tensor in tensors.items()}
         except (SafetensorError, OSError) as error:
             raise UserError(f"{file} is no .safetensors file, or it was cut short or altered ({error}).") from error
     return None
+
+
+def in_numpy(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
+    """The same numbers; bfloat16 and the kinds of 8 bits, which numpy does not know, as float32."""
+    known = not tensor.is_floating_point() or tensor.dtype in (torch.float16, torch.float32, torch.float64)
+    array: np.ndarray[Any, Any] = (tensor if known else tensor.float()).numpy()
+    return array
 
 
 def from_caffe(arrays: Mapping[str, np.ndarray[Any, Any]], file: Path, test_scale: float) -> dict[str, torch.Tensor]:
@@ -117,25 +155,45 @@ def from_caffe(arrays: Mapping[str, np.ndarray[Any, Any]], file: Path, test_scal
     227 px input is our 224 with three more columns and rows, which are the mean color here.  Not the same: its norms
     reach over the border between the two halves of the maps.
     """
-    tensors: dict[str, torch.Tensor] = {}
     shapes = NETS[CAFFE_NETWORK].weight_shapes
+    tensors: dict[str, torch.Tensor] = {}
     for layer in LAYERS:
-        for kind in ("weight", "bias"):
-            name = f"{layer}.{kind}"
-            if name not in arrays:
-                raise UserError(f"{file}: has no {name}; it must have {', '.join(LAYERS)}, each .weight and .bias.")
-            value = torch.from_numpy(np.asarray(arrays[name], dtype=np.float32).copy())
-            if not bool(value.isfinite().all()):
-                raise UserError(f"{file}: {name} holds NaN or infinite values")
-            tensors[name] = value
-        wanted = shapes[layer] if layer != "fc8" else (len(tensors["fc8.bias"]), shapes["fc8"][1])
-        own = tensors[f"{layer}.weight"]
-        if own.numel() != int(np.prod(wanted)) or len(tensors[f"{layer}.bias"]) != wanted[0]:
-            raise UserError(f"{file}: {layer}.weight is {tuple(own.shape)}; Caffe's AlexNet has {wanted}.")
-        tensors[f"{layer}.weight"] = own.reshape(wanted)
+        units, *seen = shapes[layer]
+        flat = seen if layer != "fc6" else [int(np.prod(seen))]  # (C, H, W) flattened there
+        weight = caffe_tensor(arrays, f"{layer}.weight", (None if layer == "fc8" else units, *flat), file)
+        tensors[f"{layer}.weight"] = weight.reshape(-1, *seen)
+        tensors[f"{layer}.bias"] = caffe_tensor(arrays, f"{layer}.bias", (len(weight),), file)
     tensors["conv1.weight"] = tensors["conv1.weight"].flip(1)
     for layer in ("conv2", "conv3"):
         tensors[f"{layer}.weight"] *= NORM_FACTOR
     for layer in ("fc7", "fc8"):
         tensors[f"{layer}.weight"] /= test_scale
     return {name: tensor.contiguous() for name, tensor in tensors.items()}
+
+
+def caffe_tensor(
+    arrays: Mapping[str, np.ndarray[Any, Any]], name: str, shape: tuple[int | None, ...], file: Path
+) -> torch.Tensor:
+    """One array as float32 of this shape, in which None is any size.
+
+    Axes of one element that early Caffe put before are dropped: (1, 1, 4096, 9216), (1, 1, 1, 96).  Nothing is turned
+    around: the same numbers in another order, as in TensorFlow's (H, W, in, out), would be another network.  UserError.
+    """
+    if name not in arrays:
+        raise UserError(f"{file}: has no {name}; it must have {', '.join(LAYERS)}, each .weight and .bias.")
+    value = arrays[name]
+    found = value.shape
+    while len(found) > len(shape) and found[0] == 1:
+        found = found[1:]
+    if len(found) != len(shape) or any(wanted not in (None, size) for wanted, size in zip(shape, found, strict=True)):
+        wanted = ", ".join("classes" if size is None else str(size) for size in shape)
+        raise UserError(
+            f"{file}: {name} is {value.shape}; in Caffe's AlexNet it is ({wanted}), outputs before inputs. "
+            "Transpose what another program wrote in another order."
+        )
+    if not np.issubdtype(value.dtype, np.floating):
+        raise UserError(f"{file}: {name} holds {value.dtype}, not floating-point numbers.")
+    tensor = torch.from_numpy(value.reshape(found).astype(np.float32))
+    if not bool(tensor.isfinite().all()):
+        raise UserError(f"{file}: {name} holds NaN or infinite values")
+    return tensor

@@ -114,7 +114,8 @@ def bars(
         .mark_bar(color=PALETTE[2], cornerRadiusEnd=2)
         .encode(
             y=alt.Y(f"{label}:N", sort=None, title=None, axis=alt.Axis(labelLimit=150)),
-            x=alt.X(f"{value}:Q", title=title, axis=alt.Axis(format="%" if percent else "~g")),
+            # Unstacked: Vega's stacks cannot group by names that JavaScript's objects have, as "constructor".
+            x=alt.X(f"{value}:Q", title=title, stack=None, axis=alt.Axis(format="%" if percent else "~g")),
             tooltip=[
                 alt.Tooltip(f"{label}:N"),
                 alt.Tooltip(f"{value}:Q", title=title, format=".1%" if percent else "~g"),

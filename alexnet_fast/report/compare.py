@@ -13,7 +13,7 @@ from alexnet_fast.config.recipe import Recipe, rounded_epochs
 from alexnet_fast.config.recipe_values import toml_value
 from alexnet_fast.report import charts
 from alexnet_fast.report.page import number, percent, render, write_page
-from alexnet_fast.runs.describe import state_of
+from alexnet_fast.runs.describe import state_of, trained_on
 from alexnet_fast.runs.folder import RunFolder
 from alexnet_fast.runs.resume import ONLY_WORDS, recipe_of_run
 from alexnet_fast.tools.errors import UsageError
@@ -41,11 +41,8 @@ class Run:
 
     @property
     def data(self) -> str:
-        """The data set's fingerprint if it is known, else its folder."""
-        if self.result is not None and isinstance(self.result.get("dataset"), dict):
-            return str(self.result["dataset"].get("fingerprint"))
-        session = self.last("session")
-        return "" if session is None else str(session["data"])
+        """The data set's fingerprint; "": not known yet."""
+        return trained_on(self.folder)
 
     def images_per_s(self) -> float | None:
         """While training: of the whole run if it is done, else of what metrics.jsonl has of it."""

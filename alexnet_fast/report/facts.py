@@ -64,11 +64,11 @@ def result_rows(subject: Subject) -> list[ResultRow]:
             views = "ten views" if last["views"] == 10 else "center view"
             what = f"this run after epoch {rounded_epochs(last['epoch'])}, {views}"
             rows.append(ResultRow(what, last["top1_error"], last["top5_error"], "not its end"))
-    network = subject.recipe.network
     classes = () if subject.trained is None else subject.trained.checkpoint.classes
-    remark = why_not_comparable(subject.dataset, classes, network) if classes else ""
+    remark = why_not_comparable(subject.dataset, classes, subject.recipe) if classes else ""
     rows += [
-        ResultRow(item.where, item.top1_error, item.top5_error, remark, own=False) for item in published_for(network)
+        ResultRow(item.where, item.top1_error, item.top5_error, remark, own=False)
+        for item in published_for(subject.recipe.network)
     ]
     return rows
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from alexnet_fast.config.recipe import Recipe
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.sources.imagenet import imagenet_classes
 
@@ -39,14 +40,16 @@ def published_for(network: str) -> tuple[Published, ...]:
     return PUBLISHED.get(network, PUBLISHED["145"][:1])
 
 
-def why_not_comparable(dataset: Dataset | None, classes: tuple[tuple[str, str], ...], network: str) -> str:
+def why_not_comparable(dataset: Dataset | None, classes: tuple[tuple[str, str], ...], recipe: Recipe) -> str:
     """Why a result cannot be compared with the published ones; "": it can."""
     wnids = [entry.wnid for entry in imagenet_classes()]
     if [name for name, _ in classes] != wnids:
         return f"not comparable: another data set, of {len(classes):,} classes"
-    if dataset is not None and "val" in dataset.splits and dataset.split("val").samples != VAL_IMAGES:
-        count = dataset.split("val").samples
+    split = recipe.final_split
+    if dataset is not None and split in dataset.splits and dataset.split(split).samples != VAL_IMAGES:
+        count = dataset.split(split).samples
         return f"not comparable: {count:,} validation images, not ILSVRC-2012's {VAL_IMAGES:,}"
-    if network not in PUBLISHED:
+    published = replace(recipe, width_divisor=1, norms="net", pooling="net", activation="net")
+    if recipe.network not in PUBLISHED or recipe.architecture(len(wnids)) != published.architecture(len(wnids)):
         return "another network than the published one"
     return ""

@@ -33,7 +33,7 @@ from alexnet_fast.report.predictions import (
     worst_confusions,
 )
 from alexnet_fast.report.subject import Subject, find_subject
-from alexnet_fast.runs.figures import conv1_history, initial_conv1
+from alexnet_fast.runs.figures import conv1_before, conv1_history
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UserError
 
@@ -149,7 +149,7 @@ def write_report(
     else:
         add_kernels(parts, subject, subject.trained)
         if subject.dataset is not None:
-            add_predictions(parts, subject.trained, subject.dataset, most, say)
+            add_predictions(parts, subject.trained, subject.dataset, subject.split, most, say)
         else:
             parts.missing.append(subject.without_data)
         add_look(parts, subject, asked, place)
@@ -225,30 +225,27 @@ def add_kernels(parts: Parts, subject: Subject, trained: Trained) -> None:
     parts.sheets = kernels.sheets(conv1, towers)
     parts.verdict = kernels.verdict(parts.sheets)
     history = {} if subject.folder is None else conv1_history(subject.folder)
-    initial = history.get(0)
-    if initial is None:
-        initial = initial_conv1(checkpoint.recipe, len(checkpoint.classes))
-    initial = initial.astype(np.float32)
-    parts.difference_sheets = kernels.sheets(conv1 - initial, towers)
-    parts.film = kernels.filmstrip(history, initial, towers)
+    initial = conv1_before(history, checkpoint.recipe, len(checkpoint.classes))
+    if initial is not None:
+        parts.difference_sheets = kernels.sheets(conv1 - initial, towers)
+        parts.film = kernels.filmstrip(history, initial, towers)
 
 
 # ------------------------------------------------------------------ held-out images
 
 
-def add_predictions(parts: Parts, trained: Trained, dataset: Dataset, most: int, say: Say) -> None:
-    """Examples, neighbors, confusions and calibration: all that needs held-out images."""
-    if "val" not in dataset.splits:
-        parts.missing.append(
-            "The data set has no validation split: nothing is said of held-out images. Shard with --val-fraction 0.1."
-        )
+def add_predictions(parts: Parts, trained: Trained, dataset: Dataset, split: str, most: int, say: Say) -> None:
+    """Examples, neighbors, confusions and calibration: all that needs held-out images, those of `split`."""
+    if split not in dataset.splits:
+        missing = f"The data set has no validation split ({split}): nothing is said of held-out images."
+        parts.missing.append(missing + " Shard with --val-fraction 0.1." * (split == "val"))
         return
     dtype = next(iter(trained.predictor.weights.values())).dtype
-    predictions = parts.predictions = predict_split(trained, dataset, "val", dtype, most, say)
+    predictions = parts.predictions = predict_split(trained, dataset, split, dtype, most, say)
     labels = shown_labels(trained)
     chosen = choose_examples(predictions, NUM_EXAMPLES)
     confusions = worst_confusions(predictions)
-    stored = read_places(dataset, "val", [*chosen, *(item.example for item in confusions)])
+    stored = read_places(dataset, split, [*chosen, *(item.example for item in confusions)])
     parts.examples = [example_of(place, stored[place], predictions, labels) for place in chosen]
     parts.confusions = [
         {
@@ -379,7 +376,7 @@ def add_look(parts: Parts, subject: Subject, asked: OwnImage | None, device: tor
         # Of a certain answer hiding a part changes nothing.
         doubtful = np.abs(np.where(parts.predictions.right, parts.predictions.of_label, 2) - HALF_SURE)
         chosen = int(doubtful.argmin())
-        pixels = read_places(subject.dataset, "val", [chosen])[chosen].pixels
+        pixels = read_places(subject.dataset, subject.split, [chosen])[chosen].pixels
         label = int(parts.predictions.labels[chosen])
         is_right = bool(parts.predictions.right[chosen])
         caption = f"a held-out image that the network names {'right without being certain' if is_right else 'wrong'}"

@@ -11,7 +11,7 @@ import torch
 from alexnet_fast.config.precision import choose_precision
 from alexnet_fast.config.recipe import Recipe
 from alexnet_fast.inference.load import Trained, load_trained
-from alexnet_fast.runs.checkpoint import saved_checkpoints
+from alexnet_fast.runs.checkpoint import all_checkpoints
 from alexnet_fast.runs.folder import RunFolder
 from alexnet_fast.runs.resume import check_same_classes, recipe_of_run
 from alexnet_fast.tools.dataset import MANIFEST, Dataset
@@ -36,6 +36,11 @@ class Subject:
     result: dict[str, Any] | None
 
     @property
+    def split(self) -> str:
+        """Of the held-out images: the one that the run was evaluated on after each epoch."""
+        return self.recipe.val_split
+
+    @property
     def session(self) -> dict[str, Any] | None:
         """How `train` was called last."""
         sessions = [line for line in self.metrics if line["kind"] == "session"]
@@ -57,7 +62,7 @@ def find_subject(path: Path, data: Path | None, device: torch.device) -> Subject
     if folder is None and not path.exists():
         raise UsageError(f"{path}: there is no such run or checkpoint. Runs are folders such as runs/2013.")
     trained = None
-    if folder is None or saved_checkpoints(folder.checkpoints):
+    if folder is None or all_checkpoints(folder.checkpoints):
         trained = load_trained(path, device, choose_precision(device))
     metrics = [] if folder is None else folder.read_metrics()
     dataset, why = find_dataset(data, metrics, trained)

@@ -120,19 +120,24 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "loaders": list(checkpoint.loaders),
         "totals": asdict(checkpoint.totals),
     }
+    save_tensors(path, content)
+
+
+def save_tensors(path: Path, content: dict[str, Any]) -> None:
+    """Write tensors and plain values as a whole file, or leave what was there.  Raises OSError that names the file."""
     try:
         with atomic.writing(path) as file:
             torch.save(content, file)
     except RuntimeError as error:  # torch's writer raises an error of its own after the system's
-        raise system_error(error) from error
+        raise system_error(error, path) from error
 
 
-def system_error(error: BaseException) -> OSError:
-    """The OSError that caused an error."""
+def system_error(error: BaseException, path: Path) -> OSError:
+    """The OSError that caused an error while `path` was written."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, OSError):
         cause = cause.__context__
-    return OSError(cause.errno, cause.strerror) if cause is not None else OSError(str(error))
+    return OSError(cause.errno, cause.strerror, str(path)) if cause is not None else OSError(str(error))
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -239,10 +244,22 @@ def all_checkpoints(folder: Path) -> list[Path]:
 
 def step_in(file: Path) -> int:
     """Steps done, by the checkpoint itself, without reading its tensors; -1 where it cannot be read."""
+    step = value_in(file, "step")
+    return step if isinstance(step, int) else -1
+
+
+def fingerprint_in(file: Path) -> str:
+    """Of the data set, without reading the checkpoint's tensors; "" where it cannot be read."""
+    fingerprint = value_in(file, "dataset_fingerprint")
+    return fingerprint if isinstance(fingerprint, str) else ""
+
+
+def value_in(file: Path, key: str) -> Any:
+    """What the checkpoint has under a key, without reading its tensors; None where it cannot be read."""
     try:
-        return int(torch.load(file, map_location="cpu", weights_only=True, mmap=True)["step"])
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=True)[key]
     except Exception:  # whatever a damaged file makes torch's reader do; who loads it whole hears the reason
-        return -1
+        return None
 
 
 def newest_checkpoint(folder: Path) -> tuple[Checkpoint, list[str]] | None:

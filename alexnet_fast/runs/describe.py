@@ -12,7 +12,7 @@ from alexnet_fast.distributed.devices import choose_device
 from alexnet_fast.distributed.machine import describe_machine
 from alexnet_fast.distributed.parallelism import choose_layout
 from alexnet_fast.distributed.threads import describe_threads, use_threads
-from alexnet_fast.runs.checkpoint import Checkpoint, all_checkpoints
+from alexnet_fast.runs.checkpoint import Checkpoint, all_checkpoints, fingerprint_in
 from alexnet_fast.runs.folder import RunFolder
 from alexnet_fast.runs.resume import recipe_of_run
 from alexnet_fast.runs.resume_command import resume_command, with_command
@@ -86,6 +86,14 @@ def state_of(folder: RunFolder, recipe: Recipe, metrics: list[dict[str, Any]]) -
     if result is not None:
         return f"done after {counted_epochs(result['epochs'])} ({duration(result['seconds'])} of work)"
     return f"done, but {folder.result} is damaged" if folder.result.exists() else f"stopped at {place}"
+
+
+def trained_on(folder: RunFolder) -> str:
+    """The data set's fingerprint, by the result or by the newest checkpoint of a run that is not done; "": unknown."""
+    result = folder.read_result()
+    if result is not None and isinstance(result.get("dataset"), dict):
+        return str(result["dataset"].get("fingerprint"))
+    return next(filter(None, map(fingerprint_in, reversed(all_checkpoints(folder.checkpoints)))), "")
 
 
 def how_to_resume(folder: RunFolder, metrics: list[dict[str, Any]]) -> list[str]:

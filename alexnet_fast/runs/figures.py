@@ -29,11 +29,11 @@ INK = "#333333"
 TRAIN, VALIDATION, TEN_VIEWS = "#8c8c8c", "#c0504d", "#3f7fbf"
 
 
-def draw_report(run: Path, conv1: Floats, num_towers: int, initial: Floats) -> list[Path]:
+def draw_report(run: Path, conv1: Floats, num_towers: int, initial: Floats | None) -> list[Path]:
     """Draw figures/curves.png, figures/conv1.png and figures/conv1-learned.png of a run; the files.
 
     conv1: (maps, 3, 11, 11), the weights of conv1, tower 0's first.  initial: what they were before the first step; the
-    last figure shows the difference, which a short training's weights hide.
+    last figure shows the difference, which a short training's weights hide; None: not known, there is no such figure.
     """
     import matplotlib
 
@@ -42,6 +42,8 @@ def draw_report(run: Path, conv1: Floats, num_towers: int, initial: Floats) -> l
     files = [folder.figures / name for name in ("curves.png", "conv1.png", "conv1-learned.png")]
     draw_curves(folder.read_metrics(), files[0])
     draw_filters(conv1, num_towers, files[1])
+    if initial is None:
+        return files[:2]
     draw_filters(conv1 - initial, num_towers, files[2], "conv1 minus its initial weights")
     return files
 
@@ -63,8 +65,18 @@ def conv1_history(folder: RunFolder) -> dict[int, Floats]:
     return found
 
 
+def conv1_before(history: dict[int, Floats], recipe: Recipe, num_classes: int) -> Floats | None:
+    """conv1's weights before the first step: those that were kept, else by the recipe's seed.
+
+    None where they are not known: a run that started from `init` had that file's weights.
+    """
+    if 0 in history:
+        return history[0].astype(np.float32)
+    return None if recipe.init else initial_conv1(recipe, num_classes)
+
+
 def initial_conv1(recipe: Recipe, num_classes: int) -> Floats:
-    """conv1's weights before the first step, which the recipe's seed fixes."""
+    """conv1's random weights before the first step, which the recipe's seed fixes."""
     model = AlexNet(recipe.architecture(num_classes), seed=recipe.seed)
     weights: Floats = model.get_parameter("conv1.weight").detach().numpy()
     return weights

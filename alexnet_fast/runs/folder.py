@@ -182,7 +182,7 @@ class RunFolder:
         return content if whole else None
 
     def forget_after(self, epoch: float, *, evaluations_too: bool = False) -> None:
-        """Drop what was measured after `epoch` (whole and parts), and with `evaluations_too` the evaluations at it.
+        """Drop what was noted and kept after `epoch` (whole and parts), with `evaluations_too` the evaluations at it.
 
         That will be done again.  By epochs, since steps count anew where an epoch has another number of them.
         """
@@ -193,6 +193,9 @@ class RunFolder:
             and not (evaluations_too and line["kind"] == "val" and line["epoch"] >= epoch - EPOCH_ROUNDING)
         ]
         atomic.write_text(self.metrics, "".join(to_json(line) + "\n" for line in kept))
+        for file in self.conv1.glob("epoch-*.npy"):
+            if (number := file.stem.removeprefix("epoch-")).isdecimal() and int(number) > epoch + EPOCH_ROUNDING:
+                file.unlink(missing_ok=True)
 
 
 def metrics_line(text: str) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ import time
 from alexnet_fast.config.schedule import Schedule
 from alexnet_fast.distributed.mesh import Mesh
 from alexnet_fast.network.model import AlexNet, whole_tensor
-from alexnet_fast.runs.figures import Floats, conv1_history, draw_report, initial_conv1, record_conv1
+from alexnet_fast.runs.figures import Floats, conv1_before, conv1_history, draw_report, record_conv1
 from alexnet_fast.runs.folder import RunFolder
 from alexnet_fast.training.telemetry import Silent, Telemetry
 from alexnet_fast.training.trainer import Progress
@@ -76,8 +76,6 @@ class Illustrator:
     def draw_now(self, conv1: Floats) -> None:
         """By the main rank alone."""
         architecture = self.model.architecture
-        initial = conv1_history(self.folder).get(0)
-        if initial is None:
-            initial = initial_conv1(self.schedule.recipe, architecture.num_classes)
+        initial = conv1_before(conv1_history(self.folder), self.schedule.recipe, architecture.num_classes)
         draw_report(self.folder.path, conv1, architecture.num_towers, initial)
         self.drawn = time.monotonic()

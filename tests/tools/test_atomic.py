@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -32,6 +33,18 @@ def test_a_file_gets_its_name_when_it_is_whole_and_synced(tmp_path: Path, monkey
     assert file.read_bytes() == b"new"
     assert steps == ["sync", "rename b'new'", "sync"]  # the content, then the name, then the folder that holds it
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_the_error_of_a_full_disk_names_the_file(tmp_path: Path) -> None:
+    """The system's does not, where a write fails; whoever prints it has nothing else to tell which disk is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as raised:
+            atomic.write_text(tmp_path / "file", "x" * 100_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert raised.value.filename == str(tmp_path / "file") and not list(tmp_path.iterdir())
 
 
 def test_a_write_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +17,15 @@ from alexnet_fast.experiments.ablations import (
     VARIANTS,
     Outcome,
     ablations,
+    check_runs,
     chosen_variants,
     difference,
+    folder_of,
     table,
 )
+from alexnet_fast.runs.checkpoint import checkpoint_path, newest_checkpoint, save_checkpoint
+from alexnet_fast.runs.folder import RunFolder
+from alexnet_fast.runs.resume import recipe_of_run
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError
 from alexnet_fast.training import run
@@ -116,3 +123,17 @@ def test_a_stopped_experiment_trains_only_what_is_left(
             tiny_dataset, tmp_path / "out", settings=(*SMALL, "epochs=2"), num_seeds=1, only=["tanh"],
             device="cpu", say=silent,
         )  # fmt: skip
+
+
+def test_an_unfinished_run_on_other_data_is_refused(small_run: Path, tiny_dataset: Dataset, tmp_path: Path) -> None:
+    """Otherwise it would end as a mixture: `train --resume` allows other images of the same classes."""
+    folder = folder_of(tmp_path, BASE, 0)
+    shutil.copytree(small_run, folder)
+    (folder / "result.json").unlink()
+    planned = {(BASE, 0): recipe_of_run(RunFolder(folder))}
+    check_runs(tmp_path, planned, tiny_dataset)
+    saved = newest_checkpoint(folder / "checkpoints")
+    assert saved is not None
+    save_checkpoint(checkpoint_path(folder / "checkpoints", 10**6), replace(saved[0], dataset_fingerprint="another"))
+    with pytest.raises(UsageError, match="was trained on another data set"):
+        check_runs(tmp_path, planned, tiny_dataset)

@@ -105,6 +105,26 @@ def test_an_archive_cut_short_is_refused(tmp_path: Path) -> None:
             read_cifar(file)
 
 
+@pytest.mark.parametrize("place", ["between two files", "in a header", "in a file"])
+def test_class_folders_in_a_tar_cut_short_anywhere_are_refused(place: str, tmp_path: Path) -> None:
+    """Every class is there; only images are missing."""
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for number in range(3):
+                Image.new("RGB", (32, 32), (number, 9, 9)).save(tmp_path / split / name / f"{number}.png")
+    file = tmp_path / "cifar.tar"
+    with tarfile.open(file, "w") as archive:
+        for image in sorted(tmp_path.rglob("*.png"), key=lambda path: path.name):
+            archive.add(image, image.relative_to(tmp_path).as_posix())
+        last = archive.getmembers()[-1]
+    assert len(read_cifar(file).train_labels) == 6
+    cut = {"between two files": last.offset, "in a header": last.offset + 100, "in a file": last.offset_data + 9}[place]
+    file.write_bytes(file.read_bytes()[:cut])
+    with pytest.raises(UserError, match="cut short"):
+        read_cifar(file)
+
+
 def test_a_batch_that_is_missing_or_short_is_named(tmp_path: Path) -> None:
     folder = binary_folder(tmp_path / "batches")
     batch = folder / "data_batch_3.bin"

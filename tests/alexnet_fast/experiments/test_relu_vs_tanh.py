@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +130,36 @@ def test_a_stopped_experiment_continues_to_the_same_result(
     first, second = (json.loads((folder / "result.json").read_text()) for folder in (whole, parts))
     assert first["trials"] == second["trials"] and first["search"] == second["search"]
     assert (whole / "relu-vs-tanh.png").stat().st_size > 5000 and not (whole / "current.pt").exists()
+
+
+@contextmanager
+def no_more_than(size: int) -> Iterator[None]:
+    """Files end at so many bytes, for torch's own writer too, as on a disk that fills."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_disk_that_fills_costs_one_epoch(easy: Cifar, tmp_path: Path) -> None:
+    expected = experiment(easy, tmp_path / "whole").train("relu", 1e-5, 0, 2).errors
+    assert len(expected) == 3 and expected[-1] > 0.25  # the goal is further
+    made = experiment(easy, tmp_path / "x")
+    made.train("relu", 1e-5, 0, 1).done = False
+    with no_more_than(20_000), pytest.raises(UserError, match=r"cannot be written .* same command continues"):
+        made.train("relu", 1e-5, 0, 2)
+    assert sorted(path.name for path in (tmp_path / "x").iterdir()) == ["current.pt", "trials.json"]
+    again = experiment(easy, tmp_path / "x")
+    again.trials[0].done = False
+    assert again.train("relu", 1e-5, 0, 2).errors == expected
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_the_first_epoch(easy: Cifar, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be written"):
+        experiment(easy, tmp_path / "file" / "x").run(1)
 
 
 def test_the_search_takes_the_fastest_rate_and_tries_its_neighbors(easy: Cifar, tmp_path: Path) -> None:

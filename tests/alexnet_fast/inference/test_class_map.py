@@ -57,6 +57,37 @@ def test_a_file_says_which_class_is_which(text: str, targets: object, tmp_path: 
         read_class_map(str(tmp_path / "none"), data, NETWORK)
 
 
+@pytest.mark.parametrize(
+    ("content", "targets"),
+    [
+        (b"\xef\xbb\xbfa,n5\r\nb,n6\r\n", (5, 6, -1, -1, -1)),  # a spreadsheet on Windows
+        (b" a , n5\n", (5, -1, -1, -1, -1)),
+        (b'" two ",n5\n"x, y",n6\n"t\tz",n7\n', (-1, -1, 5, 6, 7)),  # names with spaces, a comma, a tab
+        (b' two \tn5\nx, y\tn6\n"t\tz"\tn7\n', (-1, -1, 5, 6, 7)),
+    ],
+)
+def test_every_name_can_be_listed_as_spreadsheets_write_it(content: bytes, targets: object, tmp_path: Path) -> None:
+    (tmp_path / "map.csv").write_bytes(content)
+    data = ["a", "b", " two ", "x, y", "t\tz"]
+    assert read_class_map(str(tmp_path / "map.csv"), data, NETWORK).targets == targets
+
+
+def test_a_number_is_no_index_where_classes_are_called_by_numbers(tmp_path: Path) -> None:
+    """Sorted by name, "10" is the class after "1": as a name and as an index a number means two classes."""
+    network = sorted(str(number) for number in range(1, 11))
+    (tmp_path / "map").write_text("a,1\nb,10\n")
+    assert read_class_map(str(tmp_path / "map"), ["a", "b"], network).targets == (0, 1)
+    (tmp_path / "map").write_text("a,0\nb,1\n")
+    with pytest.raises(UsageError, match=r"line 1: .* no class '0', and its classes are called by numbers themselves"):
+        read_class_map(str(tmp_path / "map"), ["a", "b"], network)
+
+
+def test_the_line_of_a_mistake_is_the_files_own(tmp_path: Path) -> None:
+    (tmp_path / "map").write_text('\n\n"a",n5\n\n"lost"\n')
+    with pytest.raises(UsageError, match="line 5: the data has no class 'lost'"):
+        read_class_map(str(tmp_path / "map"), ["a"], NETWORK)
+
+
 def test_images_of_other_classes_are_left_out() -> None:
     labels = torch.tensor([0, 1, 2, 1, 0])
     images = torch.arange(5.0)

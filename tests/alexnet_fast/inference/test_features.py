@@ -15,6 +15,7 @@ from alexnet_fast.config.precision import choose_precision
 from alexnet_fast.inference import features as module
 from alexnet_fast.inference.features import OBSERVED, Request, layer_output, write_features
 from alexnet_fast.inference.load import Trained, load_trained, mean_to_subtract
+from alexnet_fast.inference.predict import read
 from alexnet_fast.pipelines.evaluation_loader import EvaluationLoader
 from alexnet_fast.tools import atomic
 from alexnet_fast.tools.dataset import Dataset
@@ -96,8 +97,12 @@ def test_a_stopped_command_continues(
     with pytest.raises(KeyboardInterrupt):
         write_features(request, device="cpu", say=silent)
     assert not parts.exists()
-    with pytest.raises(UsageError, match="was begun with another network, layer, dtype or other images"):
-        write_features(request_for(small_run, tiny_dataset.folder, parts, layer="fc6"), device="cpu", say=silent)
+    for key, value in {"layer": "fc6", "dtype": "float16", "precision": "bf16"}.items():
+        with pytest.raises(
+            UsageError, match="was begun with another network, layer, dtype or precision, or with other"
+        ):
+            other = request_for(small_run, tiny_dataset.folder, parts, **{key: value})
+            write_features(other, device="cpu", say=silent)
     write_features(request, device="cpu", say=silent)
     assert done == [0, -1, 1, 2]
     assert np.array_equal(np.load(whole), np.load(parts))
@@ -122,6 +127,29 @@ def test_a_folder_of_images_needs_no_shards_and_names_what_is_none(
     pixels = torch.tensor([200.0, 90.0, 120.0]).expand(1, 224, 224, 3)
     expected = layer_output(trained.predictor, (pixels - mean).permute(0, 3, 1, 2), "fc7")
     np.testing.assert_allclose(found[2], expected[0].numpy(), rtol=2e-3, atol=1e-3)
+
+
+def test_files_that_changed_after_a_stop_are_other_images(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows that are done are of the images as they were."""
+    monkeypatch.setattr(module, "PART_IMAGES", 1)
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (256, 256), (40, 90, 120)).save(images / name)
+    request = request_for(small_run, images, tmp_path / "f.npy")
+    monkeypatch.setattr(module, "read", lambda file: read(file) if file.name == "a.png" else stop())
+    with pytest.raises(KeyboardInterrupt):
+        write_features(request, device="cpu", say=silent)
+    monkeypatch.setattr(module, "read", read)
+    Image.new("RGB", (256, 256), (200, 90, 120)).save(images / "a.png")
+    with pytest.raises(UsageError, match="with other images"):
+        write_features(request, device="cpu", say=silent)
+
+
+def stop() -> bytes:
+    raise KeyboardInterrupt
 
 
 def test_a_full_disk_is_found_before_anything_is_computed(

@@ -97,8 +97,12 @@ def test_damaged_or_other_weights_are_refused(small_net: Architecture, tmp_path:
         from_caffe({}, tmp_path, 0.5)
     with pytest.raises(UserError, match=r"conv3\.bias holds NaN"):
         from_caffe(arrays | {"conv3.bias": arrays["conv3.bias"] * np.nan}, tmp_path, 0.5)
-    with pytest.raises(UserError, match=r"conv2\.weight is .* Caffe's AlexNet has"):
+    with pytest.raises(UserError, match=r"conv2\.weight is .* in Caffe's AlexNet it is \(32, 6, 5, 5\)"):
         from_caffe(arrays | {"conv2.weight": arrays["conv2.weight"][:, :3]}, tmp_path, 0.5)
+    with pytest.raises(UserError, match=r"conv3\.bias is \(\); in Caffe's AlexNet it is \(48\)"):
+        from_caffe(arrays | {"conv3.bias": np.float32(0)}, tmp_path, 0.5)
+    with pytest.raises(UserError, match=r"fc7\.weight holds int64"):
+        from_caffe(arrays | {"fc7.weight": arrays["fc7.weight"].astype(np.int64)}, tmp_path, 0.5)
     np.savez(tmp_path / "net.npz", **arrays)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="--set network=caffe"):
         load_pretrained(tmp_path / "net.npz", small_net, "167", TEN)
@@ -108,6 +112,32 @@ def test_damaged_or_other_weights_are_refused(small_net: Architecture, tmp_path:
         load_pretrained(tmp_path / "net.npz", small_net, "caffe", TEN)
     with pytest.raises(UsageError, match="there is no such file"):
         load_pretrained(tmp_path / "none.npz", small_net, "caffe", TEN)
+
+
+@pytest.mark.parametrize("layer", ["conv1", "conv4", "fc6", "fc8"])
+def test_weights_in_another_order_are_refused(layer: str, small_net: Architecture, tmp_path: Path) -> None:
+    """The same numbers as TensorFlow stores them, (H, W, in, out) and (in, out), would be another network."""
+    arrays = caffe_arrays()
+    weight = arrays[f"{layer}.weight"]
+    turned = weight.transpose(2, 3, 1, 0) if weight.ndim == 4 else weight.T
+    with pytest.raises(UserError, match=rf"{layer}\.weight is .* outputs before inputs"):
+        from_caffe(arrays | {f"{layer}.weight": turned}, tmp_path, 0.5)
+
+
+def test_blobs_of_early_caffe_with_four_axes_are_read(small_net: Architecture, tmp_path: Path) -> None:
+    arrays = caffe_arrays()
+    early = {name: value.reshape((1,) * (4 - value.ndim) + value.shape) for name, value in arrays.items()}
+    expected, found = from_caffe(arrays, tmp_path, 0.5), from_caffe(early, tmp_path, 0.5)
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+def test_a_file_in_bfloat16_is_read_as_the_numbers_it_holds(small_net: Architecture, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    halves = {name: torch.from_numpy(value).bfloat16() for name, value in caffe_arrays().items()}
+    save_file(halves, tmp_path / "net.safetensors")
+    found = load_pretrained(tmp_path / "net.safetensors", small_net, "caffe", TEN).tensors
+    assert torch.equal(found["conv1.weight"], halves["conv1.weight"].float().flip(1))
 
 
 @pytest.mark.parametrize("exported", [False, True])
@@ -123,5 +153,23 @@ def test_our_own_weights_keep_fc8_only_for_the_same_classes(exported: bool, smal
     assert {name.split(".")[0] for name in other.tensors} == set(LAYERS) - {"fc8"}
     turned = load_pretrained(source, architecture, "167", tuple(reversed(checkpoint.classes)))
     assert "fc8.weight" not in turned.tensors
-    with pytest.raises(UsageError, match=r"conv1\.weight is .* Give the recipe"):
+    with pytest.raises(UsageError, match=r"maps .*, here .*Give .* --set network=167 --set width_divisor=16"):
         load_pretrained(source, load_recipe("2013").architecture(10), "167", checkpoint.classes)
+
+
+@pytest.mark.parametrize("setting", ["norms=none", "activation=tanh", "network=145"])
+def test_weights_of_another_network_that_fit_are_refused(setting: str, small_run: Path) -> None:
+    """Norms, pooling and activation have no weights: every tensor has the right shape."""
+    checkpoint = load_checkpoint(resolve_checkpoint(small_run))
+    other = load_recipe("2013", ["width_divisor=16", setting]).architecture(10)
+    assert other.weight_shapes == checkpoint.architecture().weight_shapes
+    with pytest.raises(UsageError, match=r"trained as another network \(.*, here .*--set network=167 --set width"):
+        load_pretrained(small_run, other, "167", checkpoint.classes)
+
+
+def test_another_dropout_is_named(small_run: Path) -> None:
+    checkpoint = load_checkpoint(resolve_checkpoint(small_run))
+    found = load_pretrained(small_run, replace(checkpoint.architecture(), dropout=0.0), "167", checkpoint.classes)
+    assert "fc6 and fc7 by 1 now, and by 0.5 then" in " ".join(found.notes)
+    same = load_pretrained(small_run, checkpoint.architecture(), "167", checkpoint.classes)
+    assert len(same.notes) == 1

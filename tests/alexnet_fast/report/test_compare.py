@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from click.testing import CliRunner
 
 from alexnet_fast.commands.main import group
 from alexnet_fast.report.compare import as_text, doubt, read_runs, short_names
+from alexnet_fast.runs.checkpoint import load_checkpoint, save_checkpoint
 from alexnet_fast.tools.errors import UsageError
 
 
@@ -80,8 +82,16 @@ def test_a_run_still_going_is_compared_as_far_as_it_is(small_run: Path, tmp_path
     going = tmp_path / "going"
     shutil.copytree(small_run, going)
     (going / "result.json").unlink()
-    text = as_text(read_runs([small_run, going]), 200)
+    found = read_runs([small_run, going])
+    text = as_text(found, 200)
     assert "stopped at" in text and "done after" in text
+    assert found[0].data == found[1].data != "" and "different data sets" not in text  # as its checkpoint says
+    file = going / "checkpoints" / "best.pt"
+    changed = replace(load_checkpoint(file), dataset_fingerprint="another", step=10**6)
+    save_checkpoint(going / "checkpoints" / "step-01000000.pt", changed)
+    assert "different data sets" in as_text(read_runs([small_run, going]), 200)
+    shutil.rmtree(going / "checkpoints")
+    assert "different data sets" not in as_text(read_runs([small_run, going]), 200)  # nothing says so
 
 
 def test_speed_and_time_of_an_unfinished_run_are_those_that_result_json_would_have(

@@ -121,7 +121,11 @@ def test_damaged_metrics_are_passed_over(tmp_path: Path) -> None:
     texts += [b'{"kind": "train", "step": 3, "epoch": 1, "loss": 1}', b'{"kind": "other", "step": 3, "epoch": 1}']
     folder.metrics.write_bytes(b"\n".join(texts) + b"\n")
     assert folder.read_metrics() == lines
+    folder.conv1.mkdir()
+    for epoch in range(3):
+        (folder.conv1 / f"epoch-{epoch:06d}.npy").touch()
     folder.forget_after(0.2)
+    assert [file.name for file in folder.conv1.iterdir()] == ["epoch-000000.npy"]  # the others will come again
     assert [json.loads(line) for line in folder.metrics.read_text().splitlines()] == lines[:3]
 
 
