@@ -115,7 +115,9 @@ class RunFolder:
         if resume:
             self.check_resumable()
         if not resume and self.holds_a_run():
-            raise UsageError(f"{self.path} holds a run already: resume it with --resume, or choose another --out.")
+            going = self.is_running()
+            todo = "a process is training there now; choose" if going else "resume it with --resume, or choose"
+            raise UsageError(f"{self.path} holds a run already: {todo} another --out.")
         if not resume and self.path.exists() and not (self.path.is_dir() and self.is_unbegun()):
             raise UsageError(f"{self.path} is there and is no run of this program: choose another --out.")
         try:

@@ -40,6 +40,8 @@ def test_what_a_process_left_that_was_killed_at_its_start_is_no_run(tmp_path: Pa
         raise AssertionError("not reached")
     with folder.taken(resume=False):
         folder.recipe.write_text("seed = 1")
+        with pytest.raises(UsageError, match="is training there now"), folder.taken(resume=False):
+            raise AssertionError("not reached")
     with pytest.raises(UsageError, match="holds a run already"), folder.taken(resume=False):
         raise AssertionError("not reached")
 
