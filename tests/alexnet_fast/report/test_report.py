@@ -66,6 +66,7 @@ def browse(page: Path, width: int, scheme: str) -> tuple[dict[str, Any], list[st
         tab.on("console", lambda message: problems.append(f"{message.type}: {message.text}"))
         tab.on("pageerror", lambda error: problems.append(str(error)))
         tab.on("request", lambda asked: problems.append(asked.url) if asked.url.startswith("http") else None)
+        tab.set_default_timeout(200_000)  # of a busy machine
         tab.goto(page.as_uri())
         tab.wait_for_function(
             "document.querySelectorAll('.chart svg').length === document.querySelectorAll('.chart').length"
