@@ -188,6 +188,16 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return site
 
 
+def test_any_user_can_write_a_volume_that_has_no_owner_yet(tmp_path: Path) -> None:
+    """Docker and podman give a named or anonymous volume the mode and the owner of the image's folder."""
+    text = CONTAINERFILE.read_text()
+    made, volume = text.index("RUN mkdir --mode 1777 /data\n"), text.index("VOLUME /data\n")
+    assert made < volume  # later changes of a volume's folder are discarded
+    (command,) = (words for words in steps("RUN") if words[-1] == "/data")
+    subprocess.run([*command[:-1], str(tmp_path / "data")], check=True)
+    assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o1777
+
+
 def test_the_container_runs_as_anybody_with_a_read_only_root(
     installed: Path, tiny_shards: Path, tmp_path: Path
 ) -> None:

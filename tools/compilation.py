@@ -109,9 +109,10 @@ def cache_folder(sources: Path) -> Path | None:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except (OSError, RuntimeError) as error:  # RuntimeError: no home
+        variable = "NUMBA_CACHE_DIR" if CONFIG.CACHE_DIR else "XDG_CACHE_HOME"  # the one that decides
         print(
             f"alexnet-fast: compiled loops cannot be kept ({error}), and are compiled at every start. "
-            "Set XDG_CACHE_HOME to a folder that can be written.",
+            f"Set {variable} to a folder that can be written.",
             file=sys.stderr,
         )
         return None

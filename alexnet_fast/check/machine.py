@@ -91,6 +91,7 @@ def cache_folders() -> dict[str, Path]:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
     return {
         "loader settings": cache / "alexnet-fast",
+        "compiled loops": Path(os.environ.get("NUMBA_CACHE_DIR") or cache / "alexnet-fast"),
         "Triton": Path(os.environ.get("TRITON_CACHE_DIR") or home / ".triton"),
         "matplotlib": Path(os.environ.get("MPLCONFIGDIR") or cache / "matplotlib"),
     }
@@ -135,7 +136,9 @@ CHECKS = (
     Check("local ports", check_port, "allow connections to 127.0.0.1 in the firewall or the container"),
     Check("shared memory", check_shared_memory, "in a container: --shm-size=1g, or --ipc=host"),
     Check(
-        "writable caches", check_caches, "set XDG_CACHE_HOME, TRITON_CACHE_DIR and MPLCONFIGDIR to a writable folder"
+        "writable caches",
+        check_caches,
+        "set XDG_CACHE_HOME, NUMBA_CACHE_DIR, TRITON_CACHE_DIR and MPLCONFIGDIR to a writable folder",
     ),
     Check("disk", check_disk, "set TMPDIR to a disk with free space", 120.0),
 )

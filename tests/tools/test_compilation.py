@@ -36,9 +36,9 @@ def loop(tmp_path: Path) -> Path:
     return file
 
 
-def start(loop: Path, cache: Path, *kinds: str) -> subprocess.Popen[str]:
+def start(loop: Path, cache: Path, *kinds: str, numba_cache: Path | None = None) -> subprocess.Popen[str]:
     environment = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
-    environment |= {"XDG_CACHE_HOME": str(cache)}
+    environment |= {"XDG_CACHE_HOME": str(cache)} | ({"NUMBA_CACHE_DIR": str(numba_cache)} if numba_cache else {})
     pipe = subprocess.PIPE
     command = [sys.executable, str(loop), *kinds]
     return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True)
@@ -81,4 +81,12 @@ def test_no_folder_to_keep_it_in(loop: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     out, errors = run(loop, tmp_path / "file", "float32")
     assert out == "0 1"
-    assert errors.count("\n") == 1 and "compiled at every start" in errors and "XDG_CACHE_HOME" in errors
+    assert errors.count("\n") == 1 and "compiled at every start" in errors and "Set XDG_CACHE_HOME" in errors
+
+
+def test_the_variable_that_decides_is_named(loop: Path, tmp_path: Path) -> None:
+    """XDG_CACHE_HOME has no effect where NUMBA_CACHE_DIR is set, as in a container."""
+    (tmp_path / "file").write_text("no folder")
+    process = start(loop, tmp_path / "cache", "float32", numba_cache=tmp_path / "file")
+    _, errors = process.communicate()
+    assert process.returncode == 0 and "Set NUMBA_CACHE_DIR to a folder" in errors, errors

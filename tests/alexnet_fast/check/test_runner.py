@@ -100,6 +100,9 @@ def test_caches_that_cannot_be_written_are_named(monkeypatch: pytest.MonkeyPatch
     assert cache_folders()["Triton"] == tmp_path / "file"
     with pytest.raises(UserError, match=r"cannot be written: Triton: .*file"):
         check_caches(Place(tmp_path))
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "file" / "numba"))
+    with pytest.raises(UserError, match=r"cannot be written: compiled loops: .*file/numba .*; Triton: "):
+        check_caches(Place(tmp_path))
 
 
 def test_the_oldest_releases_are_those_that_are_installed() -> None:
