@@ -214,7 +214,7 @@ def test_the_container_runs_as_anybody_with_a_read_only_root(
     for path in (installed, *installed.rglob("*"), tiny_shards, *tiny_shards.iterdir()):
         path.chmod(path.stat().st_mode | (0o755 if path.is_dir() else 0o644))
     for folder in installed.parents:
-        if folder.stat().st_uid == os.getuid() and folder.name.startswith(("pytest-", "site")):
+        if folder.stat().st_uid == os.getuid() and folder.name.startswith(("pytest-", "popen-", "site")):
             folder.chmod(folder.stat().st_mode | 0o055)
     variables = [word.replace("/data", "/mnt/volume") for word in steps("ENV")[0]]
     assert {"HOME=/mnt/volume", "XDG_CACHE_HOME=/mnt/volume/.cache"} <= set(variables)
