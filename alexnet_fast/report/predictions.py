@@ -76,8 +76,8 @@ def predict_split(
             found = (batch.labels, best.indices, best.values, of_label[:, 0], credit(probabilities, of_label, 1))
             for place, tensor in zip(collected, found, strict=True):
                 place.append(tensor.cpu().numpy())
-    labels, guesses, values, of_labels, parts_right = (np.concatenate(place) for place in collected)
-    return Predictions(labels, guesses, values, of_labels, parts_right, len(dataset.classes), available)
+    labels, guesses, values, of_labels, credited = (np.concatenate(place) for place in collected)
+    return Predictions(labels, guesses, values, of_labels, credited, len(dataset.classes), available)
 
 
 def confusion_matrix(predictions: Predictions) -> Ints:
