@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import mean
@@ -38,7 +38,8 @@ from alexnet_fast.experiments.four_layers import (
 )
 from alexnet_fast.runs.checkpoint import save_tensors
 from alexnet_fast.runs.figures import save_figure
-from alexnet_fast.runs.folder import to_json
+from alexnet_fast.runs.folder import LOCK, to_json
+from alexnet_fast.runs.lock import locked
 from alexnet_fast.tools import atomic
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.messages import counted
@@ -114,7 +115,7 @@ class Experiment:
         """The trials so far.  UsageError where those in the folder are of other data or settings."""
         file = self.out / STATE
         if not file.exists():
-            if self.out.exists() and any(self.out.iterdir()):
+            if self.out.exists() and any(path.name != LOCK for path in self.out.iterdir()):
                 raise UsageError(f"{self.out}: holds something else than this experiment. Choose another --out.")
             return []
         try:
@@ -191,6 +192,15 @@ class Experiment:
                 "the same command continues after the last epoch that was saved."
             ) from error
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep a second process out of the folder.  Raises InUseError; UserError where the folder cannot be written."""
+        with ExitStack() as stack:
+            with self.saying_what_cannot_be_written():
+                stack.enter_context(locked(self.out / LOCK))
+            self.trials = self.read_state()  # another process may have gone on until a moment ago
+            yield
+
     def saved_state(self, trial: Trial) -> TrialState | None:
         """Where the trial was stopped, with its errors until then; None where nothing of it was saved."""
         file = self.out / CURRENT
@@ -253,7 +263,8 @@ def relu_vs_tanh(
 ) -> str:
     """Run the experiment, or what is left of it; writes result.json and the figure below `out`; the table.
 
-    start: a key of `STARTS`.  Raises UserError where no learning rate reaches the goal.
+    start: a key of `STARTS`.  Raises UserError where no learning rate reaches the goal, InUseError where another
+    process is at work in the folder.
     """
     if num_seeds < 1 or max_epochs < 1:
         raise UsageError(f"--seeds {num_seeds}, --epochs {max_epochs}: give 1 or more of each")
@@ -261,11 +272,12 @@ def relu_vs_tanh(
     cifar = read_cifar(data)
     say(f"{counted(len(cifar.train_labels), 'training image')} from {data} ({cifar.kind})")
     experiment = Experiment(cifar, out, device=place, max_epochs=max_epochs, start=start, say=say)
-    outcome = experiment.run(num_seeds)
-    with experiment.saying_what_cannot_be_written():
-        atomic.write_text(out / RESULT, to_json(result_of(outcome, experiment, cifar), indent=1) + "\n")
-        draw(outcome, out / FIGURE)
-    (out / CURRENT).unlink(missing_ok=True)
+    with experiment.held():
+        outcome = experiment.run(num_seeds)
+        with experiment.saying_what_cannot_be_written():
+            atomic.write_text(out / RESULT, to_json(result_of(outcome, experiment, cifar), indent=1) + "\n")
+            draw(outcome, out / FIGURE)
+        (out / CURRENT).unlink(missing_ok=True)
     return table(outcome)
 
 

@@ -17,7 +17,7 @@ import os
 import shutil
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate, chain, islice
 from pathlib import Path
@@ -36,7 +36,8 @@ from alexnet_fast.inference.load import Trained, load_trained, mean_to_subtract
 from alexnet_fast.inference.predict import files_below, prepare, read
 from alexnet_fast.pipelines.evaluation_loader import EvaluationLoader, view_cutter
 from alexnet_fast.pipelines.seeds import part_of_rank
-from alexnet_fast.runs.folder import to_json
+from alexnet_fast.runs.folder import LOCK, to_json
+from alexnet_fast.runs.lock import locked
 from alexnet_fast.tools import atomic
 from alexnet_fast.tools.dataset import MANIFEST, Dataset
 from alexnet_fast.tools.describe import human_bytes
@@ -239,17 +240,18 @@ def work(mesh: Mesh, device: torch.device, request: Request) -> list[Row]:
     trained = load_trained(file, device, precision)
     images = images_of(request, trained)
     target = Target(request, images, trained, width_of(trained, request.layer, device, precision.dtype))
-    failure = prepared(target) if mesh.is_main_rank else None
-    failure = broadcast_object(mesh, failure)
-    if failure is not None:
-        raise failure
-    array = target.open()
-    for number in range(mesh.rank, target.num_parts, mesh.world_size):
-        if not target.part_file(number).exists():
-            batches = images.part(number, target.num_parts, trained, device, precision.dtype)
-            target.write(array, number, batches, trained)
-    mesh.barrier()
-    return target.finish(trained.labels) if mesh.is_main_rank else []
+    with ExitStack() as held:
+        failure = prepared(target, held) if mesh.is_main_rank else None
+        failure = broadcast_object(mesh, failure)
+        if failure is not None:
+            raise failure
+        array = target.open()
+        for number in range(mesh.rank, target.num_parts, mesh.world_size):
+            if not target.part_file(number).exists():
+                batches = images.part(number, target.num_parts, trained, device, precision.dtype)
+                target.write(array, number, batches, trained)
+        mesh.barrier()
+        return target.finish(trained.labels) if mesh.is_main_rank else []
 
 
 def width_of(trained: Trained, layer: str, device: torch.device, dtype: torch.dtype) -> int:
@@ -258,9 +260,11 @@ def width_of(trained: Trained, layer: str, device: torch.device, dtype: torch.dt
     return layer_output(trained.predictor, torch.zeros(1, 3, size, size, device=device, dtype=dtype), layer).shape[1]
 
 
-def prepared(target: Target) -> UserError | None:
-    """Reserve the array's place; the error where that cannot be, so that all processes can end with it."""
+def prepared(target: Target, held: ExitStack) -> UserError | None:
+    """Lock and reserve the array's place; the error where that cannot be, so that all processes can end with it."""
     try:
+        target.refuse_what_is_there()
+        held.enter_context(target.locked())
         target.prepare()
     except UserError as error:
         return error
@@ -295,11 +299,22 @@ class Target:
     def part_file(self, number: int) -> Path:
         return self.parts / f"{number:06d}.json"
 
-    def prepare(self) -> None:
-        """Reserve all bytes on the disk now: a memory-mapped file that finds it full later kills the process."""
+    def refuse_what_is_there(self) -> None:
+        """UsageError where the array or the table exists."""
         for path in (self.request.out, self.table):
             if path.exists():
                 raise UsageError(f"{path} is there already: remove it, or choose another --out.")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep a second command away from the unfinished array.  Raises InUseError."""
+        self.parts.mkdir(parents=True, exist_ok=True)
+        with locked(self.parts / LOCK):
+            yield
+
+    def prepare(self) -> None:
+        """Reserve all bytes on the disk now: a memory-mapped file that finds it full later kills the process."""
+        self.refuse_what_is_there()  # another command may have finished it until a moment ago
         noted = self.parts / "settings.json"
         if noted.exists() and self.array.exists():
             if json.loads(noted.read_text(encoding="utf-8")) != self.settings:
@@ -308,8 +323,9 @@ class Target:
                     "remove it to begin anew, or choose another --out."
                 )
             return
-        shutil.rmtree(self.parts, ignore_errors=True)
-        self.parts.mkdir(parents=True)
+        for path in self.parts.iterdir():
+            if path.name != LOCK:
+                path.unlink()
         try:
             array = np.lib.format.open_memmap(
                 self.array, mode="w+", dtype=np.dtype(self.request.dtype), shape=self.shape

@@ -28,6 +28,7 @@ from alexnet_fast.experiments.four_layers import (
     prepare,
 )
 from alexnet_fast.experiments.relu_vs_tanh import Experiment, Outcome, Trial, relu_vs_tanh, table
+from alexnet_fast.runs.lock import InUseError
 from alexnet_fast.tools.errors import UsageError, UserError
 
 CPU = torch.device("cpu")
@@ -130,6 +131,32 @@ def test_a_stopped_experiment_continues_to_the_same_result(
     first, second = (json.loads((folder / "result.json").read_text()) for folder in (whole, parts))
     assert first["trials"] == second["trials"] and first["search"] == second["search"]
     assert (whole / "relu-vs-tanh.png").stat().st_size > 5000 and not (whole / "current.pt").exists()
+
+
+def test_a_second_command_is_kept_out_and_continues_after_the_first(
+    easy: Cifar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes in one folder would each overwrite what the other has trained."""
+    out, real = tmp_path / "x", Experiment.save
+    trained: list[Trial] = []
+    late = experiment(easy, out)
+
+    def start() -> str:
+        return relu_vs_tanh(tmp_path, out, start="fan-in", num_seeds=1, max_epochs=20, device="cpu", say=silent)
+
+    def save(self: Experiment, trial: Trial, state: object) -> None:
+        if not trained:
+            with pytest.raises(InUseError, match=rf"{out} is in use by process \d+"):
+                start()
+        trained.append(trial)
+        real(self, trial, state)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Experiment, "save", save)
+    start()
+    num_epochs = len(trained)
+    with late.held():
+        late.run(1)
+    assert len(trained) == num_epochs > 0
 
 
 @contextmanager

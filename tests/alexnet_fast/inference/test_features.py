@@ -17,6 +17,7 @@ from alexnet_fast.inference.features import OBSERVED, Request, layer_output, wri
 from alexnet_fast.inference.load import Trained, load_trained, mean_to_subtract
 from alexnet_fast.inference.predict import read
 from alexnet_fast.pipelines.evaluation_loader import EvaluationLoader
+from alexnet_fast.runs.lock import InUseError
 from alexnet_fast.tools import atomic
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
@@ -107,6 +108,26 @@ def test_a_stopped_command_continues(
     assert done == [0, -1, 1, 2]
     assert np.array_equal(np.load(whole), np.load(parts))
     assert whole.with_suffix(".tsv").read_text() == parts.with_suffix(".tsv").read_text()
+
+
+def test_two_commands_do_not_write_one_array(
+    small_run: Path, tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second would empty the file that the first has mapped."""
+    monkeypatch.setattr(module, "PART_IMAGES", 20)
+    request = request_for(small_run, tiny_dataset.folder, tmp_path / "f.npy")
+    real, refused = module.Target.write, []
+
+    def write(self: module.Target, *rest: object) -> None:
+        with pytest.raises(InUseError, match=r"f\.npy.* is in use by process \d+") as error:
+            write_features(request, device="cpu", say=silent)
+        refused.append(error)
+        real(self, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module.Target, "write", write)
+    write_features(request, device="cpu", say=silent)
+    assert len(refused) == 3 and np.isfinite(np.load(request.out)).all()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["f.npy", "f.tsv"]
 
 
 def test_a_folder_of_images_needs_no_shards_and_names_what_is_none(
