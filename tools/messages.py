@@ -14,6 +14,8 @@ from typing import TextIO
 PROGRAM = "alexnet-fast"
 NEAR = 0.6
 """Of difflib's 0..1: from here on a word may be a slip of another."""
+MOST_NAMED = 60
+"""Valid names that a message lists: more, as of a data set's 1,000 classes, would hide the message."""
 BAR = 14
 """Columns that a progress bar needs to be read, with what stands around it."""
 
@@ -97,12 +99,13 @@ def few(names: list[str]) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Half a sentence: the nearest valid names (several where they are equally near), or all of them."""
+    """Half a sentence: the nearest valid names (several where they are equally near), or the first `MOST_NAMED`."""
     names = list(known)
     nearness = {name: difflib.SequenceMatcher(None, _alike(word), _alike(name)).ratio() for name in names}
     most = max(nearness.values())
     if most < NEAR:
-        return f"choose from {', '.join(names)}"
+        more = f", … ({len(names):,} in all)" if len(names) > MOST_NAMED else ""
+        return f"choose from {', '.join(names[:MOST_NAMED])}{more}"
     near = [repr(name) for name in names if nearness[name] == most]
     return f"did you mean {' or '.join([', '.join(near[:-1]), near[-1]] if near[1:] else near)}?"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_fast.tools.messages import command, counted, few
+from alexnet_fast.tools.messages import MOST_NAMED, command, counted, did_you_mean, few
 
 
 @pytest.mark.parametrize(
@@ -47,6 +47,15 @@ def test_names_that_no_message_can_show_are_copied_too(name: bytes) -> None:
 def test_of_many_names_three_are_told() -> None:
     assert few(["a", "b", "c", "d", "e"]) == "'a', 'b', 'c' and 2 more"
     assert few(["a"]) == "'a'"
+
+
+def test_a_thousand_classes_are_not_listed() -> None:
+    names = [f"n{number:08}" for number in range(1000)]
+    listed = did_you_mean("zebra", names)
+    assert names[MOST_NAMED - 1] in listed and names[MOST_NAMED] not in listed
+    assert listed.endswith(", … (1,000 in all)")
+    assert did_you_mean("zebra", names[:3]) == "choose from n00000000, n00000001, n00000002"
+    assert did_you_mean("n0000999", names) == "did you mean 'n00000999'?"
 
 
 def test_a_command_is_one_that_the_shell_finds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
