@@ -102,6 +102,8 @@ class RunFolder:
         try:
             self.prepare(resume=resume)
             with self.lock():
+                if not resume and self.holds_a_run():  # of a process that ended between the look and the lock
+                    raise UsageError(self.held_run(going=False))
                 yield
         except InUseError:
             raise  # what is there is the other's
@@ -115,9 +117,7 @@ class RunFolder:
         if resume:
             self.check_resumable()
         if not resume and self.holds_a_run():
-            going = self.is_running()
-            todo = "a process is training there now; choose" if going else "resume it with --resume, or choose"
-            raise UsageError(f"{self.path} holds a run already: {todo} another --out.")
+            raise UsageError(self.held_run(going=self.is_running()))
         if not resume and self.path.exists() and not (self.path.is_dir() and self.is_unbegun()):
             raise UsageError(f"{self.path} is there and is no run of this program: choose another --out.")
         try:
@@ -127,6 +127,11 @@ class RunFolder:
             raise UserError(f"{error.filename} is a file where a run has a folder: move it away.") from error
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror}). {self.remedy(resume)}") from error
+
+    def held_run(self, *, going: bool) -> str:
+        """What to do where a new run finds another."""
+        todo = "a process is training there now; choose" if going else "resume it with --resume, or choose"
+        return f"{self.path} holds a run already: {todo} another --out."
 
     def remove_beginning(self, made: Sequence[Path]) -> None:
         """Remove an empty run, and those of the folders around it (the inner first) that hold nothing else."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,25 @@ def test_what_a_process_left_that_was_killed_at_its_start_is_no_run(tmp_path: Pa
             raise AssertionError("not reached")
     with pytest.raises(UsageError, match="holds a run already"), folder.taken(resume=False):
         raise AssertionError("not reached")
+
+
+def test_a_run_that_began_and_ended_before_the_lock_was_held_is_not_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late, real = RunFolder(tmp_path / "run"), RunFolder.lock
+
+    @contextmanager
+    def lock(self: RunFolder) -> Iterator[None]:
+        monkeypatch.setattr(RunFolder, "lock", real)
+        with RunFolder(self.path).taken(resume=False):
+            self.recipe.write_text("seed = 1")
+        with self.lock():
+            yield
+
+    monkeypatch.setattr(RunFolder, "lock", lock)
+    with pytest.raises(UsageError, match="holds a run already: resume it"), late.taken(resume=False):
+        raise AssertionError("not reached")
+    assert late.recipe.read_text() == "seed = 1"
 
 
 def test_a_beginning_with_something_of_the_users_in_it_is_not_taken(tmp_path: Path) -> None:
