@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from alexnet_fast.config.precision import choose_precision
+from alexnet_fast.experiments import four_layers
 from alexnet_fast.experiments import relu_vs_tanh as experiment_module
 from alexnet_fast.experiments.cifar import Cifar
 from alexnet_fast.experiments.four_layers import (
@@ -42,8 +43,8 @@ def silent(text: str) -> None: ...
 def easy() -> Cifar:
     """Two classes, bright above and bright below."""
     random = np.random.default_rng(0)
-    labels = np.arange(256) % 2
-    images = random.integers(0, 120, (256, 32, 32, 3), np.uint8)
+    labels = np.arange(64) % 2
+    images = random.integers(0, 120, (64, 32, 32, 3), np.uint8)
     images[labels == 0, :16] += 100
     images[labels == 1, 16:] += 100
     return Cifar(images, labels, images[:10], labels[:10], ("above", "below"), "made up")
@@ -51,6 +52,7 @@ def easy() -> Cifar:
 
 @pytest.fixture(autouse=True)
 def float32(monkeypatch: pytest.MonkeyPatch, easy: Cifar) -> None:
+    monkeypatch.setattr(four_layers, "BATCH_SIZE", 32)
     monkeypatch.setattr(experiment_module, "choose_precision", lambda device: FLOAT32)
     monkeypatch.setattr(experiment_module, "read_cifar", lambda path: easy)
 
@@ -81,8 +83,8 @@ def test_a_step_is_that_of_torch_sgd(easy: Cifar) -> None:
     training = Training(data, "relu", 0.02, 1, FLOAT32, None)
     weights = {name: value.detach().clone().requires_grad_() for name, value in training.state.weights.items()}
     optimizer = torch.optim.SGD(weights.values(), lr=0.02, momentum=0.9)
-    order = torch.randperm(256, generator=torch.Generator().manual_seed(10_007 + 1))
-    for chosen in torch.split(order, 128):
+    order = torch.randperm(64, generator=torch.Generator().manual_seed(10_007 + 1))
+    for chosen in torch.split(order, 32):
         optimizer.zero_grad()
         loss = F.cross_entropy(forward(weights, data.images[chosen], torch.relu), data.labels[chosen])
         loss.backward()  # type: ignore[no-untyped-call]
