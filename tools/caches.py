@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,21 +41,31 @@ def place_caches(fallback: Path | None = None) -> None:
 
     Without a writable cache matplotlib cannot be imported, Triton compiles nothing, and numba compiles at every start.
     None: a folder of this user in the first place for temporary files that can be written; nothing changes where there
-    is none.  A place that the user chose stays; one that was found before yields to a `fallback` that is given.
-    To be called before these libraries are imported; started processes inherit it.
+    is none.  A place that the user chose and that cannot be written is named on standard error; one that was found
+    before yields to a `fallback` that is given.  To be called before these libraries are imported; started processes
+    inherit it.
     """
     for cache in CACHES:
         if must_move(cache):
             folder = fallback if fallback is not None else temporary_folder(cache.room)
             if folder is not None:
-                os.environ[cache.variable] = str(folder.absolute() / cache.name)
-                _placed.add(cache.variable)
+                move(cache, folder.absolute() / cache.name)
+
+
+def move(cache: Cache, place: Path) -> None:
+    """Name the place in the cache's variable."""
+    chosen = os.environ.get(cache.variable)
+    if chosen and cache.variable not in _placed:
+        text = f"alexnet-fast: {cache.variable} is {chosen}, which cannot be written; {place} is used instead."
+        print(text, file=sys.stderr)
+    os.environ[cache.variable] = str(place)
+    _placed.add(cache.variable)
 
 
 def must_move(cache: Cache) -> bool:
     """Whether a cache has no place that can be written, or only one that was found here."""
-    if os.environ.get(cache.variable):
-        return cache.variable in _placed
+    if chosen := os.environ.get(cache.variable):
+        return cache.variable in _placed or not is_writable(Path(chosen).absolute())
     return not all(is_writable(home_of(*home)) for home in cache.usual)
 
 

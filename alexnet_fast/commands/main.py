@@ -94,9 +94,9 @@ def main(arguments: list[str] | None = None) -> Any:
     """Run one verb; a `UserError` becomes its message on stderr and its exit code."""
     spin_briefly()
     ask_for_huge_pages()
-    place_caches()
     try:
         fill_closed()
+        place_caches()
         with explained_output():
             return group.main(args=arguments, prog_name="alexnet-fast")
     except UserError as error:

@@ -123,17 +123,37 @@ def test_caches_move_only_where_their_place_cannot_be_written(tmp_path: Path, mo
     assert {os.environ[name] for name in variables} == {""}
     (tmp_path / "file").touch()
     monkeypatch.setenv("HOME", str(tmp_path / "file" / "home"))
-    monkeypatch.setenv("TRITON_CACHE_DIR", "/chosen")
+    chosen = str(tmp_path / "chosen")
+    monkeypatch.setenv("TRITON_CACHE_DIR", chosen)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     place_caches()  # the command line
     own = tmp_path / f"alexnet-fast-{os.getuid()}"
-    assert [os.environ[name] for name in variables] == [str(own / "matplotlib"), str(own / "numba"), "/chosen"]
+    assert [os.environ[name] for name in variables] == [str(own / "matplotlib"), str(own / "numba"), chosen]
     assert stat.S_IMODE(own.stat().st_mode) == 0o700
     place_caches(tmp_path / "run")  # training, which has a better place
     assert os.environ["MPLCONFIGDIR"] == str(tmp_path / "run" / "matplotlib")
-    assert os.environ["TRITON_CACHE_DIR"] == "/chosen"
+    assert os.environ["TRITON_CACHE_DIR"] == chosen
     assert is_writable(tmp_path / "not" / "yet" / "there") and not is_writable(tmp_path / "file" / "there")
     assert not (tmp_path / "not").exists()
+
+
+@pytest.mark.usefixtures("no_caches_chosen")
+def test_a_chosen_place_that_cannot_be_written_is_named_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """matplotlib would end the program at the first figure, after the training."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path / "file" / "there"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    place_caches()
+    found = os.environ["MPLCONFIGDIR"]
+    assert found == str(tmp_path / f"alexnet-fast-{os.getuid()}" / "matplotlib")
+    expected = f"MPLCONFIGDIR is {tmp_path}/file/there, which cannot be written; {found} is used instead."
+    assert capsys.readouterr().err == f"alexnet-fast: {expected}\n"
+    place_caches(tmp_path / "run")
+    assert os.environ["MPLCONFIGDIR"] == str(tmp_path / "run" / "matplotlib")
+    assert capsys.readouterr().err == "" and os.environ["NUMBA_CACHE_DIR"] == ""
 
 
 @pytest.mark.usefixtures("no_caches_chosen")
@@ -186,9 +206,8 @@ def test_every_command_works_where_only_its_output_can_be_written(
     for path in (tiny_shards, *tiny_shards.iterdir()):
         path.chmod(path.stat().st_mode | (0o755 if path.is_dir() else 0o644))
     contained = ["unshare", "-m", "bash", "-c", CONTAINER, "bash", str(tiny_shards), str(volume), str(user)]
-    environment = {name: value for name, value in os.environ.items() if name != "MPLCONFIGDIR"}
     command = [sys.executable, "-m", "alexnet_fast", *COMMANDS[verb]]
-    done = subprocess.run([*contained, *command], env=environment, cwd="/", capture_output=True, text=True, timeout=300)
+    done = subprocess.run([*contained, *command], cwd="/", capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr, done.stderr
 
