@@ -29,7 +29,7 @@ import torch
 
 from alexnet_fast.config.precision import choose_precision, name_of
 from alexnet_fast.distributed.launcher import launch
-from alexnet_fast.distributed.mesh import Mesh, broadcast_object
+from alexnet_fast.distributed.mesh import Mesh, all_gather_object, broadcast_object
 from alexnet_fast.distributed.parallelism import choose_layout
 from alexnet_fast.inference.evaluation import Predictor
 from alexnet_fast.inference.load import Trained, load_trained, mean_to_subtract
@@ -240,6 +240,11 @@ def work(mesh: Mesh, device: torch.device, request: Request) -> list[Row]:
     trained = load_trained(file, device, precision)
     images = images_of(request, trained)
     target = Target(request, images, trained, width_of(trained, request.layer, device, precision.dtype))
+    if any(settings != target.settings for settings in all_gather_object(mesh, target.settings)):
+        raise UserError(  # a best.pt that a run wrote anew meanwhile, or an image that came into the folder
+            f"{file} or {request.data} changed while the processes read it, or they compute in different precisions: "
+            "their rows do not belong together. Run the same command again."
+        )
     with ExitStack() as held:
         failure = prepared(target, held) if mesh.is_main_rank else None
         failure = broadcast_object(mesh, failure)

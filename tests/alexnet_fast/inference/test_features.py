@@ -43,6 +43,18 @@ def stored_stems(dataset: Dataset, split: str) -> list[str]:
     return [sample.stem for sample in stored_samples(dataset, split)]
 
 
+@pytest.mark.parametrize("key", ["network", "images"])
+def test_ranks_that_read_different_files_mix_no_rows(
+    small_run: Path, tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    """best.pt, which a run that trains on replaces, was another network on each rank, and the array held both."""
+    monkeypatch.setattr(module, "all_gather_object", lambda mesh, own: [own | {key: "another"}, own])
+    out = tmp_path / "f.npy"
+    with pytest.raises(UserError, match=r"step-\d+\.pt or .* changed while the processes read it"):
+        write_features(request_for(small_run, tiny_dataset.folder, out), device="cpu", say=silent)
+    assert not list(tmp_path.iterdir())
+
+
 def test_each_row_is_the_hidden_layer_of_its_image(
     small_run: Path, trained: Trained, tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
