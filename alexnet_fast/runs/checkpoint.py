@@ -262,15 +262,15 @@ def value_in(file: Path, key: str) -> Any:
         return None
 
 
-def newest_checkpoint(folder: Path) -> tuple[Checkpoint, list[str]] | None:
-    """The newest that can be read, and a sentence for each newer one that cannot; None: there is none at all.
+def newest_checkpoint(folder: Path) -> tuple[Path, Checkpoint, list[str]] | None:
+    """The newest that can be read, its file first, and a sentence for each newer one that cannot; None: there is none.
 
     Raises UserError if there are some and none can be read.
     """
     complaints: list[str] = []
     for file in reversed(all_checkpoints(folder)):
         try:
-            return load_checkpoint(file), complaints
+            return file, load_checkpoint(file), complaints
         except UserError as error:  # noqa: PERF203
             complaints.append(str(error))
     if complaints:

@@ -138,7 +138,7 @@ def open_session(
     # torchrun starts the processes again after a failure: then the run has newer checkpoints than the one given.
     restarted = is_restarted() and bool(all_checkpoints(folder.checkpoints))
     named = broadcast_object(mesh, None if restarted else job.checkpoint)
-    start, notes = find_start(folder, dataset, recipe, resume=job.resume, checkpoint=named)
+    start, notes = find_start(folder, dataset, recipe, mesh=mesh, resume=job.resume, checkpoint=named)
     architecture = recipe.architecture(len(dataset.classes))
     model = AlexNet(architecture, exchange=mesh.make_exchange(architecture.num_towers)).to(device)
     optimizer = SGD(model, momentum=recipe.momentum, weight_decay=recipe.weight_decay)

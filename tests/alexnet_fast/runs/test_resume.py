@@ -14,6 +14,7 @@ import torch
 
 from alexnet_fast.config.recipe import load_recipe, override
 from alexnet_fast.config.schedule import Schedule
+from alexnet_fast.distributed.mesh import Mesh
 from alexnet_fast.runs.checkpoint import (
     Checkpoint,
     all_checkpoints,
@@ -24,7 +25,14 @@ from alexnet_fast.runs.checkpoint import (
 )
 from alexnet_fast.runs.describe import describe_run
 from alexnet_fast.runs.folder import RunFolder
-from alexnet_fast.runs.resume import Resume, recipe_of_run, recipe_to_resume, restore_place, resume_target
+from alexnet_fast.runs.resume import (
+    Resume,
+    find_start,
+    recipe_of_run,
+    recipe_to_resume,
+    restore_place,
+    resume_target,
+)
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.training.run import train
@@ -230,10 +238,24 @@ def test_the_best_stands_where_its_step_is(finished: Path, tmp_path: Path) -> No
     (run / "checkpoints" / "step-00000042.pt").write_bytes(b"cut short")
     assert resolve_checkpoint(run).name == "best.pt"
     found = newest_checkpoint(run / "checkpoints")
-    assert found is not None and found[0].step == 28 and "step-00000042.pt" in found[1][0]
+    assert found is not None and found[1].step == 28 and "step-00000042.pt" in found[2][0]
     (run / "checkpoints" / "best.pt").write_bytes(b"cut short too")
     found = newest_checkpoint(run / "checkpoints")
-    assert found is not None and found[0].step == 14
+    assert found is not None and found[1].step == 14
+
+
+@pytest.mark.parametrize("name", ["step-00000042.pt", None])
+def test_every_rank_starts_from_the_main_rank_s_checkpoint(
+    finished: Path, tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str | None
+) -> None:
+    """Another machine listed a shared folder as it had been, and its replicas trained on older weights."""
+    shown = copy_of(finished, tmp_path / "run", "best.pt", "step-00000042.pt")
+    assert [file.name for file in all_checkpoints(shown / "checkpoints")] == ["step-00000014.pt", "step-00000028.pt"]
+    said = None if name is None else finished / "checkpoints" / name
+    monkeypatch.setattr("alexnet_fast.runs.resume.broadcast_object", lambda mesh, own: said)
+    recipe = recipe_of_run(RunFolder(finished))
+    start, _ = find_start(RunFolder(shown), tiny_dataset, recipe, mesh=Mesh(rank=1, world_size=2))
+    assert start is None if name is None else start is not None and start.step == 42
 
 
 def test_nothing_is_overwritten_where_no_checkpoint_can_be_read(
