@@ -83,13 +83,20 @@ def _claim(partial: Path) -> int | None:
         except OSError:  # locked, or a file system without locks
             os.close(descriptor)
             return None
-        opened = os.fstat(descriptor)
-        with suppress(FileNotFoundError):
-            if os.path.samestat(opened, partial.stat()):
-                if opened.st_size == 0 and opened.st_nlink == 1:
-                    return descriptor
-                partial.unlink()
+        if is_file_at(descriptor, partial):
+            opened = os.fstat(descriptor)
+            if opened.st_size == 0 and opened.st_nlink == 1:
+                return descriptor
+            partial.unlink()
         os.close(descriptor)  # it has got its name, or was removed, between our opening and our locking it
+
+
+def is_file_at(descriptor: int, path: Path) -> bool:
+    """Whether an open file is still the one under `path`."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def write_bytes(path: Path, content: bytes) -> None:

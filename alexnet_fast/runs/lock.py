@@ -7,10 +7,11 @@ import fcntl
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from alexnet_fast.tools import atomic
 from alexnet_fast.tools.errors import UserError
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
@@ -24,18 +25,12 @@ class InUseError(UserError):
 @contextmanager
 def locked(file: Path) -> Iterator[None]:
     """Keep other processes out as long as this one lives.  Raises InUseError, OSError where the file cannot be made."""
-    with file.open("a+b", buffering=0) as opened:
-        try:
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            by_content = False
-        except BlockingIOError as error:
-            raise in_use(file, owner_of(opened)) from error
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
-            by_content = True
-            if is_alive(owner := owner_of(opened)):
-                raise in_use(file, owner, f", or remove {file} if no training is running") from error
+    with ExitStack() as stack:
+        while True:
+            opened = stack.enter_context(file.open("a+b", buffering=0))
+            by_content = not lock(opened, file)
+            if atomic.is_file_at(opened.fileno(), file):
+                break  # else its holder removed it, and the folder, between our opening and our locking it
         with suppress(OSError):  # a full disk: the system's lock holds without its owner's name too
             opened.truncate(0)
             opened.write(f"{os.getpid()} {socket.gethostname()}".encode())
@@ -45,6 +40,21 @@ def locked(file: Path) -> Iterator[None]:
             if by_content:
                 with suppress(OSError):
                     opened.truncate(0)
+
+
+def lock(opened: IO[bytes], file: Path) -> bool:
+    """Lock an open file; False where the system cannot, and no living process is named in it.  Raises InUseError."""
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise in_use(file, owner_of(opened)) from error
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        if is_alive(owner := owner_of(opened)):
+            raise in_use(file, owner, f", or remove {file} if no training is running") from error
+        return False
+    return True
 
 
 def is_locked(file: Path) -> bool:
