@@ -31,9 +31,9 @@ def locked(file: Path) -> Iterator[None]:
             by_content = not lock(opened, file)
             if atomic.is_file_at(opened.fileno(), file):
                 break  # else its holder removed it, and the folder, between our opening and our locking it
-        with suppress(OSError):  # a full disk: the system's lock holds without its owner's name too
-            opened.truncate(0)
-            opened.write(f"{os.getpid()} {socket.gethostname()}".encode())
+        if not by_content:
+            with suppress(OSError):  # a full disk: the system's lock holds without its owner's name too
+                write_owner(opened)
         try:
             yield
         finally:
@@ -43,7 +43,7 @@ def locked(file: Path) -> Iterator[None]:
 
 
 def lock(opened: IO[bytes], file: Path) -> bool:
-    """Lock an open file; False where the system cannot, and no living process is named in it.  Raises InUseError."""
+    """Lock an open file; False where the system cannot, and now its content does.  Raises InUseError."""
     try:
         fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -51,10 +51,33 @@ def lock(opened: IO[bytes], file: Path) -> bool:
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-        if is_alive(owner := owner_of(opened)):
-            raise in_use(file, owner, f", or remove {file} if no training is running") from error
+        lock_by_content(opened, file)
         return False
     return True
+
+
+def lock_by_content(opened: IO[bytes], file: Path) -> None:
+    """Write this process into the file, if no living one is there.  Raises InUseError, OSError.
+
+    Of processes that look at the same moment, as those of one Slurm job step do, one alone can make the second file.
+    """
+    turn = file.with_name(f"{file.name}.turn")
+    try:
+        os.close(os.open(turn, os.O_CREAT | os.O_EXCL))
+    except FileExistsError as error:
+        raise in_use(file, [], f", or remove {turn} if no training is running") from error
+    try:
+        if is_alive(owner := owner_of(opened)):
+            raise in_use(file, owner, f", or remove {file} if no training is running")
+        write_owner(opened)
+    finally:
+        turn.unlink()
+
+
+def write_owner(file: IO[bytes]) -> None:
+    """Make this process the file's content."""
+    file.truncate(0)
+    file.write(f"{os.getpid()} {socket.gethostname()}".encode())
 
 
 def is_locked(file: Path) -> bool:
