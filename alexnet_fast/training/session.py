@@ -30,7 +30,7 @@ from alexnet_fast.training.convolution_choice import choose_convolutions
 from alexnet_fast.training.divergence import DivergedError
 from alexnet_fast.training.evaluator import Evaluator
 from alexnet_fast.training.illustrator import Illustrator
-from alexnet_fast.training.job import Job, Loader, make_loader
+from alexnet_fast.training.job import Job, Loader, check_same_job, make_loader
 from alexnet_fast.training.metrics import Meter
 from alexnet_fast.training.optimizer import SGD
 from alexnet_fast.training.telemetry import Silent, Telemetry
@@ -133,6 +133,7 @@ def open_session(
     `loader`: instead of the data set's own, for measuring.
     """
     recipe, dataset, folder = job.recipe, job.dataset, RunFolder(job.run)
+    check_same_job(mesh, job)
     precision = choose_precision(device, recipe.precision_to_train_in)
     loader = loader if loader is not None else make_loader(mesh, device, job, precision)
     schedule = Schedule(recipe, loader.num_batches)
