@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -16,6 +17,10 @@ from alexnet_fast.tools.errors import UserError
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 """What flock says on file systems without locks: some network and FUSE ones."""
+
+
+LOOK_SECONDS = 0.05
+"""In which `is_locked` has ended, which locks the file itself for a moment."""
 
 
 class InUseError(UserError):
@@ -45,7 +50,11 @@ def locked(file: Path) -> Iterator[None]:
 def lock(opened: IO[bytes], file: Path) -> bool:
     """Lock an open file; False where the system cannot, and now its content does.  Raises InUseError."""
     try:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(LOOK_SECONDS)
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise in_use(file, owner_of(opened)) from error
     except OSError as error:

@@ -6,6 +6,7 @@ import fcntl
 import json
 import math
 import os
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import IO, Any
 import pytest
 
 from alexnet_fast.runs.folder import RunFolder, to_json
-from alexnet_fast.runs.lock import InUseError, locked
+from alexnet_fast.runs.lock import InUseError, is_locked, locked
 from alexnet_fast.tools.errors import UsageError, UserError
 
 
@@ -91,6 +92,16 @@ def test_a_start_that_fails_removes_nothing_of_the_next(tmp_path: Path, monkeypa
         with pytest.raises(InUseError), folder.lock():
             raise AssertionError("not reached")
         folder.recipe.write_text("seed = 1")
+
+
+def test_a_look_at_the_lock_keeps_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`info` or `report` of a stopped run, at the moment that it was resumed: it was "in use" by the dead process."""
+    file = tmp_path / ".lock"
+    with file.open("wb") as look:
+        fcntl.flock(look, fcntl.LOCK_SH)
+        monkeypatch.setattr(time, "sleep", lambda seconds: fcntl.flock(look, fcntl.LOCK_UN))
+        with locked(file):
+            assert is_locked(file)
 
 
 def test_a_lock_that_its_holder_removed_is_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
