@@ -39,9 +39,10 @@ def writing(path: Path, partial: Path | None = None) -> Iterator[IO[bytes]]:
                     file.flush()
                     os.fsync(file.fileno())
                 _rename(partial, path)
-            finally:
+            except BaseException:  # and not after it has its name: the next writer may have begun by then
                 with suppress(OSError):
                     partial.unlink(missing_ok=True)
+                raise
     except OSError as error:
         if error.filename is None:  # the system names no file where a write fails, as on a full disk
             error.filename = str(path)

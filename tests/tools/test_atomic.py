@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
@@ -112,6 +113,25 @@ def test_a_writer_that_ends_while_another_looks_at_its_file_loses_nothing(
     with atomic.writing(file) as opened:
         assert not file.exists() or file.read_bytes() == b"first"
         opened.write(b"second")
+    assert file.read_bytes() == b"second" and list(tmp_path.iterdir()) == [file]
+
+
+def test_a_writer_that_begins_when_another_has_renamed_its_file_keeps_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, real = tmp_path / "file", Path.replace
+    second = ExitStack()
+
+    def replace(self: Path, target: Path) -> Path:
+        monkeypatch.setattr(Path, "replace", real)
+        real(self, target)
+        second.enter_context(atomic.writing(file)).write(b"second")
+        return target
+
+    monkeypatch.setattr(Path, "replace", replace)
+    with second:
+        atomic.write_bytes(file, b"first")
+        assert file.read_bytes() == b"first"
     assert file.read_bytes() == b"second" and list(tmp_path.iterdir()) == [file]
 
 
