@@ -5,12 +5,14 @@ Whatever ends the process in between, also a power cut, leaves under the final n
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO
+from uuid import uuid4
 
 
 def partial_name(path: Path) -> Path:
@@ -25,24 +27,77 @@ def partial_name(path: Path) -> Path:
 def writing(path: Path, partial: Path | None = None) -> Iterator[IO[bytes]]:
     """A binary file to write, which becomes `path` when the block ends well; if not, `path` stays as it was.
 
-    partial: where it is written meanwhile, on the same file system, for writers that may run at the same time.  Raises
-    OSError (disk full, no permission), which names a file.
+    Of processes that write one file at the same time, the last to end has its content there.  partial: where it is
+    written meanwhile, on the same file system, under a name of its own.  Raises OSError (disk full, no permission),
+    which names a file.
     """
-    partial = partial or partial_name(path)
     try:
-        partial.unlink(missing_ok=True)  # what a killed process left may be a second name of a file that is in use
-        with partial.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        _rename(partial, path)
+        with _claimed(path) if partial is None else nullcontext(partial) as partial:
+            try:
+                with partial.open("wb") as file:
+                    yield file
+                    file.flush()
+                    os.fsync(file.fileno())
+                _rename(partial, path)
+            except BaseException:  # and not after it has its name: the next writer may have begun by then
+                with suppress(OSError):
+                    partial.unlink(missing_ok=True)
+                raise
     except OSError as error:
         if error.filename is None:  # the system names no file where a write fails, as on a full disk
             error.filename = str(path)
         raise
+
+
+def check_writable(path: Path) -> None:
+    """OSError where `writing` could not begin; what lies there stays as it is."""
+    with _claimed(path) as partial:
+        partial.touch()
+        partial.unlink()
+
+
+@contextmanager
+def _claimed(path: Path) -> Iterator[Path]:
+    """Where to write what becomes `path`: its `partial_name`, or another name if that cannot be had for oneself."""
+    descriptor = _claim(partial_name(path))
+    if descriptor is None:
+        yield path.with_name(f".{path.name}.{uuid4().hex}.partial")
+        return
+    try:
+        yield partial_name(path)
     finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _claim(partial: Path) -> int | None:
+    """Make an empty file of this name and lock it; None where a living process writes it, or where that is not known.
+
+    What a killed process left is removed, not emptied: it may be a second name of a file that is in use.
+    """
+    while True:
+        try:
+            descriptor = os.open(partial, os.O_RDWR | os.O_CREAT, 0o666)
+        except PermissionError:
+            return None  # another user's
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # locked, or a file system without locks
+            os.close(descriptor)
+            return None
+        if is_file_at(descriptor, partial):
+            opened = os.fstat(descriptor)
+            if opened.st_size == 0 and opened.st_nlink == 1:
+                return descriptor
+            partial.unlink()
+        os.close(descriptor)  # it has got its name, or was removed, between our opening and our locking it
+
+
+def is_file_at(descriptor: int, path: Path) -> bool:
+    """Whether an open file is still the one under `path`."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def write_bytes(path: Path, content: bytes) -> None:

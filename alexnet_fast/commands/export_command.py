@@ -21,10 +21,8 @@ def command(checkpoint: Path, out: Path) -> None:
     most 1e-4 of the largest, on one CPU.
     """
     from alexnet_fast.inference.export import export
-    from alexnet_fast.inference.load import load_safetensors
-    from alexnet_fast.runs.checkpoint import load_checkpoint, resolve_checkpoint
+    from alexnet_fast.inference.load import read_checkpoint
 
-    file = resolve_checkpoint(checkpoint)
-    loaded = load_safetensors(file) if file.suffix == ".safetensors" else load_checkpoint(file)
+    _, loaded = read_checkpoint(checkpoint)
     for written in export(loaded, out):
         click.echo(f"{written}  {written.stat().st_size / 1e6:,.1f} MB")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,8 @@ from typing import Any
 
 from alexnet_fast.config.recipe import counted_epochs, load_recipe
 from alexnet_fast.demo.data import DemoData, draw_dataset
-from alexnet_fast.runs.folder import RunFolder
+from alexnet_fast.runs.folder import LOCK, RunFolder
+from alexnet_fast.runs.lock import locked
 from alexnet_fast.tools.cores import num_cores
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
@@ -69,20 +70,21 @@ def run_demo(folder: Path, say: Callable[[str], None], *, device: str | None = N
 
     choose_device(device)  # UsageError before anything is drawn
     seconds: dict[str, float] = {}
-    try:
-        take(folder)
-        with timed(seconds, "drawing and sharding"):
-            say("1/3  Drawing ten classes of shapes and textures, and sharding them …")
-            dataset = Dataset.load(draw_shards(folder, DemoData()))
-        remove_run(RunFolder(folder / RUN))
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}). Give --out another folder.") from error
-    with timed(seconds, "training and testing"):
-        say("2/3  Training the two-tower network …")
-        result = train(dataset, load_recipe("demo"), folder / RUN, device=device)
-    with timed(seconds, "figures and report"):
-        say("3/3  Drawing what it has learned …")
-        draw(folder, dataset, device)
+    with ExitStack() as held:
+        try:
+            held.enter_context(taken(folder))
+            with timed(seconds, "drawing and sharding"):
+                say("1/3  Drawing ten classes of shapes and textures, and sharding them …")
+                dataset = Dataset.load(draw_shards(folder, DemoData()))
+            remove_run(RunFolder(folder / RUN))
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be written ({error.strerror}). Give --out another folder.") from error
+        with timed(seconds, "training and testing"):
+            say("2/3  Training the two-tower network …")
+            result = train(dataset, load_recipe("demo"), folder / RUN, device=device)
+        with timed(seconds, "figures and report"):
+            say("3/3  Drawing what it has learned …")
+            draw(folder, dataset, device)
     return DemoResult(dataset, result, seconds)
 
 
@@ -107,13 +109,19 @@ def draw(folder: Path, dataset: Dataset, device: str | None) -> None:
     write_report(folder / RUN, folder / SHARDS, folder / FIGURES["report"], device=device, say=lambda text: None)
 
 
-def take(folder: Path) -> None:
-    """Make the folder and mark it as the demo's; UsageError where it holds something else."""
+@contextmanager
+def taken(folder: Path) -> Iterator[None]:
+    """Make the folder, mark it as the demo's, and keep a second demo out of it in the block.
+
+    Raises UsageError where it holds something else, InUseError.
+    """
     marker = folder / MARKER
     if folder.exists() and not (folder.is_dir() and (marker.exists() or not any(folder.iterdir()))):
         raise UsageError(f"{folder}: holds something else than a demo. Give --out another folder.")
     folder.mkdir(parents=True, exist_ok=True)
     marker.touch()
+    with locked(folder / LOCK):
+        yield
 
 
 def remove_run(run: RunFolder) -> None:

@@ -21,15 +21,14 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate, chain, islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from alexnet_fast.config.precision import choose_precision, name_of
 from alexnet_fast.distributed.launcher import launch
-from alexnet_fast.distributed.mesh import Mesh, broadcast_object
+from alexnet_fast.distributed.mesh import Mesh, all_gather_object, broadcast_object
 from alexnet_fast.distributed.parallelism import choose_layout
 from alexnet_fast.inference.evaluation import Predictor
 from alexnet_fast.inference.load import Trained, load_trained, mean_to_subtract
@@ -63,8 +62,6 @@ PART_IMAGES = 4096
 """Images of a part: what a stop can lose, at most, in each process."""
 BATCH = 128
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-Floats = npt.NDArray[np.floating[Any]]
 
 
 def layer_output(predictor: Predictor, images: torch.Tensor, layer: str) -> torch.Tensor:
@@ -240,16 +237,20 @@ def work(mesh: Mesh, device: torch.device, request: Request) -> list[Row]:
     trained = load_trained(file, device, precision)
     images = images_of(request, trained)
     target = Target(request, images, trained, width_of(trained, request.layer, device, precision.dtype))
+    if any(settings != target.settings for settings in all_gather_object(mesh, target.settings)):
+        raise UserError(  # a best.pt that a run wrote anew meanwhile, or an image that came into the folder
+            f"{file} or {request.data} changed while the processes read it, or they compute in different precisions: "
+            "their rows do not belong together. Run the same command again."
+        )
     with ExitStack() as held:
         failure = prepared(target, held) if mesh.is_main_rank else None
         failure = broadcast_object(mesh, failure)
         if failure is not None:
             raise failure
-        array = target.open()
         for number in range(mesh.rank, target.num_parts, mesh.world_size):
             if not target.part_file(number).exists():
                 batches = images.part(number, target.num_parts, trained, device, precision.dtype)
-                target.write(array, number, batches, trained)
+                target.write(number, batches, trained)
         mesh.barrier()
         return target.finish(trained.labels) if mesh.is_main_rank else []
 
@@ -313,7 +314,7 @@ class Target:
             yield
 
     def prepare(self) -> None:
-        """Reserve all bytes on the disk now: a memory-mapped file that finds it full later kills the process."""
+        """Reserve all bytes on the disk now: that it is full is found before hours of work."""
         self.refuse_what_is_there()  # another command may have finished it until a moment ago
         noted = self.parts / "settings.json"
         if noted.exists() and self.array.exists():
@@ -344,35 +345,48 @@ class Target:
         with suppress(OSError):
             self.array.unlink(missing_ok=True)
 
-    def open(self) -> Floats:
-        array: Floats = np.lib.format.open_memmap(self.array, mode="r+")
-        return array
-
     def write(
-        self,
-        array: Floats,
-        number: int,
-        batches: Iterator[tuple[list[Row], torch.Tensor, list[int]]],
-        trained: Trained,
+        self, number: int, batches: Iterator[tuple[list[Row], torch.Tensor, list[int]]], trained: Trained
     ) -> None:
-        """Compute a part's rows, flush them to the disk, then note that they are there."""
-        start = part_of_rank(self.shape[0], number, self.num_parts).start
+        """Compute a part's rows, flush them to the disk, then note that they are there.
+
+        Not by a memory map: where machines share a disk over the network, each writes whole pages of it, and over the
+        rows of another part in the first and the last page.
+        """
         done: list[Row] = []
-        for rows, images, good in batches:
-            values = np.full((len(rows), self.shape[1]), np.nan, dtype=array.dtype)
-            if good:
-                output = layer_output(trained.predictor, images, self.request.layer)
-                values[good] = output.to(getattr(torch, self.request.dtype)).cpu().numpy()
-                if not np.isfinite(values[good]).all():
-                    raise UserError(
-                        f"{self.request.layer} has values that {array.dtype} cannot hold, from {rows[0].sample} on: "
-                        "give --dtype float32 and another --out."
-                    )
-            array[start + len(done) : start + len(done) + len(rows)] = values
-            done += rows
+        with ExitStack() as stack:
+            with self.saying_what_is_wrong():
+                file = stack.enter_context(self.open_part(number))
+            for rows, images, good in batches:
+                values = np.full((len(rows), self.shape[1]), np.nan, dtype=self.request.dtype)
+                if good:
+                    output = layer_output(trained.predictor, images, self.request.layer)
+                    values[good] = output.to(getattr(torch, self.request.dtype)).cpu().numpy()
+                    if not np.isfinite(values[good]).all():
+                        raise UserError(
+                            f"{self.request.layer} has values that {values.dtype} cannot hold, from {rows[0].sample} "
+                            "on: give --dtype float32 and another --out."
+                        )
+                with self.saying_what_is_wrong():
+                    file.write(values.tobytes())
+                done += rows
+            with self.saying_what_is_wrong():
+                file.flush()
+                os.fsync(file.fileno())
+                atomic.write_text(self.part_file(number), to_json([asdict(row) for row in done]))
+
+    def open_part(self, number: int) -> IO[bytes]:
+        """The unfinished array, to write the rows of a part."""
+        file = os.fdopen(os.open(self.array, os.O_WRONLY), "wb")  # not for reading: pages would be fetched, to be whole
+        start = part_of_rank(self.shape[0], number, self.num_parts).start
+        file.seek((start - self.shape[0]) * self.shape[1] * np.dtype(self.request.dtype).itemsize, os.SEEK_END)
+        return file
+
+    @contextmanager
+    def saying_what_is_wrong(self) -> Iterator[None]:
+        """An error of the disk becomes a UserError."""
         try:
-            array.flush()  # type: ignore[attr-defined]
-            atomic.write_text(self.part_file(number), to_json([asdict(row) for row in done]))
+            yield
         except OSError as error:
             raise self.unwritable(error) from error
 

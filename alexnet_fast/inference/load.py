@@ -54,8 +54,14 @@ def trained_from(file: Path, checkpoint: Checkpoint, device: torch.device, preci
 
 def read_checkpoint(path: Path) -> tuple[Path, Checkpoint]:
     """The file that `path` means, a run's folder being its newest checkpoint, and what is in it."""
-    file = resolve_checkpoint(path)
-    return file, load_safetensors(file) if file.suffix == ".safetensors" else load_checkpoint(file)
+    while True:
+        file = resolve_checkpoint(path)
+        try:
+            return file, load_safetensors(file) if file.suffix == ".safetensors" else load_checkpoint(file)
+        except UsageError:
+            if file == path or file.exists():
+                raise
+            # The run trains on, and has removed it for a newer one.
 
 
 def load_safetensors(file: Path) -> Checkpoint:

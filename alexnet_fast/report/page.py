@@ -64,12 +64,10 @@ def check_writable(file: Path) -> None:
     """UserError where `write_page` could not write the page; what lies there stays as it is."""
     if file.is_dir():
         raise UserError(f"{file}: is a folder. Give --out a file's name, such as {file / 'report.html'}.")
-    partial = atomic.partial_name(file)
     made = [folder for folder in file.absolute().parents if not folder.exists()]
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial.touch()
-        partial.unlink()
+        atomic.check_writable(file)
         for folder in made:
             folder.rmdir()
     except OSError as error:

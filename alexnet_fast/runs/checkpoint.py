@@ -236,10 +236,18 @@ def all_checkpoints(folder: Path) -> list[Path]:
     best.pt is omitted where it is one of the others under a second name; one that cannot be read comes first.
     """
     files, best = saved_checkpoints(folder), folder / BEST
-    if not best.is_file() or any(best.samefile(file) for file in files):
+    if not best.is_file() or any(is_same_file(best, file) for file in files):
         return files
     steps = {file: step_of(file) for file in files}
     return sorted([best, *files], key=lambda file: steps[file] if file in steps else step_in(best))
+
+
+def is_same_file(one: Path, other: Path) -> bool:
+    """Whether two names are one file's; False where a run that trains on has removed either meanwhile."""
+    try:
+        return one.samefile(other)
+    except FileNotFoundError:
+        return False
 
 
 def step_in(file: Path) -> int:
@@ -262,15 +270,15 @@ def value_in(file: Path, key: str) -> Any:
         return None
 
 
-def newest_checkpoint(folder: Path) -> tuple[Checkpoint, list[str]] | None:
-    """The newest that can be read, and a sentence for each newer one that cannot; None: there is none at all.
+def newest_checkpoint(folder: Path) -> tuple[Path, Checkpoint, list[str]] | None:
+    """The newest that can be read, its file first, and a sentence for each newer one that cannot; None: there is none.
 
     Raises UserError if there are some and none can be read.
     """
     complaints: list[str] = []
     for file in reversed(all_checkpoints(folder)):
         try:
-            return load_checkpoint(file), complaints
+            return file, load_checkpoint(file), complaints
         except UserError as error:  # noqa: PERF203
             complaints.append(str(error))
     if complaints:

@@ -99,18 +99,25 @@ class RunFolder:
         """
         made = [path for path in (self.path, *self.path.absolute().parents) if not path.exists()]
         new = bool(made) or (self.path.is_dir() and self.is_unbegun())
-        try:
-            self.prepare(resume=resume)
-            with self.lock():
+        with ExitStack() as stack:
+            try:
+                self.prepare(resume=resume)
+                stack.enter_context(self.lock())
+            except InUseError:
+                raise  # what is there is the other's
+            except BaseException:
+                if made:
+                    self.remove_empty(made)
+                raise
+            try:
+                self.make_folders(resume=resume)  # a process whose start failed meanwhile has removed them
                 if not resume and self.holds_a_run():  # of a process that ended between the look and the lock
                     raise UsageError(self.held_run(going=False))
                 yield
-        except InUseError:
-            raise  # what is there is the other's
-        except BaseException:
-            if new and not self.recipe.exists():
-                self.remove_beginning(made)
-            raise
+            except BaseException:
+                if new and not self.recipe.exists():
+                    self.remove_beginning(made)
+                raise
 
     def prepare(self, *, resume: bool) -> None:
         """Make the folder, or find the run to resume.  Raises UsageError or UserError where neither can be."""
@@ -120,6 +127,10 @@ class RunFolder:
             raise UsageError(self.held_run(going=self.is_running()))
         if not resume and self.path.exists() and not (self.path.is_dir() and self.is_unbegun()):
             raise UsageError(f"{self.path} is there and is no run of this program: choose another --out.")
+        self.make_folders(resume=resume)
+
+    def make_folders(self, *, resume: bool) -> None:
+        """UserError where they cannot be made."""
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             self.figures.mkdir(exist_ok=True)
@@ -134,10 +145,17 @@ class RunFolder:
         return f"{self.path} holds a run already: {todo} another --out."
 
     def remove_beginning(self, made: Sequence[Path]) -> None:
-        """Remove an empty run, and those of the folders around it (the inner first) that hold nothing else."""
+        """Remove an empty run, and those of the folders around it (the inner first) that hold nothing else.
+
+        While it is locked: afterwards it may be another process's.
+        """
         with suppress(OSError):  # it was not made
             (self.path / LOCK).unlink()
         shutil.rmtree(self.caches, ignore_errors=True)
+        self.remove_empty(made)
+
+    def remove_empty(self, made: Sequence[Path]) -> None:
+        """Remove those of the run's folders, and of the ones around it, in which nothing is."""
         for folder in (self.checkpoints, self.figures, *made):
             with suppress(OSError):  # the same, or something is in it
                 folder.rmdir()

@@ -6,15 +6,21 @@ import errno
 import fcntl
 import os
 import socket
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from alexnet_fast.tools import atomic
 from alexnet_fast.tools.errors import UserError
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 """What flock says on file systems without locks: some network and FUSE ones."""
+
+
+LOOK_SECONDS = 0.05
+"""In which `is_locked` has ended, which locks the file itself for a moment."""
 
 
 class InUseError(UserError):
@@ -24,27 +30,63 @@ class InUseError(UserError):
 @contextmanager
 def locked(file: Path) -> Iterator[None]:
     """Keep other processes out as long as this one lives.  Raises InUseError, OSError where the file cannot be made."""
-    with file.open("a+b", buffering=0) as opened:
-        try:
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            by_content = False
-        except BlockingIOError as error:
-            raise in_use(file, owner_of(opened)) from error
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
-            by_content = True
-            if is_alive(owner := owner_of(opened)):
-                raise in_use(file, owner, f", or remove {file} if no training is running") from error
-        with suppress(OSError):  # a full disk: the system's lock holds without its owner's name too
-            opened.truncate(0)
-            opened.write(f"{os.getpid()} {socket.gethostname()}".encode())
+    with ExitStack() as stack:
+        while True:
+            opened = stack.enter_context(file.open("a+b", buffering=0))
+            by_content = not lock(opened, file)
+            if atomic.is_file_at(opened.fileno(), file):
+                break  # else its holder removed it, and the folder, between our opening and our locking it
+        if not by_content:
+            with suppress(OSError):  # a full disk: the system's lock holds without its owner's name too
+                write_owner(opened)
         try:
             yield
         finally:
             if by_content:
                 with suppress(OSError):
                     opened.truncate(0)
+
+
+def lock(opened: IO[bytes], file: Path) -> bool:
+    """Lock an open file; False where the system cannot, and now its content does.  Raises InUseError."""
+    try:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(LOOK_SECONDS)
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise in_use(file, owner_of(opened)) from error
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        lock_by_content(opened, file)
+        return False
+    return True
+
+
+def lock_by_content(opened: IO[bytes], file: Path) -> None:
+    """Write this process into the file, if no living one is there.  Raises InUseError, OSError.
+
+    Of processes that look at the same moment, as those of one Slurm job step do, one alone can make the second file.
+    """
+    turn = file.with_name(f"{file.name}.turn")
+    try:
+        os.close(os.open(turn, os.O_CREAT | os.O_EXCL))
+    except FileExistsError as error:
+        raise in_use(file, [], f", or remove {turn} if no training is running") from error
+    try:
+        if is_alive(owner := owner_of(opened)):
+            raise in_use(file, owner, f", or remove {file} if no training is running")
+        write_owner(opened)
+    finally:
+        turn.unlink()
+
+
+def write_owner(file: IO[bytes]) -> None:
+    """Make this process the file's content."""
+    file.truncate(0)
+    file.write(f"{os.getpid()} {socket.gethostname()}".encode())
 
 
 def is_locked(file: Path) -> bool:

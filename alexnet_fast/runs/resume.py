@@ -10,6 +10,7 @@ from typing import Any
 
 from alexnet_fast.config.recipe import Recipe, key_types, load_recipe, recipe_content
 from alexnet_fast.config.schedule import Schedule
+from alexnet_fast.distributed.mesh import Mesh, broadcast_object
 from alexnet_fast.runs.checkpoint import (
     Checkpoint,
     all_checkpoints,
@@ -46,7 +47,7 @@ def recipe_of_run(folder: RunFolder) -> Recipe:
             raise UsageError(
                 f"{folder.path}: has neither recipe.toml nor checkpoints; start another run with another --out."
             )
-        return found[0].recipe
+        return found[1].recipe
     try:
         check_every_key(folder.recipe)
         return load_recipe(str(folder.recipe))
@@ -132,24 +133,37 @@ def resume_target(given: Path | None, out: Path | None, default: Path) -> Resume
 
 
 def find_start(
-    folder: RunFolder, dataset: Dataset, recipe: Recipe, *, resume: bool = True, checkpoint: Path | None = None
+    folder: RunFolder,
+    dataset: Dataset,
+    recipe: Recipe,
+    *,
+    mesh: Mesh,
+    resume: bool = True,
+    checkpoint: Path | None = None,
 ) -> tuple[Checkpoint | None, list[str]]:
     """The checkpoint to start from, and notes for the user about it; None: the run begins with its first step.
 
+    All ranks call it together and start from the main rank's: another machine's list of a shared folder may be old.
     `resume` False: the run was not asked to resume, and does so only where torchrun started the process again after a
     failure.  `checkpoint`: this one, not the newest.  Raises UsageError where the checkpoint is of another network or
     of other classes.
     """
+    start: Checkpoint | None = None
+    notes: list[str] = []
     if checkpoint is not None:
-        start, notes = load_checkpoint(checkpoint), [f"Starting from {checkpoint}."]
-    elif not resume and not all_checkpoints(folder.checkpoints):
-        return None, []
-    else:
+        notes = [f"Starting from {checkpoint}."]
+    elif mesh.is_main_rank and (resume or all_checkpoints(folder.checkpoints)):
         found = newest_checkpoint(folder.checkpoints)
         if found is None:
-            return None, ["No checkpoint was saved yet: training starts from the first step."]
-        start, notes = found
-        notes = [f"Resuming from an older checkpoint: {note}" for note in notes]
+            notes = ["No checkpoint was saved yet: training starts from the first step."]
+        else:
+            checkpoint, start, notes = found
+            notes = [f"Resuming from an older checkpoint: {note}" for note in notes]
+    checkpoint = broadcast_object(mesh, checkpoint)
+    if checkpoint is None:
+        return None, notes
+    if start is None:
+        start = load_checkpoint(checkpoint)
     check_same_classes(start, dataset)
     check_same_network(folder, start.recipe, recipe)
     before, now = asdict(start.recipe), asdict(recipe)

@@ -11,14 +11,14 @@ import torch
 
 from alexnet_fast.config.precision import Precision
 from alexnet_fast.config.recipe import Recipe
-from alexnet_fast.distributed.mesh import Mesh
+from alexnet_fast.distributed.mesh import Mesh, all_gather_object
 from alexnet_fast.pipelines.augmentation import Augmentation
 from alexnet_fast.pipelines.batch import Batch
 from alexnet_fast.pipelines.decoded_cache import CachePlan, CacheRequest, CacheSize, LoaderMemory
 from alexnet_fast.pipelines.loader import TrainingLoader
 from alexnet_fast.runs.resume_command import resume_command
 from alexnet_fast.tools.dataset import Dataset
-from alexnet_fast.tools.errors import UsageError
+from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.messages import counted
 from alexnet_fast.training.memory import training_bytes
 
@@ -91,6 +91,20 @@ def doubt_of_data(dataset: Dataset) -> str | None:
         f"{samples / classes:.2g} each: too few to learn from, other images will not be recognized. "
         "Give hundreds of each class, or take the run as a trial of the program."
     )
+
+
+def check_same_job(mesh: Mesh, job: Job) -> None:
+    """UserError, on every rank, where another machine has other shards in that folder, or another recipe.
+
+    All ranks call it together.
+    """
+    folder = job.dataset.folder
+    for what, own, remedy in (
+        (f"shards in {folder}", job.dataset.fingerprint, "Copy the folder again to all of them"),
+        ("recipes", job.recipe.to_toml(), "Copy the recipe's file again to all of them"),
+    ):
+        if len(set(all_gather_object(mesh, own))) > 1:
+            raise UserError(f"The machines have different {what}, and would train on together unnoticed. {remedy}.")
 
 
 def make_loader(mesh: Mesh, device: torch.device, job: Job, precision: Precision) -> Loader:

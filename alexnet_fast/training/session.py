@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from alexnet_fast.config.precision import Precision, choose_precision
 from alexnet_fast.config.recipe import Recipe
 from alexnet_fast.config.schedule import Schedule
-from alexnet_fast.distributed.mesh import Mesh, broadcast_object
+from alexnet_fast.distributed.mesh import Mesh, all_gather_object, broadcast_object
 from alexnet_fast.distributed.signals import AgreedStop, StopSignals
 from alexnet_fast.distributed.torchrun_env import is_restarted
 from alexnet_fast.inference.pretrained import load_pretrained
@@ -29,7 +30,7 @@ from alexnet_fast.training.convolution_choice import choose_convolutions
 from alexnet_fast.training.divergence import DivergedError
 from alexnet_fast.training.evaluator import Evaluator
 from alexnet_fast.training.illustrator import Illustrator
-from alexnet_fast.training.job import Job, Loader, make_loader
+from alexnet_fast.training.job import Job, Loader, check_same_job, make_loader
 from alexnet_fast.training.metrics import Meter
 from alexnet_fast.training.optimizer import SGD
 from alexnet_fast.training.telemetry import Silent, Telemetry
@@ -132,19 +133,21 @@ def open_session(
     `loader`: instead of the data set's own, for measuring.
     """
     recipe, dataset, folder = job.recipe, job.dataset, RunFolder(job.run)
+    check_same_job(mesh, job)
     precision = choose_precision(device, recipe.precision_to_train_in)
     loader = loader if loader is not None else make_loader(mesh, device, job, precision)
     schedule = Schedule(recipe, loader.num_batches)
     # torchrun starts the processes again after a failure: then the run has newer checkpoints than the one given.
     restarted = is_restarted() and bool(all_checkpoints(folder.checkpoints))
     named = broadcast_object(mesh, None if restarted else job.checkpoint)
-    start, notes = find_start(folder, dataset, recipe, resume=job.resume, checkpoint=named)
+    start, notes = find_start(folder, dataset, recipe, mesh=mesh, resume=job.resume, checkpoint=named)
     architecture = recipe.architecture(len(dataset.classes))
     model = AlexNet(architecture, exchange=mesh.make_exchange(architecture.num_towers)).to(device)
     optimizer = SGD(model, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
     if start is None:
-        notes += initialize(model, recipe, classes_of(dataset))
+        notes += initialize(model, recipe, classes_of(dataset), mesh)
     else:
+        check_same_weights(mesh, start.model)
         load_whole_state(model, start.model)
         if start.optimizer is not None:
             optimizer.load_whole_state(start.optimizer)
@@ -213,17 +216,35 @@ def open_session(
     )  # fmt: skip
 
 
-def initialize(model: AlexNet, recipe: Recipe, classes: tuple[tuple[str, str], ...]) -> list[str]:
+def initialize(model: AlexNet, recipe: Recipe, classes: tuple[tuple[str, str], ...], mesh: Mesh) -> list[str]:
     """Random weights by the recipe's seed, and over them those of `init`; notes for the user of these."""
     model.initialize(recipe.seed)
     if not recipe.init:
         return []
     found = load_pretrained(Path(recipe.init), model.architecture, recipe.network, classes)
+    check_same_weights(mesh, found.tensors)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name in found.tensors:
                 parameter.copy_(own_rows(model, name, found.tensors[name]))
     return found.notes
+
+
+def check_same_weights(mesh: Mesh, weights: dict[str, torch.Tensor]) -> None:
+    """UserError, on every rank, where they read different weights: replicas, or towers, would train on unnoticed.
+
+    All ranks call it together.
+    """
+    if mesh.world_size == 1:
+        return
+    digest = hashlib.blake2b()
+    for tensor in weights.values():
+        digest.update(tensor.numpy().tobytes())
+    if len(set(all_gather_object(mesh, digest.digest()))) > 1:
+        raise UserError(
+            "The processes read different weights: another process wrote the file meanwhile, such as a run that still "
+            "trains, or each machine has one of its own. Name a file that stays as it is, with --init or --resume."
+        )
 
 
 def restore(

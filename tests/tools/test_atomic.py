@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import resource
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
@@ -75,6 +78,73 @@ def test_a_killed_process_leaves_what_was_there_and_the_next_write_clears_up(tmp
     assert file.read_text() == "old" and atomic.partial_name(file).read_bytes() == b"half"
     atomic.write_text(file, "new é")
     assert file.read_text(encoding="utf-8") == "new é" and list(tmp_path.iterdir()) == [file]
+
+
+def test_two_writers_of_one_file_do_not_disturb_each_other(tmp_path: Path) -> None:
+    """The one that ended first gave the name to what the other had half written, and the other then failed."""
+    file = tmp_path / "file"
+    with atomic.writing(file) as second:
+        with atomic.writing(file) as first:
+            second.write(b"half ")
+            second.flush()
+            atomic.check_writable(file)
+            first.write(b"first")
+        assert file.read_bytes() == b"first"
+        second.write(b"and half")
+    assert file.read_bytes() == b"half and half" and list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("name", ["rename", "unlink"])
+def test_a_writer_that_ends_while_another_looks_at_its_file_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    file, real = tmp_path / "file", fcntl.flock
+    partial = atomic.partial_name(file)
+    partial.write_bytes(b"first")
+
+    def flock(descriptor: int, how: int) -> None:
+        """The first writer ends just before the second one locks what it has opened."""
+        monkeypatch.setattr(fcntl, "flock", real)
+        partial.replace(file) if name == "rename" else partial.unlink()
+        partial.write_bytes(b"third")
+        real(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with atomic.writing(file) as opened:
+        assert not file.exists() or file.read_bytes() == b"first"
+        opened.write(b"second")
+    assert file.read_bytes() == b"second" and list(tmp_path.iterdir()) == [file]
+
+
+def test_a_writer_that_begins_when_another_has_renamed_its_file_keeps_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, real = tmp_path / "file", Path.replace
+    second = ExitStack()
+
+    def replace(self: Path, target: Path) -> Path:
+        monkeypatch.setattr(Path, "replace", real)
+        real(self, target)
+        second.enter_context(atomic.writing(file)).write(b"second")
+        return target
+
+    monkeypatch.setattr(Path, "replace", replace)
+    with second:
+        atomic.write_bytes(file, b"first")
+        assert file.read_bytes() == b"first"
+    assert file.read_bytes() == b"second" and list(tmp_path.iterdir()) == [file]
+
+
+def test_without_locks_writers_do_not_share_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(descriptor: int, how: int) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    file = tmp_path / "file"
+    with atomic.writing(file) as second:
+        second.write(b"second")
+        atomic.write_bytes(file, b"first")
+    assert file.read_bytes() == b"second"
 
 
 @pytest.mark.parametrize("links", [True, False])

@@ -75,9 +75,9 @@ def shard(
     pool: gives the workers; called only where there is something to do.  Raises UsageError where the output holds
     something else, UserError where the work cannot continue; run again, it resumes.
     """
-    _refuse_others(plan, output)  # before the lock, which writes
+    refuse_others(plan, output)  # before the lock, which writes
     with output.lock():
-        _refuse_others(plan, output)
+        refuse_others(plan, output)
         output.prepare()
         if output.size(MANIFEST) is not None:
             return _mend(plan, output, pool, watch)
@@ -109,7 +109,8 @@ def shard(
 def refuse_foreign(output: Output) -> None:
     """UsageError where the output is neither empty nor a run's of this program.  Writes nothing."""
     others = [name for name in output.names() if name != WORK]
-    if not others or output.size(MANIFEST) is not None or output.size(IDENTITY) is not None:
+    # In this order: another run that ends meanwhile writes the manifest before it removes the identity.
+    if not others or output.size(IDENTITY) is not None or output.size(MANIFEST) is not None:
         return
     if any(name.endswith(".idx") for name in others):
         raise UsageError(f"{output}: holds shards whose {MANIFEST} is lost. {ONLY_A_COPY}")
@@ -119,13 +120,15 @@ def refuse_foreign(output: Output) -> None:
     )
 
 
-def _refuse_others(plan: Plan, output: Output) -> None:
+def refuse_others(plan: Plan, output: Output) -> None:
     """UsageError where the output was made from another source or with other options."""
     refuse_foreign(output)
+    begun = _is_begun(output)
+    stored = output.read(IDENTITY)  # before the look for the manifest, as above
     if output.size(MANIFEST) is not None:
         before = _identity_of(_finished(output))
-    elif _is_begun(output):
-        before = _stored_identity(output)
+    elif begun:
+        before = _parsed_identity(stored, output)
     else:
         return
     found = differences(before, plan.identity)
@@ -140,10 +143,10 @@ def _is_begun(output: Output) -> bool:
     return output.names() not in ([], [WORK]) or any(name.endswith(RECORD) for name in output.names(WORK))
 
 
-def _stored_identity(output: Output) -> dict[str, object]:
+def _parsed_identity(stored: bytes | None, output: Output) -> dict[str, object]:
     """What the run that began the output was asked for; UserError where nobody can read it any more."""
     try:
-        before = json.loads(output.read(IDENTITY) or b"")
+        before = json.loads(stored or b"")
     except (ValueError, RecursionError):
         before = None
     if not isinstance(before, dict):

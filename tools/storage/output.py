@@ -143,7 +143,7 @@ class LocalOutput:
                 raise _write_error(path, error) from error
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if _is_file_at(descriptor, path):
+                if atomic.is_file_at(descriptor, path):
                     break
             except OSError as error:
                 os.close(descriptor)
@@ -160,14 +160,6 @@ class LocalOutput:
             yield
         finally:
             os.close(descriptor)
-
-
-def _is_file_at(descriptor: int, path: Path) -> bool:
-    """Whether an open file is still the one under `path`."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _write_error(file: Path, error: OSError) -> UserError:

@@ -13,10 +13,12 @@ from PIL import Image
 from alexnet_fast.commands.main import group
 from alexnet_fast.config.recipe import load_recipe
 from alexnet_fast.demo.data import KINDS, DemoData, draw_dataset
-from alexnet_fast.demo.tour import DemoResult, remove_run, run_demo, summary, take
+from alexnet_fast.demo.tour import DemoResult, remove_run, run_demo, summary, taken
 from alexnet_fast.pipelines.preview import color_shifts, contact_samples, draw_preview, network_views
 from alexnet_fast.runs.figures import TEN_VIEWS, TRAIN, VALIDATION, draw_curves, draw_filters, tile
 from alexnet_fast.runs.folder import RunFolder
+from alexnet_fast.runs.lock import InUseError
+from alexnet_fast.tools import atomic
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
 
@@ -187,12 +189,23 @@ def test_the_summary_says_what_to_do_next(tiny_dataset: Dataset, tmp_path: Path)
 
 def test_a_demo_that_is_still_running_keeps_its_run(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
-    take(tmp_path)
     run.path.mkdir()
     run.recipe.write_text("seed = 1")
     with run.lock(), pytest.raises(UserError, match="in use by process"):
         remove_run(RunFolder(tmp_path / "run"))
     assert run.recipe.exists()
-    take(tmp_path)
     remove_run(run)
     assert not run.path.exists()
+
+
+def test_a_second_demo_leaves_the_images_of_the_first_alone(tmp_path: Path) -> None:
+    """It removed them while they were drawn, and both failed."""
+    folder = tmp_path / "demo"
+    with taken(folder):
+        half = atomic.partial_name(folder / "images") / "train" / "star"
+        half.mkdir(parents=True)
+        with pytest.raises(InUseError, match="demo is in use by process"):
+            run_demo(folder, lambda text: None, device="cpu")
+        assert half.exists() and not (folder / "images").exists()
+    with taken(folder):
+        pass

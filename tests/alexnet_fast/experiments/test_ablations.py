@@ -134,6 +134,6 @@ def test_an_unfinished_run_on_other_data_is_refused(small_run: Path, tiny_datase
     check_runs(tmp_path, planned, tiny_dataset)
     saved = newest_checkpoint(folder / "checkpoints")
     assert saved is not None
-    save_checkpoint(checkpoint_path(folder / "checkpoints", 10**6), replace(saved[0], dataset_fingerprint="another"))
+    save_checkpoint(checkpoint_path(folder / "checkpoints", 10**6), replace(saved[1], dataset_fingerprint="another"))
     with pytest.raises(UsageError, match="was trained on another data set"):
         check_runs(tmp_path, planned, tiny_dataset)

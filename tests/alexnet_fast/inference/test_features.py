@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,6 +44,18 @@ def stored_stems(dataset: Dataset, split: str) -> list[str]:
     return [sample.stem for sample in stored_samples(dataset, split)]
 
 
+@pytest.mark.parametrize("key", ["network", "images"])
+def test_ranks_that_read_different_files_mix_no_rows(
+    small_run: Path, tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    """best.pt, which a run that trains on replaces, was another network on each rank, and the array held both."""
+    monkeypatch.setattr(module, "all_gather_object", lambda mesh, own: [own | {key: "another"}, own])
+    out = tmp_path / "f.npy"
+    with pytest.raises(UserError, match=r"step-\d+\.pt or .* changed while the processes read it"):
+        write_features(request_for(small_run, tiny_dataset.folder, out), device="cpu", say=silent)
+    assert not list(tmp_path.iterdir())
+
+
 def test_each_row_is_the_hidden_layer_of_its_image(
     small_run: Path, trained: Trained, tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -68,6 +81,21 @@ def test_each_row_is_the_hidden_layer_of_its_image(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["f.npy", "f.tsv"]
 
 
+def test_ranks_of_several_machines_share_no_page_of_the_array(
+    small_run: Path, tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over a network each machine writes whole pages of a memory map: zeros over the other's rows next to its own."""
+    out, shown = tmp_path / "f.npy", []
+
+    def output(*arguments: Any) -> torch.Tensor:
+        shown.append(str(atomic.partial_name(out)) in Path("/proc/self/maps").read_text())
+        return layer_output(*arguments)
+
+    monkeypatch.setattr(module, "layer_output", output)
+    write_features(request_for(small_run, tiny_dataset.folder, out), device="cpu", say=silent)
+    assert len(shown) > 1 and not any(shown)
+
+
 @pytest.mark.parametrize("layer", OBSERVED)
 def test_every_layer_has_its_width(layer: str, trained: Trained) -> None:
     architecture = trained.checkpoint.architecture()
@@ -86,12 +114,12 @@ def test_a_stopped_command_continues(
     real = module.Target.write
     done: list[int] = []
 
-    def write(self: module.Target, array: module.Floats, number: int, *rest: object) -> None:
+    def write(self: module.Target, number: int, *rest: object) -> None:
         if len(done) == 1:
             done.append(-1)
             raise KeyboardInterrupt
         done.append(number)
-        real(self, array, number, *rest)  # type: ignore[arg-type]
+        real(self, number, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module.Target, "write", write)
     request = request_for(small_run, tiny_dataset.folder, parts)

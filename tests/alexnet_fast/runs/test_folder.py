@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
 from alexnet_fast.runs.folder import RunFolder, to_json
+from alexnet_fast.runs.lock import InUseError, is_locked, locked
 from alexnet_fast.tools.errors import UsageError, UserError
 
 
@@ -65,6 +68,54 @@ def test_a_run_that_began_and_ended_before_the_lock_was_held_is_not_written_over
     with pytest.raises(UsageError, match="holds a run already: resume it"), late.taken(resume=False):
         raise AssertionError("not reached")
     assert late.recipe.read_text() == "seed = 1"
+
+
+def test_a_start_that_fails_removes_nothing_of_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next took the folder between the end of the lock and the clearing up, which removed its lock and folders."""
+    folder, name = RunFolder(tmp_path / "run"), "alexnet_fast.runs.folder.locked"
+    nexts = ExitStack()
+
+    @contextmanager
+    def then_taken(file: Path) -> Iterator[None]:
+        monkeypatch.setattr(name, locked)
+        try:
+            with locked(file):
+                yield
+        finally:
+            nexts.enter_context(folder.taken(resume=False))
+
+    monkeypatch.setattr(name, then_taken)
+    with pytest.raises(UserError, match="no such device"), folder.taken(resume=False):
+        raise UserError("no such device")
+    with nexts:
+        assert folder.checkpoints.is_dir() and folder.figures.is_dir()
+        with pytest.raises(InUseError), folder.lock():
+            raise AssertionError("not reached")
+        folder.recipe.write_text("seed = 1")
+
+
+def test_a_look_at_the_lock_keeps_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`info` or `report` of a stopped run, at the moment that it was resumed: it was "in use" by the dead process."""
+    file = tmp_path / ".lock"
+    with file.open("wb") as look:
+        fcntl.flock(look, fcntl.LOCK_SH)
+        monkeypatch.setattr(time, "sleep", lambda seconds: fcntl.flock(look, fcntl.LOCK_UN))
+        with locked(file):
+            assert is_locked(file)
+
+
+def test_a_lock_that_its_holder_removed_is_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a failed start, or of the demo's last run: two processes each held a file of that name."""
+    file, real = tmp_path / ".lock", fcntl.flock
+
+    def flock(opened: IO[bytes], how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", real)
+        file.unlink()
+        real(opened, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with locked(file), pytest.raises(InUseError, match=f"in use by process {os.getpid()}"), locked(file):
+        raise AssertionError("not reached")
 
 
 def test_a_beginning_with_something_of_the_users_in_it_is_not_taken(tmp_path: Path) -> None:

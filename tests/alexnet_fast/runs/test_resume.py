@@ -14,6 +14,8 @@ import torch
 
 from alexnet_fast.config.recipe import load_recipe, override
 from alexnet_fast.config.schedule import Schedule
+from alexnet_fast.distributed.mesh import Mesh
+from alexnet_fast.inference.load import read_checkpoint
 from alexnet_fast.runs.checkpoint import (
     Checkpoint,
     all_checkpoints,
@@ -24,7 +26,14 @@ from alexnet_fast.runs.checkpoint import (
 )
 from alexnet_fast.runs.describe import describe_run
 from alexnet_fast.runs.folder import RunFolder
-from alexnet_fast.runs.resume import Resume, recipe_of_run, recipe_to_resume, restore_place, resume_target
+from alexnet_fast.runs.resume import (
+    Resume,
+    find_start,
+    recipe_of_run,
+    recipe_to_resume,
+    restore_place,
+    resume_target,
+)
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.training.run import train
@@ -230,10 +239,58 @@ def test_the_best_stands_where_its_step_is(finished: Path, tmp_path: Path) -> No
     (run / "checkpoints" / "step-00000042.pt").write_bytes(b"cut short")
     assert resolve_checkpoint(run).name == "best.pt"
     found = newest_checkpoint(run / "checkpoints")
-    assert found is not None and found[0].step == 28 and "step-00000042.pt" in found[1][0]
+    assert found is not None and found[1].step == 28 and "step-00000042.pt" in found[2][0]
     (run / "checkpoints" / "best.pt").write_bytes(b"cut short too")
     found = newest_checkpoint(run / "checkpoints")
-    assert found is not None and found[0].step == 14
+    assert found is not None and found[1].step == 14
+
+
+@pytest.mark.parametrize("name", ["step-00000042.pt", None])
+def test_every_rank_starts_from_the_main_rank_s_checkpoint(
+    finished: Path, tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str | None
+) -> None:
+    """Another machine listed a shared folder as it had been, and its replicas trained on older weights."""
+    shown = copy_of(finished, tmp_path / "run", "best.pt", "step-00000042.pt")
+    assert [file.name for file in all_checkpoints(shown / "checkpoints")] == ["step-00000014.pt", "step-00000028.pt"]
+    said = None if name is None else finished / "checkpoints" / name
+    monkeypatch.setattr("alexnet_fast.runs.resume.broadcast_object", lambda mesh, own: said)
+    recipe = recipe_of_run(RunFolder(finished))
+    start, _ = find_start(RunFolder(shown), tiny_dataset, recipe, mesh=Mesh(rank=1, world_size=2))
+    assert start is None if name is None else start is not None and start.step == 42
+
+
+def test_a_checkpoint_that_its_run_replaces_while_it_is_read_is_no_error(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`predict`, `eval` and `report` of a run that trains on and keeps one checkpoint, as the demo's does."""
+    run = copy_of(finished, tmp_path / "run", "step-00000014.pt", "step-00000042.pt", "best.pt")
+    old, new = (run / "checkpoints" / f"step-{step:08d}.pt" for step in (28, 42))
+
+    def check_whole(path: Path) -> None:
+        if path == old:
+            old.unlink()
+            shutil.copy2(finished / "checkpoints" / new.name, new)
+
+    monkeypatch.setattr("alexnet_fast.runs.checkpoint.check_whole", check_whole)
+    file, loaded = read_checkpoint(run)
+    assert (file, loaded.step) == (new, 42)
+    with pytest.raises(UsageError, match=f"{old}: there is no such checkpoint"):
+        read_checkpoint(old)
+
+
+def test_a_checkpoint_that_its_run_removes_while_the_folder_is_listed_is_passed_over(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = copy_of(finished, tmp_path / "run")
+    folder = run / "checkpoints"
+
+    def then_removed(folder: Path) -> list[Path]:
+        found = saved_checkpoints(folder)
+        found[0].unlink()
+        return found
+
+    monkeypatch.setattr("alexnet_fast.runs.checkpoint.saved_checkpoints", then_removed)
+    assert all_checkpoints(folder)[-1].name == "step-00000042.pt"
 
 
 def test_nothing_is_overwritten_where_no_checkpoint_can_be_read(

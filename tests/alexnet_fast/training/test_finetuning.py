@@ -10,10 +10,13 @@ import pytest
 import torch
 
 from alexnet_fast.config.recipe import Recipe, override, recipe
-from alexnet_fast.runs.checkpoint import load_checkpoint, resolve_checkpoint
+from alexnet_fast.distributed.mesh import Mesh
+from alexnet_fast.network.model import AlexNet
+from alexnet_fast.runs.checkpoint import load_checkpoint, resolve_checkpoint, save_checkpoint
 from alexnet_fast.runs.folder import RunFolder
 from alexnet_fast.tools.dataset import MANIFEST, Dataset
-from alexnet_fast.tools.errors import UsageError
+from alexnet_fast.tools.errors import UsageError, UserError
+from alexnet_fast.training import session
 from alexnet_fast.training.run import train
 
 
@@ -74,6 +77,29 @@ def test_two_processes_freeze_alike(small_run: Path, others: Dataset, tmp_path: 
         after = load_checkpoint(resolve_checkpoint(run)).model
         assert torch.equal(after["fc7.weight"], before["fc7.weight"])
         assert not torch.equal(after["fc6.weight"], before["fc6.weight"])
+
+
+def test_ranks_that_read_different_weights_do_not_train_on_them(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that still trains has a newer checkpoint by the time that the second rank looks."""
+    digests: list[bytes] = []
+
+    def gather(mesh: Mesh, own: bytes) -> list[bytes]:
+        digests.append(own)
+        return digests
+
+    monkeypatch.setattr(session, "all_gather_object", gather)
+    source = tmp_path / "source.pt"
+    shutil.copy(resolve_checkpoint(small_run), source)
+    recipe_, mesh = tuned(source, "conv1"), Mesh(rank=1, world_size=2)
+    before = load_checkpoint(source)
+    for _ in range(2):  # equal ones are fine
+        session.initialize(AlexNet(before.architecture(), seed=None), recipe_, before.classes, mesh)
+    before.model["fc8.bias"] += 1
+    save_checkpoint(source, before)
+    with pytest.raises(UserError, match="processes read different weights"):
+        session.initialize(AlexNet(before.architecture(), seed=None), recipe_, before.classes, mesh)
 
 
 def test_wrong_use_gets_a_clear_message(small_run: Path, others: Dataset, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,15 @@ from alexnet_fast.distributed.mesh import Mesh
 from alexnet_fast.pipelines import settings
 from alexnet_fast.pipelines.decoded_cache import GIB, MIB, CacheSize
 from alexnet_fast.tools.dataset import Dataset
-from alexnet_fast.tools.errors import UsageError
-from alexnet_fast.training.job import Job, check_enough_classes, doubt_of_data, make_loader, memory_of_training
+from alexnet_fast.tools.errors import UsageError, UserError
+from alexnet_fast.training.job import (
+    Job,
+    check_enough_classes,
+    check_same_job,
+    doubt_of_data,
+    make_loader,
+    memory_of_training,
+)
 
 BF16 = Precision("bf16", torch.bfloat16, "")
 CUDA = torch.device("cuda", 0)
@@ -54,6 +62,29 @@ def test_a_process_with_one_tower_needs_memory_for_the_whole_batch_of_its_half(t
     both = memory_of_training(Mesh(), job, BF16)
     one = memory_of_training(Mesh(rank=1, world_size=2, split=True), job, BF16)
     assert 0.5 < one / both < 0.65
+
+
+def test_machines_with_other_shards_or_recipes_do_not_train_together(
+    tiny_dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shards that were made again and copied to one machine only: a label meant another class on each."""
+    said: list[list[str]] = [[], []]
+    looks = cycle(said)
+
+    def gather(mesh: Mesh, own: str) -> list[str]:
+        answers = next(looks)
+        answers.append(own)
+        return answers
+
+    monkeypatch.setattr("alexnet_fast.training.job.all_gather_object", gather)
+    job = job_of(tiny_dataset, None)
+    for rank in range(2):
+        check_same_job(Mesh(rank=rank, world_size=2), job)
+    with pytest.raises(UserError, match="machines have different recipes"):
+        check_same_job(Mesh(rank=2, world_size=3), replace(job, recipe=replace(job.recipe, seed=1)))
+    others = replace(tiny_dataset, classes=tiny_dataset.classes[::-1])
+    with pytest.raises(UserError, match=f"machines have different shards in {others.folder}"):
+        check_same_job(Mesh(rank=2, world_size=3), replace(job, dataset=others))
 
 
 @pytest.mark.parametrize(

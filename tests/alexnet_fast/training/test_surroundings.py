@@ -17,6 +17,7 @@ from PIL import Image
 from alexnet_fast.commands.main import VERBS, main
 from alexnet_fast.config.recipe import load_recipe
 from alexnet_fast.network.model import NETS
+from alexnet_fast.runs import lock
 from alexnet_fast.runs.checkpoint_manager import lack_of_room
 from alexnet_fast.runs.folder import RunFolder
 from alexnet_fast.runs.lock import InUseError
@@ -99,6 +100,19 @@ def test_a_file_system_without_locks_is_trained_on(
         with pytest.raises(InUseError, match=rf"in use by process {os.getpid()} on .*or remove .*\.lock"), run.lock():
             pass
     assert not run.is_running()
+    looked = iter([True])
+
+    def is_alive(owner: list[str]) -> bool:
+        """A second process looks at the same moment as the first."""
+        if next(looked, False):
+            with pytest.raises(InUseError), run.lock():
+                raise AssertionError("not reached")
+        return False
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lock, "is_alive", is_alive)
+        with run.lock():
+            pass
     (run.path / ".lock").write_text("2147483647 " + os.uname().nodename)  # of a process that is gone
     with run.lock():
         pass

@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Callable
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,13 @@ from alexnet_fast.tools.describe import describe
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.sharding import acceleration
 from alexnet_fast.tools.sharding.image import encode
-from alexnet_fast.tools.sharding.plan import Plan, ShardOptions
+from alexnet_fast.tools.sharding.plan import Plan, ShardOptions, identity_json
 from alexnet_fast.tools.sharding.process_pool import local_pool
-from alexnet_fast.tools.sharding.shard import Progress, shard
+from alexnet_fast.tools.sharding.shard import IDENTITY, Progress, refuse_others, shard
 from alexnet_fast.tools.sharding.statistics import PixelSums
 from alexnet_fast.tools.sources.find import find_source
-from alexnet_fast.tools.storage.output import open_output
+from alexnet_fast.tools.storage.output import LocalOutput, open_output
+from alexnet_fast.tools.storage.work_names import WORK
 from tests.fuzz.sharding import inline_pool
 from tests.tools.fake_sources import jpeg, tar_member, tar_of, write_files
 from tests.tools.shard_helpers import digests, run
@@ -320,6 +322,50 @@ def test_another_source_is_refused(images: Path, unbroken: Path, tmp_path: Path)
     (tmp_path / "other" / "train" / "star" / "notes.JPEG").unlink()
     with pytest.raises(UsageError, match="other input or options"):
         run(tmp_path / "other", unbroken)
+
+
+class EndsMeanwhile(LocalOutput):
+    """An output that another run, which has made all shards, completes just before the nth look at it."""
+
+    def __init__(self, folder: Path, manifest: bytes, number: int) -> None:
+        super().__init__(folder)
+        self.manifest, self.left = manifest, number
+
+    def look(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            (self.folder / "dataset.json").write_bytes(self.manifest)
+            shutil.rmtree(self.folder / WORK)
+
+    def names(self, folder: str = "") -> list[str]:
+        self.look()
+        return super().names(folder)
+
+    def size(self, name: str) -> int | None:
+        self.look()
+        return super().size(name)
+
+    def read(self, name: str) -> bytes | None:
+        self.look()
+        return super().read(name)
+
+
+def test_an_output_that_another_run_completes_meanwhile_is_not_called_damaged(
+    images: Path, unbroken: Path, tmp_path: Path
+) -> None:
+    """The user was to remove it, for nobody knew what it was made of."""
+    source = find_source(str(images), None, val_fraction=None, seed=0, exclude=None, cache=None)
+    plan = Plan(source, ShardOptions(shard_size=10))
+    manifest = (unbroken / "dataset.json").read_bytes()
+    for number in count(1):
+        output = EndsMeanwhile(tmp_path / str(number), manifest, number)
+        shutil.copytree(unbroken, output.folder, ignore=shutil.ignore_patterns("dataset.json"))
+        (output.folder / WORK).mkdir()
+        (output.folder / IDENTITY).write_bytes(identity_json(plan.identity))
+        refuse_others(plan, output)
+        if output.left > 0:
+            break
+    assert number > 4
 
 
 def test_other_images_of_the_same_names_are_another_source(images: Path, unbroken: Path, tmp_path: Path) -> None:
