@@ -15,13 +15,11 @@ import hashlib
 import json
 import os
 import shutil
-from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
-from itertools import accumulate, chain, islice
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -31,19 +29,16 @@ from alexnet_fast.distributed.launcher import launch
 from alexnet_fast.distributed.mesh import Mesh, all_gather_object, broadcast_object
 from alexnet_fast.distributed.parallelism import choose_layout
 from alexnet_fast.inference.evaluation import Predictor
-from alexnet_fast.inference.load import Trained, load_trained, mean_to_subtract
-from alexnet_fast.inference.predict import files_below, prepare, read
-from alexnet_fast.pipelines.evaluation_loader import EvaluationLoader, view_cutter
+from alexnet_fast.inference.feature_images import BATCH, Images, Row, images_of
+from alexnet_fast.inference.load import Trained, load_trained
 from alexnet_fast.pipelines.seeds import part_of_rank
 from alexnet_fast.runs.folder import LOCK, to_json
 from alexnet_fast.runs.lock import locked
 from alexnet_fast.tools import atomic
-from alexnet_fast.tools.dataset import MANIFEST, Dataset
 from alexnet_fast.tools.describe import human_bytes
 from alexnet_fast.tools.errors import UsageError, UserError
 from alexnet_fast.tools.messages import did_you_mean
 from alexnet_fast.tools.sharding.finalize import escaped
-from alexnet_fast.tools.storage.filesystem import open_file
 
 OBSERVED = {
     "pool1": "norm1+pool1",
@@ -60,7 +55,6 @@ fc7 with the factor 0.5 that stands for dropout at test time; fc8 are the logits
 DTYPES = ("float16", "float32")
 PART_IMAGES = 4096
 """Images of a part: what a stop can lose, at most, in each process."""
-BATCH = 128
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -75,107 +69,6 @@ def layer_output(predictor: Predictor, images: torch.Tensor, layer: str) -> torc
     with torch.inference_mode():
         predictor.model(images, weights=predictor.weights, observe=keep)
         return found[0].float().flatten(1)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One image."""
-
-    sample: str
-    label: int | None = None
-    problem: str = ""
-
-
-class Images(Protocol):
-    """Where images come from: shards, or a folder of files."""
-
-    num_images: int
-    fingerprint: str
-    """Changes with the images and with their order."""
-
-    def part(
-        self, number: int, num_parts: int, trained: Trained, device: torch.device, dtype: torch.dtype
-    ) -> Iterator[tuple[list[Row], torch.Tensor, list[int]]]:
-        """A part's batches in order: rows, center views of the good ones, and which of the rows are good."""
-        ...
-
-
-class ShardImages:
-    """A split of a shards folder, in the order of the shards."""
-
-    def __init__(self, dataset: Dataset, split: str) -> None:
-        self.dataset, self.split = dataset, split
-        self.num_images = dataset.split(split).samples
-        self.fingerprint = f"{dataset.fingerprint} {split}"
-        self.ends = list(accumulate(shard.samples for shard in dataset.split(split).shards))
-
-    def part(
-        self, number: int, num_parts: int, trained: Trained, device: torch.device, dtype: torch.dtype
-    ) -> Iterator[tuple[list[Row], torch.Tensor, list[int]]]:
-        loader = EvaluationLoader(
-            self.dataset, split=self.split, batch_size=BATCH, device=device, dtype=dtype,
-            mean=mean_to_subtract(trained.checkpoint.mean), rank=number, num_ranks=num_parts,
-        )  # fmt: skip
-        stems = self.stems_from(part_of_rank(self.num_images, number, num_parts).start)
-        for batch in loader:
-            rows = [Row(stem, label) for label, stem in zip(batch.labels.tolist(), stems, strict=False)]
-            yield rows, batch.cut_view(0), list(range(len(rows)))
-
-    def stems_from(self, place: int) -> Iterator[str]:
-        """Of the split's samples from this one on, a shard at a time: 14 M stems would take more than a gigabyte."""
-        shard = bisect_right(self.ends, place)
-        before = self.ends[shard - 1] if shard else 0
-        stems = chain.from_iterable(map(stems_of, self.dataset.indexes(self.split)[shard:]))
-        return islice(stems, place - before, None)
-
-
-def stems_of(index: Path) -> list[str]:
-    """Stems of a shard's samples in order, from its DALI index."""
-    with open_file(index) as file:
-        lines = file.read().decode("ascii").splitlines()[1:]
-    return [line.split(" ")[3].removesuffix(".cls") for line in lines]
-
-
-class FolderImages:
-    """Every file below a folder, by name, made ready as the network's training images were."""
-
-    def __init__(self, folder: Path) -> None:
-        files, barred = files_below(str(folder))
-        if barred:
-            raise UserError(f"{barred[0].filename}: cannot be listed ({barred[0].strerror}). Give yourself the right.")
-        if not files:
-            raise UsageError(f"{folder}: there is no file in it. Give a shards folder, or a folder of images.")
-        self.files = [str(file) for file in files]
-        self.num_images = len(self.files)
-        digest = hashlib.sha256()
-        for file in files:
-            digest.update(f"{file}\0{version_of(file)}\0".encode("utf-8", "surrogateescape"))
-        self.fingerprint = digest.hexdigest()
-
-    def part(
-        self, number: int, num_parts: int, trained: Trained, device: torch.device, dtype: torch.dtype
-    ) -> Iterator[tuple[list[Row], torch.Tensor, list[int]]]:
-        mean = mean_to_subtract(trained.checkpoint.mean).to(device)
-        places = part_of_rank(self.num_images, number, num_parts)
-        for start in range(places.start, places.stop, BATCH):
-            names = self.files[start : min(start + BATCH, places.stop)]
-            made = [prepare(name, read(Path(name)), trained.checkpoint.image_options) for name in names]
-            rows = [Row(name, None, problem) for name, (_, problem) in zip(names, made, strict=True)]
-            good = [place for place, (pixels, _) in enumerate(made) if pixels is not None]
-            stacked = [pixels for pixels, _ in made if pixels is not None]
-            images = torch.empty(0)
-            if stacked:
-                images = view_cutter(torch.from_numpy(np.stack(stacked)).to(device), mean, dtype)(0)
-            yield rows, images, good
-
-
-def version_of(file: Path) -> str:
-    """Changes with the file's content, as far as its size and its time say; "" where nothing can be said."""
-    try:
-        status = file.stat()
-    except OSError:  # its row will say so
-        return ""
-    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 @dataclass(frozen=True)
@@ -217,25 +110,13 @@ def write_features(
     return launch(layout, work, replace(request, checkpoint=trained.file))
 
 
-def images_of(request: Request, trained: Trained) -> Images:
-    """Shards where there is a manifest, else the files of a folder; UsageError where there is neither."""
-    data = request.data
-    if data.name == MANIFEST or (data / MANIFEST).exists():
-        dataset = Dataset.load(data)
-        dataset.check_sizes(request.split)
-        return ShardImages(dataset, request.split)
-    if not data.is_dir():
-        raise UsageError(f"{data}: there is no such folder. Give a shards folder, or a folder of images.")
-    return FolderImages(data)
-
-
 def work(mesh: Mesh, device: torch.device, request: Request) -> list[Row]:
     """One process's parts; the main rank puts the result under its name."""
     precision = choose_precision(device, request.precision)
     # The main rank's: a run that trains on may have saved a newer one since another rank looked.
     file = broadcast_object(mesh, request.checkpoint)
     trained = load_trained(file, device, precision)
-    images = images_of(request, trained)
+    images = images_of(request.data, request.split)
     target = Target(request, images, trained, width_of(trained, request.layer, device, precision.dtype))
     if any(settings != target.settings for settings in all_gather_object(mesh, target.settings)):
         raise UserError(  # a best.pt that a run wrote anew meanwhile, or an image that came into the folder

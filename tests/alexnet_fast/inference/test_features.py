@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from alexnet_fast.config.precision import choose_precision
+from alexnet_fast.inference import feature_images
 from alexnet_fast.inference import features as module
 from alexnet_fast.inference.features import OBSERVED, Request, layer_output, write_features
 from alexnet_fast.inference.load import Trained, load_trained, mean_to_subtract
@@ -188,10 +189,10 @@ def test_files_that_changed_after_a_stop_are_other_images(
     for name in ("a.png", "b.png"):
         Image.new("RGB", (256, 256), (40, 90, 120)).save(images / name)
     request = request_for(small_run, images, tmp_path / "f.npy")
-    monkeypatch.setattr(module, "read", lambda file: read(file) if file.name == "a.png" else stop())
+    monkeypatch.setattr(feature_images, "read", lambda file: read(file) if file.name == "a.png" else stop())
     with pytest.raises(KeyboardInterrupt):
         write_features(request, device="cpu", say=silent)
-    monkeypatch.setattr(module, "read", read)
+    monkeypatch.setattr(feature_images, "read", read)
     Image.new("RGB", (256, 256), (200, 90, 120)).save(images / "a.png")
     with pytest.raises(UsageError, match="with other images"):
         write_features(request, device="cpu", say=silent)
