@@ -214,13 +214,15 @@ def summary(result: dict[str, Any], run: Path) -> str:
     """What is left to say at the end."""
     from alexnet_fast.config.recipe import counted_epochs
     from alexnet_fast.inference.evaluation import format_errors
+    from alexnet_fast.runs.evaluations import last_evaluations
 
     lines = [f"{counted(result['steps'], 'step')}, {counted_epochs(result['epochs'])}."]
     if result["images_per_s"] is not None:
         lines.append(f"{result['images_per_s']:,.0f} img/s, {result['data_wait']:.1%} of the time waiting for data.")
-    for views, key in (("Center view", "center_view"), ("Ten views", "10_views")):
-        if result.get(key):
-            lines.append(f"{views}: {format_errors(result[key]['top1_error'], result[key]['top5_error'])} error.")
+    for way, found in last_evaluations(result, result["recipe"]["val_split"], result["final_split"]):
+        name = str(way)
+        errors = format_errors(found["top1_error"], found["top5_error"])
+        lines.append(f"{name[0].upper()}{name[1:]}: {errors} error.")
     lines.append(f"Everything is in {run}. Next:")
     lines.append(to_copy(command_line("report", run), command_line("predict", run, "IMAGE")))
     return "\n".join(lines)

@@ -14,6 +14,7 @@ from alexnet_fast.config.recipe_values import toml_value
 from alexnet_fast.report import charts
 from alexnet_fast.report.page import number, percent, render, write_page
 from alexnet_fast.runs.describe import state_of, trained_on
+from alexnet_fast.runs.evaluations import VIEWS, Way, evaluations
 from alexnet_fast.runs.folder import RunFolder
 from alexnet_fast.runs.resume import ONLY_WORDS, recipe_of_run
 from alexnet_fast.tools.errors import UsageError
@@ -32,12 +33,9 @@ class Run:
     metrics: list[dict[str, Any]]
     result: dict[str, Any] | None
 
-    def last(self, kind: str, views: int | None = None) -> dict[str, Any] | None:
-        """The last line of metrics.jsonl of a kind."""
-        lines = [
-            line for line in self.metrics if line["kind"] == kind and (views is None or line.get("views") == views)
-        ]
-        return lines[-1] if lines else None
+    def last_training(self) -> dict[str, Any] | None:
+        """The last line of metrics.jsonl about training."""
+        return next((line for line in reversed(self.metrics) if line["kind"] == "train"), None)
 
     @property
     def data(self) -> str:
@@ -104,13 +102,14 @@ def recipe_differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
 def results(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
     """(what, each run's value), as far as each run has come."""
     rows: list[tuple[str, list[str]]] = [("state", [state_of(run.folder, run.recipe, run.metrics) for run in runs])]
-    for views, name in ((10, "ten views"), (1, "center view")):
-        lines = [run.last("val", views) for run in runs]
+    evaluated = [evaluations(run.metrics) for run in runs]
+    for way in sorted({way for found in evaluated for way in found}, key=lambda way: (-way.views, way.split != "val")):
+        lines = [found[way][-1] if way in found else None for found in evaluated]
         for key, what in (("top1_error", "top-1 error"), ("top5_error", "top-5 error")):
             values = ["–" if line is None else percent(line[key]) for line in lines]
             if set(values) != {"–"}:
-                rows.append((f"{what}, {name}", values))
-    trains = [run.last("train") for run in runs]
+                rows.append((f"{what}, {way}", values))
+    trains = [run.last_training() for run in runs]
     rows += [
         ("training loss", ["–" if line is None else number(line["loss"], ".3f") for line in trains]),
         ("epoch", ["–" if line is None else rounded_epochs(line["epoch"]) for line in trains]),
@@ -135,7 +134,7 @@ def as_text(runs: Sequence[Run], width: int) -> str:
     names = [escaped(run.name) for run in runs]
     lines = []
     for title, raw in tables:
-        rows = [(what, [escaped(value) for value in values]) for what, values in raw]
+        rows = [(escaped(what), [escaped(value) for value in values]) for what, values in raw]
         if not rows:
             continue
         first = max(len(title), *(len(what) for what, _ in rows))
@@ -155,7 +154,7 @@ def as_text(runs: Sequence[Run], width: int) -> str:
 def write_comparison(runs: Sequence[Run], file: Path) -> None:
     """The same as a page, with the curves in one figure each."""
     shown = {}
-    for name, kind, key, title, is_percent in (
+    for figure, kind, key, title, is_percent in (
         ("error", "val", "top1_error", "top-1 error, validation, center view", True),
         ("val_loss", "val", "loss", "cross-entropy, validation", False),
         ("train_error", "train", "error", "training error", True),
@@ -164,11 +163,15 @@ def write_comparison(runs: Sequence[Run], file: Path) -> None:
     ):
         series = []
         for run in runs:
-            lines = [line for line in run.metrics if line["kind"] == kind and line.get("views", 1) == 1]
-            series.append(charts.Series(run.name, [line["epoch"] for line in lines], [line[key] for line in lines]))
+            if kind == "val":
+                way = Way(1, run.recipe.val_split)
+                lines, name = evaluations(run.metrics).get(way, []), f"{run.name}{str(way).removeprefix(VIEWS[1])}"
+            else:
+                lines, name = [line for line in run.metrics if line["kind"] == kind], run.name
+            series.append(charts.Series(name, [line["epoch"] for line in lines], [line[key] for line in lines]))
         spec = charts.curves(series, x_title="epoch", y_title=title, percent=is_percent)
         if spec is not None:
-            shown[name] = (title[0].upper() + title[1:], spec)
+            shown[figure] = (title[0].upper() + title[1:], spec)
     values = {
         "title": f"{len(runs)} runs",
         "names": [run.name for run in runs],

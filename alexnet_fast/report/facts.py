@@ -13,6 +13,7 @@ from alexnet_fast.distributed.machine import describe_machine
 from alexnet_fast.report.published import published_for, why_not_comparable
 from alexnet_fast.report.subject import Subject
 from alexnet_fast.runs.describe import state_of as state_in_words
+from alexnet_fast.runs.evaluations import Way, last_evaluations, split_of
 from alexnet_fast.runs.resume import ONLY_WORDS
 from alexnet_fast.tools.messages import duration
 
@@ -52,17 +53,18 @@ def result_rows(subject: Subject) -> list[ResultRow]:
     """The run's errors, then the published ones with a remark where they cannot be compared."""
     rows = []
     if subject.result is not None:
-        for key, what in (("10_views", "this run, ten views"), ("center_view", "this run, center view")):
-            if (found := subject.result.get(key)) is not None:
-                rows.append(ResultRow(what, found["top1_error"], found["top5_error"]))
+        val_split = subject.recipe.val_split
+        for way, found in reversed(last_evaluations(subject.result, val_split, subject.recipe.final_split)):
+            rows.append(ResultRow(f"this run, {way}", found["top1_error"], found["top5_error"]))
         if subject.result.get("best_top1_error") is not None:
-            rows.append(ResultRow("this run, best epoch, center view", subject.result["best_top1_error"], None))
+            best = f"this run, best epoch, {Way(1, val_split)}"
+            rows.append(ResultRow(best, subject.result["best_top1_error"], None))
     else:
         validations = [line for line in subject.metrics if line["kind"] == "val"]
         if validations:
             last = validations[-1]
-            views = "ten views" if last["views"] == 10 else "center view"
-            what = f"this run after epoch {rounded_epochs(last['epoch'])}, {views}"
+            way = Way(10 if last["views"] == 10 else 1, split_of(last))
+            what = f"this run after epoch {rounded_epochs(last['epoch'])}, {way}"
             rows.append(ResultRow(what, last["top1_error"], last["top5_error"], "not its end"))
     classes = () if subject.trained is None else subject.trained.checkpoint.classes
     remark = why_not_comparable(subject.dataset, classes, subject.recipe) if classes else ""

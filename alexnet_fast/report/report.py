@@ -33,6 +33,7 @@ from alexnet_fast.report.predictions import (
     worst_confusions,
 )
 from alexnet_fast.report.subject import Subject, find_subject
+from alexnet_fast.runs.evaluations import evaluations
 from alexnet_fast.runs.figures import conv1_before, conv1_history
 from alexnet_fast.tools.dataset import Dataset
 from alexnet_fast.tools.errors import UserError
@@ -175,15 +176,12 @@ def page_values(subject: Subject, parts: Parts) -> dict[str, Any]:
 def curve_charts(subject: Subject) -> dict[str, Any]:
     """Loss, error, learning rates, throughput and waiting, over the epochs."""
     train = [line for line in subject.metrics if line["kind"] == "train"]
-    val = [line for line in subject.metrics if line["kind"] == "val"]
-    center, ten = ([line for line in val if line["views"] == views] for views in (1, 10))
 
     def series(name: str, lines: list[dict[str, Any]], key: str) -> charts.Series:
         return charts.Series(name, [line["epoch"] for line in lines], [line.get(key) for line in lines])
 
     def held_out(key: str) -> list[charts.Series]:
-        found = [series("validation, center view", center, key), series("validation, ten views", ten, key)]
-        return [one for one in found if len(one.x)]
+        return [series(way.curve, lines, key) for way, lines in evaluations(subject.metrics).items()]
 
     made: dict[str, Any] = dict.fromkeys(("confusion", "classes", "calibration")) | {
         "loss": charts.curves(

@@ -13,6 +13,7 @@ from alexnet_fast.distributed.machine import describe_machine
 from alexnet_fast.distributed.parallelism import choose_layout
 from alexnet_fast.distributed.threads import describe_threads, use_threads
 from alexnet_fast.runs.checkpoint import Checkpoint, all_checkpoints, fingerprint_in
+from alexnet_fast.runs.evaluations import split_of
 from alexnet_fast.runs.folder import RunFolder
 from alexnet_fast.runs.resume import recipe_of_run
 from alexnet_fast.runs.resume_command import resume_command, with_command
@@ -50,15 +51,20 @@ def describe_run(folder: RunFolder) -> str:
 
 
 def table_of(validations: list[dict[str, Any]]) -> list[str]:
-    """A line for each evaluation; without top-5 errors where there are none, the classes being too few."""
+    """A line for each evaluation; without top-5 errors where there are none, the classes being too few.
+
+    With their splits where one is of another than val.
+    """
     with_top5 = any(line["top5_error"] is not None for line in validations)
     top5 = f" {'top-5 error':>12}" if with_top5 else ""
-    lines = [f"{'epoch':>8} {'views':>6} {'top-1 error':>12}{top5} {'loss':>8}"]
-    for line in validations:
+    splits = [split_of(line) for line in validations]
+    with_splits = set(splits) != {"val"}
+    lines = [f"{'epoch':>8} {'views':>6} {'top-1 error':>12}{top5} {'loss':>8}{'  split' * with_splits}"]
+    for line, split in zip(validations, splits, strict=True):
         top5 = f" {number(line['top5_error']):12.2%}" if with_top5 else ""
         lines.append(
             f"{rounded_epochs(line['epoch']):>8} {number(line['views']):6g} {number(line['top1_error']):12.2%}{top5} "
-            f"{number(line['loss']):8.3f}"
+            f"{number(line['loss']):8.3f}{f'  {escaped(split)}' * with_splits}"
         )
     return lines
 

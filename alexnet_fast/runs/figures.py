@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from alexnet_fast.config.recipe import Recipe
 from alexnet_fast.network.model import AlexNet
+from alexnet_fast.runs.evaluations import evaluations
 from alexnet_fast.runs.folder import RunFolder
 from alexnet_fast.tools import atomic
 from alexnet_fast.tools.messages import counted
@@ -88,20 +89,23 @@ def draw_curves(metrics: Sequence[dict[str, Any]], file: Path) -> None:
     from matplotlib.ticker import MaxNLocator
 
     train = [line for line in metrics if line["kind"] == "train"]
-    center = [line for line in metrics if line["kind"] == "val" and line["views"] == 1]
-    ten = [line for line in metrics if line["kind"] == "val" and line["views"] == 10]
-    last = max((line["epoch"] for line in (*train, *center, *ten)), default=1.0)
+    evaluated = evaluations(metrics)
+    last = max((line["epoch"] for lines in (train, *evaluated.values()) for line in lines), default=1.0)
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), dpi=100, layout="constrained")
     for place, (key, val_key, title) in zip(
         axes, (("error", "top1_error", "top-1 error"), ("loss", "loss", "cross-entropy")), strict=True
     ):
         plot(place, train, key, "training, with dropout and random crops", color=TRAIN, linewidth=1, markersize=5,
              marker="." if len(train) <= FEW else "")  # fmt: skip
-        plot(place, center, val_key, "validation, center view", color=VALIDATION, linewidth=1.5, markersize=4,
-             marker="o" if len(center) <= FEW else "")  # fmt: skip
-        # Hollow and around the last point of the center view, which may have the same value.
-        plot(place, ten, val_key, "validation, ten views", color=TEN_VIEWS, marker="D", markersize=9, linestyle="",
-             fillstyle="none", markeredgewidth=1.5)  # fmt: skip
+        for number, (way, lines) in enumerate(evaluated.items()):
+            if way.views == 1 and number == 0:
+                style: dict[str, Any] = {"color": VALIDATION, "linewidth": 1.5, "markersize": 4}
+                plot(place, lines, val_key, way.curve, marker="o" if len(lines) <= FEW else "", **style)
+            else:
+                # Hollow and around the last point of the center view, which may have the same value.
+                style = {"color": TEN_VIEWS, "markersize": 9, "fillstyle": "none", "markeredgewidth": 1.5}
+                marker = "D" if way.views == 10 else "s"
+                plot(place, lines, val_key, way.curve, marker=marker, linestyle="", **style)
         place.set_title(title, color=INK)
         place.set_xlabel("epoch")
         place.set_xlim(0, last * 1.03)
