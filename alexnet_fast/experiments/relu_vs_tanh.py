@@ -142,12 +142,20 @@ class Experiment:
         return self.trials[-1]
 
     def train(self, activation: str, lr: float, seed: int, limit: float) -> Trial:
-        """Train to the goal, or until `limit` epochs are over; from where it was stopped."""
+        """Train to the goal, or until `limit` epochs are over; from where it was stopped.
+
+        Raises UserError where the untrained network is at the goal: no epochs could be compared.
+        """
         trial = self.trial(activation, lr, seed)
         if trial.done:
             return trial
         training = Training(self.data, activation, lr, seed, self.precision, self.saved_state(trial))
         for epoch, error in training.epochs():
+            if epoch == 0 and error <= GOAL:
+                raise UserError(
+                    f"{activation}, seed {seed}: the untrained network has a training error of {error:.1%}, and the "
+                    f"goal is {GOAL:.0%}: there is nothing to compare. Give data with classes of similar sizes."
+                )
             trial.errors.append(error)
             trial.done = not error > GOAL or epoch >= min(limit, self.max_epochs)  # NaN ends it too
             self.say(f"{activation}, learning rate {lr:g}, seed {seed}: epoch {epoch}, training error {error:.1%}")

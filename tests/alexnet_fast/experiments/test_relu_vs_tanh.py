@@ -7,6 +7,7 @@ import math
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -216,6 +217,14 @@ def test_where_no_rate_reaches_the_goal_that_is_said(easy: Cifar, tmp_path: Path
     made.train = lambda activation, lr, seed, limit: Trial(activation, lr, seed, [0.9, 0.9], True)  # type: ignore[method-assign]
     with pytest.raises(UserError, match="no learning rate reaches 25% training error within 3 epochs"):
         made.search("tanh")
+
+
+def test_a_goal_that_needs_no_training_is_refused(easy: Cifar, tmp_path: Path) -> None:
+    """As of two classes of which one is rare; the ratio of the epochs would be 0 / 0."""
+    untrained = initial_state(2, 0, STARTS["fan-in"]).weights
+    guesses = forward(untrained, prepare(easy, CPU, STARTS["fan-in"]).images, torch.relu).argmax(1)
+    with pytest.raises(UserError, match=r"the untrained network has a training error of 0\.0%, and the goal is 25%"):
+        experiment(replace(easy, train_labels=guesses.numpy()), tmp_path / "x").search("relu")
 
 
 def test_the_table_has_spread_ratio_and_the_papers_numbers() -> None:
