@@ -287,15 +287,16 @@ def draw(outcomes: Sequence[Outcome], file: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    shown = [(outcome.variant, difference(outcome, outcomes[0])) for outcome in outcomes[1:]]
+    shown = [(outcome, difference(outcome, outcomes[0])) for outcome in outcomes[1:]]
     figure, axes = plt.subplots(figsize=(7.5, 0.42 * len(shown) + 1.2), dpi=110, layout="constrained")
-    for place, (_, found) in enumerate(shown):
+    for place, (outcome, found) in enumerate(shown):
         if found is None:
-            axes.text(0, place, "  diverged", va="center", color="#c0504d")
+            which = "diverged" if outcome.error is None else "the base diverged"
+            axes.text(0, place, f"  {which}", va="center", color="#c0504d")
         else:
             axes.errorbar(found.mean, place, xerr=found.half_width, fmt="o", color="#c0504d", capsize=3)
     axes.axvline(0, color="#333333", linewidth=0.8)
-    axes.set_yticks(range(len(shown)), [variant.name for variant, _ in shown])
+    axes.set_yticks(range(len(shown)), [outcome.variant.name for outcome, _ in shown])
     axes.set_ylim(len(shown) - 0.5, -0.5)
     axes.set_xlabel("points of top-1 error more than net 167, with the 95 % interval over seeds")
     for side in ("top", "right", "left"):

@@ -6,11 +6,14 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
 from alexnet_fast.config.recipe import load_recipe
+from alexnet_fast.experiments import ablations as ablations_module
 from alexnet_fast.experiments.ablations import (
     BASE,
     T_975,
@@ -20,6 +23,7 @@ from alexnet_fast.experiments.ablations import (
     check_runs,
     chosen_variants,
     difference,
+    draw,
     folder_of,
     table,
 )
@@ -76,6 +80,16 @@ def test_the_table_says_what_small_data_can_show(tiny_dataset: Dataset) -> None:
     text = table(rows, tiny_dataset)
     assert "±" in text and "?" in text and "diverged" in text
     assert "cannot confirm or refute" in text and "30 images" in text
+
+
+def test_the_figure_says_which_training_diverged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(ablations_module, "save_figure", lambda figure, file: drawn.append(figure))
+    for base, texts in ((0.4, ["  diverged"]), (None, ["  the base diverged", "  diverged"])):
+        rows = [outcome(BASE, base, 0.4), outcome("tanh", 0.5, 0.6), outcome("no-mirror-and-crop", None, 0.4)]
+        draw(rows, tmp_path / "ablations.png")
+        assert [text.get_text() for text in drawn[-1].axes[0].texts] == texts
+        plt.close(drawn[-1])
 
 
 def test_an_unknown_variant_gets_a_suggestion() -> None:
