@@ -35,6 +35,9 @@ T_975 = (
 )  # fmt: skip
 """Student's t for a 95 % interval, by degrees of freedom from 1."""
 
+ROUNDING = 1e-9
+"""Points; far less than one image of any validation split."""
+
 Say = Callable[[str], None]
 
 
@@ -92,7 +95,8 @@ class Difference:
 
     mean: float
     half_width: float | None
-    """Of the 95 % confidence interval; None with one seed."""
+    """Of the 95 % confidence interval; None with one seed, and where all seeds have the same difference: of so few
+    images that happens by chance, and an interval of no width would say that other seeds never differ."""
 
     @property
     def is_clear(self) -> bool:
@@ -106,8 +110,8 @@ def difference(outcome: Outcome, base: Outcome) -> Difference | None:
     points = [100 * (ours - theirs) for ours, theirs in pairs if ours is not None and theirs is not None]
     if len(points) < len(outcome.errors):
         return None
-    if len(points) == 1:
-        return Difference(points[0], None)
+    if max(points) - min(points) < ROUNDING:
+        return Difference(mean(points), None)
     return Difference(mean(points), T_975[len(points) - 2] * stdev(points) / math.sqrt(len(points)))
 
 
@@ -251,7 +255,7 @@ def table(outcomes: Sequence[Outcome], dataset: Dataset) -> str:
         if outcome is base or found is None:
             text = ""
         elif found.half_width is None:
-            text = f"{found.mean:+.2f}"
+            text = f"{found.mean:+.2f}{' no spread' * (len(outcome.errors) > 1)}"
         else:
             text = f"{found.mean:+.2f} ± {found.half_width:.2f}{'' if found.is_clear else ' ?'}"
         variant = outcome.variant
@@ -262,7 +266,8 @@ def table(outcomes: Sequence[Outcome], dataset: Dataset) -> str:
 def caveats(outcomes: Sequence[Outcome], dataset: Dataset) -> list[str]:
     """What the numbers can and cannot show."""
     images, trained = dataset.split("val").samples, dataset.split("train").samples
-    typical = outcomes[0].error if outcomes[0].error is not None else 0.5
+    # As if one image more were right and one more wrong: an error of 0 would promise that no two nets ever differ.
+    typical = 0.5 if outcomes[0].error is None else (outcomes[0].error * images + 1) / (images + 2)
     noise = 100 * math.sqrt(2 * typical * (1 - typical) / images)
     seeds = len(outcomes[0].errors)
     lines = [
@@ -274,7 +279,7 @@ def caveats(outcomes: Sequence[Outcome], dataset: Dataset) -> list[str]:
         "regularizes more, and what speeds training up; it cannot confirm or refute differences of one point there.",
     ]
     if seeds > 1:
-        lines.append("? : the interval over the seeds holds zero.")
+        lines.append("? : the interval over the seeds holds zero; no spread: all seeds have the same difference.")
     else:
         lines.append("One seed gives no interval: repeat with --seeds 3.")
     return lines

@@ -82,6 +82,19 @@ def test_the_table_says_what_small_data_can_show(tiny_dataset: Dataset) -> None:
     assert "cannot confirm or refute" in text and "30 images" in text
 
 
+def test_equal_differences_of_all_seeds_are_no_interval_of_width_zero(tiny_dataset: Dataset) -> None:
+    found = difference(outcome("tanh", 0.3, 0.4, 0.5), outcome(BASE, 0.2, 0.3, 0.4))  # equal but for rounding
+    assert found is not None and found.mean == pytest.approx(10) and found.half_width is None and not found.is_clear
+    assert "+10.00 no spread" in table([outcome(BASE, 0.2, 0.3), outcome("tanh", 0.3, 0.4)], tiny_dataset)
+    assert "no spread" not in table([outcome(BASE, 0.2), outcome("tanh", 0.3)], tiny_dataset)
+
+
+@pytest.mark.parametrize(("error", "noise"), [(0.0, 4.5), (1.0, 4.5), (0.4, 12.7)])
+def test_nets_without_an_error_differ_by_chance_too(error: float, noise: float, tiny_dataset: Dataset) -> None:
+    """30 images: by the rule of succession an error of 1/32 for 0 %, of 13/32 for 40 %."""
+    assert f"differ by {noise:.1f} points as a rule" in table([outcome(BASE, error)], tiny_dataset)
+
+
 def test_the_figure_says_which_training_diverged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Any] = []
     monkeypatch.setattr(ablations_module, "save_figure", lambda figure, file: drawn.append(figure))
