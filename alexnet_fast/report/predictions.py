@@ -55,18 +55,24 @@ class Predictions:
         return float(1 - self.credit.mean())
 
 
+def first_part(available: int, most: int) -> tuple[int, int]:
+    """(equal parts of a split of which none has more than `most` images, images of the first)."""
+    parts = max(1, -(-available // most))
+    return parts, available // parts
+
+
 def predict_split(
     trained: Trained, dataset: Dataset, split: str, dtype: torch.dtype, most: int, say: Callable[[str], None]
 ) -> Predictions:
-    """The first `most` images of a split: shards are shuffled, so they are a random sample of it."""
+    """The first images of a split, at most `most`: shards are shuffled, so they are a random sample of it."""
     device = next(trained.predictor.model.parameters()).device
     available = dataset.split(split).samples
-    parts = max(1, -(-available // most))
+    parts, looked_at = first_part(available, most)
     loader = EvaluationLoader(
         dataset, split=split, batch_size=BATCH, device=device, dtype=dtype,
         mean=mean_to_subtract(trained.checkpoint.mean), rank=0, num_ranks=parts,
     )  # fmt: skip
-    say(f"looking at {min(most, available):,} of {available:,} images in {split}")
+    say(f"looking at {looked_at:,} of {available:,} images in {split}")
     collected: list[list[npt.NDArray[Any]]] = [[], [], [], [], []]
     with torch.inference_mode():
         for batch in loader:

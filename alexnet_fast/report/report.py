@@ -29,6 +29,7 @@ from alexnet_fast.report.predictions import (
     choose_examples,
     class_errors,
     confusion_matrix,
+    first_part,
     predict_split,
     worst_confusions,
 )
@@ -315,20 +316,23 @@ def add_neighbors(
 ) -> None:
     """Figure 4, right: the training images with the nearest features of the last hidden layer."""
     parts.train_images = dataset.split("train").samples if "train" in dataset.splits else 0
-    if parts.train_images < NUM_NEIGHBORS:
+    num_parts, looked_at = first_part(parts.train_images, most)
+    if looked_at < NUM_NEIGHBORS:
+        parts.missing.append(
+            f"Neighbors are {NUM_NEIGHBORS} training images, and {looked_at} of {parts.train_images} were to be looked "
+            "at: none are shown."
+        )
         return
     dtype = next(iter(trained.predictor.weights.values())).dtype
     device = next(trained.predictor.model.parameters()).device
     queries = layer_output(trained.predictor, center_views([one.pixels for one in stored], trained, dtype), "fc7")
     loader = EvaluationLoader(
         dataset, split="train", batch_size=BATCH, device=device, dtype=dtype,
-        mean=mean_to_subtract(trained.checkpoint.mean), rank=0, num_ranks=max(1, -(-parts.train_images // most)),
+        mean=mean_to_subtract(trained.checkpoint.mean), rank=0, num_ranks=num_parts,
     )  # fmt: skip
-    say(f"looking for neighbors among {min(most, parts.train_images):,} of {parts.train_images:,} training images")
+    say(f"looking for neighbors among {looked_at:,} of {parts.train_images:,} training images")
     base = torch.cat([layer_output(trained.predictor, batch.cut_view(0), "fc7").half().cpu() for batch in loader])
     parts.base_images = len(base)
-    if len(base) < NUM_NEIGHBORS:
-        return
     distances, rows = nearest(queries.cpu().numpy(), base.numpy(), NUM_NEIGHBORS, device=device)
     found = read_places(dataset, "train", rows.flatten().tolist())
     for query, own_distances, own_rows in zip(stored, distances, rows, strict=True):

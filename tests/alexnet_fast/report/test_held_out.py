@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 
 from alexnet_fast.config.recipe import load_recipe
@@ -33,6 +35,29 @@ def test_held_out_images_are_those_that_the_run_was_evaluated_on(hostile_run: Pa
     (run / "recipe.toml").write_text(recipe)
     text = write_report(run, shards, None, device="cpu", say=silent).read_text(encoding="utf-8")
     assert 'id="own-error"' in text and 'id="layers"' in text and "no validation split" not in text
+
+
+@pytest.mark.parametrize(("most", "val", "train"), [(28, 15, 19), (30, 30, 29), (9, 7, 8)])
+def test_the_numbers_of_images_are_those_that_are_looked_at(
+    hostile_run: Path, most: int, val: int, train: int, tmp_path: Path
+) -> None:
+    """Of 30 in val and 59 in train: the first of the fewest equal parts of at most `most`."""
+    said: list[str] = []
+    text = write_report(hostile_run, None, tmp_path / "r.html", most=most, device="cpu", say=said.append).read_text()
+    assert f"looking at {val} of 30 images in val" in said
+    assert f"looking for neighbors among {train} of " in said[1]
+    assert f"Center view of {val} of\n30 held-out images" in text
+    assert re.search(rf"among {train} of\n\d+ training images", text)
+
+
+def test_too_few_training_images_for_neighbors_are_reported(hostile_run: Path, tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    shutil.copytree(hostile_run.parent / "shards", shards)
+    manifest = json.loads((shards / MANIFEST).read_text())
+    del manifest["splits"]["train"]
+    (shards / MANIFEST).write_text(json.dumps(manifest))
+    text = write_report(hostile_run, shards, tmp_path / "r.html", device="cpu", say=silent).read_text(encoding="utf-8")
+    assert 'id="neighbors"' not in text and "Neighbors are 6 training images, and 0 of 0 were to be looked at" in text
 
 
 def test_a_run_of_which_only_the_best_checkpoint_is_left_has_its_sections(hostile_run: Path, tmp_path: Path) -> None:
