@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import asdict
 from functools import partial
@@ -62,6 +61,7 @@ def command(
     from alexnet_fast.inference.load import load_trained, mean_to_subtract
     from alexnet_fast.pipelines.loader import EvaluationLoader
     from alexnet_fast.runs.checkpoint import resolve_checkpoint
+    from alexnet_fast.runs.folder import to_json
     from alexnet_fast.runs.resume import check_same_classes
     from alexnet_fast.tools.dataset import Dataset
     from alexnet_fast.tools.errors import UsageError
@@ -103,7 +103,7 @@ def command(
         tally.write_csv(per_class, first.classes)
     among = tally.result(result.precision) if class_map is not None else None
     if as_json:
-        click.echo(json.dumps({"views": num_views, "split": split, **asdict(result), **among_classes(tally, among)}))
+        click.echo(to_json({"views": num_views, "split": split, **asdict(result), **among_classes(tally, among)}))
         return
     what = f"{len(nets)} networks averaged" if len(nets) > 1 else str(nets[0].file)
     click.echo(f"{what}, {split} split of {data}, {'ten views' if num_views == 10 else 'center view'}:")

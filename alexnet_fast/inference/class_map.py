@@ -147,7 +147,9 @@ class ClassTally:
     def observe(self, probabilities: torch.Tensor, labels: torch.Tensor) -> None:
         """A batch's (N, classes) probabilities and (N,) labels, all of them among the classes."""
         chosen = probabilities.cpu()[:, self.among]
-        chosen = chosen / chosen.sum(1, keepdim=True)
+        total = chosen.sum(1, keepdim=True)
+        # A network sure of another class may leave exactly 0 for all of these: then it has no opinion among them.
+        chosen = chosen / torch.where(total == 0, 1, total)
         places = self._position[labels.cpu()]
         of_label = chosen.gather(1, places[:, None])
         losses = -of_label[:, 0].double().clamp_min(1e-30).log()

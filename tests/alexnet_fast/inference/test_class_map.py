@@ -125,6 +125,32 @@ def test_errors_among_some_classes_are_numpys(tmp_path: Path) -> None:
         assert float(row["top5_error"]) == pytest.approx(wrong5[own].mean(), abs=1e-5)
 
 
+def test_where_nothing_is_left_for_the_classes_the_guess_is_one_by_chance() -> None:
+    """The probability of another class is 1, as float32 rounds it."""
+    tally = ClassTally(10, range(1, 8))
+    tally.observe(torch.eye(10)[:1], torch.tensor([3]))
+    result = tally.result("fp32")
+    assert (result.top1_error, result.top5_error) == pytest.approx((6 / 7, 2 / 7))
+    assert result.loss == pytest.approx(-np.log(1e-30))  # as `evaluate` counts a probability of 0
+
+
+def test_json_of_what_overflows_has_no_nan(tiny_dataset: Dataset, tiny_shards: Path, tmp_path: Path) -> None:
+    recipe = load_recipe("2013", ["width_divisor=16", "mean=rgb"])
+    classes = tuple((entry.name, entry.label) for entry in tiny_dataset.classes)
+    start = whole_state(AlexNet(recipe.architecture(len(classes))))
+    tensors = {name: torch.full_like(value, 1e30) for name, value in start.items()}
+    mean = Mean("rgb", None, torch.full((3,), 120.0))
+    file = tmp_path / "net.pt"
+    save_checkpoint(
+        file,
+        Checkpoint(recipe, classes, "f", ImageOptions(), mean, tensors, None, 1, 1, (), {}, None, None, Totals("")),
+    )
+    asked = [str(file), str(tiny_shards), "--views", "1", "--device", "cpu", "--precision", "fp32", "--json"]
+    done = click.testing.CliRunner().invoke(command, asked, catch_exceptions=False)
+    result = json.loads(done.stdout, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    assert result["loss"] is None and result["top1_error"] == 1.0
+
+
 def test_eval_of_a_larger_network_on_a_subset(tiny_dataset: Dataset, tiny_shards: Path, tmp_path: Path) -> None:
     """As a network of ImageNet's 1,000 classes on ImageNet-R: the data has ten of the network's classes, reversed."""
     recipe = load_recipe("2013", ["width_divisor=16", "mean=rgb"])
