@@ -224,9 +224,9 @@ class RunFolder:
 
 
 def metrics_line(text: str) -> dict[str, Any] | None:
-    """What a line of metrics.jsonl says; None where it is damaged."""
+    """What a line of metrics.jsonl says, null for NaN and infinity (Python's words for them); None: it is damaged."""
     try:
-        line = json.loads(text)
+        line = json.loads(text, parse_constant=lambda word: None)
     except (ValueError, RecursionError):
         return None
     if not isinstance(line, dict) or not all(is_number(line.get(key)) for key in ("step", "epoch")):

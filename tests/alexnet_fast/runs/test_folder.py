@@ -210,6 +210,17 @@ def test_a_damaged_result_is_none(content: str, tmp_path: Path) -> None:
     assert folder.read_result() is None
 
 
+def test_pythons_words_for_what_is_not_finite_are_read_as_null(tmp_path: Path) -> None:
+    """As another program may have written them: the page's scripts would stop at a NaN, and `compare` show nan%."""
+    folder = RunFolder(tmp_path)
+    line = {"kind": "val", "step": 1, "epoch": 1.0, "views": 1, "top1_error": 1.0, "top5_error": None}
+    folder.metrics.write_text(
+        json.dumps(line | {"loss": math.nan}) + "\n" + json.dumps(line | {"step": math.inf}) + "\n"
+    )
+    (found,) = folder.read_metrics()
+    assert found == line | {"loss": None}
+
+
 def test_json_has_neither_nan_nor_infinity() -> None:
     text = to_json({"loss": math.nan, "rates": (1.0, math.inf), "deep": {"value": -math.inf}, "name": "ε"})
     refuse = pytest.fail
