@@ -86,7 +86,7 @@ def describe(dataset: Dataset) -> str:
         for entry in dataset.unused[:5]
     ]
     if len(dataset.unused) > 5:
-        lines.append(f"            … and more in {len(dataset.unused) - 5:,} places, all in dataset.json")
+        lines.append(f"            … and more in {counted(len(dataset.unused) - 5, 'place')}, all in dataset.json")
     lines += [f"note        {escaped(note)}" for note in dataset.notes]
     return "\n".join([*lines, "", statistics_table(dataset)])
 

@@ -15,7 +15,7 @@ from alexnet_fast.report.subject import Subject
 from alexnet_fast.runs.describe import state_of as state_in_words
 from alexnet_fast.runs.evaluations import Way, last_evaluations, split_of
 from alexnet_fast.runs.resume import ONLY_WORDS
-from alexnet_fast.tools.messages import duration
+from alexnet_fast.tools.messages import counted, duration
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ def summary_of(subject: Subject) -> str:
     """The network and what it was trained on, in half a sentence."""
     text = f"Net {subject.recipe.network}, recipe {subject.recipe.name}"
     if subject.trained is not None:
-        text += f", {len(subject.trained.checkpoint.classes):,} classes"
+        text += f", {counted(len(subject.trained.checkpoint.classes), 'class', 'classes')}"
     if subject.dataset is not None:
-        text += f", {sum(split.samples for split in subject.dataset.splits.values()):,} images"
+        text += f", {counted(sum(split.samples for split in subject.dataset.splits.values()), 'image')}"
     return f"{text}."
 
 

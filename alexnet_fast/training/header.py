@@ -23,7 +23,7 @@ def header(
     layout: what each process does.  step: already done.  resume: the command.
     """
     recipe = schedule.recipe
-    images = [f"{split.samples:,} {name} images" for name, split in dataset.splits.items()]
+    images = [counted(split.samples, f"{name} image") for name, split in dataset.splits.items()]
     at = f", of which {step:,} are done" if step else ""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else counted(torch.get_num_threads(), "thread")
     rows = {

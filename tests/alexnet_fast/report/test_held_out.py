@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from alexnet_fast.config.recipe import load_recipe
+from alexnet_fast.report.facts import summary_of
 from alexnet_fast.report.published import why_not_comparable
 from alexnet_fast.report.report import write_report
 from alexnet_fast.report.subject import find_subject
@@ -48,6 +49,7 @@ def test_the_numbers_of_images_are_those_that_are_looked_at(
     assert f"looking for neighbors among {train} of " in said[1]
     assert f"Center view of {val} of\n30 held-out images" in text
     assert re.search(rf"among {train} of\n\d+ training images", text)
+    assert not re.search(r">1 times", text)
 
 
 def test_too_few_training_images_for_neighbors_are_reported(hostile_run: Path, tmp_path: Path) -> None:
@@ -67,6 +69,13 @@ def test_a_run_of_which_only_the_best_checkpoint_is_left_has_its_sections(hostil
         file.unlink()
     subject = find_subject(tmp_path / "run", None, torch.device("cpu"))
     assert subject.trained is not None and subject.trained.file.name == "best.pt"
+
+
+def test_one_image_is_not_called_images(hostile_run: Path) -> None:
+    subject = find_subject(hostile_run, None, torch.device("cpu"))
+    assert subject.dataset is not None
+    one = replace(subject.dataset, splits={"train": replace(subject.dataset.split("train"), samples=1)})
+    assert summary_of(replace(subject, dataset=one)).endswith(", 10 classes, 1 image.")
 
 
 def test_only_the_published_network_is_compared_with_its_published_errors() -> None:

@@ -52,6 +52,9 @@ def lines_of(dataset: Dataset, run: Path) -> dict[str, str]:
 def test_the_header_shows_the_run_at_a_glance(tiny_dataset: Dataset, tmp_path: Path) -> None:
     lines = lines_of(tiny_dataset, tmp_path / "my run")
     assert lines["data set"] == f"{tiny_dataset.folder}: 10 classes, 59 train images, 30 val images"
+    val = replace(tiny_dataset.split("val"), samples=1)
+    single = replace(tiny_dataset, splits={**tiny_dataset.splits, "val": val})
+    assert lines_of(single, tmp_path / "my run")["data set"].endswith("59 train images, 1 val image")
     assert lines["schedule"] == "3 epochs × 31 steps = 93 steps of batch 128, of which 5 are done"
     assert lines["recipe"] == "2013: net 167, learning rate 0.01"
     assert "both towers in one process" in lines["device"] and "thread" in lines["device"]
