@@ -381,7 +381,7 @@ def add_look(parts: Parts, subject: Subject, asked: OwnImage | None, device: tor
         pixels = read_places(subject.dataset, subject.split, [chosen])[chosen].pixels
         label = int(parts.predictions.labels[chosen])
         is_right = bool(parts.predictions.right[chosen])
-        caption = f"a held-out image that the network names {'right without being certain' if is_right else 'wrong'}"
+        caption = f"a held-out image that the network names {'right' if is_right else 'wrong'}"
     else:
         return
     view = center_views([pixels], trained, torch.float32)
