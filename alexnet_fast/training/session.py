@@ -158,7 +158,9 @@ def open_session(
     notes += prepare_step(train_step, recipe, device, loader)
     step, place_note = restore(start, train_step, loader, schedule, mesh)
     notes += [place_note] if place_note is not None else []
-    progress = Progress(step) if start is None else Progress(step, start.error, start.best_error)
+    progress = Progress(step)
+    if start is not None and start.recipe.val_split == recipe.val_split:  # another split's errors are not comparable
+        progress = Progress(step, start.error, start.best_error)
     manager = CheckpointManager(
         folder.checkpoints, keep=recipe.keep_checkpoints, mesh=mesh, step=start.step if start else None
     )
