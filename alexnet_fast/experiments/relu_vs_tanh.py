@@ -153,12 +153,12 @@ class Experiment:
         for epoch, error in training.epochs():
             if epoch == 0 and error <= GOAL:
                 raise UserError(
-                    f"{activation}, seed {seed}: the untrained network has a training error of {error:.1%}, and the "
+                    f"{activation}, seed {seed}: the untrained network has a training error of {error:.2%}, and the "
                     f"goal is {GOAL:.0%}: there is nothing to compare. Give data with classes of similar sizes."
                 )
             trial.errors.append(error)
             trial.done = not error > GOAL or epoch >= min(limit, self.max_epochs)  # NaN ends it too
-            self.say(f"{activation}, learning rate {lr:g}, seed {seed}: epoch {epoch}, training error {error:.1%}")
+            self.say(f"{activation}, learning rate {lr:g}, seed {seed}: epoch {epoch}, training error {error:.2%}")
             self.save(trial, training.state)
             if trial.done:
                 break

@@ -223,8 +223,19 @@ def test_a_goal_that_needs_no_training_is_refused(easy: Cifar, tmp_path: Path) -
     """As of two classes of which one is rare; the ratio of the epochs would be 0 / 0."""
     untrained = initial_state(2, 0, STARTS["fan-in"]).weights
     guesses = forward(untrained, prepare(easy, CPU, STARTS["fan-in"]).images, torch.relu).argmax(1)
-    with pytest.raises(UserError, match=r"the untrained network has a training error of 0\.0%, and the goal is 25%"):
+    with pytest.raises(UserError, match=r"the untrained network has a training error of 0\.00%, and the goal is 25%"):
         experiment(replace(easy, train_labels=guesses.numpy()), tmp_path / "x").search("relu")
+
+
+def test_an_error_just_above_the_goal_is_not_shown_as_the_goal(
+    easy: Cifar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """2,504 of 10,000 images."""
+    said: list[str] = []
+    made = Experiment(easy, tmp_path / "x", device=CPU, max_epochs=1, start="fan-in", say=said.append)
+    monkeypatch.setattr(Training, "epochs", lambda self: iter([(0, 0.9), (1, 0.2504)]))
+    assert made.train("relu", 0.01, 0, math.inf).epochs is None
+    assert said[-1].endswith("epoch 1, training error 25.04%")
 
 
 def test_the_table_has_spread_ratio_and_the_papers_numbers() -> None:
