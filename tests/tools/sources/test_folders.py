@@ -250,6 +250,16 @@ def test_val_fraction_that_cannot_be(tmp_path: Path, fraction: float) -> None:
         find_source(write_files(tmp_path, images("train/a/1.jpg", "train/b/2.jpg")), val_fraction=fraction)
 
 
+def test_every_class_keeps_an_image_to_train_on(tmp_path: Path) -> None:
+    """Elsewhere a class of val that train has not is refused."""
+    files = write_files(tmp_path, images("train/a/1.jpg", "train/b/2.jpg", *(f"train/c/{n}.jpg" for n in range(3))))
+    for fraction in (0.5, 0.99):
+        source = find_source(files, val_fraction=fraction)
+        assert set(source.table.label[source.table.split == source.splits.index("train")].tolist()) == {0, 1, 2}
+    with pytest.raises(UsageError, match="of 2 images that is none, as each class keeps one"):
+        find_source(write_files(tmp_path / "singles", images("train/a/1.jpg", "train/b/2.jpg")), val_fraction=0.9)
+
+
 def test_val_fraction_with_val(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="leave --val-fraction away"):
         find_source(write_files(tmp_path, images("train/a/1.jpg", "train/b/1.jpg", "val/a/2.jpg")), val_fraction=0.5)
