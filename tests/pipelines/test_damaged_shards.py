@@ -115,7 +115,8 @@ def test_train_checks_hashes_when_asked(
 
     def train(dataset: Dataset, *_: object, **__: object) -> dict[str, object]:
         trained.append(dataset.folder)
-        return {"steps": 1, "epochs": 1, "images_per_s": None}
+        splits = {"recipe": {"val_split": "val"}, "final_split": "val"}
+        return {"steps": 1, "epochs": 1, "images_per_s": None, **splits}
 
     monkeypatch.setattr("alexnet_fast.training.run.train", train)
     words = ["train", str(copied), "--check-hashes", "--out", str(tmp_path / "run")]
