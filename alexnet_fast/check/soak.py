@@ -38,7 +38,7 @@ SETTINGS = ("width_divisor=16", "batch_size=16", "lr_base_batch_size=16", "preci
 TOLERANCES = {"rss_mb": 10.0, "threads": 0.0, "files": 0.0, "run_mb": 1.0}
 """What goes up and down by so much without growing: batches, figures, evaluations, a run's figures."""
 LEAST = 8
-"""Samples of a life that is compared."""
+"""Samples of a life that is compared, and epochs: a busy machine may give it many samples of its first few epochs."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def grown(samples: list[Sample], epochs: int) -> list[str]:
         lives.setdefault(sample.life, []).append(sample)
     for life, seen in lives.items():
         steady = [sample for sample in seen if seen[0].epochs + WARM_UP <= sample.epochs < epochs]
-        if len(steady) < LEAST:
+        if len(steady) < LEAST or steady[-1].epochs - steady[0].epochs < LEAST:
             continue
         edges = [len(steady) * place // 4 for place in range(5)]
         for name, tolerance in TOLERANCES.items():
@@ -168,11 +168,11 @@ def soak(folder: Path, *, epochs: int, stops: int, longest: float, seed: int) ->
         number = (signal.SIGTERM, signal.SIGKILL)[life % 2]
         stop = (number, chance.uniform(5.0, longest)) if life < stops else None
         samples += live([*command, *(sets if not resume else []), *resume], run, life, begun, stop)
+        if (run / "result.json").exists():  # the end came before the stop
+            break
         if stop is not None:
             signals.append({"signal": signal.Signals(number).name, "after_s": round(stop[1], 1)})
             print(f"life {life}: {signals[-1]}, {samples[-1]}", flush=True)
-        if (run / "result.json").exists():
-            break
     return {
         "machine": describe_machine(),
         "seconds": round(time.monotonic() - begun),
