@@ -115,8 +115,11 @@ class Experiment:
         """The trials so far.  UsageError where those in the folder are of other data or settings."""
         file = self.out / STATE
         if not file.exists():
-            if self.out.exists() and any(path.name != LOCK for path in self.out.iterdir()):
-                raise UsageError(f"{self.out}: holds something else than this experiment. Choose another --out.")
+            taken = self.out.is_dir() and any(path.name != LOCK for path in self.out.iterdir())
+            if taken or self.out.is_file():
+                raise UsageError(
+                    f"{self.out}: holds, or is, something else than this experiment. Choose another --out."
+                )
             return []
         try:
             content = json.loads(file.read_text(encoding="utf-8"))

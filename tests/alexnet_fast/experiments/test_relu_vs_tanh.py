@@ -252,8 +252,9 @@ def test_the_table_has_spread_ratio_and_the_papers_numbers() -> None:
 def test_another_folder_or_other_settings_are_refused(easy: Cifar, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").touch()
-    with pytest.raises(UsageError, match="holds something else"):
-        experiment(easy, tmp_path / "other")
+    for place in (tmp_path / "other", tmp_path / "other" / "file"):
+        with pytest.raises(UsageError, match="something else than this experiment"):
+            experiment(easy, place)
     first = experiment(easy, tmp_path / "x")
     first.train("relu", 0.01, 0, 1)
     with pytest.raises(UsageError, match="was begun with max_epochs 20, now it is 9"):
