@@ -19,6 +19,7 @@ from alexnet_fast.report.subject import find_subject
 from alexnet_fast.runs.checkpoint import load_checkpoint, save_checkpoint
 from alexnet_fast.tools.dataset import MANIFEST
 from alexnet_fast.tools.sources.imagenet import imagenet_classes
+from tests.alexnet_fast.report.hostile import without_split
 
 
 def silent(text: str) -> None: ...
@@ -53,11 +54,7 @@ def test_the_numbers_of_images_are_those_that_are_looked_at(
 
 
 def test_too_few_training_images_for_neighbors_are_reported(hostile_run: Path, tmp_path: Path) -> None:
-    shards = tmp_path / "shards"
-    shutil.copytree(hostile_run.parent / "shards", shards)
-    manifest = json.loads((shards / MANIFEST).read_text())
-    del manifest["splits"]["train"]
-    (shards / MANIFEST).write_text(json.dumps(manifest))
+    shards = without_split("train", hostile_run.parent / "shards", tmp_path / "shards")
     text = write_report(hostile_run, shards, tmp_path / "r.html", device="cpu", say=silent).read_text(encoding="utf-8")
     assert 'id="neighbors"' not in text and "Neighbors are 6 training images, and 0 of 0 were to be looked at" in text
 

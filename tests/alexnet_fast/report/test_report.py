@@ -39,7 +39,7 @@ from alexnet_fast.report.subject import find_subject
 from alexnet_fast.runs.folder import RunFolder
 from alexnet_fast.tools.dataset import MANIFEST
 from alexnet_fast.tools.errors import UsageError
-from tests.alexnet_fast.report.hostile import HOSTILE
+from tests.alexnet_fast.report.hostile import HOSTILE, without_split
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.floating[Any]]
@@ -167,11 +167,7 @@ def test_a_checkpoint_from_elsewhere_without_data_shows_its_kernels(hostile_run:
 
 
 def test_data_without_a_validation_split_is_reported(hostile_run: Path, tmp_path: Path) -> None:
-    shards = tmp_path / "shards"
-    shutil.copytree(hostile_run.parent / "shards", shards)
-    manifest = json.loads((shards / MANIFEST).read_text())
-    del manifest["splits"]["val"]
-    (shards / MANIFEST).write_text(json.dumps(manifest))
+    shards = without_split("val", hostile_run.parent / "shards", tmp_path / "shards")
     text = write_report(hostile_run, shards, tmp_path / "r.html", device="cpu", say=silent).read_text(encoding="utf-8")
     assert "has no validation split" in text
 
